@@ -1,0 +1,24 @@
+"""Tripos: one light server for every kind of inference. The public names, imported on first use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+__all__ = ["LLM", "Service", "__version__", "errors", "types"]
+
+if TYPE_CHECKING:
+    from tripos import errors, types
+    from tripos.build import LLM
+    from tripos.service import Service
+
+
+def __getattr__(name: str) -> object:
+    import importlib
+
+    homes = {"LLM": "tripos.build", "Service": "tripos.service"}
+    if name in homes:
+        return getattr(importlib.import_module(homes[name]), name)
+    if name in ("errors", "types"):
+        return importlib.import_module(f"tripos.{name}")
+    raise AttributeError(f"module 'tripos' has no attribute {name!r}")

@@ -1,0 +1,121 @@
+"""Every error that Tripos raises on purpose, with its stable code and HTTP status class.
+
+TriposError
+├── InvalidRequest            400  the client's mistake; `param` names the JSON path
+│   ├── ContextLengthExceeded 400
+│   ├── NotFound              404  (model_not_found, not_found)
+│   ├── RequestTooLarge       413
+│   ├── Unauthorized          401
+│   └── PermissionDenied      403
+├── Overloaded                503  we cannot now; `retry_after_s` says when (server_overloaded, draining ...)
+├── RateLimited               429  this principal did it
+├── DeadlineExceeded          504
+├── RequestFailed             500  this one request failed inside (a bug in Tripos or a poisoned input)
+├── EngineFailed              503  the engine is restarting
+├── ModelRefused              exit 4 / 400 on admin: a model file that lies or does not fit
+├── ConfigError               exit 2: a flag, file or variable is wrong
+└── EnvironmentProblem        exit 3: port, lock, permission, missing library
+"""
+
+from __future__ import annotations
+
+
+class TriposError(Exception):
+    """Base of the tree. `message` names the cause and the next step; it never holds a prompt, path or secret
+    that the caller did not send."""
+
+    status: int = 500
+    code: str = "internal_error"
+    is_retryable: bool = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+        if code is not None:
+            self.code = code
+
+
+class InvalidRequest(TriposError):
+    status = 400
+    code = "invalid_value"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    code = "context_length_exceeded"
+
+
+class NotFound(InvalidRequest):
+    status = 404
+    code = "not_found"
+
+
+class RequestTooLarge(InvalidRequest):
+    status = 413
+    code = "request_too_large"
+
+
+class Unauthorized(InvalidRequest):
+    status = 401
+    code = "invalid_api_key"
+
+
+class PermissionDenied(InvalidRequest):
+    status = 403
+    code = "permission_denied"
+
+
+class RateLimited(TriposError):
+    status = 429
+    code = "rate_limit_exceeded"
+    is_retryable = True
+
+
+class Overloaded(TriposError):
+    status = 503
+    code = "server_overloaded"
+    is_retryable = True
+
+
+class DeadlineExceeded(TriposError):
+    status = 504
+    code = "deadline_exceeded"
+
+
+class RequestFailed(TriposError):
+    status = 500
+    code = "request_failed"
+
+
+class EngineFailed(TriposError):
+    status = 503
+    code = "engine_restarting"
+    is_retryable = True
+
+
+class ModelRefused(TriposError):
+    """A model artifact that lies, is unsupported or does not fit. The message names the file and the field."""
+
+    status = 400
+    code = "model_refused"
+    exit_status = 4
+
+
+class ConfigError(TriposError):
+    status = 400
+    code = "invalid_config"
+    exit_status = 2
+
+
+class EnvironmentProblem(TriposError):
+    status = 500
+    code = "environment"
+    exit_status = 3

@@ -1,0 +1,100 @@
+"""The plan: a list of ops over tensors of T (tokens of a step) or S (sampled rows) rows.
+
+Owns the data structures only. What an op means is written in plan/ops.py (shapes) and runtime/reference.py
+(values); how it is fused and placed, in plan/passes.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+Rows = Literal["T", "S"]
+Attr = int | float | str | bool
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An activation: float32 [rows, cols], rows being T or S."""
+
+    id: int
+    rows: Rows
+    cols: int
+    name: str
+
+
+@dataclass(frozen=True)
+class View:
+    """`cols` columns of a tensor, starting at `offset`. Fusions turn tensors into views; rows never change."""
+
+    tensor: int
+    offset: int
+    cols: int
+
+
+@dataclass(frozen=True)
+class WeightSpec:
+    """A weight as the executor wants it: the named checkpoint tensors stacked along axis 0."""
+
+    name: str
+    shape: tuple[int, ...]
+    parts: tuple[str, ...]  # checkpoint tensors, in order; one unless a fusion stacked several
+
+
+@dataclass(frozen=True)
+class Op:
+    """One step of the plan. `outputs` are whole tensors, `inputs` views; `attrs` as plan/ops.py documents."""
+
+    kind: str
+    inputs: tuple[View, ...]
+    outputs: tuple[int, ...]
+    weights: tuple[str, ...] = ()
+    attrs: Mapping[str, Attr] = field(default_factory=dict)
+
+    def with_(self, **changes: object) -> Op:
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class KVSpec:
+    """The cache that attention layers write: float rows of num_kv_heads × head_dim, for K and for V."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A traced model. `output` is the logits tensor [S, vocab_size] (or the pooled tensor of an encoder)."""
+
+    ops: tuple[Op, ...]
+    tensors: tuple[Tensor, ...]
+    weights: Mapping[str, WeightSpec]
+    constants: Mapping[str, np.ndarray]  # small float32 tables made at trace time (rope frequencies)
+    kv: KVSpec
+    vocab_size: int
+    output: int
+
+    def tensor(self, view: View | int) -> Tensor:
+        return self.tensors[view if isinstance(view, int) else view.tensor]
+
+
+@dataclass(frozen=True)
+class WeightTensor:
+    """A checkpoint tensor, usually a view into a mapped file.
+
+    dtype: f32, f16, bf16 (data uint16), or a block format (q8_0, q4_0, q4_k, q5_k, q6_k: data is the raw
+    uint8 bytes, shape is the logical one, row-major with the last axis contiguous).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    data: np.ndarray
+
+
+Weights = Mapping[str, WeightTensor]

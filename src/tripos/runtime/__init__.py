@@ -1,0 +1,1 @@
+"""Who executes plans: the numpy reference that defines every op, and the native CPU executor."""

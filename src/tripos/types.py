@@ -1,0 +1,195 @@
+"""The contracts that every layer meets in: Call, requests, events, Usage, ModelCard, Model, Stage.
+
+Owns no behaviour. Imports the standard library and msgspec only, so that any layer may import it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from enum import IntEnum
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "abort", "error"]
+Task = Literal["generate", "embed", "rerank", "predict"]
+
+
+class Priority(IntEnum):
+    """Scheduling class. Lower runs first: batch work fills what online work leaves."""
+
+    ONLINE = 0
+    BATCH = 1
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """How the next token is chosen. The executor applies the fields in this order: penalties, logit_bias,
+    temperature, top_k, top_p, min_p. Reported logprobs are of the unmodified distribution.
+    """
+
+    temperature: float = 1.0  # 0 = greedy; ties go to the lowest token id
+    top_k: int = 0  # 0 = whole vocabulary
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0  # over prompt and output tokens
+    presence_penalty: float = 0.0  # over output tokens
+    frequency_penalty: float = 0.0  # over output tokens
+    logit_bias: dict[int, float] = {}
+    seed: int | None = None  # None: drawn once per request
+    min_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop: bool = False  # keep the matched stop string in the text
+    ignore_eos: bool = False  # for benchmarks
+    logprobs: int | None = None  # None: none; k >= 0: of each chosen token and of the k likeliest
+
+
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A function call that the model made; arguments are the model's JSON text, inert."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """One chat message, already free of wire detail."""
+
+    role: str
+    content: str | None = None
+    name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+
+class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
+    """Continue a prompt. `prompt` is text, token ids, or chat messages for the model's template."""
+
+    prompt: str | tuple[int, ...] | tuple[Message, ...]
+    max_tokens: int | None = None  # None: up to the context window
+    n: int = 1
+    sampling: Sampling = Sampling()
+    prompt_logprobs: int | None = None  # as Sampling.logprobs, for each prompt token after the first
+    echo: bool = False  # the first Delta of each choice carries the prompt
+    tools: tuple[dict[str, Any], ...] = ()
+    template_args: dict[str, Any] = {}
+    cache_salt: str = ""  # narrows prefix reuse further within the principal
+
+
+class Embed(msgspec.Struct, frozen=True, kw_only=True, tag="embed"):
+    """Turn each input (text or token ids) into one vector."""
+
+    inputs: tuple[str | tuple[int, ...], ...]
+    dimensions: int | None = None
+
+
+class Rerank(msgspec.Struct, frozen=True, kw_only=True, tag="rerank"):
+    """Score each document against the query."""
+
+    query: str
+    documents: tuple[str, ...]
+    top_n: int | None = None
+
+
+class Predict(msgspec.Struct, frozen=True, kw_only=True, tag="predict"):
+    """Run a one-shot model on named tensors."""
+
+    inputs: dict[str, Any]
+    outputs: tuple[str, ...] = ()
+
+
+Request = Generate | Embed | Rerank | Predict
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """One request on its way through a route. Stages change it with `msgspec.structs.replace`."""
+
+    id: str
+    route: str  # the model name that the client asked for
+    request: Request
+    principal: str = ""  # who asks; salts the prefix cache
+    priority: Priority = Priority.ONLINE
+    arrival_s: float = 0.0  # time.monotonic() at the door
+    deadline_s: float | None = None  # time.monotonic() after which the answer is worthless
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """Natural-log probability of a token and of the likeliest alternatives at its place."""
+
+    token_id: int
+    text: str  # may hold U+FFFD when the token is part of a character
+    data: bytes  # the token's exact bytes
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What one call took. Seconds are the call's own share of each step, not wall time, except queue_s."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0  # of the prompt, found in the prefix cache
+    output_tokens: int = 0
+    queue_s: float = 0.0  # waiting for a place
+    prefill_s: float = 0.0  # from scheduled to first token
+    decode_s: float = 0.0  # from first token to last
+    ttft_s: float = 0.0  # from arrival to first token
+    num_preemptions: int = 0
+
+
+class Delta(msgspec.Struct, frozen=True, kw_only=True):
+    """More output of choice `index`. `finish_reason` is set on the choice's last Delta, which may be empty."""
+
+    index: int = 0
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    prompt_token_ids: tuple[int, ...] = ()  # first Delta of a choice with echo
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None  # entry 0 is None: nothing precedes it
+    finish_reason: FinishReason | None = None
+    stop: str | int | None = None  # the stop string or token id that matched
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole output of a one-shot model."""
+
+    vectors: tuple[Any, ...] = ()  # float32 arrays
+    scores: tuple[float, ...] = ()
+    tensors: dict[str, Any] = {}
+
+
+class Finish(msgspec.Struct, frozen=True, kw_only=True):
+    """The last event of every run. `reason` is the reason of choice 0."""
+
+    reason: FinishReason
+    usage: Usage = Usage()
+
+
+Event = Delta | Result | Finish
+
+
+class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client may know of a model. `digest` is SHA-256 over tensors, tokenizer, template and config."""
+
+    name: str
+    task: Task
+    digest: str
+    max_model_len: int = 0  # tokens, prompt and output together
+    vocab_size: int = 0
+    architecture: str = ""
+    weights: str = ""  # format the weights run in: fp32, bf16, fp16, int8 ...
+    num_parameters: int = 0
+    created: int = 0  # unix seconds, when this server loaded it
+
+
+class Model(Protocol):
+    """Anything that answers. Letting go of `run`'s iterator (aclose) cancels the work."""
+
+    card: ModelCard
+
+    def run(self, call: Call) -> AsyncIterator[Event]: ...
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+
+
+Run = Callable[[Call], AsyncIterator[Event]]
+Stage = Callable[[Call, Run], AsyncIterator[Event]]

@@ -1,0 +1,23 @@
+"""Shared fixtures. `shared_data` is the one place that knows where the optional data sets live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """Returns a function that gives the path of a shared data file, or skips the test saying which is absent."""
+
+    def find(relative: str) -> Path:
+        path = SHARED / relative
+        if not path.exists():
+            pytest.skip(f"needs ../shared/data/{relative}, which is not beside this checkout")
+        return path
+
+    return find
