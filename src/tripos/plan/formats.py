@@ -1,0 +1,102 @@
+"""How a checkpoint stores numbers: the element and block formats, and their exact meaning in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from tripos.plan.ir import WeightTensor
+
+F32 = npt.NDArray[np.float32]
+U8 = npt.NDArray[np.uint8]
+
+# format -> (values per block, bytes per block). Plain element types are blocks of one value.
+FORMATS: dict[str, tuple[int, int]] = {
+    "f32": (1, 4),
+    "f16": (1, 2),
+    "bf16": (1, 2),
+    "q8_0": (32, 34),
+    "q4_0": (32, 18),
+    "q4_k": (256, 144),
+    "q5_k": (256, 176),
+    "q6_k": (256, 210),
+}
+
+
+def bf16_to_float32(data: npt.NDArray[np.uint16]) -> F32:
+    """bfloat16 is the upper half of a float32."""
+    return (data.astype(np.uint32) << 16).view(np.float32)
+
+
+def float32_to_bf16(data: F32) -> npt.NDArray[np.uint16]:
+    """Round to nearest even; NaN stays NaN."""
+    bits = np.ascontiguousarray(data, np.float32).view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return np.where(np.isnan(data), np.uint16(0x7FC0), rounded)
+
+
+def _half(raw: U8, at: int) -> F32:
+    """The float16 at byte `at` of each block: [blocks, 1]."""
+    return np.ascontiguousarray(raw[:, at : at + 2]).view(np.float16).astype(np.float32)
+
+
+def _q8_0(raw: U8) -> F32:
+    return _half(raw, 0) * raw[:, 2:].view(np.int8).astype(np.float32)
+
+
+def _q4_0(raw: U8) -> F32:
+    quants = np.concatenate([raw[:, 2:] & 15, raw[:, 2:] >> 4], axis=1).astype(np.float32)
+    return _half(raw, 0) * (quants - 8)
+
+
+def _k_scales(raw: U8) -> tuple[F32, F32]:
+    """Six-bit scale and minimum of the 8 groups of a q4_k or q5_k block, packed in its bytes 4..15."""
+    s = raw[:, 4:16]
+    low, high = s[:, :4], s[:, 4:8]
+    scale = np.concatenate([low & 63, (s[:, 8:] & 15) | ((low >> 6) << 4)], axis=1)
+    minimum = np.concatenate([high & 63, (s[:, 8:] >> 4) | ((high >> 6) << 4)], axis=1)
+    return _half(raw, 0) * scale.astype(np.float32), _half(raw, 2) * minimum.astype(np.float32)
+
+
+def _nibbles(packed: U8) -> U8:
+    """[blocks, 128] bytes to [blocks, 8 groups, 32]: each 32 bytes hold two groups, low nibbles first."""
+    pairs = packed.reshape(-1, 4, 1, 32)
+    return np.concatenate([pairs & 15, pairs >> 4], axis=2).reshape(-1, 8, 32)
+
+
+def _q4_k(raw: U8) -> F32:
+    scale, minimum = _k_scales(raw)
+    return scale[:, :, None] * _nibbles(raw[:, 16:]).astype(np.float32) - minimum[:, :, None]
+
+
+def _q5_k(raw: U8) -> F32:
+    scale, minimum = _k_scales(raw)
+    fifth = (raw[:, None, 16:48] >> np.arange(8, dtype=np.uint8)[None, :, None]) & 1
+    quants = (_nibbles(raw[:, 48:]) + 16 * fifth).astype(np.float32)
+    return scale[:, :, None] * quants - minimum[:, :, None]
+
+
+def _q6_k(raw: U8) -> F32:
+    low = raw[:, :128].reshape(-1, 2, 1, 2, 32)
+    low = np.concatenate([low & 15, low >> 4], axis=2).reshape(-1, 2, 4, 32)
+    high = (raw[:, 128:192].reshape(-1, 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[None, None, :, None]) & 3
+    quants = (low | (high << 4)).astype(np.float32) - 32
+    scale = _half(raw, 208) * raw[:, 192:208].view(np.int8).astype(np.float32)
+    return quants.reshape(-1, 16, 16) * scale[:, :, None]
+
+
+_DEQUANTIZE: dict[str, Callable[[U8], F32]] = {"q8_0": _q8_0, "q4_0": _q4_0, "q4_k": _q4_k, "q5_k": _q5_k, "q6_k": _q6_k}
+
+
+def to_float32(tensor: WeightTensor) -> F32:
+    """The tensor's values, float32, in its logical shape."""
+    if tensor.dtype == "f32":
+        return np.asarray(tensor.data, np.float32).reshape(tensor.shape)
+    if tensor.dtype == "f16":
+        return tensor.data.view(np.float16).astype(np.float32).reshape(tensor.shape)
+    if tensor.dtype == "bf16":
+        return bf16_to_float32(tensor.data.view(np.uint16)).reshape(tensor.shape)
+    blocks = tensor.data.view(np.uint8).reshape(-1, FORMATS[tensor.dtype][1])
+    return _DEQUANTIZE[tensor.dtype](blocks).reshape(tensor.shape)

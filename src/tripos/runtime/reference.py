@@ -1,0 +1,190 @@
+"""The reference executor: the meaning of every op in plain numpy, float32. Slow on purpose, readable on purpose.
+
+Every other executor is compared with this one, op by op (tests/ops).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from tripos.plan.formats import to_float32
+from tripos.plan.ir import Op, Plan, View, Weights, WeightSpec
+from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, StepInput, StepOutput
+from tripos.runtime.sampling import sample_row
+
+F32 = npt.NDArray[np.float32]
+
+
+def erf(x: F32) -> F32:
+    """Error function, within 1.5e-7 (Abramowitz and Stegun 7.1.26)."""
+    t = 1.0 / (1.0 + 0.3275911 * np.abs(x, dtype=np.float64))
+    poly = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+    value = np.sign(x) * (1.0 - poly * np.exp(-np.square(x, dtype=np.float64)))
+    return np.asarray(value, np.float32)
+
+
+ACTIVATIONS: dict[str, Callable[[F32], F32]] = {
+    "silu": lambda x: x / (1.0 + np.exp(-x)),
+    "gelu": lambda x: 0.5 * x * (1.0 + erf(x * np.float32(0.70710678))),
+    "gelu_tanh": lambda x: 0.5 * x * (1.0 + np.tanh(np.float32(0.7978845608) * (x + np.float32(0.044715) * x * x * x))),
+    "relu": lambda x: np.maximum(x, 0),
+}
+
+
+def normalize(x: F32, weight: F32, bias: F32 | None, *, kind: str, eps: float) -> F32:
+    """RMS norm (Zhang & Sennrich 2019) or layer norm, over groups of len(weight) columns."""
+    groups = x.reshape(x.shape[0], -1, len(weight)).astype(np.float32)
+    if kind == "layer":
+        groups = groups - groups.mean(-1, keepdims=True)
+    y = groups / np.sqrt(np.mean(groups * groups, -1, keepdims=True) + np.float32(eps)) * weight
+    if bias is not None:
+        y = y + bias
+    return np.asarray(y.reshape(x.shape), np.float32)
+
+
+class ReferenceExecutor:
+    """Implements runtime.executor.Executor."""
+
+    def __init__(self, options: ExecutorOptions | None = None) -> None:
+        self.options = options or ExecutorOptions()
+        self._plan: Plan | None = None
+        self._weights: dict[str, F32] = {}
+        self._k = self._v = np.zeros((0, 0, 0, 0), np.float32)
+
+    def load(self, plan: Plan, weights: Weights) -> None:
+        """Take the plan and a float32 copy of every weight."""
+
+        def stack(spec: WeightSpec) -> F32:
+            return np.concatenate([to_float32(weights[part]).reshape(-1, *spec.shape[1:]) for part in spec.parts])
+
+        self._plan = plan
+        self._weights = {name: stack(spec) for name, spec in plan.weights.items()} | dict(plan.constants)
+
+    def reserve(self, num_blocks: int) -> int:
+        """Cache rows of [layer, slot, kv head, head_dim] float32, zeroed."""
+        assert self._plan is not None, "load() comes before reserve()"
+        kv = self._plan.kv
+        shape = (kv.num_layers, num_blocks * self.options.block_size, kv.num_kv_heads, kv.head_dim)
+        self._k, self._v = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        return num_blocks
+
+    def run(self, step: StepInput) -> StepOutput:
+        """Execute the plan's ops in order, then sample."""
+        plan = self._plan
+        assert plan is not None, "load() comes before run()"
+        values: dict[int, F32] = {}
+        for op in plan.ops:
+            inputs = [self._read(values, view) for view in op.inputs]
+            outputs = getattr(self, f"_{op.kind}")(op, inputs, step)
+            for tensor, value in zip(op.outputs, outputs if isinstance(outputs, tuple) else (outputs,), strict=True):
+                values[tensor] = value
+        return self._sample(values[plan.output], step)
+
+    def info(self) -> ExecutorInfo:
+        weight_bytes = sum(w.nbytes for w in self._weights.values())
+        kv = self._plan.kv if self._plan else None
+        per_token = 8 * kv.num_layers * kv.num_kv_heads * kv.head_dim if kv else 0
+        return ExecutorInfo("reference", "numpy", 1, "fp32", "fp32", weight_bytes, per_token, 0)
+
+    def close(self) -> None:
+        self._plan, self._weights = None, {}
+
+    # -- ops: (op, inputs, step) -> output or outputs --------------------------------------------------------
+    @staticmethod
+    def _read(values: dict[int, F32], view: View) -> F32:
+        return values[view.tensor][:, view.offset : view.offset + view.cols]
+
+    def _embed(self, op: Op, inputs: list[F32], step: StepInput) -> F32:
+        ids = step.token_ids if op.attrs["source"] == "token_ids" else step.positions
+        rows = self._weights[op.weights[0]][ids + int(op.attrs["row_offset"])]
+        return np.asarray(rows * np.float32(op.attrs["scale"]), np.float32)
+
+    def _norm(self, op: Op, inputs: list[F32], step: StepInput) -> F32:
+        w = [self._weights[name] for name in op.weights]
+        bias = w[1] if len(w) > 1 else None
+        return normalize(inputs[0], w[0], bias, kind=str(op.attrs["kind"]), eps=float(op.attrs["eps"]))
+
+    def _add_norm(self, op: Op, inputs: list[F32], step: StepInput) -> tuple[F32, F32]:
+        total = inputs[0] + inputs[1]
+        return total, self._norm(op, [total], step)
+
+    def _linear(self, op: Op, inputs: list[F32], step: StepInput) -> F32:
+        y = inputs[0] @ self._weights[op.weights[0]].T
+        return y + self._weights[op.weights[1]] if len(op.weights) > 1 else y
+
+    def _rope(self, op: Op, inputs: list[F32], step: StepInput) -> F32:
+        angle = step.positions[:, None].astype(np.float32) * self._weights[op.weights[0]]
+        cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
+        half = int(op.attrs["rotary_dim"]) // 2
+        x = inputs[0].reshape(len(inputs[0]), -1, int(op.attrs["head_dim"])).copy()
+        a, b = x[..., :half].copy(), x[..., half : 2 * half].copy()
+        scale = np.float32(op.attrs["scale"])
+        x[..., :half] = (a * cos - b * sin) * scale
+        x[..., half : 2 * half] = (b * cos + a * sin) * scale
+        return x.reshape(inputs[0].shape)
+
+    def _attention(self, op: Op, inputs: list[F32], step: StepInput) -> F32:
+        a = op.attrs
+        num_kv_heads, head_dim, layer = int(a["num_kv_heads"]), int(a["head_dim"]), int(a["layer"])
+        q = inputs[0].reshape(-1, num_kv_heads, int(a["num_heads"]) // num_kv_heads, head_dim)
+        self._k[layer][step.slots] = inputs[1].reshape(-1, num_kv_heads, head_dim)
+        self._v[layer][step.slots] = inputs[2].reshape(-1, num_kv_heads, head_dim)
+        out = np.empty_like(q)
+        for b in range(len(step.seq_lens)):
+            rows = slice(step.query_start[b], step.query_start[b + 1])
+            slots = self._slots_of(step, b)
+            out[rows] = self._attend(op, q[rows], self._k[layer][slots], self._v[layer][slots], step.positions[rows])
+        return out.reshape(inputs[0].shape)
+
+    def _slots_of(self, step: StepInput, b: int) -> npt.NDArray[np.intp]:
+        positions = np.arange(step.seq_lens[b])
+        size = self.options.block_size
+        return step.block_tables[b][positions // size].astype(np.intp) * size + positions % size
+
+    def _attend(self, op: Op, q: F32, k: F32, v: F32, positions: npt.NDArray[np.int32]) -> F32:
+        """Softmax(q·k·scale)·v. q [n, kv, group, d]; k, v [length, kv, d]; causal, windowed."""
+        scores = np.einsum("nhgd,lhd->nhgl", q, k) * np.float32(op.attrs["scale"])
+        if softcap := float(op.attrs["softcap"]):
+            scores = np.float32(softcap) * np.tanh(scores / np.float32(softcap))
+        key = np.arange(len(k))
+        visible = key[None] <= positions[:, None]
+        if window := int(op.attrs["window"]):
+            visible &= key[None] > positions[:, None] - window
+        scores = np.where(visible[:, None, None], scores, -np.inf)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        return np.einsum("nhgl,lhd->nhgd", weights, v).astype(np.float32)
+
+    def _glu(self, op: Op, inputs: list[F32], step: StepInput) -> F32:
+        return ACTIVATIONS[str(op.attrs["act"])](inputs[0]) * inputs[1]
+
+    def _act(self, op: Op, inputs: list[F32], step: StepInput) -> F32:
+        return ACTIVATIONS[str(op.attrs["act"])](inputs[0])
+
+    def _add(self, op: Op, inputs: list[F32], step: StepInput) -> F32:
+        return inputs[0] + inputs[1]
+
+    def _select(self, op: Op, inputs: list[F32], step: StepInput) -> F32:
+        return inputs[0][step.last_rows]
+
+    # -- sampling --------------------------------------------------------------------------------------------
+    def _sample(self, logits: F32, step: StepInput) -> StepOutput:
+        num_rows = len(step.last_rows)
+        width = int(max(step.sampling.num_logprobs.max(initial=0), 0))
+        out = StepOutput(
+            token_ids=np.zeros(num_rows, np.int32),
+            logprobs=np.zeros(num_rows, np.float32),
+            top_ids=np.zeros((num_rows, width), np.int32),
+            top_logprobs=np.zeros((num_rows, width), np.float32),
+            ok=np.zeros(num_rows, np.uint8),
+            logits=logits if self.options.keep_logits else None,
+        )
+        for row in range(num_rows):
+            draw = sample_row(logits[row], step.sampling, row)
+            out.token_ids[row], out.logprobs[row], out.ok[row] = draw.token_id, draw.logprob, draw.ok
+            out.top_ids[row, : len(draw.top_ids)] = draw.top_ids
+            out.top_logprobs[row, : len(draw.top_ids)] = draw.top_logprobs
+        return out
