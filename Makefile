@@ -1,0 +1,73 @@
+# Needs python3 (3.11 or newer, with venv), gcc and g++. Everything else comes as wheels, pinned with hashes.
+# Stamps in .venv make each step run once; a changed source, kernel or lock file makes it run again.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find src kernels -type f -not -name '*.pyc' 2>/dev/null) CMakeLists.txt pyproject.toml README.md
+ARGS ?=
+
+.PHONY: serve test check lint bench docs sanitize lock clean
+
+serve: $(VENV)/installed
+	$(BIN)/tripos serve $(ARGS)
+
+test: $(VENV)/installed $(VENV)/dev
+	$(BIN)/python -m pytest $(ARGS)
+
+check: lint
+	$(BIN)/python -m pytest tests/repo
+
+lint: $(VENV)/installed $(VENV)/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/machine.py
+	$(BIN)/python benchmarks/engine.py $(ARGS)
+
+docs: $(VENV)/docs
+	$(BIN)/python -m sphinx -W --keep-going -b html docs site
+
+# The address- and undefined-behaviour-sanitizer build of the native library, and its op tests under it.
+# Leaks are off: the interpreter itself does not free everything at exit.
+sanitize: $(VENV)/installed $(VENV)/dev
+	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/sanitize -DCMAKE_BUILD_TYPE=RelWithDebInfo -DTRIPOS_SANITIZE=ON
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/sanitize --target tripos_kernels --parallel 2
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	TRIPOS_NATIVE_LIBRARY="$$(find $(abspath build/sanitize) -name 'libtripos_kernels.so')" \
+	$(BIN)/python -m pytest tests/ops $(ARGS)
+
+# Writes the hash-pinned lock files anew from pyproject.toml (upgrade on purpose, review the diff).
+lock: $(VENV)/python
+	$(BIN)/pip install --quiet 'uv>=0.9'
+	$(BIN)/python requirements/lock.py
+
+clean:
+	rm -rf $(VENV) build site
+
+$(VENV)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tripos needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/runtime: requirements/runtime.txt requirements/build.txt requirements/cmake.txt | $(VENV)/python
+	$(BIN)/pip install --quiet --only-binary :all: --require-hashes -r requirements/runtime.txt -r requirements/build.txt
+	command -v cmake >/dev/null && command -v ninja >/dev/null || \
+	  $(BIN)/pip install --quiet --only-binary :all: --require-hashes -r requirements/cmake.txt
+	@touch $@
+
+$(VENV)/installed: $(VENV)/runtime $(SOURCES)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pip install --quiet --no-deps --no-build-isolation --force-reinstall .
+	@touch $@
+
+$(VENV)/dev: requirements/dev.txt $(VENV)/runtime
+	$(BIN)/pip install --quiet --only-binary :all: --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/docs: requirements/docs.txt | $(VENV)/python
+	$(BIN)/pip install --quiet --only-binary :all: --require-hashes -r requirements/docs.txt
+	@touch $@
