@@ -87,7 +87,13 @@ def _q6_k(raw: U8) -> F32:
     return quants.reshape(-1, 16, 16) * scale[:, :, None]
 
 
-_DEQUANTIZE: dict[str, Callable[[U8], F32]] = {"q8_0": _q8_0, "q4_0": _q4_0, "q4_k": _q4_k, "q5_k": _q5_k, "q6_k": _q6_k}
+_DEQUANTIZE: dict[str, Callable[[U8], F32]] = {
+    "q8_0": _q8_0,
+    "q4_0": _q4_0,
+    "q4_k": _q4_k,
+    "q5_k": _q5_k,
+    "q6_k": _q6_k,
+}
 
 
 def to_float32(tensor: WeightTensor) -> F32:

@@ -66,13 +66,14 @@ class Tracer:
 
     def _emit(
         self,
-        kind: str,
+        op_kind: str,
         inputs: tuple[View, ...],
         output: View,
         weights: tuple[str, ...] = (),
+        /,
         **attrs: Attr,
     ) -> View:
-        self._ops.append(Op(kind, inputs, (output.tensor,), weights, attrs))
+        self._ops.append(Op(op_kind, inputs, (output.tensor,), weights, attrs))
         return output
 
     def _rows(self, view: View) -> Rows:
@@ -80,13 +81,22 @@ class Tracer:
 
     # -- ops ------------------------------------------------------------------------------------------------
     def embed(
-        self, table: str, num_rows: int, cols: int, *, source: str = "token_ids", row_offset: int = 0, scale: float = 1.0
+        self,
+        table: str,
+        num_rows: int,
+        cols: int,
+        *,
+        source: str = "token_ids",
+        row_offset: int = 0,
+        scale: float = 1.0,
     ) -> View:
         """Rows of a table, picked by the step's token_ids or positions (+ row_offset), times scale: [T, cols]."""
         if source not in ("token_ids", "positions"):
             raise ShapeError(f"embed source {source}")
         w = self._weight(table, (num_rows, cols))
-        return self._emit("embed", (), self._new("T", cols, table), (w,), source=source, row_offset=row_offset, scale=scale)
+        return self._emit(
+            "embed", (), self._new("T", cols, table), (w,), source=source, row_offset=row_offset, scale=scale
+        )
 
     def norm(
         self, x: View, weight: str, *, eps: float, kind: str = "rms", bias: str | None = None, group: int | None = None
@@ -100,9 +110,9 @@ class Tracer:
 
     def linear(self, x: View, weight: str, out_features: int, *, bias: str | None = None) -> View:
         """x · wᵀ (+ b): [rows, K] by [N, K] gives [rows, N]."""
-        weights = (self._weight(weight, (out_features, x.cols)),)
-        if bias:
-            weights += (self._weight(bias, (out_features,)),)
+        weights = (self._weight(weight, (out_features, x.cols)),) + (
+            (self._weight(bias, (out_features,)),) if bias else ()
+        )
         return self._emit("linear", (x,), self._new(self._rows(x), out_features, weight), weights)
 
     def rope(self, x: View, *, head_dim: int, inv_freq: str, scale: float = 1.0) -> View:
@@ -123,8 +133,15 @@ class Tracer:
         kv = KVSpec(0, num_kv_heads, head_dim)
         if self._kv not in (None, kv):
             raise ShapeError("all attention layers of a plan share num_kv_heads and head_dim")
-        if num_heads % num_kv_heads or q.cols != num_heads * head_dim or k.cols != num_kv_heads * head_dim or v.cols != k.cols:
-            raise ShapeError(f"attention of {num_heads}/{num_kv_heads} heads × {head_dim} over q {q.cols}, k {k.cols}, v {v.cols}")
+        if (
+            num_heads % num_kv_heads
+            or q.cols != num_heads * head_dim
+            or k.cols != num_kv_heads * head_dim
+            or v.cols != k.cols
+        ):
+            raise ShapeError(
+                f"attention of {num_heads}/{num_kv_heads} heads × {head_dim} over q {q.cols}, k {k.cols}, v {v.cols}"
+            )
         self._kv = kv
         layer = self._num_layers
         self._num_layers += 1

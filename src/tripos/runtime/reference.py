@@ -5,8 +5,6 @@ Every other executor is compared with this one, op by op (tests/ops).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 
@@ -26,12 +24,17 @@ def erf(x: F32) -> F32:
     return np.asarray(value, np.float32)
 
 
-ACTIVATIONS: dict[str, Callable[[F32], F32]] = {
-    "silu": lambda x: x / (1.0 + np.exp(-x)),
-    "gelu": lambda x: 0.5 * x * (1.0 + erf(x * np.float32(0.70710678))),
-    "gelu_tanh": lambda x: 0.5 * x * (1.0 + np.tanh(np.float32(0.7978845608) * (x + np.float32(0.044715) * x * x * x))),
-    "relu": lambda x: np.maximum(x, 0),
-}
+def activate(x: F32, act: str) -> F32:
+    """silu (Elfwing 2017), gelu (Hendrycks & Gimpel 2016) and its tanh form, relu."""
+    if act == "silu":
+        y = x / (1.0 + np.exp(-x))
+    elif act == "gelu":
+        y = 0.5 * x * (1.0 + erf(x * np.float32(0.70710678)))
+    elif act == "gelu_tanh":
+        y = 0.5 * x * (1.0 + np.tanh(np.float32(0.7978845608) * (x + np.float32(0.044715) * x * x * x)))
+    else:
+        y = np.maximum(x, 0)
+    return np.asarray(y, np.float32)
 
 
 def normalize(x: F32, weight: F32, bias: F32 | None, *, kind: str, eps: float) -> F32:
@@ -142,7 +145,7 @@ class ReferenceExecutor:
     def _slots_of(self, step: StepInput, b: int) -> npt.NDArray[np.intp]:
         positions = np.arange(step.seq_lens[b])
         size = self.options.block_size
-        return step.block_tables[b][positions // size].astype(np.intp) * size + positions % size
+        return np.asarray(step.block_tables[b][positions // size] * size + positions % size, np.intp)
 
     def _attend(self, op: Op, q: F32, k: F32, v: F32, positions: npt.NDArray[np.int32]) -> F32:
         """Softmax(q·k·scale)·v. q [n, kv, group, d]; k, v [length, kv, d]; causal, windowed."""
@@ -156,13 +159,13 @@ class ReferenceExecutor:
         scores = np.where(visible[:, None, None], scores, -np.inf)
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         weights /= weights.sum(-1, keepdims=True)
-        return np.einsum("nhgl,lhd->nhgd", weights, v).astype(np.float32)
+        return np.asarray(np.einsum("nhgl,lhd->nhgd", weights, v), np.float32)
 
     def _glu(self, op: Op, inputs: list[F32], step: StepInput) -> F32:
-        return ACTIVATIONS[str(op.attrs["act"])](inputs[0]) * inputs[1]
+        return activate(inputs[0], str(op.attrs["act"])) * inputs[1]
 
     def _act(self, op: Op, inputs: list[F32], step: StepInput) -> F32:
-        return ACTIVATIONS[str(op.attrs["act"])](inputs[0])
+        return activate(inputs[0], str(op.attrs["act"]))
 
     def _add(self, op: Op, inputs: list[F32], step: StepInput) -> F32:
         return inputs[0] + inputs[1]

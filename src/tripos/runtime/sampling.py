@@ -59,9 +59,7 @@ def adjust(raw: npt.NDArray[np.float32], s: SamplingInput, row: int) -> npt.NDAr
     return logits
 
 
-def keep(
-    logits: npt.NDArray[np.float32], *, top_k: int, top_p: float, min_p: float
-) -> npt.NDArray[np.float32]:
+def keep(logits: npt.NDArray[np.float32], *, top_k: int, top_p: float, min_p: float) -> npt.NDArray[np.float32]:
     """Weights exp(l - max), zero where top_k, top_p or min_p cut; values that tie with the last kept stay."""
     if 0 < top_k < len(logits):
         kth = np.partition(logits, len(logits) - top_k)[len(logits) - top_k]

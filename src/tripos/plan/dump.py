@@ -1,0 +1,67 @@
+"""A plan as text: one line an op, with the arithmetic and the bytes that a roofline needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from tripos.plan.ir import Op, Plan, View
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a plan takes. Multiply-adds count as two operations; bytes are of weights at the given width."""
+
+    flops_per_token: int  # linear ops on T rows, and their elementwise neighbours are not counted
+    flops_per_row: int  # linear ops on S rows (the head)
+    flops_per_token_and_key: int  # attention: scores and values, for each key that a query sees
+    weight_bytes: int
+    kv_bytes_per_token: int
+
+
+def cost(plan: Plan, *, bytes_per_weight: float = 4.0, bytes_per_kv: float = 4.0) -> Cost:
+    """Arithmetic and traffic of one step, so that time >= max(flops / peak, bytes / bandwidth)."""
+    per_token = per_row = per_key = 0
+    for op in plan.ops:
+        if op.kind == "linear":
+            flops = 2 * prod(plan.weights[op.weights[0]].shape)
+            if plan.tensor(op.inputs[0]).rows == "T":
+                per_token += flops
+            else:
+                per_row += flops
+        elif op.kind == "attention":
+            per_key += 4 * int(op.attrs["num_heads"]) * int(op.attrs["head_dim"])
+    linears = {op.weights[0] for op in plan.ops if op.kind == "linear"}
+    values = sum(prod(plan.weights[name].shape) for name in linears)
+    kv = 2 * plan.kv.num_layers * plan.kv.num_kv_heads * plan.kv.head_dim
+    return Cost(per_token, per_row, per_key, int(values * bytes_per_weight), int(kv * bytes_per_kv))
+
+
+def dump(plan: Plan) -> str:
+    """The plan, one line an op: outputs = kind(inputs; weights) attrs, FLOPs and weight values."""
+    lines = [
+        f"plan: {len(plan.ops)} ops, {len(plan.tensors)} tensors, {len(plan.weights)} weights, vocab {plan.vocab_size}"
+    ]
+    lines += [_line(plan, i, op) for i, op in enumerate(plan.ops)]
+    total = cost(plan)
+    lines.append(
+        f"total: {total.flops_per_token:,} FLOP/token + {total.flops_per_row:,} FLOP/row"
+        f" + {total.flops_per_token_and_key:,} FLOP/token/key, {total.weight_bytes // 4:,} weights read"
+    )
+    return "\n".join(lines)
+
+
+def _line(plan: Plan, index: int, op: Op) -> str:
+    outputs = ", ".join(f"%{t}[{plan.tensors[t].rows}, {plan.tensors[t].cols}]" for t in op.outputs)
+    operands = ", ".join(_view(plan, v) for v in op.inputs)
+    weights = ", ".join(f"{name}{list(plan.weights[name].shape)}" for name in op.weights if name in plan.weights)
+    attrs = " ".join(f"{k}={v}" for k, v in op.attrs.items())
+    line = f"{index:4d}  {outputs} = {op.kind}({operands}{'; ' + weights if weights else ''})"
+    if op.kind == "linear":
+        line += f"  {2 * prod(plan.weights[op.weights[0]].shape):,} FLOP/row"
+    return f"{line}  {attrs}".rstrip()
+
+
+def _view(plan: Plan, view: View) -> str:
+    whole = view.offset == 0 and view.cols == plan.tensors[view.tensor].cols
+    return f"%{view.tensor}" if whole else f"%{view.tensor}[:, {view.offset}:{view.offset + view.cols}]"

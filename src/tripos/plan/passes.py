@@ -1,0 +1,103 @@
+"""Plan to plan: the fusions. Each returns a plan that computes the same values with fewer, larger ops."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from tripos.plan.ir import Op, Plan, Tensor, View, WeightSpec
+
+
+def optimize(plan: Plan, dtypes: Mapping[str, str] | None = None) -> Plan:
+    """All fusions, in order. `dtypes` (checkpoint tensor name -> dtype) keeps linears whose weights are stored
+    in different formats apart, so that each can be packed without loss."""
+    return fuse_add_norm(stack_linears(plan, dtypes or {}))
+
+
+def stack_linears(plan: Plan, dtypes: Mapping[str, str]) -> Plan:
+    """Linears that read the same view (q, k and v; gate and up) become one, and their outputs views of it."""
+    groups: dict[object, list[Op]] = {}
+    for op in plan.ops:
+        if op.kind == "linear" and op.outputs[0] != plan.output:
+            dtype = dtypes.get(plan.weights[op.weights[0]].parts[0])
+            groups.setdefault((op.inputs[0], len(op.weights), dtype), []).append(op)
+    stacks = [ops for ops in groups.values() if len(ops) > 1 and _are_close(plan, ops)]
+    if not stacks:
+        return plan
+    tensors, weights = list(plan.tensors), dict(plan.weights)
+    moved: dict[int, View] = {}
+    fused: dict[int, Op] = {}
+    dropped: set[int] = set()
+    for ops in stacks:
+        old = [plan.tensors[op.outputs[0]] for op in ops]
+        new = Tensor(len(tensors), old[0].rows, sum(t.cols for t in old), "+".join(t.name for t in old))
+        tensors.append(new)
+        offset = 0
+        for tensor in old:
+            moved[tensor.id] = View(new.id, offset, tensor.cols)
+            offset += tensor.cols
+        names = tuple(_stack(weights, [op.weights[i] for op in ops]) for i in range(len(ops[0].weights)))
+        fused[id(ops[0])] = Op("linear", ops[0].inputs, (new.id,), names)
+        dropped.update(id(op) for op in ops[1:])
+
+    def remap(view: View) -> View:
+        base = moved.get(view.tensor)
+        return View(base.tensor, base.offset + view.offset, view.cols) if base else view
+
+    kept = (fused.get(id(op), op) for op in plan.ops if id(op) not in dropped)
+    ops_ = tuple(op.with_(inputs=tuple(map(remap, op.inputs))) for op in kept)
+    return _tidy(replace(plan, ops=ops_, tensors=tuple(tensors), weights=weights))
+
+
+def _are_close(plan: Plan, ops: list[Op]) -> bool:
+    """Stacking runs the later linears where the first stands; their weights must be used there only."""
+    uses = [name for op in plan.ops for name in op.weights]
+    return all(uses.count(op.weights[0]) == 1 for op in ops)
+
+
+def _stack(weights: dict[str, WeightSpec], names: list[str]) -> str:
+    specs = [weights[name] for name in names]
+    name = "+".join(names)
+    shape = (sum(s.shape[0] for s in specs), *specs[0].shape[1:])
+    weights[name] = WeightSpec(name, shape, tuple(part for s in specs for part in s.parts))
+    return name
+
+
+def fuse_add_norm(plan: Plan) -> Plan:
+    """A residual sum followed by a norm of the whole sum becomes one op with both outputs."""
+    norms: dict[View, Op] = {}
+    for op in plan.ops:
+        if op.kind == "norm" and plan.weights[op.weights[0]].shape[0] == op.inputs[0].cols:
+            norms.setdefault(op.inputs[0], op)
+    fused: dict[int, Op] = {}
+    dropped: set[int] = set()
+    for op in plan.ops:
+        if op.kind != "add":
+            continue
+        whole = View(op.outputs[0], 0, plan.tensors[op.outputs[0]].cols)
+        norm = norms.get(whole)
+        if norm is not None:
+            fused[id(op)] = Op("add_norm", op.inputs, (op.outputs[0], norm.outputs[0]), norm.weights, norm.attrs)
+            dropped.add(id(norm))
+    return replace(plan, ops=tuple(fused.get(id(op), op) for op in plan.ops if id(op) not in dropped))
+
+
+def _tidy(plan: Plan) -> Plan:
+    """Drop tensors and weights that no op names any more; renumber the tensors."""
+    used = sorted({t for op in plan.ops for t in (*op.outputs, *(v.tensor for v in op.inputs))})
+    number = {old: new for new, old in enumerate(used)}
+    names = {name for op in plan.ops for name in op.weights}
+
+    def renumber(view: View) -> View:
+        return replace(view, tensor=number[view.tensor])
+
+    return replace(
+        plan,
+        ops=tuple(
+            op.with_(inputs=tuple(map(renumber, op.inputs)), outputs=tuple(number[t] for t in op.outputs))
+            for op in plan.ops
+        ),
+        tensors=tuple(replace(plan.tensors[old], id=new) for old, new in number.items()),
+        weights={name: spec for name, spec in plan.weights.items() if name in names},
+        output=number[plan.output],
+    )

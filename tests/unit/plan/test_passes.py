@@ -1,0 +1,85 @@
+"""A fused plan computes what the traced one does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.unit.plan.small_plan import VOCAB, decoder, one_sequence, weights
+from tripos.plan.dump import cost, dump
+from tripos.plan.ir import Plan, Weights
+from tripos.plan.ops import ShapeError, Tracer
+from tripos.plan.passes import optimize
+from tripos.runtime.executor import ExecutorOptions
+from tripos.runtime.reference import ReferenceExecutor
+
+TOKENS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
+
+
+def logits(plan: Plan, values: Weights) -> np.ndarray:
+    executor = ReferenceExecutor(ExecutorOptions(block_size=4, keep_logits=True))
+    executor.load(plan, values)
+    executor.reserve(8)
+    out = executor.run(one_sequence(TOKENS, 4, rows=list(range(len(TOKENS)))))
+    assert out.logits is not None
+    return out.logits
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_optimize_keeps_the_values(has_bias: bool) -> None:
+    plan = decoder(has_bias=has_bias)
+    values = weights(plan)
+    fused = optimize(plan)
+    assert len(fused.ops) < len(plan.ops)
+    np.testing.assert_allclose(logits(fused, values), logits(plan, values), rtol=1e-5, atol=1e-6)
+
+
+def test_optimize_stacks_projections_that_read_the_same_rows() -> None:
+    kinds = [op.kind for op in optimize(decoder(num_layers=1)).ops]
+    assert kinds.count("linear") == 5  # qkv, o, gate+up, down, head
+    # both residual sums are followed by a norm in the layer; the last one by `select`
+    assert kinds.count("add_norm") == 1
+
+
+def test_optimize_keeps_weights_of_different_formats_apart() -> None:
+    plan = decoder(num_layers=1)
+    kinds = [op.kind for op in optimize(plan, {"0.q": "q4_k", "0.k": "q4_k", "0.v": "q6_k"}).ops]
+    assert kinds.count("linear") == 6  # qk, v, o, gate+up, down, head
+
+
+def test_optimize_is_idempotent() -> None:
+    once = optimize(decoder())
+    assert optimize(once).ops == once.ops
+
+
+def test_chunked_feeding_gives_the_same_logits() -> None:
+    plan = optimize(decoder())
+    executor = ReferenceExecutor(ExecutorOptions(block_size=4, keep_logits=True))
+    executor.load(plan, weights(decoder()))
+    executor.reserve(8)
+    whole = executor.run(one_sequence(TOKENS, 4)).logits
+    executor.run(one_sequence(TOKENS[:5], 4))
+    rest = executor.run(one_sequence(TOKENS[5:], 4, start=5)).logits
+    assert whole is not None
+    np.testing.assert_allclose(rest, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_dump_counts_the_arithmetic() -> None:
+    plan = decoder(num_layers=1)
+    text = dump(plan)
+    assert text.count("\n") == len(plan.ops) + 1
+    per_layer = 2 * (16 * 16 + 2 * 16 * 8 + 16 * 16 + 3 * 16 * 24)
+    assert cost(plan).flops_per_token == per_layer
+    assert cost(plan).flops_per_row == 2 * 16 * VOCAB
+    assert cost(plan, bytes_per_kv=2).kv_bytes_per_token == 2 * 8 * 2
+
+
+def test_wrong_shapes_are_refused_while_tracing() -> None:
+    t = Tracer()
+    x = t.embed("e", 10, 16)
+    with pytest.raises(ShapeError):
+        t.norm(x, "n", eps=1e-5, group=5)
+    with pytest.raises(ShapeError):
+        t.attention(x, x, x, num_heads=3, num_kv_heads=2, head_dim=8, scale=1.0)
+    with pytest.raises(ShapeError):
+        t.embed("e", 11, 16)
