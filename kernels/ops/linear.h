@@ -1,0 +1,129 @@
+// Matrix multiplication y = x · wᵀ (+ bias) over prepacked weights.
+//
+// Owns: the packed layout, activation quantization, the kernels of every weight format and instruction set.
+// Refuses to know: threads, plans, files. The caller splits work (SuggestSplit) and calls Run on each part.
+//
+// Every y[m, n] is computed in an order that depends only on (k, format, instruction set): never on the number of
+// rows, the tile or the thread. Compile all kernels with -ffp-contract=off, or the compiler breaks that promise.
+//
+// Order of calls: PanelBytes -> allocate -> Pack (panel ranges, any thread) -> per step: Prepare (row ranges, once
+// per distinct activation) -> Run (row x panel ranges).
+#ifndef TRIPOS_KERNELS_OPS_LINEAR_H_
+#define TRIPOS_KERNELS_OPS_LINEAR_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace tripos::linear {
+
+// Values are stored in packed checkpoints: append only.
+enum class WeightFormat : uint8_t {
+  kF32 = 0,
+  kBF16 = 1,
+  kF16 = 2,
+  kInt8 = 3,       // one float scale per output channel
+  kInt4 = 4,       // groups of 32 along k, each with a half scale and a half minimum
+  kFp8 = 5,        // e4m3, one float scale per output channel
+  kInt8Group = 6,  // groups of 32 along k, each with a half scale (GGUF Q8_0 without loss)
+};
+
+enum class SourceType : uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_K, kQ5_K, kQ6_K };
+
+// Row-major [rows, cols] as stored in the checkpoint; not owned.
+struct SourceMatrix {
+  SourceType type;
+  const void* data;
+  int64_t rows;
+  int64_t cols;  // the same in all parts; a multiple of the block size (32 or 256) for GGUF block types
+};
+
+inline constexpr int64_t kPanelCols = 32;  // outputs per panel: two 512-bit or four 256-bit vectors
+inline constexpr int64_t kGroup = 32;      // k per scale in the grouped formats
+inline constexpr size_t kAlignment = 64;
+
+// A packed weight [n, k]: ceil(n / 32) panels of panel_bytes, back to back, scales inside. It is one block of bytes,
+// so writing it to a file and mapping the file is all that serialising needs (the four fields above `data` beside it).
+struct PackedMatrix {
+  WeightFormat format = WeightFormat::kF32;
+  // Two parts of n/2 rows (gate, up) interleaved 16 by 16, so that one panel holds both operands of 16 glu outputs.
+  bool is_interleaved = false;
+  int64_t n = 0;
+  int64_t k = 0;
+  const uint8_t* data = nullptr;  // 64-byte aligned, not owned
+
+  int64_t num_panels() const;
+  size_t panel_bytes() const;
+  size_t bytes() const { return static_cast<size_t>(num_panels()) * panel_bytes(); }
+};
+
+size_t PanelBytes(WeightFormat format, int64_t k);
+int64_t NumPanels(int64_t n);
+
+// Packs panels [first_panel, last_panel) of `matrix` into `data` (the start of the whole packed matrix). `parts` are
+// stacked along rows. Threads may pack disjoint ranges at once. False: the parts do not add up to [n, k] or a block
+// type does not divide cols.
+bool Pack(const PackedMatrix& matrix, std::span<const SourceMatrix> parts, int64_t first_panel, int64_t last_panel,
+          uint8_t* data);
+
+// The format that keeps a source's values (kInt4 for Q4_0 and Q4_K, kInt8Group for Q8_0, Q5_K and Q6_K ...).
+WeightFormat NativeFormat(SourceType type);
+
+// One row of any source type to float32, k values. False: unknown type.
+bool DequantizeRow(SourceType type, const void* row, int64_t k, float* out);
+size_t SourceRowBytes(SourceType type, int64_t k);
+
+// Memory for packed weights: 2 MiB aligned, huge pages asked for, zeroed by the system. nullptr when out of memory.
+uint8_t* AllocatePacked(size_t bytes);
+void FreePacked(uint8_t* data, size_t bytes);
+
+// Integer formats read activations quantized per row (symmetric absmax, int8). All of them read the same rows, so
+// prepare once per activation. Float formats read x itself: 0 here, and Run gets x with row_bytes = row stride in bytes.
+size_t PreparedRowBytes(WeightFormat format, int64_t k);
+
+enum class Epilogue : uint8_t {
+  kStore,        // y = xwᵀ + bias
+  kAdd,          // y += xwᵀ + bias
+  kGluSilu,      // interleaved matrices only: y[:, n/2] = act(gate) * up
+  kGluGelu,      // erf form
+  kGluGeluTanh,
+};
+
+struct RunArgs {
+  const void* rows = nullptr;  // prepared rows (integer formats) or x (float formats), row 0
+  size_t row_bytes = 0;
+  int64_t first_row = 0;
+  int64_t last_row = 0;
+  int64_t first_panel = 0;
+  int64_t last_panel = 0;
+  float* y = nullptr;  // row 0, column 0
+  int64_t y_stride = 0;  // in floats
+  const float* bias = nullptr;  // [n] in the order of the parts, or nullptr
+  Epilogue epilogue = Epilogue::kStore;
+};
+
+// One instruction set's kernels. The list is ordered best first and ends in "scalar".
+struct Kernels {
+  const char* name;  // "avx512", "avx2", "scalar"
+  bool (*is_supported)();
+  // Quantizes rows [0, rows) of x (stride in floats) into out, PreparedRowBytes each.
+  void (*prepare)(const float* x, int64_t x_stride, int64_t rows, int64_t k, void* out);
+  void (*run)(const PackedMatrix& matrix, const RunArgs& args);
+};
+
+std::span<const Kernels* const> AllKernels();
+
+// The best supported kernels for "auto" (or nullptr), else the named ones if this machine has them, else nullptr.
+const Kernels* FindKernels(const char* isa);
+
+// How to cut [num_rows, num_panels] into tasks of at most row_step x panel_step: even over `threads`, each weight panel
+// read by as few threads as possible, a block of rows that stays in L2. Take tasks panel-fastest within a row block.
+struct Split {
+  int64_t row_step;
+  int64_t panel_step;
+};
+Split SuggestSplit(const PackedMatrix& matrix, int64_t num_rows, int threads);
+
+}  // namespace tripos::linear
+
+#endif  // TRIPOS_KERNELS_OPS_LINEAR_H_
