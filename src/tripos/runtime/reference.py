@@ -27,7 +27,8 @@ def erf(x: F32) -> F32:
 def activate(x: F32, act: str) -> F32:
     """silu (Elfwing 2017), gelu (Hendrycks & Gimpel 2016) and its tanh form, relu."""
     if act == "silu":
-        y = x / (1.0 + np.exp(-x))
+        with np.errstate(over="ignore"):  # exp(-x) = inf gives the right 0
+            y = x / (1.0 + np.exp(-x))
     elif act == "gelu":
         y = 0.5 * x * (1.0 + erf(x * np.float32(0.70710678)))
     elif act == "gelu_tanh":
