@@ -1,0 +1,292 @@
+"""The commands. No logic of their own: options are read by config, work is done by build and what it returns.
+
+Owns how things look in a terminal, and the exit status: 0 done, 1 failed, 2 usage or configuration,
+3 environment, 4 model refused, 130 interrupted. An error is one line on stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from tripos import __version__, config
+from tripos.errors import ConfigError, TriposError
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from tripos.service import Service
+    from tripos.types import Message, Sampling
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+LOCAL_NAME = "local"  # the route of `generate` and `chat`, which nobody else sees
+
+
+def _settings(*names: str) -> Callable[[Command], Command]:
+    """Adds the flags of the named settings. Values stay text: config parses them."""
+
+    def add(command: Command) -> Command:
+        for name in reversed(names):
+            rule = config.settings()[name]
+            doc = rule["doc"]
+            if rule["choices"]:
+                doc += f" One of {', '.join(rule['choices'])}."
+            kind: dict[str, Any] = {"metavar": rule["kind"].upper(), "multiple": True}
+            if rule["kind"] == "switch":
+                kind = {"is_flag": True}
+            command = click.option(config.flag(name), name, help=doc, **kind)(command)
+        return command
+
+    return add
+
+
+MODEL_SETTINGS = ("threads", "weights", "kv_cache", "max_sequences", "max_model_len", "token_budget", "memory")
+SERVER_SETTINGS = ("name", "host", "port", "api_key_file", "i_accept_no_auth", "drain_s")
+
+
+Flags = tuple[str, ...] | bool
+
+
+def _given(flags: dict[str, Flags]) -> dict[str, str]:
+    """The settings that were given, as text. Raises ConfigError when one was given twice."""
+    given = {}
+    for name, values in flags.items():
+        if isinstance(values, tuple) and len(values) > 1:
+            raise ConfigError(f"{config.flag(name)} was given {len(values)} times")
+        if values:
+            given[name] = "true" if values is True else values[0]
+    return given
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tripos", message="%(prog)s %(version)s")
+def tripos() -> None:
+    """Run models on new input and serve the answers."""
+
+
+@tripos.command()
+@click.argument("models", metavar="[MODEL]...", nargs=-1)
+@_settings(*SERVER_SETTINGS, *MODEL_SETTINGS)
+def serve(models: tuple[str, ...], **flags: Flags) -> None:
+    """Serve models over HTTP.
+
+    MODEL is a directory, a .gguf file, hf:org/name or demo:assistant (the default).
+    """
+    options = config.read_options(models, _given(flags), os.environ)
+    from tripos import build
+    from tripos.api import server
+
+    startup = Startup()
+    for model in options.models:
+        echo_table(build.fit_table(model), err=True)
+    service = build.build_service(options, progress=startup)
+    server.serve(service, options.server, on_ready=startup.finish)
+
+
+@tripos.command()
+@click.argument("model")
+@click.argument("prompt")
+@click.option("--max-tokens", type=click.IntRange(1), default=128, show_default=True, help="Most tokens to write.")
+@click.option("--temperature", type=click.FloatRange(0, 2), default=1.0, show_default=True, help="0: the likeliest.")
+@click.option("--top-k", type=click.IntRange(0), default=0, help="Draw from the k likeliest tokens. 0: from all.")
+@click.option("--top-p", type=click.FloatRange(0, 1), default=1.0, help="Draw from this much of the probability.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=None, help="Makes draws repeatable.")
+@click.option("--stop", multiple=True, help="Stop before this text (may be repeated).")
+@_settings(*MODEL_SETTINGS)
+def generate(
+    model: str,
+    prompt: str,
+    max_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int | None,
+    stop: tuple[str, ...],
+    **flags: Flags,
+) -> None:
+    """Continue PROMPT and print the continuation as it comes."""
+    require_utf8(prompt, "PROMPT")
+    from tripos.types import Sampling
+
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop)
+    with Session(model, _given(flags)) as session:
+        session.answer(prompt, max_tokens, sampling)
+        click.echo()
+
+
+@tripos.command()
+@click.argument("model", default=config.DEFAULT_MODEL)
+@click.option("--system", default="", help="System message.")
+@click.option("--max-tokens", type=click.IntRange(1), default=512, show_default=True, help="Most tokens per answer.")
+@click.option("--temperature", type=click.FloatRange(0, 2), default=0.7, show_default=True, help="0: the likeliest.")
+@_settings(*MODEL_SETTINGS)
+def chat(model: str, system: str, max_tokens: int, temperature: float, **flags: Flags) -> None:
+    """Talk with a model in the terminal. An empty line or Ctrl-D ends, Ctrl-C stops an answer."""
+    require_utf8(system, "--system")
+    from tripos.types import Message, Sampling
+
+    sampling = Sampling(temperature=temperature)
+    messages = [Message(role="system", content=system)] if system else []
+    with Session(model, _given(flags)) as session:
+        while question := read_question():
+            messages.append(Message(role="user", content=question))
+            answer = session.answer(tuple(messages), max_tokens, sampling)
+            messages.append(Message(role="assistant", content=answer))
+            click.echo()
+
+
+@tripos.command()
+@click.argument("model", required=False)
+@_settings(*MODEL_SETTINGS)
+def doctor(model: str | None, **flags: Flags) -> None:
+    """Show the machine, the kernels that were chosen, and what fits."""
+    options = config.read_options((model,) if model else (), _given(flags), os.environ)
+    from tripos import build
+
+    echo_table(build.describe_machine(options.models[0]))
+    click.echo()
+    echo_table(build.fit_table(options.models[0]))
+
+
+def read_question() -> str:
+    """One line from the terminal; empty at its end."""
+    if sys.stdin.isatty():
+        import readline  # noqa: F401 - gives input() its line editing
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return ""
+
+
+def require_utf8(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{where} is not valid UTF-8") from None
+
+
+class Session:
+    """One model in this process, for as long as a command runs."""
+
+    def __init__(self, model: str, flags: dict[str, str]) -> None:
+        options = config.read_options((model,), {**flags, "name": LOCAL_NAME}, os.environ)
+        import asyncio
+
+        from tripos import build
+
+        self.startup = Startup()
+        self.service: Service = build.build_service(options, progress=self.startup)
+        self.runner: asyncio.Runner = asyncio.Runner()
+
+    def __enter__(self) -> Session:
+        self.runner.run(self.service.start())
+        self.startup.finish()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.runner.run(self.service.stop())
+        self.runner.close()
+
+    def answer(self, prompt: str | tuple[Message, ...], max_tokens: int, sampling: Sampling) -> str:
+        """Prints the answer as it comes, and returns it."""
+        from tripos.types import Generate
+
+        return self.runner.run(self._answer(Generate(prompt=prompt, max_tokens=max_tokens, sampling=sampling)))
+
+    async def _answer(self, request: Any) -> str:
+        import contextlib
+
+        from tripos.types import Call, Delta
+
+        pieces: list[str] = []
+        call = Call(id="cli", route=LOCAL_NAME, request=request, arrival_s=time.monotonic())
+        async with contextlib.aclosing(self.service.run(call)) as events:  # type: ignore[type-var]
+            async for event in events:
+                if isinstance(event, Delta):
+                    pieces.append(event.text)
+                    click.echo(event.text, nl=False)
+        return "".join(pieces)
+
+
+class Startup:
+    """Progress of loading on stderr: a bar while it lasts (terminals only), and at the end the time by phase."""
+
+    def __init__(self) -> None:
+        self.began_s = self.phase_s = time.perf_counter()
+        self.phase = ""
+        self.phases: list[tuple[str, float]] = []
+
+    def __call__(self, phase: str, done: float) -> None:
+        """`done` of the named phase, 0 to 1."""
+        if phase != self.phase:
+            self._close()
+            self.phase = phase
+        if sys.stderr.isatty():
+            filled = round(30 * done)
+            click.echo(f"\r{phase:<12} [{'#' * filled}{'.' * (30 - filled)}] {done:4.0%}", nl=False, err=True)
+
+    def _close(self) -> None:
+        now_s = time.perf_counter()
+        if self.phase:
+            self.phases.append((self.phase, now_s - self.phase_s))
+            if sys.stderr.isatty():
+                click.echo("\r" + " " * 60 + "\r", nl=False, err=True)
+        self.phase_s = now_s
+
+    def finish(self, address: str = "") -> None:
+        """Everything is loaded. `address`: where the door listens."""
+        self._close()
+        self.phase = ""
+        if address:
+            times = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in self.phases)
+            click.echo(f"ready in {time.perf_counter() - self.began_s:.2f} s ({times})", err=True)
+            click.echo(f"listening on {address}", err=True)
+
+
+def echo_table(rows: Iterable[Sequence[str]], err: bool = False) -> None:
+    """Prints columns as wide as their widest cell."""
+    cells = [tuple(str(cell) for cell in row) for row in rows]
+    widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
+    for row in cells:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), err=err)
+
+
+def main() -> None:
+    """Runs a command and turns what went wrong into one line and an exit status."""
+    sys.exit(_status(sys.argv[1:]))
+
+
+def _status(arguments: list[str]) -> int:
+    try:
+        result = tripos.main(arguments, prog_name="tripos", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 2
+    except click.ClickException as error:
+        return _fail(error.format_message(), error.exit_code)
+    except TriposError as error:
+        return _fail(error.message, getattr(error, "exit_status", 1))
+    except (KeyboardInterrupt, click.Abort):
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has left. Python would complain again when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except MemoryError:
+        return _fail("out of memory: lower --max-sequences or --max-model-len", 3)
+
+
+def _fail(message: str, status: int) -> int:
+    click.echo(f"tripos: {' '.join(message.split())}", err=True)
+    return status
+
+
+if __name__ == "__main__":
+    main()
