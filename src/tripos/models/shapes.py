@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tripos.plan.formats import float32_to_bf16
 from tripos.plan.ir import Plan, Weights, WeightTensor
 
 # As in the config.json of the models named; "rope_theta" and "rope_scaling" as written before transformers 5.
@@ -51,24 +54,22 @@ def random_weights(plan: Plan, dtype: str = "bf16", seed: int = 0) -> Weights:
     a billion parameters cost little more than writing them.
     """
     pool = np.random.default_rng(seed).standard_normal(_POOL_SIZE, dtype=np.float32)
-    stored = {around: encode_floats(around + _STD * pool, dtype) for around in (0.0, 1.0)}
+    stored = {around: _encode(around + _STD * pool, dtype) for around in (0.0, 1.0)}
     scales = {op.weights[0] for op in plan.ops if op.kind == "norm"}
 
     def tensor(name: str, shape: tuple[int, ...]) -> WeightTensor:
         start = zlib.crc32(f"{seed}/{name}".encode()) % (_POOL_SIZE // 2)
-        data = np.resize(stored[1.0 if name in scales else 0.0][start:], shape)
-        return WeightTensor(name, dtype, shape, data)
+        source = stored[1.0 if name in scales else 0.0][start:]
+        data = np.empty(math.prod(shape), source.dtype)
+        for at in range(0, len(data), len(source)):
+            data[at : at + len(source)] = source[: len(data) - at]
+        return WeightTensor(name, dtype, shape, data.reshape(shape))
 
     return {name: tensor(name, spec.shape) for name, spec in plan.weights.items()}
 
 
-def encode_floats(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
-    """Finite float32 values as f32, f16, or bf16 (uint16, rounded to nearest even)."""
-    if dtype == "f32":
-        return values
-    if dtype == "f16":
-        return values.astype(np.float16)
-    if dtype == "bf16":
-        bits = values.view(np.uint32)
-        return ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
-    raise ValueError(f"dtype {dtype}: expected f32, f16 or bf16")
+def _encode(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
+    encoders: dict[str, Callable[[Any], Any]] = {"f32": np.float32, "f16": np.float16, "bf16": float32_to_bf16}
+    if dtype not in encoders:
+        raise ValueError(f"dtype {dtype}: expected one of {', '.join(encoders)}")
+    return np.asarray(encoders[dtype](values))
