@@ -1,0 +1,50 @@
+"""What this machine lets the process have: cores and memory, the limits of its control group included."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def num_cores() -> int:
+    """Cores that this process may run on: affinity, and the CPU quota of its control group rounded up."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _read(_CGROUP / "cpu.max").split()
+    if len(quota) == 2 and quota[0].isdigit() and quota[1].isdigit() and int(quota[1]) > 0:
+        cores = min(cores, max(1, -(-int(quota[0]) // int(quota[1]))))
+    return cores
+
+
+def available_memory_bytes() -> int:
+    """Memory that can be taken now without swapping: the smaller of the machine's and the control group's."""
+    free = [line.split()[1] for line in _read(_MEMINFO).splitlines() if line.startswith("MemAvailable:")]
+    available = int(free[0]) * 1024 if free else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit, current = _read(_CGROUP / "memory.max").strip(), _read(_CGROUP / "memory.current").strip()
+    if limit.isdigit() and current.isdigit():
+        available = min(available, max(0, int(limit) - int(current)))
+    return available
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held at once."""
+    peak = [line.split()[1] for line in _read(Path("/proc/self/status")).splitlines() if line.startswith("VmHWM:")]
+    return int(peak[0]) * 1024 if peak else 0
+
+
+def cpu_name() -> str:
+    """The processor as the system names it."""
+    names = [
+        line.split(":", 1)[1].strip() for line in _read(Path("/proc/cpuinfo")).splitlines() if "model name" in line
+    ]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""  # not every system has these files; callers have a second source

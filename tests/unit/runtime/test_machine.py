@@ -1,0 +1,33 @@
+"""The machine's limits are read, and a control group's smaller ones win."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tripos.runtime import machine
+
+
+def test_cores_and_memory_are_positive_and_within_the_machine() -> None:
+    assert machine.num_cores() >= 1
+    assert 0 < machine.available_memory_bytes() < 2**50
+    assert machine.peak_memory_bytes() > 2**20
+    assert machine.cpu_name()
+
+
+def test_a_control_group_limits_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("400000\n")
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    assert machine.num_cores() == 1
+    assert machine.available_memory_bytes() == 600000
+
+
+def test_an_unlimited_control_group_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("400000\n")
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    assert machine.available_memory_bytes() > 2**20
