@@ -59,7 +59,7 @@ def _given(flags: dict[str, Flags]) -> dict[str, str]:
         if isinstance(values, tuple) and len(values) > 1:
             raise ConfigError(f"{config.flag(name)} was given {len(values)} times")
         if values:
-            given[name] = "true" if values is True else values[0]
+            given[name] = values[0] if isinstance(values, tuple) else "true"
     return given
 
 
@@ -278,7 +278,7 @@ def _status(arguments: list[str]) -> int:
     except BrokenPipeError:
         # Whoever read our output has left. Python would complain again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return 1
     except MemoryError:
         return _fail("out of memory: lower --max-sequences or --max-model-len", 3)
 

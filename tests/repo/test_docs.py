@@ -1,0 +1,89 @@
+"""The documentation is true where a program can tell."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+
+from tests.repo.tree import ROOT, name_of, tracked
+from tripos import cli, config
+
+PAGES = tracked(".md")
+SETTINGS = (ROOT / "docs" / "reference" / "settings.md").read_text()
+
+
+def blocks(path: Path, *languages: str) -> list[str]:
+    found = re.findall(r"^```(\w+)\n(.*?)^```", path.read_text(), flags=re.M | re.S)
+    return [body for language, body in found if language in languages]
+
+
+def commands(path: Path) -> list[list[str]]:
+    """The command lines of a page's shell examples, continued lines joined."""
+    text = "\n".join(blocks(path, "sh", "bash", "shell", "console")).replace("\\\n", " ")
+    return [shlex.split(line, comments=True) for line in text.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("name", list(config.settings()))
+def test_setting_is_documented_with_flag_variable_and_default(name: str) -> None:
+    row = next((line for line in SETTINGS.splitlines() if f"`{config.flag(name)}`" in line), "")
+    assert f"`{config.variable(name)}`" in row
+    assert config.settings()[name]["doc"].split(".")[0] in row
+
+
+@pytest.mark.parametrize("name", config.NATIVE_VARIABLES)
+def test_variable_of_the_native_library_is_documented(name: str) -> None:
+    assert f"`{name}`" in SETTINGS
+
+
+def test_no_setting_is_documented_that_does_not_exist() -> None:
+    known = {config.variable(name) for name in config.settings()} | set(config.NATIVE_VARIABLES)
+    named = {name for path in PAGES for name in re.findall(r"\bTRIPOS_[A-Z_]+\b", path.read_text())}
+    build_flags = {"TRIPOS_SANITIZE"}  # of CMake
+    assert named <= known | build_flags
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_example_commands_parse(path: Path) -> None:
+    for words in commands(path):
+        if words[0] == "tripos" and len(words) > 1:
+            try:
+                context = cli.tripos.make_context("tripos", words[1:])
+                command = cli.tripos.get_command(context, words[1])
+                assert command is not None, f"no such command: {words[1]}"
+                command.make_context(words[1], words[2:], parent=context)
+            except click.exceptions.Exit:
+                continue  # --help, --version
+        elif words[0] == "make":
+            targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.M)
+            assert next(word for word in words[1:] if "=" not in word) in targets
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_python_examples_are_python(path: Path) -> None:
+    for body in blocks(path, "python"):
+        compile(body, name_of(path), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_links_lead_somewhere(path: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", re.sub(r"^```.*?^```", "", path.read_text(), flags=re.M | re.S))
+    local = [link for link in links if "://" not in link and not link.startswith("mailto:")]
+    assert not [link for link in local if not (path.parent / link).exists()]
+
+
+def test_every_dependency_has_its_sentence() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    page = (ROOT / "docs" / "decisions" / "0002-dependencies.md").read_text()
+    names = [re.split(r"[<>=\[]", requirement)[0] for requirement in project["dependencies"]]
+    assert not [name for name in names if not re.search(rf"^\| {re.escape(name)} \| .+\.", page, flags=re.M)]
+
+
+def test_ci_runs_check_and_test_and_nothing_else() -> None:
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert [line for line in lines if line.startswith("make")] == ["make check", "make test"]

@@ -1,0 +1,73 @@
+"""Settings are read strictly, and every refusal says what to do."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tripos import config
+from tripos.errors import ConfigError
+
+
+def test_flags_win_over_environment_and_environment_over_defaults() -> None:
+    options = config.read_options((), {"port": "9000"}, {"TRIPOS_PORT": "7000", "TRIPOS_THREADS": "1", "HOME": "/"})
+    assert options.server.port == 9000
+    assert options.models[0].threads == 1
+    assert options.models[0].source == "demo:assistant"
+    assert options.server.host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("4GiB", 4 << 30), ("512 MiB", 512 << 20), ("1.5kib", 1536), ("2GB", 2_000_000_000), ("17", 17)],
+)
+def test_sizes_have_units(text: str, size: int) -> None:
+    assert config.parse_bytes(text) == size
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("port", "80a"), ("port", "-1"), ("port", "65536"), ("port", "true"), ("port", "1e3"), ("port", ""),
+        ("memory", "10mm"), ("memory", "-1GiB"), ("memory", "nan"), ("drain_s", "inf"), ("drain_s", "nan"),
+        ("drain_s", "-1"), ("weights", "int3"), ("host", "a\nb"), ("max_sequences", "0"), ("max_sequences", "9" * 400),
+        ("i_accept_no_auth", "maybe"),
+    ],
+)  # fmt: skip
+def test_wrong_value_is_refused_by_name(name: str, text: str) -> None:
+    with pytest.raises(ConfigError, match="TRIPOS_" + name.upper()):
+        config.read_options((), {}, {config.variable(name): text})
+
+
+def test_unknown_variable_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean TRIPOS_THREADS"):
+        config.read_options((), {}, {"TRIPOS_THREAD": "2"})
+
+
+def test_variables_of_the_native_library_are_left_to_it() -> None:
+    config.read_options((), {}, {"TRIPOS_ISA": "scalar", "TRIPOS_NATIVE_LIBRARY": "/x.so"})
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+def test_public_address_without_key_is_refused(host: str) -> None:
+    with pytest.raises(ConfigError, match="--api-key-file"):
+        config.read_options((), {"host": host}, {})
+    assert config.read_options((), {"host": host, "i_accept_no_auth": "true"}, {}).server.host == host
+    assert config.read_options((), {"host": host, "api_key_file": "keys"}, {}).server.host == host
+
+
+def test_one_name_does_not_fit_two_models() -> None:
+    with pytest.raises(ConfigError, match="--name"):
+        config.read_options(("a", "b"), {"name": "x"}, {})
+
+
+@given(st.sampled_from(sorted(config.settings())), st.text(max_size=30))
+def test_any_text_is_a_value_or_a_config_error(name: str, text: str) -> None:
+    try:
+        value = config.parse(name, text, config.flag(name))
+    except ConfigError as error:
+        message = error.message
+    else:
+        message = f"{config.flag(name)} = {value}"
+    assert message.startswith(config.flag(name))
