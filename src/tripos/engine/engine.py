@@ -1,0 +1,344 @@
+"""The engine: schedule → run → update, one step at a time, and the thread that keeps stepping.
+
+Owns the executor, the scheduler and the sequences between `add` and their last Output. Knows token ids only: text
+is made by whoever reads the Outputs.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from tripos.engine.block_pool import BlockPool
+from tripos.engine.pack import PackedStep, Packer, RowOwner
+from tripos.engine.scheduler import Scheduler, SchedulerOptions
+from tripos.engine.sequence import Sequence, Status
+from tripos.errors import DeadlineExceeded, EngineFailed, RequestFailed, TriposError
+from tripos.runtime.executor import Executor, StepOutput
+from tripos.types import FinishReason
+
+log = logging.getLogger(__name__)
+
+MAX_FAILED_STEPS = 3  # in a row, before the executor counts as lost
+STUCK_AFTER_S = 30.0
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What the engine is given by the composition root."""
+
+    num_blocks: int
+    block_size: int = 32
+    max_model_len: int = 2048  # tokens, prompt and output together
+    scheduler: SchedulerOptions = SchedulerOptions()
+    # Work of reading one cached token relative to pushing one token through the weights; shares out a step's seconds.
+    kv_cost: float = 1 / 4096
+
+    @property
+    def max_num_tokens(self) -> int:
+        """The longest sequence that this model's window and this cache allow."""
+        return min(self.max_model_len, self.num_blocks * self.block_size)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOutput:
+    """One token with the logprobs that were asked for; `top` is likeliest first."""
+
+    token_id: int
+    logprob: float = 0.0
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(slots=True)
+class Output:
+    """What a step did for one sequence. `finish_reason` or `error` is set on its last one."""
+
+    sequence: Sequence
+    tokens: list[TokenOutput]
+    prompt_logprobs: list[TokenOutput]
+    finish_reason: FinishReason | None = None
+    stop_token: int | None = None  # the last of `tokens`, when it ended the sequence
+    error: TriposError | None = None
+
+    @property
+    def is_last(self) -> bool:
+        return self.finish_reason is not None or self.error is not None
+
+
+class Engine:
+    """Synchronous core. `step` may be called by one thread at a time."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        options: EngineOptions,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        pool: BlockPool | None = None,
+    ) -> None:
+        self.executor = executor
+        self.options = options
+        self.clock = clock
+        self.pool = pool or BlockPool(options.num_blocks, options.block_size)
+        self.scheduler = Scheduler(self.pool, options.scheduler)
+        self._packer = Packer(options.scheduler.max_num_seqs, options.num_blocks, options.block_size)
+        self._num_failed_steps = 0
+        self.failure: EngineFailed | None = None
+        self.num_steps = 0
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work
+
+    def add(self, sequence: Sequence) -> None:
+        """Let a sequence (with its siblings) wait. Raises ContextLengthExceeded, EngineFailed."""
+        if self.failure is not None:
+            raise self.failure
+        self.scheduler.add(sequence)
+
+    def abort(self, sequence: Sequence) -> None:
+        """End a sequence and free its blocks; no further Output comes. Idempotent."""
+        self.scheduler.finish(sequence)
+
+    def step(self) -> list[Output]:
+        """Advance every scheduled sequence; returns what happened, at most one Output per sequence."""
+        now_s = self.clock()
+        outputs = [self._expire(sequence) for sequence in self.scheduler.expired(now_s)]
+        schedule = self.scheduler.schedule()
+        if not schedule.entries:
+            return outputs
+        for sequence, _ in schedule.entries:
+            if sequence.first_scheduled_s is None:
+                sequence.first_scheduled_s = now_s
+        failed: list[tuple[Sequence, Exception]] = []
+        done = self._run(schedule.entries, failed)
+        end_s = self.clock()
+        self._attribute(schedule.entries, end_s - now_s)
+        for packed, result in done:
+            outputs += self._update(packed, result, end_s)
+        outputs += self._fail(failed, len(schedule.entries))
+        self.num_steps += 1
+        self._observe(schedule.num_tokens, end_s - now_s)
+        return outputs
+
+    def fail_all(self, error: EngineFailed) -> list[Output]:
+        """Give up: every unfinished sequence ends with `error`, and nothing is accepted any more."""
+        self.failure = error
+        self.pool.clear_cache()
+        return [self._end(sequence, error=error) for sequence in self.scheduler.unfinished()]
+
+    def _run(
+        self, entries: list[tuple[Sequence, int]], failed: list[tuple[Sequence, Exception]]
+    ) -> list[tuple[PackedStep, StepOutput]]:
+        """Run a step; when it raises, run its halves, so that only the guilty fail.
+
+        Running tokens again is safe: they write the same values to the same slots, and draw the same tokens.
+        """
+        packed = self._packer.pack(entries)
+        try:
+            return [(packed, self.executor.run(packed.step))]
+        except EngineFailed as error:
+            failed += [(sequence, error) for sequence, _ in entries]
+            return []
+        except Exception as error:
+            if len(entries) == 1:
+                log.warning("a sequence made its step fail: %s", type(error).__name__)
+                failed.append((entries[0][0], error))
+                return []
+            half = len(entries) // 2
+            return self._run(entries[:half], failed) + self._run(entries[half:], failed)
+
+    def _update(self, packed: PackedStep, result: StepOutput, now_s: float) -> list[Output]:
+        advance = self.scheduler.advance
+        for sequence, num_tokens in packed.entries:
+            advance(sequence, num_tokens)
+        outputs: dict[Sequence, Output] = {}
+        token_ids = result.token_ids.tolist()
+        oks = result.ok.tolist()
+        for row, owner in enumerate(packed.owners):
+            sequence = owner.sequence
+            output = outputs.get(sequence)
+            if output is None:
+                output = outputs[sequence] = Output(sequence, [], [])
+            elif output.is_last:
+                continue
+            if not oks[row]:
+                output.error = RequestFailed("the model gave non-finite numbers for this request")
+                continue
+            self._take_row(output, owner, _token_output(owner, row, token_ids[row], result), now_s)
+        for sequence, _ in packed.entries:
+            if sequence.num_computed_tokens >= sequence.max_num_tokens and sequence not in outputs:
+                outputs[sequence] = Output(sequence, [], [])  # max_tokens = 0: only the prompt was wanted
+        for sequence, output in outputs.items():
+            if not output.is_last and self._is_full(sequence):
+                output.finish_reason = "length"
+            if output.is_last:
+                self.scheduler.finish(sequence)
+        return list(outputs.values())
+
+    def _take_row(self, output: Output, owner: RowOwner, token: TokenOutput, now_s: float) -> None:
+        sequence = owner.sequence
+        if owner.is_forced:
+            output.prompt_logprobs.append(token)
+            sequence.num_reported_prompt = owner.position + 1
+            return
+        if sequence.first_token_s is None:
+            sequence.first_token_s = now_s
+        sequence.append(token.token_id)
+        output.tokens.append(token)
+        if token.token_id in sequence.stop_ids and sequence.num_output_tokens > sequence.sampling.min_tokens:
+            output.finish_reason = "stop"
+            output.stop_token = token.token_id
+
+    def _is_full(self, sequence: Sequence) -> bool:
+        """Whether nothing more may be drawn and everything asked about the prompt is computed."""
+        has_room = sequence.num_tokens < min(sequence.max_num_tokens, self.options.max_num_tokens)
+        return not has_room and (sequence.max_tokens > 0 or sequence.num_computed_tokens >= sequence.num_tokens)
+
+    def _attribute(self, entries: list[tuple[Sequence, int]], seconds: float) -> None:
+        """Share a step's seconds out by work: tokens, each with the cached tokens it reads."""
+        kv_cost = self.options.kv_cost
+        work = [n * (1.0 + kv_cost * (sequence.num_computed_tokens + n)) for sequence, n in entries]
+        per_unit = seconds / sum(work)
+        for (sequence, _), units in zip(entries, work, strict=True):
+            if sequence.first_token_s is None:
+                sequence.prefill_s += units * per_unit
+            else:
+                sequence.decode_s += units * per_unit
+
+    def _observe(self, num_tokens: int, seconds: float) -> None:
+        """Keep the rate that tells refused clients when to retry (moving average over about 16 steps)."""
+        admission = self.scheduler.admission
+        rate = num_tokens / max(seconds, 1e-6)
+        admission.tokens_per_s += (rate - admission.tokens_per_s) / 16 if admission.tokens_per_s else rate
+
+    def _expire(self, sequence: Sequence) -> Output:
+        where = "waiting" if sequence.num_computed_tokens == 0 else f"after {sequence.num_output_tokens} tokens"
+        error = DeadlineExceeded(f"the deadline passed {where}: allow more time, lower max_tokens or retry later")
+        return self._end(sequence, error=error)
+
+    def _fail(self, failed: list[tuple[Sequence, Exception]], num_scheduled: int) -> list[Output]:
+        if not failed:
+            self._num_failed_steps = 0
+            return []
+        lost = next((error for _, error in failed if isinstance(error, EngineFailed)), None)
+        self._num_failed_steps = self._num_failed_steps + 1 if len(failed) == num_scheduled else 0
+        if lost is None and (self._num_failed_steps >= MAX_FAILED_STEPS or len(failed) == num_scheduled > 1):
+            lost = EngineFailed("no sequence can run any more: the model is restarting", retry_after_s=5.0)
+        if lost is not None:
+            return self.fail_all(lost)
+        message = "this request failed inside the engine; the others of its step did not"
+        return [self._end(sequence, error=RequestFailed(message)) for sequence, _ in failed]
+
+    def _end(self, sequence: Sequence, error: TriposError) -> Output:
+        self.scheduler.finish(sequence)
+        return Output(sequence, [], [], error=error)
+
+
+def _token_output(owner: RowOwner, row: int, token_id: int, result: StepOutput) -> TokenOutput:
+    sequence = owner.sequence
+    count = sequence.prompt_logprobs if owner.is_forced else sequence.sampling.logprobs
+    if count is None:
+        return TokenOutput(token_id)
+    top = zip(result.top_ids[row, :count].tolist(), result.top_logprobs[row, :count].tolist(), strict=True)
+    return TokenOutput(token_id, float(result.logprobs[row]), tuple(top))
+
+
+class EngineLoop:
+    """The daemon thread that steps an Engine while there is work. add/abort may be called from any thread."""
+
+    def __init__(self, engine: Engine, deliver: Callable[[list[Output]], None], *, name: str = "tripos-engine") -> None:
+        self.engine = engine
+        self._deliver = deliver
+        self._inbox: deque[tuple[bool, Sequence]] = deque()
+        self._wake = threading.Condition()
+        self._is_stopping = False
+        self._is_busy = False
+        self._heartbeat_s = engine.clock()
+        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the current step; unfinished sequences get EngineFailed. Idempotent; waits for the thread."""
+        with self._wake:
+            self._is_stopping = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def add(self, sequence: Sequence) -> None:
+        self._post(True, sequence)
+
+    def abort(self, sequence: Sequence) -> None:
+        self._post(False, sequence)
+
+    @property
+    def is_idle(self) -> bool:
+        with self._wake:
+            return not self._inbox and not self._is_busy
+
+    def is_progressing(self) -> bool:
+        """False when the engine failed, the thread died, or a step has taken longer than STUCK_AFTER_S."""
+        if self.engine.failure is not None or not self._thread.is_alive():
+            return False
+        return self.is_idle or self.engine.clock() - self._heartbeat_s < STUCK_AFTER_S
+
+    def _post(self, is_add: bool, sequence: Sequence) -> None:
+        with self._wake:
+            self._inbox.append((is_add, sequence))
+            self._wake.notify()
+
+    def _loop(self) -> None:
+        is_checked = True
+        while True:
+            with self._wake:
+                self._is_busy = self.engine.has_work
+                if not self._inbox and not self._is_busy and not self._is_stopping:
+                    has_news = self._wake.wait(timeout=None if is_checked else 0.5)
+                    if not has_news and not is_checked:
+                        self.engine.pool.check_integrity()
+                        is_checked = True
+                        continue
+                if self._is_stopping:
+                    break
+                commands = tuple(self._inbox)
+                self._inbox.clear()
+                self._is_busy = True
+                self._heartbeat_s = self.engine.clock()
+            is_checked = False
+            outputs = self._apply(commands)
+            outputs += self._step()
+            if outputs:
+                self._deliver(outputs)
+        outputs = self._apply(tuple(self._inbox))
+        outputs += self.engine.fail_all(EngineFailed("the model was stopped", code="draining", retry_after_s=5.0))
+        self._deliver(outputs)
+
+    def _apply(self, commands: Iterable[tuple[bool, Sequence]]) -> list[Output]:
+        outputs = []
+        for is_add, sequence in commands:
+            if not is_add:
+                self.engine.abort(sequence)
+                continue
+            try:
+                self.engine.add(sequence)
+            except TriposError as error:
+                for each in (sequence, *sequence.siblings):
+                    each.status = Status.FINISHED
+                    outputs.append(Output(each, [], [], error=error))
+                if sequence.ticket is not None:
+                    sequence.ticket.release()
+        return outputs
+
+    def _step(self) -> list[Output]:
+        try:
+            return self.engine.step()
+        except Exception:
+            log.exception("the engine's step failed: this is a bug in Tripos")
+            return self.engine.fail_all(EngineFailed("the engine failed and is restarting", retry_after_s=5.0))

@@ -1,0 +1,340 @@
+"""LanguageModel: the Model at the end of a generate route. Calls in, Deltas and a Finish out.
+
+Owns the engine's thread, the streams of unfinished calls and the checks that need the model (context, vocabulary).
+Knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+
+from tripos.engine.admission import Ticket
+from tripos.engine.block_pool import PrefixIdentity
+from tripos.engine.engine import Engine, EngineLoop, Output
+from tripos.engine.sequence import Sequence, choice_seed
+from tripos.engine.text import ChoiceText, Tokenizer
+from tripos.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, RequestFailed, TriposError
+from tripos.types import Call, Delta, Event, Finish, Generate, ModelCard, Usage
+
+INLINE_CHARS = 4096  # longer prompts are encoded off the event loop
+T = TypeVar("T")
+
+
+class LanguageModel:
+    """Implements types.Model over an Engine that is loaded and has its cache reserved."""
+
+    def __init__(self, card: ModelCard, tokenizer: Tokenizer, engine: Engine) -> None:
+        self.card = card
+        self.tokenizer = tokenizer
+        self.engine = engine
+        self._engine_loop: EngineLoop | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._encoders: ThreadPoolExecutor | None = None
+        self._streams: dict[Sequence, _Stream] = {}
+
+    @property
+    def max_num_tokens(self) -> int:
+        """The longest prompt and output together."""
+        return self.engine.options.max_num_tokens
+
+    async def start(self) -> None:
+        if self._engine_loop is not None:
+            return
+        self._loop = asyncio.get_running_loop()
+        self._encoders = ThreadPoolExecutor(1, thread_name_prefix="tripos-encode")
+        self.engine.scheduler.admission.open()
+        self._engine_loop = EngineLoop(self.engine, self._deliver)
+        self._engine_loop.start()
+
+    async def stop(self) -> None:
+        """End now: unfinished calls get EngineFailed. Idempotent."""
+        engine_loop, self._engine_loop = self._engine_loop, None
+        if engine_loop is None:
+            return
+        self.engine.scheduler.admission.close()
+        await asyncio.to_thread(engine_loop.stop)
+        if self._encoders is not None:
+            self._encoders.shutdown(wait=False, cancel_futures=True)
+
+    async def drain(self, grace_s: float) -> bool:
+        """Take no new calls and let the accepted ones finish; False when some were left after `grace_s`."""
+        self.engine.scheduler.admission.close()
+        end_s = time.monotonic() + grace_s
+        while self._streams and time.monotonic() < end_s:
+            await asyncio.sleep(0.01)
+        return not self._streams
+
+    def is_progressing(self) -> bool:
+        """For /readyz: started, not failed, and the last step not too long ago."""
+        return self._engine_loop is not None and self._engine_loop.is_progressing()
+
+    async def run(self, call: Call) -> AsyncIterator[Event]:
+        """Answer one call. Raises InvalidRequest, Overloaded, DeadlineExceeded, RequestFailed, EngineFailed."""
+        request = self._check(call)
+        engine_loop = self._engine_loop
+        if engine_loop is None:
+            raise EngineFailed("the model is not started", retry_after_s=1.0)
+        ticket = self.engine.scheduler.admission.enter()
+        stream: _Stream | None = None
+        try:
+            stream = self._open(call, request, await self._encode(request), ticket)
+            for sequence in stream.sequences:
+                self._streams[sequence] = stream
+            engine_loop.add(stream.sequences[0])
+            while not stream.is_over:
+                for delta in await stream.next_deltas():
+                    yield delta
+            yield stream.finish()
+        finally:
+            ticket.release()
+            for sequence in stream.sequences if stream is not None else ():
+                self._streams.pop(sequence, None)
+                if not sequence.is_finished:
+                    engine_loop.abort(sequence)
+
+    def answer(self, calls: list[Call]) -> Iterator[tuple[int, Event | TriposError]]:
+        """Answer many calls without a thread or an event loop: (index of the call, event or its error) as they come.
+
+        For offline use; raises InvalidRequest for the first call that is wrong, before any work.
+        """
+        if self._engine_loop is not None:
+            raise RequestFailed("the model is started: use run()")
+        streams = []
+        for call in calls:
+            request = self._check(call)
+            streams.append(self._open(call, request, self._encode_now(request), None))
+        place = {sequence: i for i, stream in enumerate(streams) for sequence in stream.sequences}
+        try:
+            for stream in streams:
+                self.engine.add(stream.sequences[0])
+            while self.engine.has_work:
+                touched = dict.fromkeys(place[output.sequence] for output in self._step(streams, place))
+                for i in touched:
+                    yield from ((i, event) for event in streams[i].events_now())
+        finally:
+            for sequence in place:
+                self.engine.abort(sequence)
+
+    def _step(self, streams: list[_Stream], place: dict[Sequence, int]) -> list[Output]:
+        outputs = self.engine.step()
+        for output in outputs:
+            stream = streams[place[output.sequence]]
+            for sequence in stream.push(output):
+                self.engine.abort(sequence)
+        return outputs
+
+    def _deliver(self, outputs: list[Output]) -> None:
+        """From the engine's thread: one wake-up of the event loop per step."""
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._receive, outputs)
+
+    def _receive(self, outputs: list[Output]) -> None:
+        for output in outputs:
+            stream = self._streams.get(output.sequence)
+            if stream is None:
+                continue
+            for sequence in stream.push(output):
+                if self._engine_loop is not None:
+                    self._engine_loop.abort(sequence)
+            stream.wake()
+
+    def _check(self, call: Call) -> Generate:
+        """What can be refused without encoding the prompt."""
+        request = call.request
+        if not isinstance(request, Generate):
+            kind = type(request).__name__.lower()
+            raise InvalidRequest(f"{self.card.name} is a language model and cannot {kind}: send a generate request")
+        if request.n < 1:
+            raise InvalidRequest(f"n = {request.n}: ask for at least one choice", code="out_of_range", param="n")
+        if request.max_tokens is not None and request.max_tokens < 0:
+            raise InvalidRequest(
+                f"max_tokens = {request.max_tokens}: must not be negative", code="out_of_range", param="max_tokens"
+            )
+        sampling = request.sampling
+        self._check_ids("logit_bias", tuple(sampling.logit_bias))
+        self._check_ids("stop_token_ids", sampling.stop_token_ids)
+        if isinstance(request.prompt, tuple) and not request.prompt:
+            raise InvalidRequest("the prompt is empty: send at least one token", code="out_of_range", param="prompt")
+        if isinstance(request.prompt, tuple) and isinstance(request.prompt[0], int):
+            self._check_length(len(request.prompt), request)
+            self._check_ids("prompt", request.prompt)  # type: ignore[arg-type]
+        return request
+
+    def _check_ids(self, param: str, ids: tuple[int, ...]) -> None:
+        if ids and not (min(ids) >= 0 and max(ids) < self.card.vocab_size):
+            wrong = next(i for i in ids if not 0 <= i < self.card.vocab_size)
+            raise InvalidRequest(
+                f"token id {wrong} is outside the vocabulary of 0 to {self.card.vocab_size - 1}",
+                code="out_of_range",
+                param=param,
+            )
+
+    def _check_length(self, num_prompt_tokens: int, request: Generate) -> int:
+        """The number of tokens to generate. Raises ContextLengthExceeded."""
+        window = self.max_num_tokens
+        if request.max_tokens is None:
+            if num_prompt_tokens < window:
+                return window - num_prompt_tokens
+            problem = f"the prompt has {num_prompt_tokens} tokens and the context window {window}"
+        else:
+            if num_prompt_tokens + request.max_tokens <= window:
+                return request.max_tokens
+            problem = (
+                f"{num_prompt_tokens} prompt tokens and max_tokens = {request.max_tokens} make "
+                f"{num_prompt_tokens + request.max_tokens}, the context window is {window}"
+            )
+        param = "prompt" if num_prompt_tokens >= window else "max_tokens"
+        raise ContextLengthExceeded(f"{problem}: shorten the prompt or lower max_tokens", param=param)
+
+    async def _encode(self, request: Generate) -> list[int]:
+        if self._encoders is None or _num_chars(request) <= INLINE_CHARS:
+            return self._encode_now(request)
+        return await asyncio.get_running_loop().run_in_executor(self._encoders, self._encode_now, request)
+
+    def _encode_now(self, request: Generate) -> list[int]:
+        prompt = request.prompt
+        if isinstance(prompt, str):
+            ids = _guarded(lambda: self.tokenizer.encode(prompt))
+        elif isinstance(prompt[0], int):
+            return list(prompt)  # type: ignore[arg-type]
+        else:
+            ids = _guarded(
+                lambda: self.tokenizer.encode_chat(prompt, request.tools, **request.template_args)  # type: ignore[arg-type]
+            )
+        if not ids:
+            raise InvalidRequest("the prompt is empty: send at least one token", code="missing_field", param="prompt")
+        return ids
+
+    def _open(self, call: Call, request: Generate, prompt: list[int], ticket: Ticket | None) -> _Stream:
+        max_tokens = self._check_length(len(prompt), request)
+        self.engine.scheduler.check_fits(len(prompt), max_tokens)
+        if ticket is not None:
+            ticket.set_tokens(len(prompt) * request.n)
+        seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(64)
+        identity = PrefixIdentity(self.card.digest, "", call.principal, request.cache_salt).encode()
+        arrival_s = call.arrival_s or self.engine.clock()
+        tokens = np.array(prompt, np.int32)
+        sequences = [
+            Sequence(
+                prompt=tokens,
+                max_tokens=max_tokens,
+                sampling=request.sampling,
+                seed=choice_seed(seed, index),
+                eos_ids=frozenset(self.tokenizer.eos_ids),
+                identity=identity,
+                priority=call.priority,
+                deadline_s=call.deadline_s,
+                arrival_s=arrival_s,
+                prompt_logprobs=request.prompt_logprobs,
+                index=index,
+            )
+            for index in range(request.n)
+        ]
+        sequences[0].siblings = sequences[1:]
+        sequences[0].ticket = ticket
+        return _Stream(self.tokenizer, request, prompt, sequences)
+
+
+class _Stream:
+    """One call's choices between the engine and the reader. A slow reader's Deltas merge: at most one per choice
+    waits, and its size is bounded by max_tokens.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, request: Generate, prompt: list[int], sequences: list[Sequence]) -> None:
+        self.sequences = sequences
+        echo_text = _prompt_text(tokenizer, request, prompt) if request.echo else None
+        self._choices = [
+            ChoiceText(tokenizer, request.sampling, index, prompt, echo_text) for index in range(len(sequences))
+        ]
+        self._error: TriposError | None = None
+        self._news = asyncio.Event()
+        self._is_finished = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every choice's last Delta was read."""
+        return all(choice.is_reported for choice in self._choices)
+
+    def push(self, output: Output) -> list[Sequence]:
+        """Take a step's output; returns the sequences that need not go on."""
+        choice = self._choices[output.sequence.index]
+        if output.error is not None:
+            self._error = self._error or output.error
+            return [sequence for sequence in self.sequences if not sequence.is_finished]
+        was_over = choice.finish_reason is not None
+        choice.push(output)
+        ends_here = choice.finish_reason is not None and not was_over and not output.is_last
+        return [output.sequence] if ends_here else []
+
+    def wake(self) -> None:
+        self._news.set()
+
+    async def next_deltas(self) -> list[Delta]:
+        """Wait for news. Raises the call's error once what came before it is read."""
+        while True:
+            deltas = self._take()
+            if deltas:
+                return deltas
+            if self._error is not None:
+                raise self._error
+            self._news.clear()
+            await self._news.wait()
+
+    def events_now(self) -> list[Event | TriposError]:
+        """What there is without waiting, ending with Finish or the error."""
+        events: list[Event | TriposError] = list(self._take())
+        if not self._is_finished and (self._error is not None or self.is_over):
+            self._is_finished = True
+            events.append(self._error or self.finish())
+        return events
+
+    def finish(self) -> Finish:
+        first = self.sequences[0]
+        scheduled_s = first.first_scheduled_s if first.first_scheduled_s is not None else first.arrival_s
+        tokens_s = [s.first_token_s for s in self.sequences if s.first_token_s is not None]
+        usage = Usage(
+            prompt_tokens=first.num_prompt_tokens,
+            cached_tokens=first.num_cached_tokens,
+            output_tokens=sum(choice.num_tokens for choice in self._choices),
+            queue_s=max(0.0, scheduled_s - first.arrival_s),
+            prefill_s=sum(s.prefill_s for s in self.sequences),
+            decode_s=sum(s.decode_s for s in self.sequences),
+            ttft_s=max(0.0, min(tokens_s) - first.arrival_s) if tokens_s else 0.0,
+            num_preemptions=sum(s.num_preemptions for s in self.sequences),
+        )
+        return Finish(reason=self._choices[0].finish_reason or "error", usage=usage)
+
+    def _take(self) -> list[Delta]:
+        return [delta for choice in self._choices if (delta := choice.take()) is not None]
+
+
+def _num_chars(request: Generate) -> int:
+    prompt = request.prompt
+    if isinstance(prompt, str):
+        return len(prompt)
+    return sum(0 if isinstance(part, int) else len(part.content or "") for part in prompt)
+
+
+def _prompt_text(tokenizer: Tokenizer, request: Generate, prompt: list[int]) -> str:
+    if isinstance(request.prompt, str):
+        return request.prompt
+    decoder = tokenizer.decoder()
+    return "".join([*(decoder.push(token) for token in prompt), decoder.flush()])
+
+
+def _guarded(encode: Callable[[], T]) -> T:
+    """Call into a tokenizer. Native ones may panic with a BaseException, which must end this call only."""
+    try:
+        return encode()
+    except (Exception, KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError):
+        raise
+    except BaseException as error:
+        raise RequestFailed("the tokenizer failed on this prompt") from error

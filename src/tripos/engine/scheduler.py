@@ -1,0 +1,313 @@
+"""Which sequences compute how many tokens in the next step. Integers only: no tensor, no clock, no thread of its own.
+
+Owns the waiting and running sets and all calls to the block pool. There are no phases: every running sequence gets
+tokens towards num_tokens, so decoding, chunked prefill, prefix hits and recompute after preemption are one rule.
+"""
+
+from __future__ import annotations
+
+import bisect
+import heapq
+import itertools
+from dataclasses import dataclass, field
+
+from tripos.engine.admission import Admission
+from tripos.engine.block_pool import NO_PARENT, BlockPool
+from tripos.engine.sequence import Sequence, Status
+from tripos.errors import ConfigError, ContextLengthExceeded
+
+
+@dataclass(frozen=True)
+class SchedulerOptions:
+    """Limits of a step and of the waiting room."""
+
+    max_num_seqs: int = 64  # running at once
+    token_budget: int = 512  # T of a step
+    max_num_rows: int = 256  # S of a step: sampled tokens and prompt logprobs
+    max_prefill_tokens: int = 256  # of a step that also decodes: bounds the time between a stream's tokens
+    max_waiting: int = 256  # requests
+    max_waiting_tokens: int = 262_144  # prompt tokens
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "token_budget", "max_num_rows", "max_prefill_tokens", "max_waiting"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} = {getattr(self, name)}: must be at least 1")
+        for name in ("token_budget", "max_num_rows"):
+            if self.max_num_seqs > getattr(self, name):
+                raise ConfigError(
+                    f"max_num_seqs = {self.max_num_seqs} needs {name} of at least that, got {getattr(self, name)}: "
+                    "each running sequence may draw one token per step"
+                )
+
+
+@dataclass
+class Schedule:
+    """The next step: sequences and how many of their tokens it computes."""
+
+    entries: list[tuple[Sequence, int]] = field(default_factory=list)
+    num_tokens: int = 0
+
+
+class Scheduler:
+    """Serves by priority, then first come first served; preempts in the opposite order, by recompute.
+
+    A sequence gets blocks for all its known tokens when admitted and grows block by block while it decodes. The
+    oldest of the highest priority is never preempted, and one that could not fit alone is refused by `add`: so some
+    sequence always advances.
+    """
+
+    def __init__(self, pool: BlockPool, options: SchedulerOptions | None = None) -> None:
+        self.options = options = options or SchedulerOptions()
+        self.pool = pool
+        self.admission = Admission(options.max_waiting, options.max_waiting_tokens)
+        self.running: list[Sequence] = []  # by key
+        self._waiting: list[
+            tuple[tuple[int, tuple[int, int]], Sequence]
+        ] = []  # heap by key, finished ones lazily dropped
+        self._deadlines: list[tuple[float, int, Sequence]] = []  # heap, likewise
+        self._num_waiting = 0
+        self._slots = list(range(options.max_num_seqs - 1, -1, -1))
+        self._orders = itertools.count()
+        self.num_preemptions = 0
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that wait for a place, preempted ones and siblings included."""
+        return self._num_waiting
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.running) or self._num_waiting > 0
+
+    def check_fits(self, num_prompt_tokens: int, max_tokens: int) -> None:
+        """Raise ContextLengthExceeded for a sequence that could never finish, however long it waits."""
+        num_tokens = num_prompt_tokens + max_tokens
+        if self.pool.num_blocks_for(num_tokens) > self.pool.num_blocks:
+            raise ContextLengthExceeded(
+                f"{num_prompt_tokens} prompt tokens and {max_tokens} to generate need "
+                f"{self.pool.num_blocks_for(num_tokens)} cache blocks of {self.pool.block_size} tokens, the model was "
+                f"given {self.pool.num_blocks}: shorten the prompt, lower max_tokens or give it more cache memory"
+            )
+
+    def add(self, sequence: Sequence) -> None:
+        """Let a sequence wait; its siblings follow once its prompt is computed."""
+        self.check_fits(sequence.num_prompt_tokens, sequence.max_tokens)
+        order = next(self._orders)
+        sequence.order = (order, 0)
+        for place, sibling in enumerate(sequence.siblings, 1):
+            sibling.order = (order, place)
+        group = (sequence, *sequence.siblings)
+        self._num_waiting += len(group)
+        self._push(sequence)
+        for each in group:
+            if each.deadline_s is not None:
+                heapq.heappush(self._deadlines, (each.deadline_s, id(each), each))
+
+    def schedule(self) -> Schedule:
+        """Choose the next step's work, admitting and preempting as needed."""
+        step = _Step(self.options.token_budget, self.options.max_num_rows)
+        behind = []
+        for sequence in tuple(self.running):
+            if sequence.num_tokens - sequence.num_computed_tokens > 1:
+                behind.append(sequence)
+            elif sequence.status is Status.RUNNING and self._grow(sequence, step):
+                step.add(sequence, 1)
+        if step.counts:  # others wait for this step's tokens: keep it short
+            step.num_tokens_left = min(step.num_tokens_left, self.options.max_prefill_tokens)
+        for sequence in behind:
+            if sequence.status is Status.RUNNING:
+                step.add(sequence, step.chunk_of(sequence))
+        if not step.preempted:
+            self._admit(step)
+        return step.finish()
+
+    def advance(self, sequence: Sequence, num_tokens: int) -> None:
+        """Note that a step computed `num_tokens` more of a sequence; full blocks become reusable."""
+        sequence.num_computed_tokens += num_tokens
+        self._register(sequence)
+        if sequence.siblings and sequence.num_computed_tokens >= sequence.num_prompt_tokens:
+            self._free_siblings(sequence)
+
+    def finish(self, sequence: Sequence) -> None:
+        """End a sequence in any state and free what it holds. Idempotent."""
+        if sequence.status is Status.FINISHED:
+            return
+        if sequence.status is Status.RUNNING:
+            self._leave(sequence)
+        else:
+            self._num_waiting -= 1
+        sequence.status = Status.FINISHED
+        if sequence.ticket is not None:
+            sequence.ticket.release()
+        self._free_siblings(sequence)
+
+    def expired(self, now_s: float) -> list[Sequence]:
+        """Unfinished sequences past their deadline, waiting or running. Each is named once."""
+        late = []
+        while self._deadlines and self._deadlines[0][0] <= now_s:
+            sequence = heapq.heappop(self._deadlines)[2]
+            if not sequence.is_finished:
+                late.append(sequence)
+        if len(self._deadlines) > 2 * (self._num_waiting + len(self.running)) + 64:
+            self._deadlines = [entry for entry in self._deadlines if not entry[2].is_finished]
+            heapq.heapify(self._deadlines)
+        return late
+
+    def unfinished(self) -> list[Sequence]:
+        """Every sequence that still runs or waits, in the order served."""
+        waiting = [sequence for _, sequence in sorted(self._waiting, key=lambda entry: entry[0])]
+        known = [*self.running, *(s for s in waiting if not s.is_finished)]
+        return [*known, *(s for leader in known for s in leader.siblings if not s.is_finished)]
+
+    def _push(self, sequence: Sequence) -> None:
+        if len(self._waiting) > 2 * self._num_waiting + 64:  # mostly aborted ones
+            self._waiting = [entry for entry in self._waiting if not entry[1].is_finished]
+            heapq.heapify(self._waiting)
+        heapq.heappush(self._waiting, (sequence.key, sequence))
+
+    def _free_siblings(self, sequence: Sequence) -> None:
+        for sibling in sequence.siblings:
+            if not sibling.is_finished:
+                self._push(sibling)
+        sequence.siblings = []
+
+    def _admit(self, step: _Step) -> None:
+        """Start waiting sequences while there is room; one of a higher priority may take a running one's place."""
+        while self._waiting and step.num_tokens_left > 0 and step.num_rows_left > 0:
+            sequence = self._waiting[0][1]
+            if sequence.is_finished:
+                heapq.heappop(self._waiting)
+            elif sequence in step.preempted:
+                return
+            elif self._slots and self._take_blocks(sequence):
+                heapq.heappop(self._waiting)
+                self._start(sequence)
+                step.add(sequence, step.chunk_of(sequence))
+            elif self.running and self.running[-1].priority > sequence.priority:
+                self._preempt(self.running[-1], step)
+            else:
+                return
+
+    def _take_blocks(self, sequence: Sequence) -> bool:
+        """Give a sequence blocks for all its known tokens, cached ones where the content is the same.
+
+        One block per running sequence stays spare, lest the newcomer be preempted at once.
+        """
+        pool = self.pool
+        hits = self._lookup(sequence)
+        pool.acquire(hits)
+        missing = pool.num_blocks_for(sequence.num_tokens) - len(hits)
+        if missing + len(self.running) > pool.num_available:
+            pool.release(hits)
+            return False
+        sequence.block_table = hits + pool.allocate(missing)
+        sequence.num_computed_tokens = len(hits) * pool.block_size
+        sequence.num_registered_blocks = len(hits)
+        sequence.last_registered = pool.ref(hits[-1]) if hits else NO_PARENT
+        if sequence.num_preemptions == 0:
+            sequence.num_cached_tokens = sequence.num_computed_tokens
+        return True
+
+    def _lookup(self, sequence: Sequence) -> list[int]:
+        """Cached blocks of the known tokens, always leaving one token to compute: its logits are wanted."""
+        if sequence.wants_prompt_rows:  # logprobs of cached tokens do not exist any more
+            return []
+        size = self.pool.block_size
+        num_blocks = (sequence.num_tokens - 1) // size
+        self._hash_blocks(sequence, num_blocks)
+        tokens = [sequence.block_tokens(i, size) for i in range(num_blocks)]
+        return self.pool.lookup(sequence.identity, sequence.block_hashes[:num_blocks], tokens)
+
+    def _hash_blocks(self, sequence: Sequence, num_blocks: int) -> None:
+        hashes = sequence.block_hashes
+        for i in range(len(hashes), num_blocks):
+            parent = hashes[-1] if hashes else sequence.identity
+            hashes.append(self.pool.hash_block(parent, sequence.block_tokens(i, self.pool.block_size)))
+
+    def _register(self, sequence: Sequence) -> None:
+        size = self.pool.block_size
+        num_full = sequence.num_computed_tokens // size
+        if num_full == sequence.num_registered_blocks:
+            return
+        self._hash_blocks(sequence, num_full)
+        for i in range(sequence.num_registered_blocks, num_full):
+            sequence.last_registered = self.pool.register(
+                sequence.block_table[i],
+                sequence.identity,
+                sequence.last_registered,
+                sequence.block_hashes[i],
+                sequence.block_tokens(i, size),
+            )
+        sequence.num_registered_blocks = num_full
+
+    def _grow(self, sequence: Sequence, step: _Step) -> bool:
+        """Give a running sequence the block its next token needs, preempting from the end of the queue."""
+        missing = self.pool.num_blocks_for(sequence.num_tokens) - len(sequence.block_table)
+        if missing <= 0:
+            return True
+        while self.pool.num_available < missing:
+            victim = self.running[-1]
+            self._preempt(victim, step)
+            if victim is sequence:
+                return False
+        sequence.block_table += self.pool.allocate(missing)
+        return True
+
+    def _start(self, sequence: Sequence) -> None:
+        sequence.status = Status.RUNNING
+        sequence.slot = self._slots.pop()
+        self._num_waiting -= 1
+        bisect.insort(self.running, sequence, key=lambda s: s.key)
+        if sequence.ticket is not None:
+            sequence.ticket.release()
+
+    def _leave(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self.pool.release(sequence.block_table)
+        self._slots.append(sequence.slot)
+        sequence.slot = -1
+        sequence.block_table = []
+        sequence.num_computed_tokens = sequence.num_registered_blocks = 0
+        sequence.last_registered = NO_PARENT
+
+    def _preempt(self, sequence: Sequence, step: _Step) -> None:
+        step.remove(sequence)
+        self._leave(sequence)
+        sequence.status = Status.PREEMPTED
+        sequence.num_preemptions += 1
+        self.num_preemptions += 1
+        self._num_waiting += 1
+        self._push(sequence)
+
+
+class _Step:
+    """A schedule in the making, with what is left of the step's tokens and rows."""
+
+    def __init__(self, num_tokens: int, num_rows: int) -> None:
+        self.num_tokens_left = num_tokens
+        self.num_rows_left = num_rows
+        self.counts: dict[Sequence, int] = {}
+        self.preempted: set[Sequence] = set()
+
+    def chunk_of(self, sequence: Sequence) -> int:
+        remaining = min(sequence.num_tokens - sequence.num_computed_tokens, self.num_tokens_left)
+        return min(remaining, self.num_rows_left) if sequence.wants_prompt_rows else remaining
+
+    def _num_rows(self, sequence: Sequence, num_tokens: int) -> int:
+        return num_tokens if sequence.wants_prompt_rows else 1
+
+    def add(self, sequence: Sequence, num_tokens: int) -> None:
+        if num_tokens > 0 and self.num_rows_left > 0:
+            self.counts[sequence] = num_tokens
+            self.num_tokens_left -= num_tokens
+            self.num_rows_left -= self._num_rows(sequence, num_tokens)
+
+    def remove(self, sequence: Sequence) -> None:
+        num_tokens = self.counts.pop(sequence, 0)
+        if num_tokens:
+            self.num_tokens_left += num_tokens
+            self.num_rows_left += self._num_rows(sequence, num_tokens)
+        self.preempted.add(sequence)
+
+    def finish(self) -> Schedule:
+        return Schedule(list(self.counts.items()), sum(self.counts.values()))

@@ -1,0 +1,186 @@
+"""Tokens → text: incremental detokenizing, and stop strings that may straddle tokens.
+
+Owns what is held back: characters that are not complete, and a tail that may still become a stop string.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from tripos.engine.engine import Output, TokenOutput
+from tripos.types import Delta, FinishReason, Message, Sampling, TokenLogprob
+
+
+class Decoder(Protocol):
+    """Incremental detokenizer of one sequence; never gives half a character."""
+
+    def push(self, token_id: int) -> str: ...
+    def flush(self) -> str: ...
+
+
+class Tokenizer(Protocol):
+    """What the engine asks of a tokenizer."""
+
+    vocab_size: int
+    eos_ids: frozenset[int]
+
+    def encode(self, text: str) -> list[int]: ...
+    def encode_chat(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), **template_args: Any
+    ) -> list[int]: ...
+    def token_bytes(self, token_id: int) -> bytes: ...
+    def decoder(self, prompt: Sequence[int] = ()) -> Decoder: ...
+
+
+class StopMatcher:
+    """Passes text through until one of `stops` appears; holds back what may be the beginning of one."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = stops
+        self._held = ""
+        self._max_held = max((len(stop) for stop in stops), default=1) - 1
+        self.matched: str | None = None
+
+    def push(self, text: str) -> str:
+        """Returns the text that is certain; once `matched` is set, all text before the stop string is out."""
+        text = self._held + text
+        found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            at, self.matched = min(found)  # the earliest; of two that start together the first in order of text
+            self._held = ""
+            return text[:at]
+        keep = self._tail_len(text)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def flush(self) -> str:
+        text, self._held = self._held, ""
+        return text
+
+    def _tail_len(self, text: str) -> int:
+        """Length of the longest end of `text` that begins a stop string."""
+        for length in range(min(self._max_held, len(text)), 0, -1):
+            tail = text[-length:]
+            if any(stop.startswith(tail) for stop in self._stops):
+                return length
+        return 0
+
+
+class ChoiceText:
+    """Collects one choice's Outputs and gives them back as Deltas, merged since the last `take`.
+
+    A token leaves together with its text; tokens whose text is held back or cut off by a stop string stay.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, sampling: Sampling, index: int, prompt: Sequence[int], echo_text: str | None = None
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._sampling = sampling
+        self._index = index
+        self._decoder = tokenizer.decoder(prompt)
+        self._matcher = StopMatcher(sampling.stop)
+        self._tokens: deque[tuple[int, TokenOutput]] = deque()  # where the token's text ends, token
+        self._num_decoded = 0  # characters
+        self._text: list[str] = []
+        self._num_released = 0  # characters
+        self._prompt_logprobs: list[TokenLogprob | None] = []
+        self._prompt = tuple(prompt)
+        self._echo_text = echo_text
+        self._is_first = True
+        self.is_reported = False
+        self.num_tokens = 0
+        self.finish_reason: FinishReason | None = None
+        self.stop: str | int | None = None
+
+    def push(self, output: Output) -> None:
+        """Take a step's tokens. Afterwards `finish_reason` may be set by a stop string: then abort the sequence."""
+        for prompt_token in output.prompt_logprobs:
+            self._prompt_logprobs.append(self._logprob(prompt_token))
+        for token in output.tokens:
+            if self.finish_reason is None:
+                self._push_token(token, is_stop=output.stop_token == token.token_id)
+        if self.finish_reason is None and output.finish_reason is not None:
+            self.finish_reason = output.finish_reason
+            self.stop = output.stop_token
+            self._release(self._matcher.push(self._decoder.flush()))
+            if self._matcher.matched is None:
+                self._release(self._matcher.flush())
+            else:
+                self._match()
+
+    def fail(self) -> None:
+        """End the choice: another part of its request failed."""
+        if self.finish_reason is None:
+            self.finish_reason = "error"
+
+    def take(self) -> Delta | None:
+        """Everything new as one Delta, or None."""
+        is_last = self.finish_reason is not None and not self.is_reported
+        tokens = self._take_tokens()
+        if not (tokens or self._text or is_last):
+            return None
+        text, self._text = "".join(self._text), []
+        if self._is_first and self._echo_text is not None:
+            text = self._echo_text + text
+        wants_logprobs = self._sampling.logprobs is not None
+        is_first, self._is_first = self._is_first, False
+        self.is_reported = self.is_reported or is_last
+        return Delta(
+            index=self._index,
+            text=text,
+            token_ids=tuple(token.token_id for token in tokens),
+            logprobs=tuple(self._logprob(token) for token in tokens) if wants_logprobs else None,
+            prompt_token_ids=self._prompt if is_first and self._echo_text is not None else (),
+            prompt_logprobs=(None, *self._prompt_logprobs) if is_first and self._prompt_logprobs else None,
+            finish_reason=self.finish_reason if is_last else None,
+            stop=self.stop if is_last else None,
+        )
+
+    def _push_token(self, token: TokenOutput, *, is_stop: bool) -> None:
+        self.num_tokens += 1
+        if is_stop and not self._sampling.include_stop:
+            return
+        text = self._decoder.push(token.token_id)
+        self._num_decoded += len(text)
+        self._tokens.append((self._num_decoded, token))
+        if self.num_tokens <= self._sampling.min_tokens:  # stop strings count from then on
+            self._release(text)
+            return
+        self._release(self._matcher.push(text))
+        if self._matcher.matched is not None:
+            self._match()
+
+    def _match(self) -> None:
+        stop = self._matcher.matched or ""
+        self.finish_reason, self.stop = "stop", stop
+        if self._sampling.include_stop:
+            self._release(stop)
+        while self._tokens and self._starts_after_release():
+            self._tokens.pop()
+        self._tokens = deque((self._num_released, token) for _, token in self._tokens)
+
+    def _starts_after_release(self) -> bool:
+        start = self._tokens[-2][0] if len(self._tokens) > 1 else self._num_released - 1
+        return start >= self._num_released
+
+    def _release(self, text: str) -> None:
+        if text:
+            self._text.append(text)
+            self._num_released += len(text)
+
+    def _take_tokens(self) -> list[TokenOutput]:
+        tokens = []
+        is_over = self.finish_reason is not None
+        while self._tokens and (is_over or self._tokens[0][0] <= self._num_released):
+            tokens.append(self._tokens.popleft()[1])
+        return tokens
+
+    def _logprob(self, token: TokenOutput) -> TokenLogprob:
+        return self._describe(token.token_id, token.logprob, tuple(self._describe(*each) for each in token.top))
+
+    def _describe(self, token_id: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+        data = self._tokenizer.token_bytes(token_id)
+        return TokenLogprob(token_id, data.decode(errors="replace"), data, logprob, top)

@@ -1,0 +1,187 @@
+"""The fakes that ship with the seams: ScriptedExecutor for runtime.Executor, ScriptedModel for types.Model.
+
+Both are deterministic and take no time unless told to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import numpy as np
+
+from tripos.plan.ir import Plan, Weights
+from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, StepInput, StepOutput
+from tripos.types import Call, Delta, Event, Finish, ModelCard, Usage
+
+_MASK = (1 << 64) - 1
+
+
+def mix(state: int, value: int) -> int:
+    """One SplitMix64 step (Steele et al. 2014): the arithmetic behind scripted tokens."""
+    z = (state + 0x9E3779B97F4A7C15 * (value + 1)) & _MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    return z ^ (z >> 31)
+
+
+class ScriptedExecutor:
+    """Draws tokens that depend on the whole sequence as the *cache* holds it, read through the block tables.
+
+    The "cache" stores token id and position per slot, so a wrong slot, block, position, stale or missing entry
+    changes what is drawn, or raises. `next_token(tokens, seed, counter)` may replace the script.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int = 256,
+        options: ExecutorOptions | None = None,
+        *,
+        next_token: Callable[[list[int], int, int], int] | None = None,
+        step_s: float = 0.0,
+        before_run: Callable[[StepInput], None] | None = None,
+        is_ok: Callable[[list[int]], bool] | None = None,
+    ) -> None:
+        self.options = options or ExecutorOptions()
+        self.vocab_size = vocab_size
+        self.num_steps = 0
+        self._next_token = next_token or self._scripted
+        self._step_s = step_s
+        self._before_run = before_run
+        self._is_ok = is_ok or (lambda tokens: True)
+        self._slots = np.full((0, 2), -1, np.int64)
+
+    def load(self, plan: Plan, weights: Weights) -> None:
+        self.vocab_size = plan.vocab_size
+
+    def reserve(self, num_blocks: int) -> int:
+        self._slots = np.full((num_blocks * self.options.block_size, 2), -1, np.int64)
+        return num_blocks
+
+    def run(self, step: StepInput) -> StepOutput:
+        if self._before_run is not None:
+            self._before_run(step)
+        if self._step_s:
+            time.sleep(self._step_s)
+        self.num_steps += 1
+        self._slots[step.slots, 0] = step.token_ids
+        self._slots[step.slots, 1] = step.positions
+        sampling = step.sampling
+        num_rows = len(step.last_rows)
+        width = max(0, int(sampling.num_logprobs.max(initial=-1)))
+        out = StepOutput(
+            token_ids=np.zeros(num_rows, np.int32),
+            logprobs=np.zeros(num_rows, np.float32),
+            top_ids=np.zeros((num_rows, width), np.int32),
+            top_logprobs=np.zeros((num_rows, width), np.float32),
+            ok=np.ones(num_rows, np.uint8),
+        )
+        for row, token_row in enumerate(step.last_rows.tolist()):
+            self._draw(step, out, row, token_row)
+        return out
+
+    def info(self) -> ExecutorInfo:
+        return ExecutorInfo("scripted", "none", 1, "none", "none", 0, 0, 0)
+
+    def close(self) -> None:
+        self.reserve(0)
+
+    def _draw(self, step: StepInput, out: StepOutput, row: int, token_row: int) -> None:
+        sampling = step.sampling
+        owner = int(np.searchsorted(step.query_start, token_row, side="right")) - 1
+        tokens = self._read(step, owner, int(step.positions[token_row]) + 1)
+        counter = int(sampling.counter[row])
+        if counter != len(tokens):
+            raise ValueError(f"row {row} draws position {counter} after {len(tokens)} tokens")
+        forced = int(sampling.forced_token[row])
+        bias = slice(sampling.bias_start[row], sampling.bias_start[row + 1])
+        banned = set(sampling.bias_ids[bias][np.isneginf(sampling.bias_values[bias])].tolist())
+        seed = int(sampling.seed[row])
+        token = forced if forced >= 0 else self._allowed(self._next_token(tokens, seed, counter), banned)
+        out.token_ids[row] = token
+        out.ok[row] = self._is_ok(tokens)
+        if sampling.num_logprobs[row] >= 0:
+            state = self._digest(tokens)
+            out.logprobs[row] = -((mix(state, token) % 1000) / 100.0)
+            for k in range(int(sampling.num_logprobs[row])):
+                out.top_ids[row, k] = (token + k) % self.vocab_size
+                out.top_logprobs[row, k] = out.logprobs[row] - k
+
+    def _read(self, step: StepInput, owner: int, num_tokens: int) -> list[int]:
+        size = self.options.block_size
+        positions = np.arange(num_tokens)
+        cached = self._slots[step.block_tables[owner, positions // size] * size + positions % size]
+        if not np.array_equal(cached[:, 1], positions):
+            raise ValueError(f"sequence {owner} reads cache slots that hold other positions")
+        tokens: list[int] = cached[:, 0].tolist()
+        return tokens
+
+    def _allowed(self, token: int, banned: set[int]) -> int:
+        while token in banned:
+            token = (token + 1) % self.vocab_size
+        return token
+
+    def _digest(self, tokens: Sequence[int]) -> int:
+        state = 0
+        for token in tokens:
+            state = mix(state, token)
+        return state
+
+    def _scripted(self, tokens: list[int], seed: int, counter: int) -> int:
+        return mix(mix(self._digest(tokens), seed), counter) % self.vocab_size
+
+
+class ScriptedModel:
+    """Answers every call with the same events, `delay_s` apart; remembers the calls and who let go early."""
+
+    def __init__(
+        self,
+        events: Sequence[Event | Exception] | None = None,
+        *,
+        name: str = "scripted",
+        card: ModelCard | None = None,
+        delay_s: float = 0.0,
+    ) -> None:
+        self.card = card or ModelCard(
+            name=name, task="generate", digest="0" * 64, max_model_len=2048, vocab_size=256, architecture="scripted"
+        )
+        self.events: Sequence[Event | Exception] = events if events is not None else _default_events()
+        self.delay_s = delay_s
+        self.calls: list[Call] = []
+        self.num_cancelled = 0
+        self.num_active = 0
+        self.is_started = False
+
+    async def start(self) -> None:
+        self.is_started = True
+
+    async def stop(self) -> None:
+        self.is_started = False
+
+    def is_progressing(self) -> bool:
+        return self.is_started
+
+    async def run(self, call: Call) -> AsyncIterator[Event]:
+        self.calls.append(call)
+        self.num_active += 1
+        is_complete = False
+        try:
+            for event in self.events:
+                await asyncio.sleep(self.delay_s)
+                if isinstance(event, Exception):
+                    raise event
+                is_complete = isinstance(event, Finish)
+                yield event
+        finally:
+            self.num_active -= 1
+            self.num_cancelled += not is_complete
+
+
+def _default_events() -> list[Event]:
+    return [
+        Delta(text="Hello", token_ids=(1,)),
+        Delta(text=" there", token_ids=(2,)),
+        Delta(text=".", token_ids=(3,), finish_reason="stop"),
+        Finish(reason="stop", usage=Usage(prompt_tokens=4, output_tokens=3)),
+    ]
