@@ -1,0 +1,305 @@
+"""Text to token ids and back: the only door to the `tokenizers` package.
+
+Owns the guard around its panics, the rule that a caller's text never yields special tokens, each token's exact bytes,
+and decoding that never shows half a character. Knows nothing of chat messages (chat.py) or of where files lie.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import hashlib
+import re
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tripos.errors import ModelRefused, RequestFailed, TriposError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+MAX_TOKENIZER_BYTES = 64 << 20
+MAX_TOKENS = 1 << 24
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+# What must come back unchanged at load. The long run of one letter trips regexes that backtrack without end.
+_SELF_TEST = ("Hello, world!", "naïve 東京 🙂\n\tx  y", "a" * 64 + "!", " ", "0123456789", "")
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """How a vocabulary writes bytes as text."""
+
+    byte_level: bool = False  # GPT-2's 256 printable stand-ins
+    byte_tokens: bool = False  # <0xAB> stands for one byte
+    space: str = ""  # the character that stands for a space, "▁" in SentencePiece
+    strip_first_space: bool = False  # encoding put a space before the text; decoding takes it away
+    wordpiece: bool = False  # "##" continues a word, everything else starts one
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """Token ids with a role, as the model's files name them."""
+
+    bos_id: int | None = None
+    eos_ids: tuple[int, ...] = ()
+
+
+@contextmanager
+def _guarded(make_error: type[TriposError], what: str) -> Iterator[None]:
+    """Rust panics arrive as BaseException. Turn every failure but a deliberate stop into one of our errors."""
+    try:
+        yield
+    except (TriposError, KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError):
+        raise
+    except BaseException as problem:
+        raise make_error(f"{what}: {str(problem)[:200] or type(problem).__name__}") from problem
+
+
+@lru_cache(maxsize=1)
+def byte_alphabet() -> dict[str, int]:
+    """GPT-2's byte-level alphabet, character -> byte: printable Latin-1 stands for itself, the rest follows U+0100."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+class Tokenizer:
+    """Encodes, decodes, and knows the bytes of each token. Safe to use from several threads."""
+
+    def __init__(
+        self, backend: tokenizers.Tokenizer, spelling: Spelling, special: SpecialIds, identity: bytes, file: str
+    ) -> None:
+        """`identity` is a SHA-256 of what defines the tokenizer. Raises ModelRefused when the self-test fails."""
+        self._backend = backend
+        self._spelling = spelling
+        self._lock = threading.Lock()  # encode_special_tokens is a switch on the shared backend
+        self._backend.encode_special_tokens = True
+        self.identity = identity
+        with _guarded(ModelRefused, file):
+            self._pieces = _pieces_by_id(backend, file)
+            added = backend.get_added_tokens_decoder()
+            self._added = {id: token.content for id, token in added.items()}
+            self.special_ids = frozenset(id for id, token in added.items() if token.special)
+            self._unknown_id = _unknown_id(backend)
+        self.bos_id = special.bos_id
+        self.eos_ids = special.eos_ids
+        self._self_test(file)
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest token id; ids between may be unused."""
+        return len(self._pieces)
+
+    @cached_property
+    def special_tokens(self) -> dict[str, int]:
+        """Special token text -> id."""
+        return {self._added[id]: id for id in sorted(self.special_ids)}
+
+    @cached_property
+    def all_token_bytes(self) -> tuple[bytes, ...]:
+        """The exact bytes of every id; special tokens as their text, unused ids empty."""
+        return tuple(self._bytes_of(id, piece) for id, piece in enumerate(self._pieces))
+
+    def token_bytes(self, id: int) -> bytes:
+        return self.all_token_bytes[id] if 0 <= id < len(self._pieces) else b""
+
+    def token_id(self, text: str) -> int | None:
+        """The id of the token with this spelling in the vocabulary."""
+        id: int | None = self._backend.token_to_id(text)
+        return id
+
+    def encode(self, text: str, add_special: bool = False) -> list[int]:
+        """Ids of a caller's text. Special tokens spelled in it are plain text; `add_special` adds the model's BOS."""
+        with _guarded(RequestFailed, "tokenizing failed"):
+            ids = self._encode(text, add_special)
+            if not self._forbidden.isdisjoint(ids[self._num_added_in_front(add_special) :]):
+                ids = [id for part in self._broken(text) for id in self._encode(part, False)]
+                ids = self._encode("", add_special) + ids
+        return ids
+
+    def encode_template(self, text: str) -> list[int]:
+        """Ids of text that the model's own template wrote: special tokens in it are recognised, none is added."""
+        with _guarded(RequestFailed, "tokenizing failed"), self._lock:
+            self._backend.encode_special_tokens = False
+            try:
+                return list(self._backend.encode(text, add_special_tokens=False).ids)
+            finally:
+                self._backend.encode_special_tokens = True
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        """Text of a whole sequence; bytes that are no UTF-8 become U+FFFD."""
+        decoder = IncrementalDecoder(self, skip_special=skip_special)
+        return decoder.push(ids) + decoder.finish()
+
+    def _encode(self, text: str, add_special: bool) -> list[int]:
+        with self._lock:
+            return list(self._backend.encode(text, add_special_tokens=add_special).ids)
+
+    @cached_property
+    def _forbidden(self) -> frozenset[int]:
+        """Ids that plain text must never yield. The unknown token is what some vocabularies give for odd characters."""
+        return self.special_ids - {self._unknown_id}
+
+    def _num_added_in_front(self, add_special: bool) -> int:
+        return len(self._encode("", True)) if add_special else 0
+
+    def _broken(self, text: str) -> list[str]:
+        """The text cut behind the first character of each special token's spelling, so that no part holds one."""
+        spellings = sorted((s for s in self.special_tokens if len(s) > 1), key=len, reverse=True)
+        pattern = "|".join(f"(?<={re.escape(s[0])})(?={re.escape(s[1:])})" for s in spellings)
+        return re.split(pattern, text) if pattern else [text]
+
+    def _bytes_of(self, id: int, piece: str | None) -> bytes:
+        if piece is None:
+            return b""
+        if id in self._added:
+            return self._added[id].encode()
+        spelling = self._spelling
+        if spelling.byte_level:
+            alphabet = byte_alphabet()
+            try:
+                return bytes(alphabet[char] for char in piece)
+            except KeyError:
+                return piece.encode()
+        if spelling.byte_tokens and (match := _BYTE_TOKEN.fullmatch(piece)):
+            return bytes([int(match[1], 16)])
+        if spelling.wordpiece:
+            return piece[2:].encode() if piece.startswith("##") else b" " + piece.encode()
+        return (piece.replace(spelling.space, " ") if spelling.space else piece).encode()
+
+    def _self_test(self, file: str) -> None:
+        with _guarded(ModelRefused, f"{file}: the tokenizer fails its self-test"):
+            for text in _SELF_TEST:
+                ids = self.encode(text, add_special=True)
+                if any(id >= self.vocab_size for id in ids):
+                    raise ModelRefused(f"{file}: the tokenizer gives ids beyond its vocabulary of {self.vocab_size}")
+                self.decode(ids)
+            for text in self.special_tokens:
+                if not self._forbidden.isdisjoint(self.encode(text)):
+                    raise ModelRefused(f"{file}: the text {text!r} cannot be told from the special token")
+
+
+class IncrementalDecoder:
+    """Turns a growing sequence of ids into text, in time linear in its length.
+
+    A character whose bytes are not complete is held back; what `push` and `finish` return concatenates to exactly
+    what `Tokenizer.decode` gives for all ids at once. `after` holds the ids that stand before the text: a leading
+    space is taken away only at the true beginning of a text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, after: Sequence[int] = (), skip_special: bool = True) -> None:
+        self._bytes = tokenizer.all_token_bytes
+        self._skipped = tokenizer.special_ids if skip_special else frozenset()
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        spelling = tokenizer._spelling
+        at_start = all(id in tokenizer.special_ids for id in after)
+        self._strip_space = at_start and (spelling.strip_first_space or spelling.wordpiece)
+
+    def push(self, ids: Iterable[int]) -> str:
+        """The characters that these ids complete."""
+        table, size = self._bytes, len(self._bytes)
+        data = b"".join(table[id] for id in ids if id not in self._skipped and 0 <= id < size)
+        if data and self._strip_space:
+            self._strip_space = False
+            data = data.removeprefix(b" ")
+        return self._utf8.decode(data)
+
+    def finish(self) -> str:
+        """U+FFFD for a character that never became whole, else nothing."""
+        return self._utf8.decode(b"", final=True)
+
+
+def tokenizer_from_json(data: bytes, special: SpecialIds | None = None, file: str = "tokenizer.json") -> Tokenizer:
+    """A Tokenizer from the text of a tokenizer.json. Raises ModelRefused naming the field."""
+    if len(data) > MAX_TOKENIZER_BYTES:
+        raise ModelRefused(f"{file}: larger than {MAX_TOKENIZER_BYTES >> 20} MiB")
+    try:
+        definition = msgspec.json.decode(data, type=_Definition)
+    except (msgspec.DecodeError, RecursionError) as problem:
+        raise ModelRefused(f"{file}: not acceptable: {problem}") from problem
+    _check_ids(definition, file)
+    import tokenizers  # 30 ms, and wanted only here
+
+    with _guarded(ModelRefused, file):
+        backend = tokenizers.Tokenizer.from_str(data.decode())
+        backend.no_padding()
+        backend.no_truncation()
+    spelling = _spelling(definition.decoder, file)
+    return Tokenizer(backend, spelling, special or SpecialIds(), hashlib.sha256(data).digest(), file)
+
+
+class _Added(msgspec.Struct):
+    id: int
+    content: str
+
+
+class _Model(msgspec.Struct):
+    vocab: dict[str, int] | list[tuple[str, float]]
+
+
+class _Definition(msgspec.Struct):
+    model: _Model
+    added_tokens: list[_Added] = []
+    decoder: dict[str, Any] | None = None
+
+
+def _check_ids(definition: _Definition, file: str) -> None:
+    vocab = definition.model.vocab
+    pairs = ((id, text) for text, id in vocab.items()) if isinstance(vocab, dict) else enumerate(t for t, _ in vocab)
+    by_id = dict(pairs)
+    if len(by_id) != len(vocab):
+        raise ModelRefused(f"{file}: model.vocab gives one id to several tokens")
+    for token in definition.added_tokens:
+        if by_id.setdefault(token.id, token.content) != token.content:
+            raise ModelRefused(f"{file}: added token {token.content[:40]!r} takes id {token.id} of another token")
+    if not by_id or min(by_id) < 0 or max(by_id) >= MAX_TOKENS:
+        raise ModelRefused(f"{file}: token ids must lie in 0..{MAX_TOKENS - 1}, and there must be some")
+    if "" in by_id.values():
+        raise ModelRefused(f"{file}: a token with empty text is not allowed")
+
+
+def _spelling(decoder: dict[str, Any] | None, file: str) -> Spelling:
+    """What the decoder section says about bytes and spaces."""
+    steps = _decoder_steps(decoder)
+    kinds = {step.get("type") for step in steps}
+    if unknown := kinds - {"ByteLevel", "ByteFallback", "Fuse", "Replace", "Metaspace", "Strip", "WordPiece"}:
+        raise ModelRefused(f"{file}: decoder type {sorted(map(str, unknown))[0]} is not supported")
+    metaspace = any(step.get("prepend_scheme", "always") != "never" for step in steps if step["type"] == "Metaspace")
+    return Spelling(
+        byte_level="ByteLevel" in kinds,
+        byte_tokens="ByteFallback" in kinds,
+        space="▁" if kinds & {"Metaspace", "Replace"} else "",
+        strip_first_space=metaspace or any(step["type"] == "Strip" and step.get("start") for step in steps),
+        wordpiece="WordPiece" in kinds,
+    )
+
+
+def _decoder_steps(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
+    if decoder is None:
+        return []
+    if decoder.get("type") == "Sequence":
+        return [step for inner in decoder.get("decoders", []) for step in _decoder_steps(inner)]
+    return [decoder]
+
+
+def _pieces_by_id(backend: tokenizers.Tokenizer, file: str) -> list[str | None]:
+    vocab: dict[str, int] = backend.get_vocab(with_added_tokens=True)
+    size = max(vocab.values(), default=-1) + 1
+    if not 0 < size <= MAX_TOKENS:
+        raise ModelRefused(f"{file}: {size} token ids; expected 1..{MAX_TOKENS}")
+    pieces: list[str | None] = [None] * size
+    for piece, id in vocab.items():
+        pieces[id] = piece
+    return pieces
+
+
+def _unknown_id(backend: tokenizers.Tokenizer) -> int | None:
+    unknown = getattr(backend.model, "unk_token", None)
+    id: int | None = backend.token_to_id(unknown) if unknown else None
+    return id
