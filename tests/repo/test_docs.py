@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 import shlex
 import tomllib
@@ -24,14 +25,20 @@ def blocks(path: Path, *languages: str) -> list[str]:
 
 
 def commands(path: Path) -> list[list[str]]:
-    """The command lines of a page's shell examples, continued lines joined."""
-    text = "\n".join(blocks(path, "sh", "bash", "shell", "console")).replace("\\\n", " ")
-    return [shlex.split(line, comments=True) for line in text.splitlines() if line.strip()]
+    """The command lines of a page's shell examples, continued and quoted lines joined."""
+    found, line = [], ""
+    for more in "\n".join(blocks(path, "sh", "bash", "shell", "console")).replace("\\\n", " ").splitlines():
+        line += more + "\n"
+        with contextlib.suppress(ValueError):  # a quotation that goes on in the next line
+            found.append(shlex.split(line, comments=True))
+            line = ""
+    assert not line, f"unclosed quotation in an example: {line}"
+    return [words for words in found if words]
 
 
 @pytest.mark.parametrize("name", list(config.settings()))
 def test_setting_is_documented_with_flag_variable_and_default(name: str) -> None:
-    row = next((line for line in SETTINGS.splitlines() if f"`{config.flag(name)}`" in line), "")
+    row = next((line for line in SETTINGS.splitlines() if line.startswith(f"| `{config.flag(name)}`")), "")
     assert f"`{config.variable(name)}`" in row
     assert config.settings()[name]["doc"].split(".")[0] in row
 
@@ -51,7 +58,7 @@ def test_no_setting_is_documented_that_does_not_exist() -> None:
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_example_commands_parse(path: Path) -> None:
     for words in commands(path):
-        if words[0] == "tripos" and len(words) > 1:
+        if Path(words[0]).name == "tripos" and len(words) > 1:
             try:
                 context = cli.tripos.make_context("tripos", words[1:])
                 command = cli.tripos.get_command(context, words[1])

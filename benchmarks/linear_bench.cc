@@ -1,0 +1,495 @@
+// Checks and times the linear kernels without the rest of the engine.
+//
+//   linear_bench test [isa]                        every format against a plain loop, and bit-equal in any split
+//   linear_bench bench [isa] [format] [threads]    GB/s and GOP/s beside the machine's measured peaks
+//
+// Exit status 1 when a check fails. Built by the CMake target `linear_bench`.
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "kernels/ops/linear.h"
+#include "kernels/quant/floats.h"
+#include "kernels/quant/quantize.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+using namespace tripos::linear;  // NOLINT: a program about this one namespace
+namespace quant = tripos::quant;
+
+struct Format {
+  const char* name;
+  WeightFormat format;
+};
+constexpr Format kFormats[] = {
+    {"f32", WeightFormat::kF32},   {"bf16", WeightFormat::kBF16}, {"f16", WeightFormat::kF16},
+    {"int8", WeightFormat::kInt8}, {"int4", WeightFormat::kInt4}, {"fp8", WeightFormat::kFp8},
+    {"int8g", WeightFormat::kInt8Group},
+};
+
+// Memory that frees itself.
+class Bytes {
+ public:
+  explicit Bytes(size_t size) : size_(size), data_(AllocatePacked(size)) {
+    if (data_ == nullptr) std::abort();
+  }
+  ~Bytes() { FreePacked(data_, size_); }
+  Bytes(const Bytes&) = delete;
+  Bytes& operator=(const Bytes&) = delete;
+  uint8_t* data() { return data_; }
+
+ private:
+  size_t size_;
+  uint8_t* data_;
+};
+
+std::vector<float> Random(size_t count, unsigned seed, float scale) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal(0.0f, scale);
+  std::vector<float> values(count);
+  for (float& v : values) v = normal(generator);
+  return values;
+}
+
+// -- Test --------------------------------------------------------------------------------------------------------
+
+// What the format makes of the weights, [n, k].
+std::vector<double> Effective(WeightFormat format, const std::vector<float>& w, int64_t n, int64_t k) {
+  std::vector<double> out(w.size());
+  for (int64_t row = 0; row < n; ++row) {
+    const float* x = w.data() + row * k;
+    double* y = out.data() + row * k;
+    const auto groups = [&](auto each) {
+      for (int64_t g = 0; g < k; g += kGroup) {
+        float values[kGroup] = {};
+        std::copy(x + g, x + std::min(k, g + kGroup), values);
+        each(values, y + g, std::min(kGroup, k - g));
+      }
+    };
+    switch (format) {
+      case WeightFormat::kF32: std::copy_n(x, k, y); break;
+      case WeightFormat::kBF16:
+        for (int64_t i = 0; i < k; ++i) y[i] = quant::FromBF16(quant::ToBF16(x[i]));
+        break;
+      case WeightFormat::kF16:
+        for (int64_t i = 0; i < k; ++i) y[i] = quant::FromF16(quant::ToF16(x[i]));
+        break;
+      case WeightFormat::kInt8: {
+        std::vector<int8_t> q(static_cast<size_t>(k));
+        const float scale = quant::QuantizeInt8(x, k, q.data());
+        for (int64_t i = 0; i < k; ++i) y[i] = double{scale} * q[static_cast<size_t>(i)];
+        break;
+      }
+      case WeightFormat::kFp8: {
+        std::vector<uint8_t> q(static_cast<size_t>(k));
+        const float scale = quant::QuantizeFp8(x, k, q.data());
+        for (int64_t i = 0; i < k; ++i) y[i] = double{scale} * quant::FromFp8(q[static_cast<size_t>(i)]);
+        break;
+      }
+      case WeightFormat::kInt4:
+        groups([](const float* in, double* o, int64_t count) {
+          quant::Int4Group group;
+          quant::QuantizeInt4(in, &group);
+          for (int64_t i = 0; i < count; ++i)
+            o[i] = double{quant::FromF16(group.scale)} * group.q[i] + quant::FromF16(group.minimum);
+        });
+        break;
+      case WeightFormat::kInt8Group:
+        groups([](const float* in, double* o, int64_t count) {
+          quant::Int8Group group;
+          quant::QuantizeInt8Group(in, &group);
+          for (int64_t i = 0; i < count; ++i) o[i] = double{quant::FromF16(group.scale)} * group.q[i];
+        });
+        break;
+    }
+  }
+  return out;
+}
+
+struct Problem {
+  PackedMatrix matrix;
+  std::vector<float> x, w, bias;
+  int64_t m;
+};
+
+double Activated(Epilogue epilogue, double x) {
+  if (epilogue == Epilogue::kGluSilu) return x / (1.0 + std::exp(-x));
+  if (epilogue == Epilogue::kGluGelu) return 0.5 * x * (1.0 + std::erf(x / std::sqrt(2.0)));
+  return 0.5 * x * (1.0 + std::tanh(std::sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x)));
+}
+
+// The five-line loop, in double, with what one output may be off by.
+void Reference(const Problem& p, bool is_integer, std::vector<double>* y, std::vector<double>* bound) {
+  const std::vector<double> w = Effective(p.matrix.format, p.w, p.matrix.n, p.matrix.k);
+  const int64_t n = p.matrix.n, k = p.matrix.k;
+  y->assign(static_cast<size_t>(p.m * n), 0.0);
+  bound->assign(static_cast<size_t>(p.m * n), 0.0);
+  for (int64_t r = 0; r < p.m; ++r) {
+    std::vector<double> x(p.x.begin() + r * k, p.x.begin() + (r + 1) * k);
+    if (is_integer) {
+      float absmax = 0.0f;
+      for (const double v : x) absmax = std::max(absmax, static_cast<float>(std::fabs(v)));
+      const float inverse = absmax > 0.0f ? 127.0f / absmax : 0.0f;
+      for (double& v : x) v = std::nearbyint(static_cast<float>(v) * inverse) * double{absmax / 127.0f};
+    }
+    for (int64_t c = 0; c < n; ++c) {
+      double sum = 0.0, size = 0.0;
+      for (int64_t i = 0; i < k; ++i) sum += x[i] * w[c * k + i], size += std::fabs(x[i] * w[c * k + i]);
+      (*y)[r * n + c] = sum + p.bias[c];
+      (*bound)[r * n + c] = 1e-6 * (size * 4.0 + std::fabs(p.bias[c])) + 1e-30;
+    }
+  }
+}
+
+int failures = 0;
+
+void Expect(bool ok, const std::string& what) {
+  if (ok) return;
+  if (++failures <= 20) std::printf("FAILED: %s\n", what.c_str());
+}
+
+struct Rows {
+  std::vector<uint8_t> bytes;
+  const void* data;
+  size_t row_bytes;
+};
+
+void MakeRows(const Kernels& kernels, const Problem& p, Rows* rows) {
+  rows->row_bytes = PreparedRowBytes(p.matrix.format, p.matrix.k);
+  rows->data = p.x.data();
+  if (rows->row_bytes == 0) {
+    rows->row_bytes = static_cast<size_t>(p.matrix.k) * 4;
+    return;
+  }
+  rows->bytes.assign(rows->row_bytes * static_cast<size_t>(p.m), 0xEE);
+  kernels.prepare(p.x.data(), p.matrix.k, p.m, p.matrix.k, rows->bytes.data());
+  rows->data = rows->bytes.data();
+}
+
+RunArgs Whole(const Problem& p, const Rows& rows, std::vector<float>* y, int64_t columns) {
+  y->assign(static_cast<size_t>(p.m * columns), -7.0f);
+  RunArgs args;
+  args.rows = rows.data;
+  args.row_bytes = rows.row_bytes;
+  args.last_row = p.m;
+  args.last_panel = p.matrix.num_panels();
+  args.y = y->data();
+  args.y_stride = columns;
+  args.bias = p.bias.data();
+  return args;
+}
+
+void TestProblem(const Kernels& kernels, const Format& format, int64_t m, int64_t n, int64_t k, bool interleaved) {
+  const std::string what = std::string(kernels.name) + " " + format.name + " m=" + std::to_string(m) +
+                           " n=" + std::to_string(n) + " k=" + std::to_string(k) + (interleaved ? " glu" : "");
+  Problem p = {{format.format, interleaved, n, k, nullptr},
+               Random(static_cast<size_t>(m * k), 1, 1.0f),
+               Random(static_cast<size_t>(n * k), 2, 0.05f),
+               Random(static_cast<size_t>(n), 3, 1.0f),
+               m};
+  Bytes packed(p.matrix.bytes());
+  const int64_t first = interleaved ? n / 2 : n / 3;
+  const SourceMatrix parts[] = {{SourceType::kF32, p.w.data(), first, k},
+                                {SourceType::kF32, p.w.data() + first * k, n - first, k}};
+  const int64_t panels = p.matrix.num_panels();
+  Expect(Pack(p.matrix, parts, 0, panels / 2, packed.data()), what + ": pack");
+  Expect(Pack(p.matrix, parts, panels / 2, panels, packed.data()), what + ": pack");
+  p.matrix.data = packed.data();
+
+  Rows rows;
+  MakeRows(kernels, p, &rows);
+  std::vector<double> expected, bound;
+  Reference(p, !rows.bytes.empty(), &expected, &bound);
+  const int64_t columns = interleaved ? n / 2 : n;
+
+  std::vector<float> y;
+  RunArgs args = Whole(p, rows, &y, columns);
+  for (const Epilogue epilogue : {Epilogue::kStore, Epilogue::kAdd, Epilogue::kGluSilu, Epilogue::kGluGelu,
+                                  Epilogue::kGluGeluTanh}) {
+    if ((epilogue >= Epilogue::kGluSilu) != interleaved) continue;
+    args = Whole(p, rows, &y, columns);
+    args.epilogue = epilogue;
+    kernels.run(p.matrix, args);
+    for (int64_t r = 0; r < m; ++r) {
+      for (int64_t c = 0; c < columns; ++c) {
+        const size_t at = static_cast<size_t>(r * n + c);
+        double want = expected[at], slack = bound[at];
+        if (epilogue == Epilogue::kAdd) want -= 7.0, slack += 1e-6;
+        if (interleaved) {
+          const size_t up = at + static_cast<size_t>(columns);
+          slack = 2.0 * (bound[at] * std::fabs(expected[up]) + (bound[up] + 1e-6) * (std::fabs(want) + 1.0)) + 1e-6;
+          want = Activated(epilogue, want) * expected[up];
+        }
+        const double got = y[static_cast<size_t>(r * columns + c)];
+        Expect(std::fabs(got - want) <= slack, what + " epilogue " + std::to_string(static_cast<int>(epilogue)) +
+                                                   " [" + std::to_string(r) + "," + std::to_string(c) + "] " +
+                                                   std::to_string(got) + " want " + std::to_string(want));
+      }
+    }
+  }
+
+  // Any split of rows and panels gives the same bits, one row at a time above all.
+  std::vector<float> split;
+  for (const int64_t row_step : {int64_t{1}, int64_t{5}, int64_t{17}}) {
+    RunArgs part = Whole(p, rows, &split, columns);
+    part.epilogue = args.epilogue = interleaved ? Epilogue::kGluSilu : Epilogue::kStore;
+    std::fill(y.begin(), y.end(), -7.0f);
+    kernels.run(p.matrix, args);
+    const int64_t panel_step = row_step == 1 ? panels : row_step == 5 ? 3 : 5;
+    for (int64_t r = 0; r < m; r += row_step) {
+      for (int64_t q = 0; q < panels; q += panel_step) {
+        part.first_row = r;
+        part.last_row = std::min(m, r + row_step);
+        part.first_panel = q;
+        part.last_panel = std::min(panels, q + panel_step);
+        kernels.run(p.matrix, part);
+      }
+    }
+    Expect(std::memcmp(y.data(), split.data(), y.size() * 4) == 0, what + ": other bits in rows of " +
+                                                                       std::to_string(row_step));
+  }
+}
+
+int Test(const char* isa) {
+  for (const Kernels* kernels : AllKernels()) {
+    if (isa != nullptr && std::strcmp(isa, kernels->name) != 0) continue;
+    if (!kernels->is_supported()) {
+      std::printf("%s: not supported by this machine, not tested\n", kernels->name);
+      continue;
+    }
+    int problems = 0;
+    for (const Format& format : kFormats) {
+      for (const int64_t m : {1, 2, 3, 7, 12, 13, 25, 70}) {
+        for (const int64_t n : {1, 16, 31, 33, 96, 200}) {
+          for (const int64_t k : {1, 5, 32, 63, 100, 576}) {
+            if (m > 13 && k == 576 && n > 96) continue;
+            TestProblem(*kernels, format, m, n, k, false);
+            ++problems;
+          }
+        }
+        for (const int64_t n : {2, 32, 66, 128}) TestProblem(*kernels, format, m, n, 96, true), ++problems;
+      }
+    }
+    std::printf("%s: %d problems, %d failures\n", kernels->name, problems, failures);
+  }
+  return failures == 0 ? 0 : 1;
+}
+
+// -- Bench -------------------------------------------------------------------------------------------------------
+
+double Now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// Runs work(thread) on every thread, spinning between calls.
+class Team {
+ public:
+  explicit Team(int threads) : threads_(threads) {
+    for (int t = 1; t < threads; ++t) workers_.emplace_back([this, t] { Loop(t); });
+  }
+  ~Team() {
+    work_ = nullptr;
+    ticket_.fetch_add(1);
+    for (std::thread& worker : workers_) worker.join();
+  }
+  template <class Work>
+  void Run(Work work) {
+    context_ = &work;
+    work_ = [](void* context, int t) { (*static_cast<Work*>(context))(t); };
+    done_.store(0);
+    ticket_.fetch_add(1);
+    work(0);
+    while (done_.load() < threads_ - 1) {
+    }
+  }
+
+ private:
+  void Loop(int t) {
+    for (int seen = 0;;) {
+      while (ticket_.load() == seen) {
+      }
+      ++seen;
+      if (work_ == nullptr) return;
+      work_(context_, t);
+      done_.fetch_add(1);
+    }
+  }
+  int threads_;
+  void (*work_)(void*, int) = nullptr;
+  void* context_ = nullptr;
+  std::atomic<int> ticket_{0}, done_{0};
+  std::vector<std::thread> workers_;
+};
+
+// Best of many short runs: the machine may be shared.
+template <class Work>
+double BestSeconds(Work work, double budget_s) {
+  double best = 1e9;
+  const double end = Now() + budget_s;
+  for (int i = 0; i < 3 || Now() < end; ++i) {
+    const double start = Now();
+    work();
+    best = std::min(best, Now() - start);
+  }
+  return best;
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx512f,avx512vnni"))) double VnniOps() {
+  __m512i acc[12];
+  for (auto& a : acc) a = _mm512_setzero_si512();
+  __m512i x = _mm512_set1_epi8(3), w = _mm512_set1_epi8(1);
+  constexpr int kLoops = 200000;
+  for (int i = 0; i < kLoops; ++i) {
+#pragma GCC unroll 12
+    for (auto& a : acc) {
+      a = _mm512_dpbusd_epi32(a, x, w);
+      asm volatile("" : "+v"(a));
+    }
+  }
+  return 12.0 * kLoops * 64 * 2;
+}
+
+__attribute__((target("avx512f"))) double FmaOps() {
+  __m512 acc[12];
+  for (auto& a : acc) a = _mm512_setzero_ps();
+  __m512 x = _mm512_set1_ps(1.5f), w = _mm512_set1_ps(0.5f);
+  constexpr int kLoops = 200000;
+  for (int i = 0; i < kLoops; ++i) {
+#pragma GCC unroll 12
+    for (auto& a : acc) {
+      a = _mm512_fmadd_ps(a, x, w);
+      asm volatile("" : "+v"(a));
+    }
+  }
+  return 12.0 * kLoops * 16 * 2;
+}
+
+__attribute__((target("avx2"))) void ReadAll(const uint8_t* p, size_t bytes) {
+  __m256i sum[4] = {};
+  for (size_t i = 0; i + 128 <= bytes; i += 128) {
+    _mm_prefetch(reinterpret_cast<const char*>(p + i + 2048), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(p + i + 2112), _MM_HINT_T0);
+    for (int j = 0; j < 4; ++j)
+      sum[j] = _mm256_add_epi64(sum[j], _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i + 32 * j)));
+  }
+  for (auto& s : sum) asm volatile("" : "+x"(s));
+}
+#endif
+
+struct Shape {
+  const char* name;
+  int64_t n, k;
+};
+constexpr Shape kShapes[] = {
+    {"135m qkv", 960, 576},     {"135m o", 576, 576},      {"135m gate/up", 3072, 576}, {"135m down", 576, 1536},
+    {"135m head", 49152, 576},  {"0.6b qkv", 4096, 1024},  {"0.6b o", 1024, 2048},      {"0.6b gate/up", 6144, 1024},
+    {"0.6b down", 1024, 3072},  {"0.6b head", 151936, 1024},
+};
+
+void BenchShape(const Kernels& kernels, const Format& format, const Shape& shape, Team* team, int threads) {
+  PackedMatrix matrix = {format.format, false, shape.n, shape.k, nullptr};
+  Bytes packed(matrix.bytes());
+  const std::vector<float> rows = Random(static_cast<size_t>(256 * shape.k), 1, 0.05f);
+  for (int64_t panel = 0; panel < matrix.num_panels(); ++panel) {  // eight distinct panels, repeated
+    if (panel < 8) {
+      const SourceMatrix part = {SourceType::kF32, rows.data(), std::min<int64_t>(256, shape.n), shape.k};
+      PackedMatrix eight = matrix;
+      eight.n = part.rows;
+      Pack(eight, {&part, 1}, panel, panel + 1, packed.data());
+    } else {
+      std::memcpy(packed.data() + static_cast<size_t>(panel) * matrix.panel_bytes(),
+                  packed.data() + static_cast<size_t>(panel % 8) * matrix.panel_bytes(), matrix.panel_bytes());
+    }
+  }
+  matrix.data = packed.data();
+
+  const double read_s = BestSeconds(
+      [&] {
+        team->Run([&](int t) {
+          const size_t part = matrix.bytes() / static_cast<size_t>(threads);
+          ReadAll(matrix.data + static_cast<size_t>(t) * part, part);
+        });
+      },
+      0.1);
+  std::printf("%-13s %-5s %dt read %5.1f GB/s |", shape.name, format.name, threads, matrix.bytes() / read_s * 1e-9);
+  for (const int m : {1, 4, 16, 64, 256, 512}) {
+    if (m > 64 && shape.n > 40000) continue;
+    Problem p = {matrix, Random(static_cast<size_t>(m * shape.k), 1, 1.0f), {}, {}, m};
+    Rows prepared;
+    MakeRows(kernels, p, &prepared);
+    Bytes y(static_cast<size_t>(m * shape.n) * 4);
+    const Split split = SuggestSplit(matrix, m, threads);
+    const int64_t columns = (matrix.num_panels() + split.panel_step - 1) / split.panel_step;
+    const int64_t tasks = columns * ((m + split.row_step - 1) / split.row_step);
+    std::atomic<int64_t> next{0};
+    const double seconds = BestSeconds(
+        [&] {
+          next = 0;
+          team->Run([&](int) {
+            for (int64_t task; (task = next.fetch_add(1)) < tasks;) {
+              RunArgs args;
+              args.rows = prepared.data;
+              args.row_bytes = prepared.row_bytes;
+              args.first_row = task / columns * split.row_step;
+              args.last_row = std::min<int64_t>(m, args.first_row + split.row_step);
+              args.first_panel = task % columns * split.panel_step;
+              args.last_panel = std::min(matrix.num_panels(), args.first_panel + split.panel_step);
+              args.y = reinterpret_cast<float*>(y.data());
+              args.y_stride = shape.n;
+              kernels.run(matrix, args);
+            }
+          });
+        },
+        0.1);
+    if (m <= 4) std::printf(" m%-2d %5.1f GB/s", m, matrix.bytes() / seconds * 1e-9);
+    if (m > 4) std::printf(" m%-3d %6.0f GOP/s", m, 2e-9 * m * shape.n * shape.k / seconds);
+  }
+  std::printf("\n");
+  std::fflush(stdout);
+}
+
+int Bench(const char* isa, const char* name, int threads, const char* only) {
+  const Kernels* kernels = FindKernels(isa);
+  if (kernels == nullptr) {
+    std::fprintf(stderr, "this machine has no %s\n", isa);
+    return 1;
+  }
+  Team team(threads);
+  if (FindKernels("avx512") != nullptr) {
+    const double vnni = BestSeconds([&] { team.Run([](int) { VnniOps(); }); }, 0.2);
+    const double fma = BestSeconds([&] { team.Run([](int) { FmaOps(); }); }, 0.2);
+    std::printf("peaks, %d threads: vpdpbusd %.0f GOP/s, fp32 FMA %.0f GFLOP/s\n", threads,
+                threads * 12.0 * 200000 * 128 / vnni * 1e-9, threads * 12.0 * 200000 * 32 / fma * 1e-9);
+  }
+  for (const Format& format : kFormats) {
+    if (name != nullptr && std::strcmp(name, "all") != 0 && std::strcmp(name, format.name) != 0) continue;
+    for (const Shape& shape : kShapes)
+      if (only == nullptr || std::strstr(shape.name, only) != nullptr)
+        BenchShape(*kernels, format, shape, &team, threads);
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const auto arg = [&](int i) -> const char* { return i < argc ? argv[i] : nullptr; };
+  if (arg(1) != nullptr && std::strcmp(arg(1), "test") == 0) return Test(arg(2));
+  if (arg(1) != nullptr && std::strcmp(arg(1), "bench") == 0)
+    return Bench(arg(2), arg(3), arg(4) != nullptr ? std::atoi(arg(4)) : 1, arg(5));
+  std::fprintf(stderr, "usage: linear_bench test [isa] | bench [isa] [format|all] [threads] [shape]\n");
+  return 2;
+}
