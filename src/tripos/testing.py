@@ -1,16 +1,17 @@
-"""The fakes that ship with the seams: ScriptedExecutor for runtime.Executor, ScriptedModel for types.Model.
-
-Both are deterministic and take no time unless told to.
+"""The fakes that ship with the seams: ScriptedExecutor for runtime.Executor, ScriptedModel for types.Model; and a
+tokenizer of single bytes. All are deterministic and take no time unless told to.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import numpy as np
 
+from tripos.models.tokenizer import SpecialIds, Tokenizer, byte_alphabet, tokenizer_from_json
 from tripos.plan.ir import Plan, Weights
 from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, StepInput, StepOutput
 from tripos.types import Call, Delta, Event, Finish, ModelCard, Usage
@@ -35,7 +36,7 @@ class ScriptedExecutor:
 
     def __init__(
         self,
-        vocab_size: int = 256,
+        vocab_size: int = 257,
         options: ExecutorOptions | None = None,
         *,
         next_token: Callable[[list[int], int, int], int] | None = None,
@@ -130,6 +131,22 @@ class ScriptedExecutor:
 
     def _scripted(self, tokens: list[int], seed: int, counter: int) -> int:
         return mix(mix(self._digest(tokens), seed), counter) % self.vocab_size
+
+
+def byte_tokenizer() -> Tokenizer:
+    """256 tokens, one per byte, token id = byte, and id 256 = "</s>", which ends."""
+    vocab = dict(byte_alphabet())
+    definition = {
+        "version": "1.0",
+        "added_tokens": [
+            {"id": 256, "content": "</s>", "single_word": False, "lstrip": False, "rstrip": False,
+             "normalized": False, "special": True}
+        ],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+        "model": {"type": "BPE", "vocab": vocab, "merges": []},
+    }  # fmt: skip
+    return tokenizer_from_json(json.dumps(definition).encode(), SpecialIds(eos_ids=(256,)))
 
 
 class ScriptedModel:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tripos.engine.block_pool import BlockPool
 from tripos.engine.pack import PackedStep, Packer, RowOwner
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 MAX_FAILED_STEPS = 3  # in a row, before the executor counts as lost
 STUCK_AFTER_S = 30.0
+IDLE_CHECK_S = 0.5  # of idleness, then the block pool proves its integrity
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class EngineOptions:
     num_blocks: int
     block_size: int = 32
     max_model_len: int = 2048  # tokens, prompt and output together
-    scheduler: SchedulerOptions = SchedulerOptions()
+    scheduler: SchedulerOptions = field(default_factory=SchedulerOptions)
     # Work of reading one cached token relative to pushing one token through the weights; shares out a step's seconds.
     kv_cost: float = 1 / 4096
 
@@ -125,10 +126,14 @@ class Engine:
         self._observe(schedule.num_tokens, end_s - now_s)
         return outputs
 
-    def fail_all(self, error: EngineFailed) -> list[Output]:
+    def fail(self, error: EngineFailed) -> list[Output]:
         """Give up: every unfinished sequence ends with `error`, and nothing is accepted any more."""
         self.failure = error
         self.pool.clear_cache()
+        return self.end_all(error)
+
+    def end_all(self, error: TriposError) -> list[Output]:
+        """End every unfinished sequence with `error`."""
         return [self._end(sequence, error=error) for sequence in self.scheduler.unfinished()]
 
     def _run(
@@ -230,7 +235,7 @@ class Engine:
         if lost is None and (self._num_failed_steps >= MAX_FAILED_STEPS or len(failed) == num_scheduled > 1):
             lost = EngineFailed("no sequence can run any more: the model is restarting", retry_after_s=5.0)
         if lost is not None:
-            return self.fail_all(lost)
+            return self.fail(lost)
         message = "this request failed inside the engine; the others of its step did not"
         return [self._end(sequence, error=RequestFailed(message)) for sequence, _ in failed]
 
@@ -291,34 +296,46 @@ class EngineLoop:
 
     def _post(self, is_add: bool, sequence: Sequence) -> None:
         with self._wake:
+            if self._is_stopping and is_add:
+                raise self.engine.failure or EngineFailed("the model was stopped", code="draining", retry_after_s=5.0)
             self._inbox.append((is_add, sequence))
             self._wake.notify()
 
     def _loop(self) -> None:
-        is_checked = True
-        while True:
-            with self._wake:
-                self._is_busy = self.engine.has_work
-                if not self._inbox and not self._is_busy and not self._is_stopping:
-                    has_news = self._wake.wait(timeout=None if is_checked else 0.5)
-                    if not has_news and not is_checked:
-                        self.engine.pool.check_integrity()
-                        is_checked = True
-                        continue
-                if self._is_stopping:
-                    break
-                commands = tuple(self._inbox)
-                self._inbox.clear()
-                self._is_busy = True
-                self._heartbeat_s = self.engine.clock()
-            is_checked = False
-            outputs = self._apply(commands)
-            outputs += self._step()
-            if outputs:
-                self._deliver(outputs)
-        outputs = self._apply(tuple(self._inbox))
-        outputs += self.engine.fail_all(EngineFailed("the model was stopped", code="draining", retry_after_s=5.0))
-        self._deliver(outputs)
+        ending = EngineFailed("the model was stopped", code="draining", retry_after_s=5.0)
+        try:
+            while (commands := self._next_commands()) is not None:
+                outputs = self._apply(commands)
+                outputs += self.engine.step()
+                if outputs:
+                    self._deliver(outputs)
+        except Exception:
+            log.exception("the engine's loop failed: this is a bug in Tripos")
+            ending = EngineFailed("the engine failed and is restarting", retry_after_s=5.0)
+            self.engine.failure = ending
+        with self._wake:
+            self._is_stopping = True
+            commands = tuple(self._inbox)
+            self._inbox.clear()
+            self._is_busy = False
+        self._deliver(self._apply(commands) + self.engine.end_all(ending))
+
+    def _next_commands(self) -> tuple[tuple[bool, Sequence], ...] | None:
+        """What came in since the last step, waiting while there is nothing to do; None: stop."""
+        with self._wake:
+            self._is_busy = self.engine.has_work
+            is_checked = self._is_busy
+            while not (self._inbox or self._is_busy or self._is_stopping):
+                if not self._wake.wait(timeout=None if is_checked else IDLE_CHECK_S) and not is_checked:
+                    self.engine.pool.check_integrity()
+                    is_checked = True
+            if self._is_stopping:
+                return None
+            commands = tuple(self._inbox)
+            self._inbox.clear()
+            self._is_busy = True
+            self._heartbeat_s = self.engine.clock()
+            return commands
 
     def _apply(self, commands: Iterable[tuple[bool, Sequence]]) -> list[Output]:
         outputs = []
@@ -335,10 +352,3 @@ class EngineLoop:
                 if sequence.ticket is not None:
                     sequence.ticket.release()
         return outputs
-
-    def _step(self) -> list[Output]:
-        try:
-            return self.engine.step()
-        except Exception:
-            log.exception("the engine's step failed: this is a bug in Tripos")
-            return self.engine.fail_all(EngineFailed("the engine failed and is restarting", retry_after_s=5.0))

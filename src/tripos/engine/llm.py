@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -19,21 +19,28 @@ from tripos.engine.admission import Ticket
 from tripos.engine.block_pool import PrefixIdentity
 from tripos.engine.engine import Engine, EngineLoop, Output
 from tripos.engine.sequence import Sequence, choice_seed
-from tripos.engine.text import ChoiceText, Tokenizer
+from tripos.engine.text import ChoiceText
 from tripos.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, RequestFailed, TriposError
-from tripos.types import Call, Delta, Event, Finish, Generate, ModelCard, Usage
+from tripos.models.tokenizer import Tokenizer
+from tripos.types import Call, Delta, Event, Finish, Generate, Message, ModelCard, Usage
 
 INLINE_CHARS = 4096  # longer prompts are encoded off the event loop
-T = TypeVar("T")
+READER_STALL_S = 30.0  # with unread output; then its request is ended, lest output pile up
+
+EncodeChat = Callable[[tuple[Message, ...], tuple[dict[str, Any], ...], dict[str, Any]], list[int]]
+"""(messages, tools, template_args) → token ids, by the model's template."""
 
 
 class LanguageModel:
     """Implements types.Model over an Engine that is loaded and has its cache reserved."""
 
-    def __init__(self, card: ModelCard, tokenizer: Tokenizer, engine: Engine) -> None:
+    def __init__(
+        self, card: ModelCard, tokenizer: Tokenizer, engine: Engine, encode_chat: EncodeChat | None = None
+    ) -> None:
         self.card = card
         self.tokenizer = tokenizer
         self.engine = engine
+        self._encode_chat = encode_chat
         self._engine_loop: EngineLoop | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._encoders: ThreadPoolExecutor | None = None
@@ -94,10 +101,10 @@ class LanguageModel:
             yield stream.finish()
         finally:
             ticket.release()
-            for sequence in stream.sequences if stream is not None else ():
-                self._streams.pop(sequence, None)
-                if not sequence.is_finished:
-                    engine_loop.abort(sequence)
+            if stream is not None:
+                for sequence in stream.sequences:
+                    self._streams.pop(sequence, None)
+                self._abort(stream.sequences)
 
     def answer(self, calls: list[Call]) -> Iterator[tuple[int, Event | TriposError]]:
         """Answer many calls without a thread or an event loop: (index of the call, event or its error) as they come.
@@ -137,14 +144,22 @@ class LanguageModel:
             loop.call_soon_threadsafe(self._receive, outputs)
 
     def _receive(self, outputs: list[Output]) -> None:
+        now_s = self.engine.clock()
         for output in outputs:
             stream = self._streams.get(output.sequence)
             if stream is None:
                 continue
-            for sequence in stream.push(output):
-                if self._engine_loop is not None:
-                    self._engine_loop.abort(sequence)
+            self._abort(stream.push(output))
             stream.wake()
+            if stream.unread_s(now_s) > READER_STALL_S:
+                stream.end(RequestFailed(f"the answer was not read for {READER_STALL_S:.0f} s", code="reader_stalled"))
+                self._abort(stream.sequences)
+
+    def _abort(self, sequences: list[Sequence]) -> None:
+        if self._engine_loop is not None:
+            for sequence in sequences:
+                if not sequence.is_finished:
+                    self._engine_loop.abort(sequence)
 
     def _check(self, call: Call) -> Generate:
         """What can be refused without encoding the prompt."""
@@ -163,9 +178,9 @@ class LanguageModel:
         self._check_ids("stop_token_ids", sampling.stop_token_ids)
         if isinstance(request.prompt, tuple) and not request.prompt:
             raise InvalidRequest("the prompt is empty: send at least one token", code="out_of_range", param="prompt")
-        if isinstance(request.prompt, tuple) and isinstance(request.prompt[0], int):
+        if _is_token_ids(request.prompt):
             self._check_length(len(request.prompt), request)
-            self._check_ids("prompt", request.prompt)  # type: ignore[arg-type]
+            self._check_ids("prompt", request.prompt)
         return request
 
     def _check_ids(self, param: str, ids: tuple[int, ...]) -> None:
@@ -200,15 +215,18 @@ class LanguageModel:
         return await asyncio.get_running_loop().run_in_executor(self._encoders, self._encode_now, request)
 
     def _encode_now(self, request: Generate) -> list[int]:
+        """Token ids of the prompt. Special tokens in a caller's text are plain text; only the template makes them."""
         prompt = request.prompt
         if isinstance(prompt, str):
-            ids = _guarded(lambda: self.tokenizer.encode(prompt))
-        elif isinstance(prompt[0], int):
-            return list(prompt)  # type: ignore[arg-type]
-        else:
-            ids = _guarded(
-                lambda: self.tokenizer.encode_chat(prompt, request.tools, **request.template_args)  # type: ignore[arg-type]
+            ids = self.tokenizer.encode(prompt, add_special=True)
+        elif _is_token_ids(prompt):
+            ids = list(prompt)
+        elif self._encode_chat is None:
+            raise InvalidRequest(
+                f"{self.card.name} has no chat template: send a plain prompt to /v1/completions", param="messages"
             )
+        else:
+            ids = self._encode_chat(prompt, request.tools, request.template_args)  # type: ignore[arg-type]
         if not ids:
             raise InvalidRequest("the prompt is empty: send at least one token", code="missing_field", param="prompt")
         return ids
@@ -256,6 +274,7 @@ class _Stream:
         ]
         self._error: TriposError | None = None
         self._news = asyncio.Event()
+        self._unread_since_s: float | None = None
         self._is_finished = False
 
     @property
@@ -267,15 +286,25 @@ class _Stream:
         """Take a step's output; returns the sequences that need not go on."""
         choice = self._choices[output.sequence.index]
         if output.error is not None:
-            self._error = self._error or output.error
-            return [sequence for sequence in self.sequences if not sequence.is_finished]
+            self.end(output.error)
+            return self.sequences
         was_over = choice.finish_reason is not None
         choice.push(output)
         ends_here = choice.finish_reason is not None and not was_over and not output.is_last
         return [output.sequence] if ends_here else []
 
+    def end(self, error: TriposError) -> None:
+        """Nothing more comes; the first error counts."""
+        self._error = self._error or error
+
     def wake(self) -> None:
         self._news.set()
+
+    def unread_s(self, now_s: float) -> float:
+        """How long output has waited to be read."""
+        if self._unread_since_s is None:
+            self._unread_since_s = now_s
+        return now_s - self._unread_since_s
 
     async def next_deltas(self) -> list[Delta]:
         """Wait for news. Raises the call's error once what came before it is read."""
@@ -313,7 +342,12 @@ class _Stream:
         return Finish(reason=self._choices[0].finish_reason or "error", usage=usage)
 
     def _take(self) -> list[Delta]:
+        self._unread_since_s = None
         return [delta for choice in self._choices if (delta := choice.take()) is not None]
+
+
+def _is_token_ids(prompt: str | tuple[int, ...] | tuple[Message, ...]) -> TypeGuard[tuple[int, ...]]:
+    return isinstance(prompt, tuple) and isinstance(prompt[0], int)
 
 
 def _num_chars(request: Generate) -> int:
@@ -324,17 +358,4 @@ def _num_chars(request: Generate) -> int:
 
 
 def _prompt_text(tokenizer: Tokenizer, request: Generate, prompt: list[int]) -> str:
-    if isinstance(request.prompt, str):
-        return request.prompt
-    decoder = tokenizer.decoder()
-    return "".join([*(decoder.push(token) for token in prompt), decoder.flush()])
-
-
-def _guarded(encode: Callable[[], T]) -> T:
-    """Call into a tokenizer. Native ones may panic with a BaseException, which must end this call only."""
-    try:
-        return encode()
-    except (Exception, KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError):
-        raise
-    except BaseException as error:
-        raise RequestFailed("the tokenizer failed on this prompt") from error
+    return request.prompt if isinstance(request.prompt, str) else tokenizer.decode(prompt)

@@ -6,32 +6,11 @@ Owns what is held back: characters that are not complete, and a tail that may st
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
 
 from tripos.engine.engine import Output, TokenOutput
-from tripos.types import Delta, FinishReason, Message, Sampling, TokenLogprob
-
-
-class Decoder(Protocol):
-    """Incremental detokenizer of one sequence; never gives half a character."""
-
-    def push(self, token_id: int) -> str: ...
-    def flush(self) -> str: ...
-
-
-class Tokenizer(Protocol):
-    """What the engine asks of a tokenizer."""
-
-    vocab_size: int
-    eos_ids: frozenset[int]
-
-    def encode(self, text: str) -> list[int]: ...
-    def encode_chat(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), **template_args: Any
-    ) -> list[int]: ...
-    def token_bytes(self, token_id: int) -> bytes: ...
-    def decoder(self, prompt: Sequence[int] = ()) -> Decoder: ...
+from tripos.models.tokenizer import IncrementalDecoder, Tokenizer
+from tripos.types import Delta, FinishReason, Sampling, TokenLogprob
 
 
 class StopMatcher:
@@ -80,7 +59,7 @@ class ChoiceText:
         self._tokenizer = tokenizer
         self._sampling = sampling
         self._index = index
-        self._decoder = tokenizer.decoder(prompt)
+        self._decoder = IncrementalDecoder(tokenizer, after=prompt)
         self._matcher = StopMatcher(sampling.stop)
         self._tokens: deque[tuple[int, TokenOutput]] = deque()  # where the token's text ends, token
         self._num_decoded = 0  # characters
@@ -105,7 +84,7 @@ class ChoiceText:
         if self.finish_reason is None and output.finish_reason is not None:
             self.finish_reason = output.finish_reason
             self.stop = output.stop_token
-            self._release(self._matcher.push(self._decoder.flush()))
+            self._release(self._matcher.push(self._decoder.finish()))
             if self._matcher.matched is None:
                 self._release(self._matcher.flush())
             else:
@@ -143,7 +122,7 @@ class ChoiceText:
         self.num_tokens += 1
         if is_stop and not self._sampling.include_stop:
             return
-        text = self._decoder.push(token.token_id)
+        text = self._decoder.push((token.token_id,))
         self._num_decoded += len(text)
         self._tokens.append((self._num_decoded, token))
         if self.num_tokens <= self._sampling.min_tokens:  # stop strings count from then on
