@@ -1,0 +1,536 @@
+// The text of the linear kernels, compiled once per instruction set. The including file defines, in namespace
+// tripos::linear::{anonymous}, `struct Simd` (vectors and a few operations) and then includes this file once.
+//
+// Outputs are the lanes: a tile is kRows rows x kPanels panels x (lo, hi) vectors, where lo covers columns
+// [h*kLanes, +kLanes) of a panel's first sixteen and hi the same of its second sixteen; narrower vectors take several
+// passes h. Interleaved matrices hold gate in the first sixteen and up in the second, so lo and hi meet in one tile.
+//
+// Each output has one accumulator chain over k in every tile shape, so its bits do not depend on the tile.
+
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "kernels/ops/linear_layout.h"
+
+namespace tripos::linear {
+namespace {
+
+using F = Simd::F;
+using I = Simd::I;
+
+inline constexpr int kPasses = 16 / Simd::kLanes;
+
+template <int kRows, int kPanels>
+struct Tile {
+  F v[kRows][kPanels][2];
+};
+
+// What a tile reads.
+struct TileInput {
+  const uint8_t* panel;  // first panel
+  size_t panel_bytes;
+  const uint8_t* rows;  // first row
+  size_t row_bytes;
+  int64_t k;
+  int pass;
+};
+
+// -- Float formats -----------------------------------------------------------------------------------------------
+
+struct F32Loader {
+  static constexpr int kStep = 1;  // k per Load
+  static constexpr int kBytes = 128;
+  static constexpr int kHeader = 0;
+  static constexpr float kScale = 1.0f;
+  static void Load(const uint8_t* p, int pass, F (*w)[2]) {
+    const float* f = reinterpret_cast<const float*>(p) + pass * Simd::kLanes;
+    w[0][0] = Simd::Load(f);
+    w[0][1] = Simd::Load(f + 16);
+  }
+};
+
+struct BF16Loader {
+  static constexpr int kStep = 1;
+  static constexpr int kBytes = 64;
+  static constexpr int kHeader = 0;
+  static constexpr float kScale = 1.0f;
+  static void Load(const uint8_t* p, int pass, F (*w)[2]) {
+    Simd::LoadBF16Pair(p + pass * Simd::kLanes * 4, &w[0][0], &w[0][1]);
+  }
+};
+
+struct F16Loader {
+  static constexpr int kStep = 1;
+  static constexpr int kBytes = 64;
+  static constexpr int kHeader = 0;
+  static constexpr float kScale = 1.0f;
+  static void Load(const uint8_t* p, int pass, F (*w)[2]) {
+    const uint16_t* f = reinterpret_cast<const uint16_t*>(p) + pass * Simd::kLanes;
+    w[0][0] = Simd::LoadF16(f);
+    w[0][1] = Simd::LoadF16(f + 16);
+  }
+};
+
+// e4m3 moved into the bits of a half is the value / 256, subnormals included; the scale undoes it.
+struct Fp8Loader {
+  static constexpr int kStep = 2;
+  static constexpr int kBytes = 64;
+  static constexpr int kHeader = kPanelCols * 4;
+  static constexpr float kScale = 256.0f;
+  static void Load(const uint8_t* p, int pass, F (*w)[2]) {
+    const uint8_t* q = p + pass * Simd::kLanes * 2;
+    Simd::LoadFp8Pair(q, &w[0][0], &w[1][0]);
+    Simd::LoadFp8Pair(q + 32, &w[0][1], &w[1][1]);
+  }
+};
+
+template <class Loader>
+struct FloatKernel {
+  static constexpr int kMaxRows = Simd::kMaxRowsFloat;
+
+  template <int kRows, int kPanels>
+  static inline void Compute(const TileInput& in, Tile<kRows, kPanels>* out) {
+    constexpr int kStep = Loader::kStep;
+    F acc[kRows][kPanels][2];
+    for (int r = 0; r < kRows; ++r)
+      for (int p = 0; p < kPanels; ++p) acc[r][p][0] = acc[r][p][1] = Simd::Zero();
+    const uint8_t* w = in.panel + Loader::kHeader;
+    int64_t k = 0;
+    for (; k + kStep <= in.k; k += kStep, w += Loader::kBytes) {
+      F b[kPanels][kStep][2];
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p) {
+        Simd::Prefetch(w + p * in.panel_bytes + kPrefetchBytes);
+        if constexpr (Loader::kBytes == 128) Simd::Prefetch(w + p * in.panel_bytes + kPrefetchBytes + 64);
+        Loader::Load(w + p * in.panel_bytes, in.pass, b[p]);
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        const float* x = reinterpret_cast<const float*>(in.rows + r * in.row_bytes) + k;
+#pragma GCC unroll 2
+        for (int s = 0; s < kStep; ++s) {
+          const F a = Simd::Set1(x[s]);
+#pragma GCC unroll 8
+          for (int p = 0; p < kPanels; ++p) {
+            acc[r][p][0] = Simd::Fma(a, b[p][s][0], acc[r][p][0]);
+            acc[r][p][1] = Simd::Fma(a, b[p][s][1], acc[r][p][1]);
+          }
+        }
+      }
+    }
+    if (kStep == 2 && k < in.k) {  // odd k
+      for (int p = 0; p < kPanels; ++p) {
+        F b[kStep][2];
+        Loader::Load(w + p * in.panel_bytes, in.pass, b);
+        for (int r = 0; r < kRows; ++r) {
+          const F a = Simd::Set1(reinterpret_cast<const float*>(in.rows + r * in.row_bytes)[k]);
+          acc[r][p][0] = Simd::Fma(a, b[0][0], acc[r][p][0]);
+          acc[r][p][1] = Simd::Fma(a, b[0][1], acc[r][p][1]);
+        }
+      }
+    }
+    for (int p = 0; p < kPanels; ++p) {
+      if constexpr (Loader::kHeader > 0) {
+        const float* scales =
+            reinterpret_cast<const float*>(in.panel + p * in.panel_bytes) + in.pass * Simd::kLanes;
+        const F lo = Simd::Mul(Simd::Load(scales), Simd::Set1(Loader::kScale));
+        const F hi = Simd::Mul(Simd::Load(scales + 16), Simd::Set1(Loader::kScale));
+        for (int r = 0; r < kRows; ++r) {
+          out->v[r][p][0] = Simd::Mul(acc[r][p][0], lo);
+          out->v[r][p][1] = Simd::Mul(acc[r][p][1], hi);
+        }
+      } else {
+        for (int r = 0; r < kRows; ++r) {
+          out->v[r][p][0] = acc[r][p][0];
+          out->v[r][p][1] = acc[r][p][1];
+        }
+      }
+    }
+  }
+};
+
+// -- int8, one scale per output ----------------------------------------------------------------------------------
+
+// Weights are stored as w + 128 (unsigned): sum((w + 128) a) - 128 sum(a) = sum(w a), exact modulo 2^32.
+struct Int8Kernel {
+  static constexpr int kMaxRows = Simd::kMaxRowsInt8;
+
+  template <int kRows, int kPanels>
+  static inline void Compute(const TileInput& in, Tile<kRows, kPanels>* out) {
+    I acc[kRows][kPanels][2];
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p) acc[r][p][0] = acc[r][p][1] = Simd::ZeroI();
+    const uint8_t* w = in.panel + kPanelCols * 4 + in.pass * Simd::kLanes * 4;
+    const uint8_t* a = in.rows + kRowHeaderBytes;
+    const int64_t quads = PaddedK(in.k) / 4;
+    for (int64_t q = 0; q < quads; ++q, w += 128, a += 4) {
+      I b[kPanels][2];
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p) {
+        const uint8_t* wp = w + p * in.panel_bytes;
+        Simd::Prefetch(wp + kPrefetchBytes);
+        Simd::Prefetch(wp + kPrefetchBytes + 64);
+        b[p][0] = Simd::LoadI(wp);
+        b[p][1] = Simd::LoadI(wp + 64);
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        const Simd::Quad x = Simd::BroadcastQuad(a + r * in.row_bytes);
+#pragma GCC unroll 8
+        for (int p = 0; p < kPanels; ++p) {
+          acc[r][p][0] = Simd::Dot(acc[r][p][0], b[p][0], x);
+          acc[r][p][1] = Simd::Dot(acc[r][p][1], b[p][1], x);
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int p = 0; p < kPanels; ++p) {
+      const float* scales = reinterpret_cast<const float*>(in.panel + p * in.panel_bytes) + in.pass * Simd::kLanes;
+      const F lo = Simd::Load(scales);
+      const F hi = Simd::Load(scales + 16);
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        const RowHeader* header = reinterpret_cast<const RowHeader*>(in.rows + r * in.row_bytes);
+        const I offset = Simd::Set1I(static_cast<int32_t>(128u * static_cast<uint32_t>(header->sum)));
+        const F scale = Simd::Set1(header->scale);
+        out->v[r][p][0] = Simd::Mul(Simd::Mul(Simd::ToFloat(Simd::SubI(acc[r][p][0], offset)), lo), scale);
+        out->v[r][p][1] = Simd::Mul(Simd::Mul(Simd::ToFloat(Simd::SubI(acc[r][p][1], offset)), hi), scale);
+      }
+    }
+  }
+};
+
+// -- Grouped formats ---------------------------------------------------------------------------------------------
+
+// Per group of 32 k: an exact int32 dot product, then float adds in group order.
+struct Int4Kernel {
+  static constexpr int kMaxRows = Simd::kMaxRowsGroup;
+
+  template <int kRows, int kPanels>
+  static inline void Compute(const TileInput& in, Tile<kRows, kPanels>* out) {
+    F acc[kRows][kPanels][2];
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p) acc[r][p][0] = acc[r][p][1] = Simd::Zero();
+    const int64_t groups = PaddedK(in.k) / kGroup;
+    const size_t sums = GroupSumOffset(in.k);
+    for (int64_t g = 0; g < groups; ++g) {
+      const uint8_t* w = in.panel + g * kInt4GroupBytes;
+      const uint8_t* a = in.rows + kRowHeaderBytes + g * kGroup;
+      I dot[kRows][kPanels][2];
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+        for (int p = 0; p < kPanels; ++p) dot[r][p][0] = dot[r][p][1] = Simd::ZeroI();
+#pragma GCC unroll 4
+      for (int c = 0; c < 4; ++c) {
+        I low[kPanels][2], high[kPanels][2];
+#pragma GCC unroll 8
+        for (int p = 0; p < kPanels; ++p) {
+          const uint8_t* wp = w + p * in.panel_bytes + 128 + c * 128 + in.pass * Simd::kLanes * 4;
+          Simd::Prefetch(wp + kPrefetchBytes);
+          Simd::Prefetch(wp + kPrefetchBytes + 64);
+          Simd::LoadNibbles(wp, &low[p][0], &high[p][0]);
+          Simd::LoadNibbles(wp + 64, &low[p][1], &high[p][1]);
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; ++r) {
+          const Simd::NibbleQuad x0 = Simd::BroadcastNibbleQuad(a + r * in.row_bytes + c * 8);
+          const Simd::NibbleQuad x1 = Simd::BroadcastNibbleQuad(a + r * in.row_bytes + c * 8 + 4);
+#pragma GCC unroll 8
+          for (int p = 0; p < kPanels; ++p) {
+            dot[r][p][0] = Simd::DotNibble(dot[r][p][0], low[p][0], x0);
+            dot[r][p][1] = Simd::DotNibble(dot[r][p][1], low[p][1], x0);
+            dot[r][p][0] = Simd::DotNibble(dot[r][p][0], high[p][0], x1);
+            dot[r][p][1] = Simd::DotNibble(dot[r][p][1], high[p][1], x1);
+          }
+        }
+      }
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p) {
+        const uint16_t* half =
+            reinterpret_cast<const uint16_t*>(w + p * in.panel_bytes) + in.pass * Simd::kLanes;
+        const F scale[2] = {Simd::LoadF16(half), Simd::LoadF16(half + 16)};
+        const F minimum[2] = {Simd::LoadF16(half + 32), Simd::LoadF16(half + 48)};
+        Simd::Prefetch(w + p * in.panel_bytes + kPrefetchBytes);
+        Simd::Prefetch(w + p * in.panel_bytes + kPrefetchBytes + 64);
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; ++r) {
+          const F sum = Simd::Set1(reinterpret_cast<const float*>(in.rows + r * in.row_bytes + sums)[g]);
+          for (int j = 0; j < 2; ++j) {
+            acc[r][p][j] = Simd::Fma(Simd::ToFloat(dot[r][p][j]), scale[j], acc[r][p][j]);
+            acc[r][p][j] = Simd::Fma(sum, minimum[j], acc[r][p][j]);
+          }
+        }
+      }
+    }
+    ScaleRows<kRows, kPanels>(in, acc, out);
+  }
+
+  template <int kRows, int kPanels>
+  static inline void ScaleRows(const TileInput& in, F (*acc)[kPanels][2], Tile<kRows, kPanels>* out) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const F scale = Simd::Set1(reinterpret_cast<const RowHeader*>(in.rows + r * in.row_bytes)->scale);
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p) {
+        out->v[r][p][0] = Simd::Mul(acc[r][p][0], scale);
+        out->v[r][p][1] = Simd::Mul(acc[r][p][1], scale);
+      }
+    }
+  }
+};
+
+struct Int8GroupKernel {
+  static constexpr int kMaxRows = Simd::kMaxRowsGroup;
+
+  template <int kRows, int kPanels>
+  static inline void Compute(const TileInput& in, Tile<kRows, kPanels>* out) {
+    F acc[kRows][kPanels][2];
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p) acc[r][p][0] = acc[r][p][1] = Simd::Zero();
+    const int64_t groups = PaddedK(in.k) / kGroup;
+    const size_t sums = GroupSumOffset(in.k);
+    for (int64_t g = 0; g < groups; ++g) {
+      const uint8_t* w = in.panel + g * kInt8GroupBytes;
+      const uint8_t* a = in.rows + kRowHeaderBytes + g * kGroup;
+      I dot[kRows][kPanels][2];
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        const float sum = reinterpret_cast<const float*>(in.rows + r * in.row_bytes + sums)[g];
+        const I offset = Simd::Set1I(-128 * static_cast<int32_t>(sum));
+#pragma GCC unroll 8
+        for (int p = 0; p < kPanels; ++p) dot[r][p][0] = dot[r][p][1] = offset;
+      }
+#pragma GCC unroll 8
+      for (int c = 0; c < 8; ++c) {
+        I b[kPanels][2];
+#pragma GCC unroll 8
+        for (int p = 0; p < kPanels; ++p) {
+          const uint8_t* wp = w + p * in.panel_bytes + 64 + c * 128 + in.pass * Simd::kLanes * 4;
+          Simd::Prefetch(wp + kPrefetchBytes);
+          Simd::Prefetch(wp + kPrefetchBytes + 64);
+          b[p][0] = Simd::LoadI(wp);
+          b[p][1] = Simd::LoadI(wp + 64);
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; ++r) {
+          const Simd::Quad x = Simd::BroadcastQuad(a + r * in.row_bytes + c * 4);
+#pragma GCC unroll 8
+          for (int p = 0; p < kPanels; ++p) {
+            dot[r][p][0] = Simd::Dot(dot[r][p][0], b[p][0], x);
+            dot[r][p][1] = Simd::Dot(dot[r][p][1], b[p][1], x);
+          }
+        }
+      }
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p) {
+        const uint16_t* half =
+            reinterpret_cast<const uint16_t*>(w + p * in.panel_bytes) + in.pass * Simd::kLanes;
+        const F scale[2] = {Simd::LoadF16(half), Simd::LoadF16(half + 16)};
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; ++r)
+          for (int j = 0; j < 2; ++j)
+            acc[r][p][j] = Simd::Fma(Simd::ToFloat(dot[r][p][j]), scale[j], acc[r][p][j]);
+      }
+    }
+    Int4Kernel::ScaleRows<kRows, kPanels>(in, acc, out);
+  }
+};
+
+// -- Epilogue ----------------------------------------------------------------------------------------------------
+
+// e^x, Cephes: 2^n times a polynomial on [-ln2/2, ln2/2]; about 1 ulp.
+inline F Exp(F x) {
+  x = Simd::Min(Simd::Max(x, Simd::Set1(-87.0f)), Simd::Set1(88.0f));
+  const F n = Simd::Round(Simd::Mul(x, Simd::Set1(1.44269504088896341f)));
+  F r = Simd::Fma(n, Simd::Set1(-0.693359375f), x);
+  r = Simd::Fma(n, Simd::Set1(2.12194440e-4f), r);
+  F p = Simd::Set1(1.9875691500e-4f);
+  p = Simd::Fma(p, r, Simd::Set1(1.3981999507e-3f));
+  p = Simd::Fma(p, r, Simd::Set1(8.3334519073e-3f));
+  p = Simd::Fma(p, r, Simd::Set1(4.1665795894e-2f));
+  p = Simd::Fma(p, r, Simd::Set1(1.6666665459e-1f));
+  p = Simd::Fma(p, r, Simd::Set1(5.0000001201e-1f));
+  p = Simd::Fma(Simd::Mul(r, r), p, Simd::Add(r, Simd::Set1(1.0f)));
+  return Simd::Mul(p, Simd::Pow2(n));
+}
+
+// x * sigmoid(z)
+inline F Gate(F x, F z) {
+  return Simd::Div(x, Simd::Add(Simd::Set1(1.0f), Exp(Simd::Mul(z, Simd::Set1(-1.0f)))));
+}
+
+inline F Activate(Epilogue epilogue, F x) {
+  if (epilogue == Epilogue::kGluSilu) return Gate(x, x);
+  if (epilogue == Epilogue::kGluGeluTanh) {  // 0.5 x (1 + tanh(u)) = x sigmoid(2u)
+    const F cube = Simd::Mul(Simd::Mul(x, x), x);
+    return Gate(x, Simd::Mul(Simd::Set1(1.5957691216057308f), Simd::Fma(Simd::Set1(0.044715f), cube, x)));
+  }
+  alignas(64) float v[Simd::kLanes];
+  Simd::Store(v, x);
+  for (float& e : v) e = 0.5f * e * (1.0f + std::erf(e * 0.70710678118654752f));
+  return Simd::Load(v);
+}
+
+inline F LoadPart(const float* p, int64_t count) {
+  if (count >= Simd::kLanes) return Simd::Load(p);
+  alignas(64) float v[Simd::kLanes] = {};
+  for (int64_t i = 0; i < count; ++i) v[i] = p[i];
+  return Simd::Load(v);
+}
+
+inline void StorePart(float* p, int64_t count, F x) {
+  if (count >= Simd::kLanes) return Simd::Store(p, x);
+  alignas(64) float v[Simd::kLanes];
+  Simd::Store(v, x);
+  for (int64_t i = 0; i < count; ++i) p[i] = v[i];
+}
+
+template <int kRows, int kPanels>
+inline void Finish(const PackedMatrix& matrix, const RunArgs& args, int64_t row, int64_t panel, int pass,
+                   Tile<kRows, kPanels>* tile) {
+  const bool is_glu = args.epilogue >= Epilogue::kGluSilu;
+  const int64_t half_n = matrix.n / 2;
+  for (int p = 0; p < kPanels; ++p) {
+    int64_t column[2], count[2];  // of lo and hi, in the order of the parts
+    for (int j = 0; j < 2; ++j) {
+      if (matrix.is_interleaved) {
+        const int64_t first = (panel + p) * 16 + pass * Simd::kLanes;
+        column[j] = j * half_n + first;
+        count[j] = half_n - first;
+      } else {
+        column[j] = (panel + p) * kPanelCols + j * 16 + pass * Simd::kLanes;
+        count[j] = matrix.n - column[j];
+      }
+      if (args.bias != nullptr && count[j] > 0) {
+        const F bias = LoadPart(args.bias + column[j], count[j]);
+        for (int r = 0; r < kRows; ++r) tile->v[r][p][j] = Simd::Add(tile->v[r][p][j], bias);
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      float* y = args.y + (row + r) * args.y_stride;
+      F* v = tile->v[r][p];
+      if (is_glu) {
+        if (count[0] > 0) StorePart(y + column[0], count[0], Simd::Mul(Activate(args.epilogue, v[0]), v[1]));
+        continue;
+      }
+      for (int j = 0; j < 2; ++j) {
+        if (count[j] <= 0) continue;
+        float* out = y + column[j];
+        if (args.epilogue == Epilogue::kAdd) v[j] = Simd::Add(LoadPart(out, count[j]), v[j]);
+        StorePart(out, count[j], v[j]);
+      }
+    }
+  }
+}
+
+// -- Driver ------------------------------------------------------------------------------------------------------
+
+template <class Kernel, int kRows, int kPanels>
+void RunTile(const PackedMatrix& matrix, const RunArgs& args, int64_t row, int64_t panel, size_t panel_bytes) {
+  for (int pass = 0; pass < kPasses; ++pass) {
+    const TileInput in = {matrix.data + panel * panel_bytes,
+                          panel_bytes,
+                          static_cast<const uint8_t*>(args.rows) + row * args.row_bytes,
+                          args.row_bytes,
+                          matrix.k,
+                          pass};
+    Tile<kRows, kPanels> tile;
+    Kernel::template Compute<kRows, kPanels>(in, &tile);
+    Finish<kRows, kPanels>(matrix, args, row, panel, pass, &tile);
+  }
+}
+
+using TileFunction = void (*)(const PackedMatrix&, const RunArgs&, int64_t, int64_t, size_t);
+
+// kTiles[r - 1] computes r rows of one panel.
+template <class Kernel, int... kIndex>
+constexpr TileFunction TileOfRows(int rows, std::integer_sequence<int, kIndex...>) {
+  constexpr TileFunction kTiles[] = {RunTile<Kernel, kIndex + 1, 1>...};
+  return kTiles[rows - 1];
+}
+
+template <class Kernel>
+void RunFormat(const PackedMatrix& matrix, const RunArgs& args) {
+  const int64_t rows = args.last_row - args.first_row;
+  if (rows <= 0) return;
+  const size_t panel_bytes = matrix.panel_bytes();
+  int64_t panel = args.first_panel;
+  if (rows == 1) {  // more panels at once, so that enough chains and streams are in flight
+    for (; panel + Simd::kGemvPanels <= args.last_panel; panel += Simd::kGemvPanels)
+      RunTile<Kernel, 1, Simd::kGemvPanels>(matrix, args, args.first_row, panel, panel_bytes);
+  }
+  const int64_t tiles = (rows + Kernel::kMaxRows - 1) / Kernel::kMaxRows;
+  for (; panel < args.last_panel; ++panel) {
+    for (int64_t t = 0; t < tiles; ++t) {  // tiles of equal height, give or take one row
+      const int64_t row = args.first_row + rows * t / tiles;
+      const int64_t next = args.first_row + rows * (t + 1) / tiles;
+      TileOfRows<Kernel>(static_cast<int>(next - row), std::make_integer_sequence<int, Kernel::kMaxRows>())(
+          matrix, args, row, panel, panel_bytes);
+    }
+  }
+}
+
+void Run(const PackedMatrix& matrix, const RunArgs& args) {
+  switch (matrix.format) {
+    case WeightFormat::kF32: return RunFormat<FloatKernel<F32Loader>>(matrix, args);
+    case WeightFormat::kBF16: return RunFormat<FloatKernel<BF16Loader>>(matrix, args);
+    case WeightFormat::kF16: return RunFormat<FloatKernel<F16Loader>>(matrix, args);
+    case WeightFormat::kFp8: return RunFormat<FloatKernel<Fp8Loader>>(matrix, args);
+    case WeightFormat::kInt8: return RunFormat<Int8Kernel>(matrix, args);
+    case WeightFormat::kInt4: return RunFormat<Int4Kernel>(matrix, args);
+    case WeightFormat::kInt8Group: return RunFormat<Int8GroupKernel>(matrix, args);
+  }
+}
+
+// -- Activations -------------------------------------------------------------------------------------------------
+
+// Symmetric per row: scale = absmax / 127. NaN and infinity end up in the scale and so in every output of the row.
+void PrepareRow(const float* x, int64_t k, uint8_t* out) {
+  I largest = Simd::ZeroI();  // of the bits of |x|: ordered like the values, NaN on top
+  int64_t i = 0;
+  for (; i + Simd::kLanes <= k; i += Simd::kLanes) largest = Simd::MaxI(largest, Simd::AbsBits(Simd::Load(x + i)));
+  if (i < k) largest = Simd::MaxI(largest, Simd::AbsBits(LoadPart(x + i, k - i)));
+  alignas(64) int32_t lanes[Simd::kLanes];
+  Simd::StoreI(lanes, largest);
+  int32_t bits = 0;
+  for (const int32_t lane : lanes) bits = lane > bits ? lane : bits;
+  float absmax;
+  std::memcpy(&absmax, &bits, 4);
+
+  const bool is_zero = absmax < 1e-30f;  // below, 127 / absmax may overflow
+  const F inverse = Simd::Set1(is_zero ? 0.0f : 127.0f / absmax);
+  int8_t* values = reinterpret_cast<int8_t*>(out + kRowHeaderBytes);
+  float* sums = reinterpret_cast<float*>(out + GroupSumOffset(k));
+  int32_t total = 0;
+  for (int64_t g = 0; g * kGroup < k; ++g) {
+    I sum = Simd::ZeroI();
+    for (int64_t j = g * kGroup; j < (g + 1) * kGroup; j += Simd::kLanes) {
+      const F v = j + Simd::kLanes <= k ? Simd::Load(x + j) : LoadPart(x + j, k - j);
+      const I q = Simd::RoundToInt(Simd::Mul(v, inverse));
+      Simd::StoreBytes(values + j, q);
+      sum = Simd::AddI(sum, q);
+    }
+    const int32_t group_sum = Simd::SumLanes(sum);
+    sums[g] = static_cast<float>(group_sum);
+    total += group_sum;
+  }
+  RowHeader* header = reinterpret_cast<RowHeader*>(out);
+  header->scale = is_zero ? 0.0f : absmax / 127.0f;
+  header->sum = total;
+}
+
+void Prepare(const float* x, int64_t x_stride, int64_t rows, int64_t k, void* out) {
+  const size_t row_bytes = PreparedRowBytes(WeightFormat::kInt8, k);
+  for (int64_t r = 0; r < rows; ++r) PrepareRow(x + r * x_stride, k, static_cast<uint8_t*>(out) + r * row_bytes);
+}
+
+}  // namespace
+}  // namespace tripos::linear
