@@ -279,6 +279,8 @@ def _status(arguments: list[str]) -> int:
         # Whoever read our output has left. Python would complain again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        return _fail(f"{error.filename or 'input/output'}: {error.strerror or error}", 3)
     except MemoryError:
         return _fail("out of memory: lower --max-sequences or --max-model-len", 3)
 
