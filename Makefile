@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find src kernels -type f -not -name '*.pyc' 2>/dev/null) CMakeLists.txt pyproject.toml README.md
 ARGS ?=
+# Without a compiler the numpy executor answers: right, and slow.
+COMPILER := $(shell command -v c++ || command -v g++ || command -v clang++)
 
 .PHONY: serve test check lint bench docs sanitize lock clean
 
@@ -61,7 +63,9 @@ $(VENV)/runtime: requirements/runtime.txt requirements/build.txt requirements/cm
 	@touch $@
 
 $(VENV)/installed: $(VENV)/runtime $(SOURCES)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pip install --quiet --no-deps --no-build-isolation --force-reinstall .
+	$(if $(COMPILER),,@echo 'warning: no C++ compiler: installing without the native kernels (apt-get install g++)' >&2)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pip install --quiet --no-deps --no-build-isolation --force-reinstall \
+	  $(if $(COMPILER),,-C wheel.cmake=false) .
 	@touch $@
 
 $(VENV)/dev: requirements/dev.txt $(VENV)/runtime

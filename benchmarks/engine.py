@@ -24,7 +24,7 @@ PROMPTS = (512, 2048)  # tokens of the prefill tests
 BATCH_PROMPTS = (64, 512)  # tokens, uniform, in the concurrency tests
 BYTES_PER_WEIGHT = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.625}
 FLOAT_PEAKS = {"fp32": ("fp32",), "bf16": ("fp32", "bf16"), "fp16": ("fp32",), "fp8": ("fp32", "bf16")}
-TOKENIZER = {  # one token, never used: the benchmarks speak in token ids
+TOKENIZER: dict[str, Any] = {  # one token, never used: the benchmarks speak in token ids
     "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
     "pre_tokenizer": None, "post_processor": None, "decoder": None,
     "model": {"type": "WordLevel", "vocab": {"?": 0}, "unk_token": "?"},
@@ -154,7 +154,7 @@ class Limits:
         flops = num_tokens * cost.flops_per_token + num_rows * cost.flops_per_row
         flops += num_keys * cost.flops_per_token_and_key
         read = cost.weight_bytes + num_kv_tokens * info.kv_bytes_per_token
-        return max(flops / self.ops_per_s, read / self.bytes_per_s)
+        return float(max(flops / self.ops_per_s, read / self.bytes_per_s))
 
     def prefill_s(self, length: int) -> float:
         return self.step_s(length, 1, length * (length + 1) // 2, length)

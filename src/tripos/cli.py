@@ -205,7 +205,7 @@ class Session:
 
         pieces: list[str] = []
         call = Call(id="cli", route=LOCAL_NAME, request=request, arrival_s=time.monotonic())
-        async with contextlib.aclosing(self.service.run(call)) as events:  # type: ignore[type-var]
+        async with contextlib.aclosing(self.service.run(call)) as events:
             async for event in events:
                 if isinstance(event, Delta):
                     pieces.append(event.text)

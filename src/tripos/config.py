@@ -87,7 +87,7 @@ class ServiceOptions:
 
 def settings() -> dict[str, Mapping[str, Any]]:
     """Every setting's name → its kind, doc, range, choices and default, in the order of the documentation."""
-    found = {}
+    found: dict[str, Mapping[str, Any]] = {}
     for struct in (ModelOptions, ServerOptions):
         for each in fields(struct):
             if each.metadata:
