@@ -84,6 +84,7 @@ class Family:
     always: Mapping[str, Any] = field(default_factory=dict)  # true of every such model, whatever the file says
 
 
+_QWEN_DEFAULTS = {"use_sliding_window": False, "max_window_layers": 28}
 _GPT = {"num_key_value_heads": None, "head_dim": None, "attention_out_bias": True, "mlp_bias": True}
 _GPT_DEFAULTS = {"tie_word_embeddings": True, "hidden_act": "gelu_new", "rms_norm_eps": 1e-5}
 _GPT2_KEYS = {
@@ -101,8 +102,10 @@ FAMILIES: dict[str, Family] = {
     "MistralForCausalLM": Family(
         defaults={"sliding_window": 4096}, always={"attention_bias": False, "mlp_bias": False}
     ),
-    "Qwen2ForCausalLM": Family(always={"attention_bias": True, "attention_out_bias": False, "mlp_bias": False}),
-    "Qwen3ForCausalLM": Family(always={"qk_norm": True, "mlp_bias": False}),
+    "Qwen2ForCausalLM": Family(
+        defaults=_QWEN_DEFAULTS, always={"attention_bias": True, "attention_out_bias": False, "mlp_bias": False}
+    ),
+    "Qwen3ForCausalLM": Family(defaults=_QWEN_DEFAULTS, always={"qk_norm": True, "mlp_bias": False}),
     "GPT2LMHeadModel": Family(_GPT2_KEYS, _GPT_DEFAULTS, 4, {**_GPT, "attention_bias": True, "sliding_window": None}),
     "GPTNeoForCausalLM": Family(
         _GPT_NEO_KEYS, {**_GPT_DEFAULTS, "sliding_window": 256}, 4, {**_GPT, "attention_bias": False, "unscaled": True}
@@ -234,10 +237,10 @@ def parse_config(raw: Mapping[str, Any], file: str = "config.json") -> ModelConf
 
 def _architecture(raw: Mapping[str, Any], file: str) -> str:
     names = raw.get("architectures")
-    if not isinstance(names, list) or len(names) != 1 or names[0] not in FAMILIES:
-        shown = _shown(names[0] if isinstance(names, list) and len(names) == 1 else names)
-        raise ModelRefused(f"{file}: architectures names {shown}; supported: {', '.join(FAMILIES)}")
-    return str(names[0])
+    name = names[0] if isinstance(names, list) and len(names) == 1 else names
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise ModelRefused(f"{file}: architectures names {_shown(name)}; supported: {', '.join(FAMILIES)}")
+    return name
 
 
 def _head_dim(f: Fields, hidden_size: int, num_heads: int) -> int:
