@@ -6,6 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The machine may be busy: an example that takes long is no failure, the test's own timeout is.
+settings.register_profile("tripos", deadline=None, print_blob=True)
+settings.load_profile("tripos")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

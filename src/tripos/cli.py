@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -258,6 +259,7 @@ def echo_table(rows: Iterable[Sequence[str]], err: bool = False) -> None:
 
 def main() -> None:
     """Runs a command and turns what went wrong into one line and an exit status."""
+    warnings.showwarning = lambda message, *_, **__: click.echo(f"tripos: warning: {message}", err=True)
     sys.exit(_status(sys.argv[1:]))
 
 
