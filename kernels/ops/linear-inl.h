@@ -452,8 +452,8 @@ using TileFunction = void (*)(const PackedMatrix&, const RunArgs&, int64_t, int6
 
 // kTiles[r - 1] computes r rows of one panel.
 template <class Kernel, int... kIndex>
-constexpr TileFunction TileOfRows(int rows, std::integer_sequence<int, kIndex...>) {
-  constexpr TileFunction kTiles[] = {RunTile<Kernel, kIndex + 1, 1>...};
+TileFunction TileOfRows(int rows, std::integer_sequence<int, kIndex...>) {
+  static constexpr TileFunction kTiles[] = {RunTile<Kernel, kIndex + 1, 1>...};
   return kTiles[rows - 1];
 }
 
