@@ -47,7 +47,7 @@ class ScriptedExecutor:
         self.options = options or ExecutorOptions()
         self.vocab_size = vocab_size
         self.num_steps = 0
-        self._next_token = next_token or self._scripted
+        self._next_token = next_token or self.script
         self._step_s = step_s
         self._before_run = before_run
         self._is_ok = is_ok or (lambda tokens: True)
@@ -129,7 +129,8 @@ class ScriptedExecutor:
             state = mix(state, token)
         return state
 
-    def _scripted(self, tokens: list[int], seed: int, counter: int) -> int:
+    def script(self, tokens: list[int], seed: int, counter: int) -> int:
+        """The token that follows `tokens`, unless `next_token` says otherwise."""
         return mix(mix(self._digest(tokens), seed), counter) % self.vocab_size
 
 

@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from tripos.engine.block_pool import BlockPool
 from tripos.engine.pack import PackedStep, Packer, RowOwner
 from tripos.engine.scheduler import Scheduler, SchedulerOptions
@@ -23,7 +25,6 @@ from tripos.types import FinishReason
 
 log = logging.getLogger(__name__)
 
-MAX_FAILED_STEPS = 3  # in a row, before the executor counts as lost
 STUCK_AFTER_S = 30.0
 IDLE_CHECK_S = 0.5  # of idleness, then the block pool proves its integrity
 
@@ -87,7 +88,6 @@ class Engine:
         self.pool = pool or BlockPool(options.num_blocks, options.block_size)
         self.scheduler = Scheduler(self.pool, options.scheduler)
         self._packer = Packer(options.scheduler.max_num_seqs, options.num_blocks, options.block_size)
-        self._num_failed_steps = 0
         self.failure: EngineFailed | None = None
         self.num_steps = 0
 
@@ -121,7 +121,8 @@ class Engine:
         self._attribute(schedule.entries, end_s - now_s)
         for packed, result in done:
             outputs += self._update(packed, result, end_s)
-        outputs += self._fail(failed, len(schedule.entries))
+        if failed:
+            outputs += self._fail(failed, len(schedule.entries))
         self.num_steps += 1
         self._observe(schedule.num_tokens, end_s - now_s)
         return outputs
@@ -227,17 +228,29 @@ class Engine:
         return self._end(sequence, error=error)
 
     def _fail(self, failed: list[tuple[Sequence, Exception]], num_scheduled: int) -> list[Output]:
-        if not failed:
-            self._num_failed_steps = 0
-            return []
+        """End the guilty; when all failed, find out whether the executor is to blame."""
         lost = next((error for _, error in failed if isinstance(error, EngineFailed)), None)
-        self._num_failed_steps = self._num_failed_steps + 1 if len(failed) == num_scheduled else 0
-        if lost is None and (self._num_failed_steps >= MAX_FAILED_STEPS or len(failed) == num_scheduled > 1):
-            lost = EngineFailed("no sequence can run any more: the model is restarting", retry_after_s=5.0)
-        if lost is not None:
-            return self.fail(lost)
+        for sequence, _ in failed:
+            self.scheduler.finish(sequence)
+        if lost is None and len(failed) == num_scheduled and not self._can_run():
+            lost = EngineFailed("no step can run any more: the model is restarting", retry_after_s=5.0)
         message = "this request failed inside the engine; the others of its step did not"
-        return [self._end(sequence, error=RequestFailed(message)) for sequence, _ in failed]
+        outputs = [Output(s, [], [], error=lost or RequestFailed(message)) for s, _ in failed]
+        return outputs + (self.fail(lost) if lost is not None else [])
+
+    def _can_run(self) -> bool:
+        """Whether the executor still runs a step of one token that nobody asked for."""
+        canary = Sequence(np.zeros(1, np.int32), 1)
+        canary.block_table = self.pool.allocate(1)
+        canary.slot = 0
+        try:
+            self.executor.run(Packer(1, 1, self.options.block_size).pack([(canary, 1)]).step)
+        except Exception:
+            log.exception("the executor fails on any step")
+            return False
+        finally:
+            self.pool.release(canary.block_table)
+        return True
 
     def _end(self, sequence: Sequence, error: TriposError) -> Output:
         self.scheduler.finish(sequence)

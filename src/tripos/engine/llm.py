@@ -70,6 +70,12 @@ class LanguageModel:
         if self._encoders is not None:
             self._encoders.shutdown(wait=False, cancel_futures=True)
 
+    def close(self) -> None:
+        """Free weights and cache, once stopped."""
+        if self._engine_loop is not None:
+            raise RequestFailed("the model is started: await stop() first")
+        self.engine.executor.close()
+
     async def drain(self, grace_s: float) -> bool:
         """Take no new calls and let the accepted ones finish; False when some were left after `grace_s`."""
         self.engine.scheduler.admission.close()

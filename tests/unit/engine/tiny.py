@@ -12,16 +12,17 @@ from tripos.testing import ScriptedExecutor, byte_tokenizer
 from tripos.types import Call, Generate, ModelCard, Sampling
 
 EOS = 256
+VOCAB_SIZE = 257
 BLOCK_SIZE = 4
 
 
-CARD = ModelCard(name="tiny", task="generate", digest="d" * 64, max_model_len=256, vocab_size=257)
+CARD = ModelCard(name="tiny", task="generate", digest="d" * 64, max_model_len=256, vocab_size=VOCAB_SIZE)
 
 
 def make_engine(
     num_blocks: int = 64, executor: Executor | None = None, max_model_len: int = 256, **scheduler: Any
 ) -> Engine:
-    executor = executor or ScriptedExecutor(options=ExecutorOptions(block_size=BLOCK_SIZE))
+    executor = executor or ScriptedExecutor(VOCAB_SIZE, ExecutorOptions(block_size=BLOCK_SIZE))
     executor.reserve(num_blocks)
     options = EngineOptions(num_blocks, BLOCK_SIZE, max_model_len, SchedulerOptions(**scheduler))
     return Engine(executor, options)
