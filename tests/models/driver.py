@@ -16,6 +16,7 @@ from tripos.runtime.executor import Executor, SamplingInput, StepInput
 GOLDEN = Path(__file__).parent / "golden"
 BLOCK_SIZE = 16
 NUM_BLOCKS = 24
+TOLERANCE = 1e-4  # of the largest logit
 
 
 def golden_names() -> list[str]:
@@ -97,6 +98,11 @@ def continue_together(executor: Executor, prompts: list[list[int]], num_tokens: 
             output.append(token_id)
         chunks = {seq: [token_id] for seq, token_id in enumerate(token_ids)}
     return outputs
+
+
+def relative_error(logits: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:
+    """Largest difference, as a share of the largest logit."""
+    return float(np.abs(logits - expected).max() / np.abs(expected).max())
 
 
 def logits_of(executor: Executor, step: StepInput) -> npt.NDArray[np.float32]:

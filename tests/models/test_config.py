@@ -80,7 +80,7 @@ def test_impossible_sizes_are_refused_by_file_and_key(key: str, value: Any) -> N
         ({"architectures": ["MistralForCausalLM"], "sliding_window": -4}, "sliding_window is -4"),
         ({"architectures": ["MistralForCausalLM"], "sliding_window": 0}, "sliding_window is 0"),
         ({"architectures": ["MistralForCausalLM"], "layer_types": ["full_attention"]}, "layer_types"),
-        ({"architectures": ["MistralForCausalLM"], "layer_types": ["linear_attention"] * 3}, "names 'linear_attention'"),
+        ({"architectures": ["MistralForCausalLM"], "layer_types": ["chunked"] * 3}, "names 'chunked'"),
     ],
 )  # fmt: skip
 def test_what_cannot_run_is_refused_naming_it(changes: dict[str, Any], named: str) -> None:

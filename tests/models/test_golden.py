@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 
-from tests.models.driver import BLOCK_SIZE, Golden, continue_together, golden_names, run_in_chunks
+from tests.models.driver import (
+    BLOCK_SIZE,
+    TOLERANCE,
+    Golden,
+    continue_together,
+    golden_names,
+    relative_error,
+    run_in_chunks,
+)
 from tripos.models.registry import check_weights, trace
 from tripos.plan.passes import optimize
 from tripos.runtime.executor import Executor, ExecutorOptions
@@ -18,7 +24,6 @@ OPTIONS = ExecutorOptions(
     block_size=BLOCK_SIZE, max_num_tokens=64, max_num_rows=64, threads=2,
     weights="fp32", kv_cache="fp32", keep_logits=True,
 )  # fmt: skip
-TOLERANCE = 1e-4  # of the largest logit
 
 
 def load_as_traced(golden: Golden) -> Executor:
@@ -59,11 +64,6 @@ def executor(request: pytest.FixtureRequest, golden: Golden) -> Iterator[Executo
     executor.close()
 
 
-def error(logits: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:
-    """Largest difference, as a share of the largest logit."""
-    return float(np.abs(logits - expected).max() / np.abs(expected).max())
-
-
 def test_checkpoint_fits_the_plan_and_nothing_is_left_over(golden: Golden) -> None:
     assert check_weights(trace(golden.config), golden.weights) == ()
 
@@ -71,7 +71,7 @@ def test_checkpoint_fits_the_plan_and_nothing_is_left_over(golden: Golden) -> No
 @pytest.mark.parametrize("chunk", [64, 5, 1], ids=["whole", "chunks-of-5", "one-by-one"])
 def test_logits_equal_the_originals(executor: Executor, golden: Golden, chunk: int) -> None:
     for prompt, expected in zip(golden.prompts, golden.logits, strict=True):
-        assert error(run_in_chunks(executor, prompt, chunk), expected) < TOLERANCE
+        assert relative_error(run_in_chunks(executor, prompt, chunk), expected) < TOLERANCE
 
 
 def test_greedy_continuations_equal_the_originals_in_one_ragged_batch(executor: Executor, golden: Golden) -> None:

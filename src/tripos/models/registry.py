@@ -11,6 +11,7 @@ from tripos.errors import ModelRefused
 from tripos.models.config import ModelConfig
 from tripos.models.gpt import trace_gpt2, trace_gpt_neo
 from tripos.models.llama import trace_llama
+from tripos.plan.formats import FORMATS
 from tripos.plan.ir import Plan, Weights, WeightTensor
 
 
@@ -86,7 +87,7 @@ class AdaptedWeights(Weights):
 def check_weights(plan: Plan, weights: Weights) -> tuple[str, ...]:
     """Names of the tensors that an unfused plan does not use.
 
-    Raises ModelRefused naming the tensor that is missing, misshapen or integer.
+    Raises ModelRefused naming the tensor that is missing, misshapen or of an unknown type.
     """
     for name, spec in plan.weights.items():
         tensor = weights.get(name)
@@ -94,4 +95,6 @@ def check_weights(plan: Plan, weights: Weights) -> tuple[str, ...]:
             raise ModelRefused(f"tensor {name} is missing from the checkpoint; the config asks for {list(spec.shape)}")
         if tensor.shape != spec.shape:
             raise ModelRefused(f"tensor {name} has shape {list(tensor.shape)}; the config asks for {list(spec.shape)}")
+        if tensor.dtype not in FORMATS:
+            raise ModelRefused(f"tensor {name} is stored as {tensor.dtype}; supported: {', '.join(FORMATS)}")
     return tuple(sorted(set(weights) - set(plan.weights)))
