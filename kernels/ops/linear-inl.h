@@ -7,6 +7,7 @@
 //
 // Each output has one accumulator chain over k in every tile shape, so its bits do not depend on the tile.
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <utility>
@@ -34,7 +35,23 @@ struct TileInput {
   size_t row_bytes;
   int64_t k;
   int pass;
+  // What to prefetch: for each 128 bytes read of a panel, the lines at `next`, which then moves on by next_step. One
+  // row tile looks a little ahead in its own stream; of several, each fetches its share of the panels after these.
+  const uint8_t* next;
+  size_t next_step;
 };
+
+// Tall tiles reuse what they read: leave L1 to the activations.
+template <int kRows>
+inline void PrefetchLines(const uint8_t* p) {
+  if constexpr (kRows >= 6) {
+    Simd::PrefetchL2(p);
+    Simd::PrefetchL2(p + 64);
+  } else {
+    Simd::Prefetch(p);
+    Simd::Prefetch(p + 64);
+  }
+}
 
 // -- Float formats -----------------------------------------------------------------------------------------------
 
@@ -96,13 +113,14 @@ struct FloatKernel {
     for (int r = 0; r < kRows; ++r)
       for (int p = 0; p < kPanels; ++p) acc[r][p][0] = acc[r][p][1] = Simd::Zero();
     const uint8_t* w = in.panel + Loader::kHeader;
+    const uint8_t* next = in.next;
+    const size_t next_step = Loader::kBytes == 128 ? in.next_step : (in.next_step + 1) / 2;
     int64_t k = 0;
-    for (; k + kStep <= in.k; k += kStep, w += Loader::kBytes) {
+    for (; k + kStep <= in.k; k += kStep, w += Loader::kBytes, next += next_step) {
       F b[kPanels][kStep][2];
 #pragma GCC unroll 8
       for (int p = 0; p < kPanels; ++p) {
-        Simd::Prefetch(w + p * in.panel_bytes + kPrefetchBytes);
-        if constexpr (Loader::kBytes == 128) Simd::Prefetch(w + p * in.panel_bytes + kPrefetchBytes + 64);
+        PrefetchLines<kRows>(next + p * in.panel_bytes);
         Loader::Load(w + p * in.panel_bytes, in.pass, b[p]);
       }
 #pragma GCC unroll 16
@@ -165,14 +183,14 @@ struct Int8Kernel {
       for (int p = 0; p < kPanels; ++p) acc[r][p][0] = acc[r][p][1] = Simd::ZeroI();
     const uint8_t* w = in.panel + kPanelCols * 4 + in.pass * Simd::kLanes * 4;
     const uint8_t* a = in.rows + kRowHeaderBytes;
+    const uint8_t* next = in.next;
     const int64_t quads = PaddedK(in.k) / 4;
-    for (int64_t q = 0; q < quads; ++q, w += 128, a += 4) {
+    for (int64_t q = 0; q < quads; ++q, w += 128, a += 4, next += in.next_step) {
       I b[kPanels][2];
 #pragma GCC unroll 8
       for (int p = 0; p < kPanels; ++p) {
         const uint8_t* wp = w + p * in.panel_bytes;
-        Simd::Prefetch(wp + kPrefetchBytes);
-        Simd::Prefetch(wp + kPrefetchBytes + 64);
+        PrefetchLines<kRows>(next + p * in.panel_bytes);
         b[p][0] = Simd::LoadI(wp);
         b[p][1] = Simd::LoadI(wp + 64);
       }
@@ -218,6 +236,7 @@ struct Int4Kernel {
       for (int p = 0; p < kPanels; ++p) acc[r][p][0] = acc[r][p][1] = Simd::Zero();
     const int64_t groups = PaddedK(in.k) / kGroup;
     const size_t sums = GroupSumOffset(in.k);
+    const uint8_t* next = in.next;
     for (int64_t g = 0; g < groups; ++g) {
       const uint8_t* w = in.panel + g * kInt4GroupBytes;
       const uint8_t* a = in.rows + kRowHeaderBytes + g * kGroup;
@@ -227,13 +246,12 @@ struct Int4Kernel {
 #pragma GCC unroll 8
         for (int p = 0; p < kPanels; ++p) dot[r][p][0] = dot[r][p][1] = Simd::ZeroI();
 #pragma GCC unroll 4
-      for (int c = 0; c < 4; ++c) {
+      for (int c = 0; c < 4; ++c, next += in.next_step) {
         I low[kPanels][2], high[kPanels][2];
 #pragma GCC unroll 8
         for (int p = 0; p < kPanels; ++p) {
           const uint8_t* wp = w + p * in.panel_bytes + 128 + c * 128 + in.pass * Simd::kLanes * 4;
-          Simd::Prefetch(wp + kPrefetchBytes);
-          Simd::Prefetch(wp + kPrefetchBytes + 64);
+          PrefetchLines<kRows>(next + p * in.panel_bytes);
           Simd::LoadNibbles(wp, &low[p][0], &high[p][0]);
           Simd::LoadNibbles(wp + 64, &low[p][1], &high[p][1]);
         }
@@ -256,8 +274,7 @@ struct Int4Kernel {
             reinterpret_cast<const uint16_t*>(w + p * in.panel_bytes) + in.pass * Simd::kLanes;
         const F scale[2] = {Simd::LoadF16(half), Simd::LoadF16(half + 16)};
         const F minimum[2] = {Simd::LoadF16(half + 32), Simd::LoadF16(half + 48)};
-        Simd::Prefetch(w + p * in.panel_bytes + kPrefetchBytes);
-        Simd::Prefetch(w + p * in.panel_bytes + kPrefetchBytes + 64);
+        PrefetchLines<kRows>(next + p * in.panel_bytes);
 #pragma GCC unroll 16
         for (int r = 0; r < kRows; ++r) {
           const F sum = Simd::Set1(reinterpret_cast<const float*>(in.rows + r * in.row_bytes + sums)[g]);
@@ -267,6 +284,7 @@ struct Int4Kernel {
           }
         }
       }
+      next += in.next_step;
     }
     ScaleRows<kRows, kPanels>(in, acc, out);
   }
@@ -297,6 +315,7 @@ struct Int8GroupKernel {
       for (int p = 0; p < kPanels; ++p) acc[r][p][0] = acc[r][p][1] = Simd::Zero();
     const int64_t groups = PaddedK(in.k) / kGroup;
     const size_t sums = GroupSumOffset(in.k);
+    const uint8_t* next = in.next;
     for (int64_t g = 0; g < groups; ++g) {
       const uint8_t* w = in.panel + g * kInt8GroupBytes;
       const uint8_t* a = in.rows + kRowHeaderBytes + g * kGroup;
@@ -309,13 +328,12 @@ struct Int8GroupKernel {
         for (int p = 0; p < kPanels; ++p) dot[r][p][0] = dot[r][p][1] = offset;
       }
 #pragma GCC unroll 8
-      for (int c = 0; c < 8; ++c) {
+      for (int c = 0; c < 8; ++c, next += in.next_step) {
         I b[kPanels][2];
 #pragma GCC unroll 8
         for (int p = 0; p < kPanels; ++p) {
           const uint8_t* wp = w + p * in.panel_bytes + 64 + c * 128 + in.pass * Simd::kLanes * 4;
-          Simd::Prefetch(wp + kPrefetchBytes);
-          Simd::Prefetch(wp + kPrefetchBytes + 64);
+          PrefetchLines<kRows>(next + p * in.panel_bytes);
           b[p][0] = Simd::LoadI(wp);
           b[p][1] = Simd::LoadI(wp + 64);
         }
@@ -434,25 +452,29 @@ inline void Finish(const PackedMatrix& matrix, const RunArgs& args, int64_t row,
 // -- Driver ------------------------------------------------------------------------------------------------------
 
 template <class Kernel, int kRows, int kPanels>
-void RunTile(const PackedMatrix& matrix, const RunArgs& args, int64_t row, int64_t panel, size_t panel_bytes) {
+void RunTile(const PackedMatrix& matrix, const RunArgs& args, int64_t row, int64_t panel, const uint8_t* next,
+             size_t next_step) {
+  const size_t panel_bytes = matrix.panel_bytes();
   for (int pass = 0; pass < kPasses; ++pass) {
     const TileInput in = {matrix.data + panel * panel_bytes,
                           panel_bytes,
                           static_cast<const uint8_t*>(args.rows) + row * args.row_bytes,
                           args.row_bytes,
                           matrix.k,
-                          pass};
+                          pass,
+                          next,
+                          next_step};
     Tile<kRows, kPanels> tile;
     Kernel::template Compute<kRows, kPanels>(in, &tile);
     Finish<kRows, kPanels>(matrix, args, row, panel, pass, &tile);
   }
 }
 
-using TileFunction = void (*)(const PackedMatrix&, const RunArgs&, int64_t, int64_t, size_t);
+using TileFunction = void (*)(const PackedMatrix&, const RunArgs&, int64_t, int64_t, const uint8_t*, size_t);
 
-// kTiles[r - 1] computes r rows of one panel.
+// The function that computes `rows` rows of one panel.
 template <class Kernel, int... kIndex>
-TileFunction TileOfRows(int rows, std::integer_sequence<int, kIndex...>) {
+TileFunction TileOfRows(int64_t rows, std::integer_sequence<int, kIndex...>) {
   static constexpr TileFunction kTiles[] = {RunTile<Kernel, kIndex + 1, 1>...};
   return kTiles[rows - 1];
 }
@@ -464,16 +486,27 @@ void RunFormat(const PackedMatrix& matrix, const RunArgs& args) {
   const size_t panel_bytes = matrix.panel_bytes();
   int64_t panel = args.first_panel;
   if (rows == 1) {  // more panels at once, so that enough chains and streams are in flight
-    for (; panel + Simd::kGemvPanels <= args.last_panel; panel += Simd::kGemvPanels)
-      RunTile<Kernel, 1, Simd::kGemvPanels>(matrix, args, args.first_row, panel, panel_bytes);
+    constexpr int kPanels = Simd::kGemvPanels;
+    for (; panel + kPanels <= args.last_panel; panel += kPanels) {
+      const uint8_t* next = matrix.data + panel * panel_bytes + kPrefetchBytes;
+      RunTile<Kernel, 1, kPanels>(matrix, args, args.first_row, panel, next, 128);
+    }
   }
+  // A group of panels stays in L2 while all rows pass over it, and the next group is on its way meanwhile. Rows on the
+  // outside: a tile of rows stays in L1, and its outputs are written side by side.
   const int64_t tiles = (rows + Kernel::kMaxRows - 1) / Kernel::kMaxRows;
-  for (; panel < args.last_panel; ++panel) {
-    for (int64_t t = 0; t < tiles; ++t) {  // tiles of equal height, give or take one row
+  const int64_t group = std::max<int64_t>(1, static_cast<int64_t>(kPanelGroupBytes / panel_bytes));
+  for (; panel < args.last_panel; panel += group) {
+    const int64_t last = std::min(panel + group, args.last_panel);
+    for (int64_t t = 0; t < tiles; ++t) {  // of equal height, give or take one row
       const int64_t row = args.first_row + rows * t / tiles;
-      const int64_t next = args.first_row + rows * (t + 1) / tiles;
-      TileOfRows<Kernel>(static_cast<int>(next - row), std::make_integer_sequence<int, Kernel::kMaxRows>())(
-          matrix, args, row, panel, panel_bytes);
+      const int64_t next_row = args.first_row + rows * (t + 1) / tiles;
+      const TileFunction tile =
+          TileOfRows<Kernel>(next_row - row, std::make_integer_sequence<int, Kernel::kMaxRows>());
+      for (int64_t p = panel; p < last; ++p) {
+        const size_t ahead = tiles == 1 ? kPrefetchBytes : group * panel_bytes + panel_bytes / tiles * t;
+        tile(matrix, args, row, p, matrix.data + p * panel_bytes + ahead, (127 + tiles) / tiles);
+      }
     }
   }
 }

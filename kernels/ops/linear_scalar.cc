@@ -51,6 +51,7 @@ struct Simd {
   }
 
   static void Prefetch(const void*) {}
+  static void PrefetchL2(const void*) {}
   static F Zero() { return {}; }
   static F Set1(float x) { return MapF([=](int) { return x; }); }
   static F Load(const float* p) { return MapF([=](int i) { return p[i]; }); }
