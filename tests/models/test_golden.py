@@ -18,6 +18,7 @@ from tests.models.driver import (
 from tripos.models.registry import check_weights, trace
 from tripos.plan.passes import optimize
 from tripos.runtime.executor import Executor, ExecutorOptions
+from tripos.runtime.native import NativeExecutor, find_library
 from tripos.runtime.reference import ReferenceExecutor
 
 OPTIONS = ExecutorOptions(
@@ -39,8 +40,9 @@ def load_optimized(golden: Golden) -> Executor:
 
 
 def load_native(golden: Golden) -> Executor:
-    native = pytest.importorskip("tripos.runtime.native")
-    executor: Executor = native.NativeExecutor(OPTIONS)
+    if find_library() is None:
+        pytest.skip("needs the native kernels: make build, or TRIPOS_NATIVE_LIBRARY")
+    executor = NativeExecutor(OPTIONS)
     executor.load(optimize(trace(golden.config)), golden.weights)
     return executor
 
