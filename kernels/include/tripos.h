@@ -1,0 +1,137 @@
+/* The C interface of the Tripos kernels: load a plan, reserve cache memory, run steps.
+ *
+ * Every function that can fail returns 0 or -1; tripos_error() then says why (per thread, valid until the next
+ * call). Nothing throws across this interface. An executor is used by one thread at a time.
+ */
+#ifndef TRIPOS_H_
+#define TRIPOS_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define TRIPOS_API __attribute__((visibility("default")))
+#else
+#define TRIPOS_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define TRIPOS_ABI 1 /* changes whenever a struct below or the plan's layout (plan/plan.h) does */
+
+typedef struct TriposExecutor TriposExecutor;
+
+/* Element and block formats of checkpoint tensors (src/tripos/plan/formats.py is their definition). */
+enum TriposFormat {
+  TRIPOS_F32 = 0,
+  TRIPOS_F16 = 1,
+  TRIPOS_BF16 = 2,
+  TRIPOS_Q8_0 = 3,
+  TRIPOS_Q4_0 = 4,
+  TRIPOS_Q4_K = 5,
+  TRIPOS_Q5_K = 6,
+  TRIPOS_Q6_K = 7
+};
+
+typedef struct {
+  int32_t abi; /* TRIPOS_ABI */
+  int32_t block_size;
+  int32_t max_num_tokens;
+  int32_t max_num_rows;
+  int32_t threads;      /* 0: one per core that this process may use */
+  int32_t keep_logits;  /* reserved */
+  const char* weights;  /* auto, fp32, bf16, fp16, int8, int4, fp8 */
+  const char* kv_cache; /* auto, fp32, fp16, int8 */
+  const char* isa;      /* auto, avx512, avx2, scalar */
+} TriposOptions;
+
+/* A checkpoint tensor: rows of `cols` values (a vector is one row). `data` must outlive the executor. */
+typedef struct {
+  const char* name;
+  const void* data;
+  int64_t bytes;
+  int64_t rows;
+  int64_t cols;
+  int32_t format;
+  int32_t reserved;
+} TriposWeight;
+
+/* One step; arrays as in runtime/executor.py, all int32 unless typed otherwise, C-contiguous. */
+typedef struct {
+  int32_t num_tokens, num_seqs, num_rows, max_blocks;
+  const int32_t* token_ids;    /* [num_tokens] */
+  const int32_t* positions;    /* [num_tokens] */
+  const int32_t* query_start;  /* [num_seqs + 1] */
+  const int32_t* seq_lens;     /* [num_seqs] */
+  const int32_t* block_tables; /* [num_seqs, max_blocks] */
+  const int32_t* slots;        /* [num_tokens] */
+  const int32_t* last_rows;    /* [num_rows] */
+  /* sampling, [num_rows] unless stated */
+  const float* temperature;
+  const int32_t* top_k;
+  const float* top_p;
+  const float* min_p;
+  const float* repetition_penalty;
+  const float* presence_penalty;
+  const float* frequency_penalty;
+  const uint64_t* seed;
+  const uint64_t* counter;
+  const int32_t* forced_token;
+  const int32_t* num_logprobs;
+  const int32_t* history_start; /* [num_rows + 1] */
+  const int32_t* history_ids;
+  const int32_t* history_counts;
+  const int32_t* bias_start; /* [num_rows + 1] */
+  const int32_t* bias_ids;
+  const float* bias_values;
+  const int32_t* mask_row;
+  const uint32_t* mask; /* [num_masks, mask_words] */
+  int32_t num_masks, mask_words;
+  int32_t history_size, bias_size; /* lengths of history_ids and of bias_ids */
+} TriposStep;
+
+typedef struct {
+  int32_t* token_ids;  /* [num_rows] */
+  float* logprobs;     /* [num_rows] */
+  int32_t* top_ids;    /* [num_rows, top_width] */
+  float* top_logprobs; /* [num_rows, top_width] */
+  uint8_t* ok;         /* [num_rows] */
+  float* logits;       /* [num_rows, vocab_size] or NULL */
+  int32_t top_width;
+  int32_t reserved;
+} TriposOutput;
+
+/* What tripos_measure can measure; the result is per second. */
+enum TriposPeak {
+  TRIPOS_PEAK_READ = 0,     /* bytes read from a working set of `bytes` per thread */
+  TRIPOS_PEAK_FP32 = 1,     /* float operations, fused multiply-add */
+  TRIPOS_PEAK_BF16 = 2,     /* bf16 dot product operations; -1 where the CPU has none */
+  TRIPOS_PEAK_INT8 = 3,     /* int8 dot product operations (VNNI); -1 where the CPU has none */
+  TRIPOS_PEAK_BARRIERS = 4  /* thread barriers */
+};
+
+/* Text: library version, CPU name, instruction sets that this build and this CPU share, cores. */
+TRIPOS_API const char* tripos_about(void);
+TRIPOS_API const char* tripos_error(void);
+
+TRIPOS_API int tripos_create(const TriposOptions* options, TriposExecutor** executor);
+TRIPOS_API void tripos_destroy(TriposExecutor* executor);
+TRIPOS_API int tripos_load(TriposExecutor* executor, const void* plan, size_t plan_bytes, const TriposWeight* weights,
+                           size_t num_weights);
+TRIPOS_API int tripos_reserve(TriposExecutor* executor, int64_t num_blocks);
+TRIPOS_API int tripos_run(TriposExecutor* executor, const TriposStep* step, const TriposOutput* output);
+
+/* Lines of `key=value` about a created (and, for kernels and sizes, loaded) executor. */
+TRIPOS_API const char* tripos_describe(TriposExecutor* executor);
+
+/* `count` values of a checkpoint format to float32; count is a multiple of the format's block. */
+TRIPOS_API int tripos_dequantize(int32_t format, const void* blocks, int64_t count, float* values);
+TRIPOS_API int tripos_measure(int32_t peak, const char* isa, int32_t threads, int64_t bytes, double* per_second);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* TRIPOS_H_ */

@@ -1,0 +1,311 @@
+// Attention over the paged cache, one tile and one key partition at a time. Needs simd-inl.h.
+//
+// Every score is one chain of fused multiply-adds over head_dim, every output one chain over keys, whatever the tile:
+// a query's arithmetic is the same in decode, in a chunk of any size and in any batch.
+#include "kernels/ops/op_kernels.h"
+
+namespace tripos {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kScoreRows = 8;  // 8 rows x 2 vectors of keys in 16 accumulators
+constexpr int kValueRows = 4;  // 4 rows x 4 vectors of columns
+constexpr int kValueVecs = 4;
+#else
+constexpr int kScoreRows = 4;
+constexpr int kValueRows = 4;
+constexpr int kValueVecs = 2;
+#endif
+constexpr float kMinusInfinity = -__builtin_inff();
+
+inline Vec LoadKv(const float* p) { return Load(p); }
+inline Vec LoadKv(const uint16_t* p) { return LoadHalf(p); }
+inline Vec LoadKv(const int8_t* p) { return LoadInt8(p); }
+
+// The keys [low, high) that a tile row sees of the partition, relative to its first key.
+struct Visible {
+  int low, high;
+};
+
+struct TileView {
+  const KvLayout& layout;
+  const AttentionTile& tile;
+  int partition;
+
+  const float* Query(int row) const {
+    const int query = row / tile.num_heads, head = row % tile.num_heads;
+    return tile.q + static_cast<size_t>(query) * tile.q_stride + static_cast<size_t>(head) * static_cast<size_t>(layout.head_dim);
+  }
+  Visible Of(int row) const {
+    const int position = tile.first_position + row / tile.num_heads - partition * kPartition;
+    int low = tile.window > 0 ? position - tile.window + 1 : 0;
+    int high = position + 1;
+    if (low < 0) low = 0;
+    if (high > kPartition) high = kPartition;
+    return {low, high < low ? low : high};
+  }
+  const uint8_t* Chunk(int key) const {
+    const int32_t block = tile.block_table[(partition * kPartition + key) / layout.block_size];
+    return tile.chunks + static_cast<size_t>(block) * layout.block_bytes();
+  }
+  const float* Scales(int key) const { return reinterpret_cast<const float*>(Chunk(key) + layout.scale_offset); }
+};
+
+// kRows dot products with the 2 * kLanes keys at `k` (rows of block_size keys, one per column of the head).
+template <int kRows, typename T>
+inline void Scores(const float* const* q, const T* k, int head_dim, int block_size, float* scores) {
+  Vec sum[kRows][2];
+  for (int r = 0; r < kRows; ++r) sum[r][0] = sum[r][1] = Set(0.0f);
+  for (int d = 0; d < head_dim; ++d, k += block_size) {
+    const Vec k0 = LoadKv(k), k1 = LoadKv(k + kLanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const Vec x = Set(q[r][d]);
+      sum[r][0] = Fma(x, k0, sum[r][0]);
+      sum[r][1] = Fma(x, k1, sum[r][1]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    Store(scores + r * kPartition, sum[r][0]);
+    Store(scores + r * kPartition + kLanes, sum[r][1]);
+  }
+}
+
+// One vector of keys, for block sizes that are no multiple of two vectors.
+template <typename T>
+inline void ScoresNarrow(const float* q, const T* k, int head_dim, int block_size, float* scores) {
+  Vec sum = Set(0.0f);
+  for (int d = 0; d < head_dim; ++d, k += block_size) sum = Fma(Set(q[d]), LoadKv(k), sum);
+  Store(scores, sum);
+}
+
+template <int kRows, typename T>
+inline void ScoreRows(const TileView& view, int row, int low, int high, float* scores) {
+  const int size = view.layout.block_size;
+  const float* q[kRows];
+  for (int r = 0; r < kRows; ++r) q[r] = view.Query(row + r);
+  for (int key = low; key < high;) {
+    const T* k = reinterpret_cast<const T*>(view.Chunk(key));
+    int at = key % size;
+    const int in_block = high - key < size - at ? high - key : size - at;
+    const int last = at + in_block;
+    for (; at < last;) {
+      float* out = scores + row * kPartition + key;
+      if (at + 2 * kLanes <= size) {
+        Scores<kRows>(q, k + at, view.layout.head_dim, size, out);
+        at += 2 * kLanes;
+        key += 2 * kLanes;
+      } else {
+        for (int r = 0; r < kRows; ++r) ScoresNarrow(q[r], k + at, view.layout.head_dim, size, out + r * kPartition);
+        at += kLanes;
+        key += kLanes;
+      }
+    }
+  }
+}
+
+template <typename T>
+void AllScores(const TileView& view, int num_rows, int low, int high, float* scores) {
+  int row = 0;
+  for (; row + kScoreRows <= num_rows; row += kScoreRows) ScoreRows<kScoreRows, T>(view, row, low, high, scores);
+  switch (num_rows - row) {
+#if defined(__AVX512F__)
+    case 7: ScoreRows<7, T>(view, row, low, high, scores); break;
+    case 6: ScoreRows<6, T>(view, row, low, high, scores); break;
+    case 5: ScoreRows<5, T>(view, row, low, high, scores); break;
+    case 4: ScoreRows<4, T>(view, row, low, high, scores); break;
+#endif
+    case 3: ScoreRows<3, T>(view, row, low, high, scores); break;
+    case 2: ScoreRows<2, T>(view, row, low, high, scores); break;
+    case 1: ScoreRows<1, T>(view, row, low, high, scores); break;
+    default: break;
+  }
+}
+
+// Scale, softcap and mask a row's scores, then turn them into weights. Returns through `out` the row's maximum and sum.
+template <bool kHasScales>
+void Softmax(const TileView& view, int row, int low, int high, float* scores, const Partial& out) {
+  const Visible visible = view.Of(row);
+  const AttentionTile& tile = view.tile;
+  const Vec scale = Set(tile.scale), cap = Set(tile.softcap), minus_infinity = Set(kMinusInfinity);
+  Vec largest = minus_infinity;
+  for (int key = low; key < high; key += kLanes) {
+    Vec s = Load(scores + key);
+    if constexpr (kHasScales) s = Mul(s, Load(view.Scales(key) + key % view.layout.block_size));
+    s = Mul(s, scale);
+    if (tile.softcap > 0.0f) s = Mul(cap, Tanh(Div(s, cap)));
+    if (key < visible.low || key + kLanes > visible.high) {
+      const Vec lane = Add(Ramp(), Set(static_cast<float>(key)));
+      s = Select(Less(lane, Set(static_cast<float>(visible.low))), minus_infinity, s);
+      s = Select(Less(lane, Set(static_cast<float>(visible.high))), s, minus_infinity);
+    }
+    Store(scores + key, s);
+    largest = Max(largest, s);
+  }
+  const float peak = MaxLanes(largest);
+  const bool sees_any = visible.low < visible.high;
+  Vec sum = Set(0.0f);
+  for (int key = low; key < high; key += kLanes) {
+    Vec p = sees_any ? Exp(Sub(Load(scores + key), Set(peak))) : Set(0.0f);
+    sum = Add(sum, p);
+    if constexpr (kHasScales) {
+      // Lanes that no row of the tile sees may hold the scales of a cache slot never written: weight 0 must stay 0.
+      const Vec scaled = Mul(p, Load(view.Scales(key) + view.layout.block_size + key % view.layout.block_size));
+      p = Select(Less(Set(0.0f), p), scaled, Set(0.0f));
+    }
+    Store(scores + key, p);
+  }
+  out.largest[row] = sees_any ? peak : kMinusInfinity;
+  out.sum[row] = SumLanes(sum);
+}
+
+// kRows x kVecs columns of weights · V over keys [low, high).
+template <int kRows, int kVecs, typename T>
+inline void Values(const TileView& view, int low, int high, int column, const float* weights, float* out) {
+  const int size = view.layout.block_size, stride = view.layout.padded_dim;
+  Vec sum[kRows][kVecs];
+  for (int r = 0; r < kRows; ++r) {
+    for (int c = 0; c < kVecs; ++c) sum[r][c] = Set(0.0f);
+  }
+  for (int key = low; key < high;) {
+    const int at = key % size;
+    const int count = high - key < size - at ? high - key : size - at;
+    const T* v = reinterpret_cast<const T*>(view.Chunk(key) + view.layout.v_offset) + static_cast<size_t>(at * stride + column);
+    for (int j = 0; j < count; ++j, v += stride) {
+      Vec row[kVecs];
+      for (int c = 0; c < kVecs; ++c) row[c] = LoadKv(v + c * kLanes);
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) {
+        const Vec p = Set(weights[r * kPartition + key + j]);
+        for (int c = 0; c < kVecs; ++c) sum[r][c] = Fma(p, row[c], sum[r][c]);
+      }
+    }
+    key += count;
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int c = 0; c < kVecs; ++c) Store(out + r * stride + column + c * kLanes, sum[r][c]);
+  }
+}
+
+template <int kRows, typename T>
+inline void ValueRows(const TileView& view, int row, int low, int high, const float* scores, const Partial& out) {
+  const int dim = view.layout.padded_dim;
+  const float* weights = scores + row * kPartition;
+  float* values = out.values + row * dim;
+  int column = 0;
+  for (; column + kValueVecs * kLanes <= dim; column += kValueVecs * kLanes) {
+    Values<kRows, kValueVecs, T>(view, low, high, column, weights, values);
+  }
+  for (; column < dim; column += kLanes) Values<kRows, 1, T>(view, low, high, column, weights, values);
+}
+
+template <typename T>
+void AllValues(const TileView& view, int num_rows, int low, int high, const float* scores, const Partial& out) {
+  int row = 0;
+  for (; row + kValueRows <= num_rows; row += kValueRows) ValueRows<kValueRows, T>(view, row, low, high, scores, out);
+  switch (num_rows - row) {
+    case 3: ValueRows<3, T>(view, row, low, high, scores, out); break;
+    case 2: ValueRows<2, T>(view, row, low, high, scores, out); break;
+    case 1: ValueRows<1, T>(view, row, low, high, scores, out); break;
+    default: break;
+  }
+}
+
+template <typename T>
+void AttendAs(const TileView& view, float* scores, const Partial& out) {
+  constexpr bool kHasScales = sizeof(T) == 1;
+  const int num_rows = view.tile.num_queries * view.tile.num_heads;
+  const Visible first = view.Of(0), last = view.Of(num_rows - 1);
+  if (first.low >= last.high) {  // the window has left this partition behind
+    for (int row = 0; row < num_rows; ++row) out.largest[row] = kMinusInfinity;
+    return;
+  }
+  const int low = first.low / kLanes * kLanes;  // block_size is a multiple of kLanes
+  const int high = (last.high + kLanes - 1) / kLanes * kLanes;
+  AllScores<T>(view, num_rows, low, high, scores);
+  for (int row = 0; row < num_rows; ++row) Softmax<kHasScales>(view, row, low, high, scores + row * kPartition, out);
+  AllValues<T>(view, num_rows, first.low, last.high, scores, out);
+}
+
+void Attend(const KvLayout& layout, const AttentionTile& tile, int partition, float* scores, const Partial& out) {
+  const TileView view{layout, tile, partition};
+  switch (layout.type) {
+    case KvType::kF32: return AttendAs<float>(view, scores, out);
+    case KvType::kF16: return AttendAs<uint16_t>(view, scores, out);
+    case KvType::kInt8: return AttendAs<int8_t>(view, scores, out);
+  }
+}
+
+void Merge(const Partial& total, const Partial& next, int num_rows, int padded_dim) {
+  for (int row = 0; row < num_rows; ++row) {
+    float* a = total.values + row * padded_dim;
+    const float* b = next.values + row * padded_dim;
+    if (next.largest[row] == kMinusInfinity) continue;
+    if (total.largest[row] == kMinusInfinity) {
+      total.largest[row] = next.largest[row];
+      total.sum[row] = next.sum[row];
+      for (int i = 0; i < padded_dim; i += kLanes) Store(a + i, Load(b + i));
+      continue;
+    }
+    const float peak = total.largest[row] > next.largest[row] ? total.largest[row] : next.largest[row];
+    const Vec keep = Exp(Set(total.largest[row] - peak)), take = Exp(Set(next.largest[row] - peak));
+    float lanes[kLanes];
+    Store(lanes, Fma(take, Set(next.sum[row]), Mul(keep, Set(total.sum[row]))));
+    total.largest[row] = peak;
+    total.sum[row] = lanes[0];
+    for (int i = 0; i < padded_dim; i += kLanes) Store(a + i, Fma(take, Load(b + i), Mul(keep, Load(a + i))));
+  }
+}
+
+void Finish(const AttentionTile& tile, const Partial& total, int head_dim, int padded_dim) {
+  for (int row = 0; row < tile.num_queries * tile.num_heads; ++row) {
+    const float* values = total.values + row * padded_dim;
+    float* out = tile.out + static_cast<size_t>(row / tile.num_heads) * tile.out_stride +
+                 static_cast<size_t>(row % tile.num_heads) * static_cast<size_t>(head_dim);
+    const Vec inverse = Set(1.0f / total.sum[row]);
+    for (int i = 0; i < head_dim; i += kLanes) {
+      const int lanes = head_dim - i < kLanes ? head_dim - i : kLanes;
+      StoreN(out + i, Mul(Load(values + i), inverse), lanes);
+    }
+  }
+}
+
+// Symmetric int8 of one head's row: returns its scale, largest magnitude / 127.
+inline float Quantize(const float* x, int n, int8_t* out, int stride) {
+  float largest = 0.0f;
+  for (int i = 0; i < n; ++i) largest = std::fabs(x[i]) > largest ? std::fabs(x[i]) : largest;
+  const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+  for (int i = 0; i < n; ++i) {
+    const float scaled = x[i] * inverse;
+    // Adding and taking away 1.5 * 2^23 rounds to the nearest integer, ties to even.
+    const float rounded = (scaled + 12582912.0f) - 12582912.0f;
+    out[i * stride] = rounded >= -127.0f && rounded <= 127.0f ? static_cast<int8_t>(rounded) : int8_t{0};
+  }
+  // A row with NaN or infinity must stay poisoned: its request fails, it does not answer nonsense.
+  float sum = 0.0f;
+  for (int i = 0; i < n; ++i) sum += x[i] * 0.0f;
+  return largest / 127.0f + sum;
+}
+
+void WriteKv(const KvLayout& layout, uint8_t* layer_cache, int32_t slot, const float* k, const float* v) {
+  const int size = layout.block_size, dim = layout.head_dim, at = slot % size;
+  uint8_t* block = layer_cache + static_cast<size_t>(slot / size) * layout.block_bytes();
+  for (int head = 0; head < layout.num_kv_heads; ++head, k += dim, v += dim) {
+    uint8_t* k_out = block + static_cast<size_t>(head) * layout.chunk_bytes;
+    uint8_t* v_out = k_out + layout.v_offset;
+    float* scales = reinterpret_cast<float*>(k_out + layout.scale_offset);
+    if (layout.type == KvType::kF32) {
+      for (int i = 0; i < dim; ++i) reinterpret_cast<float*>(k_out)[i * size + at] = k[i];
+      std::memcpy(reinterpret_cast<float*>(v_out) + at * layout.padded_dim, v, static_cast<size_t>(dim) * sizeof(float));
+    } else if (layout.type == KvType::kF16) {
+      for (int i = 0; i < dim; ++i) reinterpret_cast<uint16_t*>(k_out)[i * size + at] = FloatToHalf(k[i]);
+      for (int i = 0; i < dim; ++i) reinterpret_cast<uint16_t*>(v_out)[at * layout.padded_dim + i] = FloatToHalf(v[i]);
+    } else {
+      scales[at] = Quantize(k, dim, reinterpret_cast<int8_t*>(k_out) + at, size);
+      scales[size + at] = Quantize(v, dim, reinterpret_cast<int8_t*>(v_out) + at * layout.padded_dim, 1);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tripos

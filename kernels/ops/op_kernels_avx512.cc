@@ -1,0 +1,21 @@
+// The op kernels and peak loops compiled for avx512; see CMakeLists.txt for the flags.
+#if defined(__x86_64__)
+#include "kernels/util/simd-inl.h"
+
+#include "kernels/ops/attention-inl.h"
+#include "kernels/ops/rows-inl.h"
+#include "kernels/ops/sampling-inl.h"
+#include "kernels/util/peaks-inl.h"
+
+namespace tripos {
+
+extern const OpKernels kOpKernelsAvx512;
+const OpKernels kOpKernelsAvx512 = {Isa::kAvx512, Norm,   Rope,  Glu,    Act,   AddRows,   ScaleRow,  WriteKv,
+                                  Attend, Merge, Finish, MaxOf, AllFinite, ExpSum, ExpWeights};
+
+extern const PeakKernels kPeakKernelsAvx512;
+const PeakKernels kPeakKernelsAvx512 = {Isa::kAvx512, ReadPeak, Fp32Peak, Bf16Peak, Int8Peak};
+
+}  // namespace tripos
+
+#endif  // __x86_64__

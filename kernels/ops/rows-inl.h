@@ -1,0 +1,109 @@
+// Norm, rope, activations and sums: one row at a time. Needs simd-inl.h.
+#include "kernels/ops/op_kernels.h"
+
+namespace tripos {
+namespace {
+
+// Sum of f(x) over a group, lanes in column order, in double precision at the end only: float is what the model was
+// trained with.
+inline float SumOf(const float* x, int n, float center, bool is_square) {
+  const Vec c = Set(center);
+  Vec sum = Set(0.0f);
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    const Vec v = Sub(Load(x + i), c);
+    sum = is_square ? Fma(v, v, sum) : Add(sum, v);
+  }
+  if (i < n) {
+    alignas(64) float rest[kLanes] = {};
+    for (int j = i; j < n; ++j) rest[j - i] = x[j] - center;
+    const Vec v = Load(rest);
+    sum = is_square ? Fma(v, v, sum) : Add(sum, v);
+  }
+  return SumLanes(sum);
+}
+
+void NormGroup(const NormArgs& args, const float* x, float* y) {
+  const int n = args.group;
+  const float mean = args.kind == NormKind::kLayer ? SumOf(x, n, 0.0f, false) / static_cast<float>(n) : 0.0f;
+  const float variance = SumOf(x, n, mean, true) / static_cast<float>(n);
+  const Vec inverse = Set(1.0f / std::sqrt(variance + args.eps));
+  const Vec center = Set(mean);
+  for (int i = 0; i < n; i += kLanes) {
+    const int lanes = n - i < kLanes ? n - i : kLanes;
+    Vec v = Mul(Mul(Sub(LoadN(x + i, lanes), center), inverse), LoadN(args.weight + i, lanes));
+    if (args.bias != nullptr) v = Add(v, LoadN(args.bias + i, lanes));
+    StoreN(y + i, v, lanes);
+  }
+}
+
+void Norm(const NormArgs& args, const float* x, float* y) {
+  for (int at = 0; at < args.cols; at += args.group) NormGroup(args, x + at, y + at);
+}
+
+void Rope(const float* x, float* y, int cols, int head_dim, int half, const float* cos, const float* sin) {
+  for (int head = 0; head < cols; head += head_dim) {
+    const float* a = x + head;
+    float* out = y + head;
+    for (int i = 0; i < half; i += kLanes) {
+      const int lanes = half - i < kLanes ? half - i : kLanes;
+      const Vec low = LoadN(a + i, lanes), high = LoadN(a + half + i, lanes);
+      const Vec c = LoadN(cos + i, lanes), s = LoadN(sin + i, lanes);
+      StoreN(out + i, Sub(Mul(low, c), Mul(high, s)), lanes);
+      StoreN(out + half + i, Add(Mul(high, c), Mul(low, s)), lanes);
+    }
+    for (int i = 2 * half; i < head_dim; ++i) out[i] = a[i];
+  }
+}
+
+template <ActKind kAct>
+inline Vec Activate(Vec x) {
+  if constexpr (kAct == ActKind::kSilu) {
+    return Div(x, Add(Set(1.0f), Exp(Sub(Set(0.0f), x))));
+  } else if constexpr (kAct == ActKind::kGelu) {
+    return Mul(Mul(Set(0.5f), x), Add(Set(1.0f), Erf(Mul(x, Set(0.70710678f)))));
+  } else if constexpr (kAct == ActKind::kGeluTanh) {
+    const Vec cube = Mul(Mul(Mul(Set(0.044715f), x), x), x);
+    return Mul(Mul(Set(0.5f), x), Add(Set(1.0f), Tanh(Mul(Set(0.7978845608f), Add(x, cube)))));
+  } else {
+    return Max(x, Set(0.0f));
+  }
+}
+
+template <ActKind kAct>
+void GluOf(const float* gate, const float* up, float* y, int cols) {
+  for (int i = 0; i < cols; i += kLanes) {
+    const int lanes = cols - i < kLanes ? cols - i : kLanes;
+    Vec v = Activate<kAct>(LoadN(gate + i, lanes));
+    if (up != nullptr) v = Mul(v, LoadN(up + i, lanes));
+    StoreN(y + i, v, lanes);
+  }
+}
+
+void Glu(ActKind act, const float* gate, const float* up, float* y, int cols) {
+  switch (act) {
+    case ActKind::kSilu: return GluOf<ActKind::kSilu>(gate, up, y, cols);
+    case ActKind::kGelu: return GluOf<ActKind::kGelu>(gate, up, y, cols);
+    case ActKind::kGeluTanh: return GluOf<ActKind::kGeluTanh>(gate, up, y, cols);
+    case ActKind::kRelu: return GluOf<ActKind::kRelu>(gate, up, y, cols);
+  }
+}
+
+void Act(ActKind act, const float* x, float* y, int cols) { Glu(act, x, nullptr, y, cols); }
+
+void AddRows(const float* a, const float* b, float* y, int cols) {
+  for (int i = 0; i < cols; i += kLanes) {
+    const int lanes = cols - i < kLanes ? cols - i : kLanes;
+    StoreN(y + i, Add(LoadN(a + i, lanes), LoadN(b + i, lanes)), lanes);
+  }
+}
+
+void ScaleRow(float* x, float factor, int cols) {
+  for (int i = 0; i < cols; i += kLanes) {
+    const int lanes = cols - i < kLanes ? cols - i : kLanes;
+    StoreN(x + i, Mul(LoadN(x + i, lanes), Set(factor)), lanes);
+  }
+}
+
+}  // namespace
+}  // namespace tripos

@@ -1,0 +1,54 @@
+// The passes over the vocabulary that sampling makes. Needs simd-inl.h.
+#include "kernels/ops/op_kernels.h"
+
+namespace tripos {
+namespace {
+
+float MaxOf(const float* x, int64_t count) {
+  Vec largest = Set(kMinusInfinity);
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) largest = Max(largest, Load(x + i));
+  float value = MaxLanes(largest);
+  for (; i < count; ++i) value = x[i] > value ? x[i] : value;
+  return value;
+}
+
+// x * 0 is 0 for every finite x and NaN for the others.
+bool AllFinite(const float* x, int64_t count) {
+  Vec sum = Set(0.0f);
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) sum = Fma(Load(x + i), Set(0.0f), sum);
+  float value = SumLanes(sum);
+  for (; i < count; ++i) value += x[i] * 0.0f;
+  return value == 0.0f;
+}
+
+double ExpSum(const float* x, int64_t count, float largest) {
+  constexpr int64_t kRun = 64 * kLanes;  // float sums of this length, added up in double
+  double total = 0.0;
+  for (int64_t start = 0; start < count; start += kRun) {
+    const int64_t end = start + kRun < count ? start + kRun : count;
+    Vec sum = Set(0.0f);
+    int64_t i = start;
+    for (; i + kLanes <= end; i += kLanes) sum = Add(sum, Exp(Sub(Load(x + i), Set(largest))));
+    if (i < end) {
+      const int rest = static_cast<int>(end - i);
+      float lanes[kLanes] = {};
+      StoreN(lanes, Exp(Sub(LoadN(x + i, rest), Set(largest))), rest);
+      sum = Add(sum, Load(lanes));
+    }
+    total += static_cast<double>(SumLanes(sum));
+  }
+  return total;
+}
+
+void ExpWeights(const float* x, int64_t count, float largest, float divisor, float* y) {
+  const Vec d = Set(divisor), peak = Set(largest);
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const int lanes = count - i < kLanes ? static_cast<int>(count - i) : kLanes;
+    StoreN(y + i, Exp(Sub(Div(LoadN(x + i, lanes), d), peak)), lanes);
+  }
+}
+
+}  // namespace
+}  // namespace tripos

@@ -1,0 +1,31 @@
+// Where each buffer of a step lies: one block of memory, reused as buffers die.
+#ifndef TRIPOS_PLAN_ARENA_H_
+#define TRIPOS_PLAN_ARENA_H_
+
+#include <cstddef>
+#include <vector>
+
+#include "kernels/plan/plan.h"
+
+namespace tripos {
+
+// A buffer of `row_bytes` (a multiple of 64) for each row of its kind, alive in [first, last] (barrier intervals).
+struct Buffer {
+  Rows rows = Rows::kTokens;
+  size_t row_bytes = 0;
+  int first = -1;
+  int last = -1;
+  size_t offset = 0;  // per row: the buffer starts at offset * num_rows
+};
+
+// Gives every buffer an offset such that no two of the same kind overlap while alive; returns bytes per row of each
+// kind. Greedy first fit in order of birth.
+struct ArenaSize {
+  size_t token_row_bytes = 0;
+  size_t sampled_row_bytes = 0;
+};
+ArenaSize PlaceBuffers(std::vector<Buffer>& buffers);
+
+}  // namespace tripos
+
+#endif  // TRIPOS_PLAN_ARENA_H_

@@ -1,0 +1,153 @@
+#include "kernels/plan/executor.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/ops/sampler.h"
+#include "kernels/plan/step_check.h"
+#include "kernels/util/error.h"
+
+namespace tripos {
+namespace {
+
+constexpr size_t kPartialsBytes = size_t{4} << 20;  // partial softmaxes of split attention
+
+KvType KvTypeOf(const std::string& name) {
+  if (name == "auto" || name == "fp16" || name.empty()) return KvType::kF16;
+  if (name == "fp32") return KvType::kF32;
+  if (name == "int8") return KvType::kInt8;
+  throw Error(Format("kv_cache \"%s\" is unknown: use auto, fp32, fp16 or int8", name.c_str()));
+}
+
+ExecutorSettings SettingsOf(const TriposOptions& o) {
+  if (o.abi != TRIPOS_ABI) throw Error("the options were written for another version of this library");
+  if (o.block_size < 16 || o.block_size % 16 != 0 || kPartition % o.block_size != 0) {
+    throw Error(Format("block_size %d is not supported: use 16, 32, 64, 128, 256 or 512", o.block_size));
+  }
+  Require(o.max_num_tokens > 0 && o.max_num_rows > 0, "max_num_tokens and max_num_rows must be positive");
+  const int threads = o.threads > 0 ? o.threads : ThisCpu().num_cores;
+  if (threads > 1024) throw Error(Format("%d threads are too many", threads));
+  return {o.block_size, o.max_num_tokens, o.max_num_rows, threads, o.weights, KvTypeOf(o.kv_cache), ChooseIsa(o.isa)};
+}
+
+}  // namespace
+
+Executor::Executor(const TriposOptions& options)
+    : settings_(SettingsOf(options)), kernels_(ChooseOpKernels(settings_.isa)), pool_(settings_.threads) {}
+
+size_t Executor::ScratchFloats() const {
+  return kTileRows * kPartition + 2 * Partial::Floats(layout_.padded_dim);
+}
+
+void Executor::Load(const void* bytes, size_t num_bytes, std::span<const TriposWeight> weights) {
+  plan_.reset();
+  num_blocks_ = 0;
+  const Plan plan = ReadPlan(bytes, num_bytes, weights);
+  LoweredPlan lowered = Lower(plan, weights, {settings_.isa, settings_.weights}, pool_);
+  layout_ = KvLayout::Make(settings_.kv_type, settings_.block_size, lowered.header.num_kv_heads, lowered.header.head_dim);
+
+  const size_t num_threads = static_cast<size_t>(settings_.threads);
+  token_arena_ = Memory(lowered.arena.token_row_bytes * static_cast<size_t>(settings_.max_num_tokens));
+  sampled_arena_ = Memory(lowered.arena.sampled_row_bytes * static_cast<size_t>(settings_.max_num_rows));
+  scratch_ = Memory(num_threads * ScratchFloats() * sizeof(float));
+  sampler_scratch_ = Memory(num_threads * SamplerScratch::Bytes(lowered.header.vocab_size));
+  partials_ = Memory(lowered.queries_per_tile > 0 ? kPartialsBytes : 0);
+  thread_scratch_.clear();
+  for (size_t i = 0; i < num_threads; ++i) thread_scratch_.push_back(scratch_.As<float>() + i * ScratchFloats());
+  counters_ = std::make_unique<std::atomic<int64_t>[]>(lowered.phases.size() + 1);
+  tiles_.reserve(static_cast<size_t>(settings_.max_num_tokens));
+  plan_ = std::move(lowered);
+}
+
+void Executor::Reserve(int64_t num_blocks) {
+  Require(plan_.has_value(), "load() comes before reserve()");
+  Require(num_blocks >= 0, "num_blocks must not be negative");
+  num_blocks_ = 0;
+  cache_ = Memory();
+  if (num_blocks > INT32_MAX / settings_.block_size) throw Error("too many blocks: slots must fit 32 bits");
+  cache_ = Memory(static_cast<size_t>(plan_->header.num_layers) * static_cast<size_t>(num_blocks) * layout_.block_bytes());
+  num_blocks_ = num_blocks;
+}
+
+// Queries of a sequence in runs that fill a tile.
+void Executor::PlanTiles(const TriposStep& step) {
+  tiles_.clear();
+  max_partitions_ = 1;
+  const int32_t width = plan_->queries_per_tile;
+  if (width == 0) return;
+  for (int32_t b = 0; b < step.num_seqs; ++b) {
+    const int32_t end = step.query_start[b + 1];
+    for (int32_t first = step.query_start[b]; first < end; first += width) {
+      const int32_t count = std::min(width, end - first);
+      const int32_t num_partitions = step.positions[first + count - 1] / kPartition + 1;
+      tiles_.push_back({b, first, count, num_partitions});
+      max_partitions_ = std::max(max_partitions_, num_partitions);
+    }
+  }
+}
+
+void Executor::Run(const TriposStep& step, const TriposOutput& output) {
+  Require(plan_.has_value(), "load() comes before run()");
+  const LoweredPlan& plan = *plan_;
+  CheckStep(step, output,
+            {settings_.block_size, settings_.max_num_tokens, settings_.max_num_rows, num_blocks_, plan.num_embed_rows,
+             plan.num_positions, plan.header.vocab_size, plan.queries_per_tile > 0});
+  PlanTiles(step);
+  const size_t num_counters = plan.phases.size() + 1;
+  for (size_t i = 0; i < num_counters; ++i) counters_[i].store(0, std::memory_order_relaxed);
+
+  StepState state;
+  state.step = &step;
+  state.num_threads = settings_.threads;
+  state.token_arena = token_arena_.As<std::byte>();
+  state.sampled_arena = sampled_arena_.As<std::byte>();
+  state.cache.layout = layout_;
+  state.cache.data = cache_.As<uint8_t>();
+  state.cache.layer_bytes = static_cast<size_t>(num_blocks_) * layout_.block_bytes();
+  state.tiles = tiles_;
+  state.max_partitions = max_partitions_;
+  state.counters = {counters_.get(), num_counters};
+  state.scratch = thread_scratch_;
+  state.partials = partials_.As<float>();
+  state.num_partial_floats = partials_.bytes() / sizeof(float);
+  pool_.Run([&](int thread) { RunThread(state, output, thread); });
+}
+
+void Executor::RunThread(StepState& state, const TriposOutput& output, int thread) {
+  for (const auto& phase : plan_->phases) {
+    if (phase->needs_barrier) pool_.Barrier();
+    phase->Run(state, thread);
+  }
+  pool_.Barrier();
+  Sample(state, output, thread);
+}
+
+void Executor::Sample(const StepState& state, const TriposOutput& output, int thread) {
+  const int64_t vocab_size = plan_->header.vocab_size;
+  const size_t stride = SamplerScratch::Bytes(vocab_size);
+  const SamplerScratch scratch =
+      SamplerScratch::At(sampler_scratch_.As<std::byte>() + static_cast<size_t>(thread) * stride, vocab_size);
+  std::atomic<int64_t>& next = state.counters.back();
+  for (int64_t row; (row = next.fetch_add(1, std::memory_order_relaxed)) < state.step->num_rows;) {
+    float* logits = plan_->logits.Row(state, row);
+    if (output.logits != nullptr) {
+      std::memcpy(output.logits + row * vocab_size, logits, static_cast<size_t>(vocab_size) * sizeof(float));
+    }
+    SampleRow(kernels_, *state.step, static_cast<int>(row), logits, vocab_size, scratch, output);
+  }
+}
+
+const std::string& Executor::Describe() {
+  static constexpr const char* kKvNames[] = {"fp32", "fp16", "int8"};
+  std::string& d = description_;
+  d = Format("isa=%s\nthreads=%d\nkv_cache=%s\n", IsaName(settings_.isa), settings_.threads,
+             kKvNames[static_cast<int>(settings_.kv_type)]);
+  if (!plan_.has_value()) return d;
+  const size_t arena = token_arena_.bytes() + sampled_arena_.bytes() + scratch_.bytes() + sampler_scratch_.bytes() + partials_.bytes();
+  d += Format("weight_bytes=%zu\narena_bytes=%zu\nkv_bytes_per_block=%zu\n", plan_->weight_bytes, arena,
+              static_cast<size_t>(plan_->header.num_layers) * layout_.block_bytes());
+  for (const auto& [op, kernel] : plan_->kernels) d += "kernel." + op + "=" + kernel + "\n";
+  return d;
+}
+
+}  // namespace tripos

@@ -1,0 +1,58 @@
+// Runs a lowered plan: owns the threads, the arena and the cache.
+#ifndef TRIPOS_PLAN_EXECUTOR_H_
+#define TRIPOS_PLAN_EXECUTOR_H_
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/plan/lower.h"
+#include "kernels/util/memory.h"
+#include "kernels/util/thread_pool.h"
+
+namespace tripos {
+
+struct ExecutorSettings {
+  int block_size;
+  int max_num_tokens;
+  int max_num_rows;
+  int threads;
+  std::string weights;
+  KvType kv_type;
+  Isa isa;
+};
+
+class Executor {
+ public:
+  explicit Executor(const TriposOptions& options);
+
+  void Load(const void* plan, size_t plan_bytes, std::span<const TriposWeight> weights);
+  void Reserve(int64_t num_blocks);
+  void Run(const TriposStep& step, const TriposOutput& output);
+  const std::string& Describe();
+
+ private:
+  void PlanTiles(const TriposStep& step);
+  void RunThread(StepState& state, const TriposOutput& output, int thread);
+  void Sample(const StepState& state, const TriposOutput& output, int thread);
+  size_t ScratchFloats() const;
+
+  const ExecutorSettings settings_;
+  const OpKernels& kernels_;
+  ThreadPool pool_;
+  std::optional<LoweredPlan> plan_;
+  KvLayout layout_;
+  Memory token_arena_, sampled_arena_, cache_, scratch_, sampler_scratch_, partials_;
+  std::vector<float*> thread_scratch_;
+  std::vector<QueryTile> tiles_;
+  int max_partitions_ = 1;
+  std::unique_ptr<std::atomic<int64_t>[]> counters_;
+  int64_t num_blocks_ = 0;
+  std::string description_;
+};
+
+}  // namespace tripos
+
+#endif  // TRIPOS_PLAN_EXECUTOR_H_

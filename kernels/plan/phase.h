@@ -1,0 +1,116 @@
+// What a plan is lowered to: phases that every thread runs in order, with barriers only where one thread needs what
+// another wrote.
+#ifndef TRIPOS_PLAN_PHASE_H_
+#define TRIPOS_PLAN_PHASE_H_
+
+#include <atomic>
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/ops/linear.h"
+#include "kernels/ops/op_kernels.h"
+#include "kernels/plan/arena.h"
+#include "kernels/plan/plan.h"
+
+namespace tripos {
+
+// One tile of queries of one sequence; heads come on top.
+struct QueryTile {
+  int32_t seq;
+  int32_t first_token;
+  int32_t num_queries;
+  int32_t num_partitions;
+};
+
+struct CacheView {
+  KvLayout layout;
+  uint8_t* data = nullptr;
+  size_t layer_bytes = 0;
+
+  uint8_t* Layer(int layer) const { return data + static_cast<size_t>(layer) * layer_bytes; }
+};
+
+// What phases may read of the running step.
+struct StepState {
+  const TriposStep* step = nullptr;
+  int num_threads = 1;
+  std::byte* token_arena = nullptr;
+  std::byte* sampled_arena = nullptr;
+  CacheView cache;
+  std::span<const QueryTile> tiles;
+  int max_partitions = 1;  // of any tile
+  std::span<std::atomic<int64_t>> counters;  // one per phase, zeroed at the start of the step
+  std::span<float* const> scratch;           // per thread
+  float* partials = nullptr;
+  size_t num_partial_floats = 0;
+
+  int64_t NumRows(Rows rows) const { return rows == Rows::kTokens ? step->num_tokens : step->num_rows; }
+};
+
+// A view of a buffer: row r starts at Row0(state) + r * stride bytes.
+struct Operand {
+  int buffer = -1;
+  Rows rows = Rows::kTokens;
+  int cols = 0;
+  size_t stride = 0;       // bytes
+  size_t buffer_offset = 0;  // per row, from the arena plan
+  size_t column_bytes = 0;
+
+  std::byte* Row0(const StepState& s) const {
+    std::byte* arena = rows == Rows::kTokens ? s.token_arena : s.sampled_arena;
+    return arena + buffer_offset * static_cast<size_t>(s.NumRows(rows)) + column_bytes;
+  }
+  float* Row(const StepState& s, int64_t row) const {
+    return reinterpret_cast<float*>(Row0(s) + static_cast<size_t>(row) * stride);
+  }
+};
+
+// Even split of [0, count) over threads; the same for every phase, so that row-wise phases need no barrier between.
+struct Range {
+  int64_t first, last;
+};
+inline Range RangeOf(int64_t count, int thread, int num_threads) {
+  return {count * thread / num_threads, count * (thread + 1) / num_threads};
+}
+
+class Phase {
+ public:
+  virtual ~Phase() = default;
+  virtual void Run(const StepState& state, int thread) const = 0;
+  // Bound after the arena is planned.
+  virtual void Bind(const std::vector<Buffer>& buffers) = 0;
+
+  std::vector<int> reads;   // buffers
+  std::vector<int> writes;
+  Rows rows = Rows::kTokens;
+  bool is_row_wise = false;  // thread t touches only rows RangeOf(rows, t)
+  bool needs_barrier = false;  // before it
+  int counter = -1;          // index into StepState::counters
+
+ protected:
+  static void BindOperand(Operand& operand, const std::vector<Buffer>& buffers) {
+    if (operand.buffer >= 0) operand.buffer_offset = buffers[static_cast<size_t>(operand.buffer)].offset;
+  }
+};
+
+// A weight that a phase reads row by row: the checkpoint's own bytes.
+struct Table {
+  struct Part {
+    linear::SourceType type;
+    const uint8_t* data;
+    int64_t rows;
+    size_t row_bytes;
+  };
+  std::vector<Part> parts;
+  int64_t rows = 0;
+  int64_t cols = 0;
+
+  void Row(int64_t row, float* out) const;
+};
+
+}  // namespace tripos
+
+#endif  // TRIPOS_PLAN_PHASE_H_

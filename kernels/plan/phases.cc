@@ -1,0 +1,228 @@
+#include "kernels/plan/phases.h"
+
+#include <cmath>
+#include <cstring>
+
+namespace tripos {
+
+void Table::Row(int64_t row, float* out) const {
+  for (const Part& part : parts) {
+    if (row < part.rows) {
+      linear::DequantizeRow(part.type, part.data + static_cast<size_t>(row) * part.row_bytes, cols, out);
+      return;
+    }
+    row -= part.rows;
+  }
+}
+
+void EmbedPhase::RunRows(const StepState& state, int64_t first, int64_t last) const {
+  const int32_t* ids = source == Source::kTokenIds ? state.step->token_ids : state.step->positions;
+  for (int64_t row = first; row < last; ++row) {
+    float* y = out[0].Row(state, row);
+    table.Row(int64_t{ids[row]} + row_offset, y);
+    if (scale != 1.0f) kernels_.scale(y, scale, out[0].cols);
+  }
+}
+
+void NormPhase::RunRows(const StepState& state, int64_t first, int64_t last) const {
+  for (int64_t row = first; row < last; ++row) {
+    const float* x = in[0].Row(state, row);
+    if (in.size() == 2) {
+      float* sum = out[0].Row(state, row);
+      kernels_.add(x, in[1].Row(state, row), sum, args.cols);
+      x = sum;
+    }
+    kernels_.norm(args, x, out.back().Row(state, row));
+  }
+}
+
+void RopeTablePhase::RunRows(const StepState& state, int64_t first, int64_t last) const {
+  const size_t half = inv_freq.size();
+  for (int64_t row = first; row < last; ++row) {
+    const float position = static_cast<float>(state.step->positions[row]);
+    float* cos = out[0].Row(state, row);
+    for (size_t i = 0; i < half; ++i) {
+      const float angle = position * inv_freq[i];
+      cos[i] = std::cos(angle) * scale;
+      cos[half + i] = std::sin(angle) * scale;
+    }
+  }
+}
+
+void RopePhase::RunRows(const StepState& state, int64_t first, int64_t last) const {
+  for (int64_t row = first; row < last; ++row) {
+    const float* cos = in[1].Row(state, row);
+    kernels_.rope(in[0].Row(state, row), out[0].Row(state, row), in[0].cols, head_dim, half, cos, cos + half);
+  }
+}
+
+void GluPhase::RunRows(const StepState& state, int64_t first, int64_t last) const {
+  for (int64_t row = first; row < last; ++row) {
+    float* y = out[0].Row(state, row);
+    const float* x = in[0].Row(state, row);
+    if (in.size() == 2) {
+      kernels_.glu(act, x, in[1].Row(state, row), y, out[0].cols);
+    } else {
+      kernels_.act(act, x, y, out[0].cols);
+    }
+  }
+}
+
+void AddPhase::RunRows(const StepState& state, int64_t first, int64_t last) const {
+  for (int64_t row = first; row < last; ++row) {
+    kernels_.add(in[0].Row(state, row), in[1].Row(state, row), out[0].Row(state, row), out[0].cols);
+  }
+}
+
+void SelectPhase::RunRows(const StepState& state, int64_t first, int64_t last) const {
+  for (int64_t row = first; row < last; ++row) {
+    const float* x = in[0].Row(state, state.step->last_rows[row]);
+    std::memcpy(out[0].Row(state, row), x, static_cast<size_t>(out[0].cols) * sizeof(float));
+  }
+}
+
+void PreparePhase::RunRows(const StepState& state, int64_t first, int64_t last) const {
+  if (first == last) return;
+  const int64_t stride = static_cast<int64_t>(in[0].stride / sizeof(float));
+  linear_kernels->prepare(in[0].Row(state, first), stride, last - first, in[0].cols, out[0].Row(state, first));
+}
+
+void WriteKvPhase::RunRows(const StepState& state, int64_t first, int64_t last) const {
+  uint8_t* cache = state.cache.Layer(layer);
+  for (int64_t row = first; row < last; ++row) {
+    kernels_.write_kv(state.cache.layout, cache, state.step->slots[row], in[0].Row(state, row), in[1].Row(state, row));
+  }
+}
+
+void LinearPhase::Bind(const std::vector<Buffer>& buffers) {
+  BindOperand(in, buffers);
+  BindOperand(out, buffers);
+}
+
+void LinearPhase::Run(const StepState& state, int thread) const {
+  (void)thread;
+  const int64_t num_rows = state.NumRows(rows), num_panels = matrix.num_panels();
+  if (num_rows == 0) return;
+  const linear::Split split = linear::SuggestSplit(matrix, num_rows, state.num_threads);
+  const int64_t panel_steps = (num_panels + split.panel_step - 1) / split.panel_step;
+  const int64_t row_steps = (num_rows + split.row_step - 1) / split.row_step;
+  linear::RunArgs args;
+  args.rows = in.Row0(state);
+  args.row_bytes = in.stride;
+  args.y = out.Row(state, 0);
+  args.y_stride = static_cast<int64_t>(out.stride / sizeof(float));
+  args.bias = bias.empty() ? nullptr : bias.data();
+  args.epilogue = epilogue;
+  std::atomic<int64_t>& next = state.counters[static_cast<size_t>(counter)];
+  for (;;) {
+    const int64_t task = next.fetch_add(1, std::memory_order_relaxed);
+    if (task >= panel_steps * row_steps) return;
+    args.first_row = task / panel_steps * split.row_step;
+    args.last_row = std::min(args.first_row + split.row_step, num_rows);
+    args.first_panel = task % panel_steps * split.panel_step;
+    args.last_panel = std::min(args.first_panel + split.panel_step, num_panels);
+    kernels->run(matrix, args);
+  }
+}
+
+void AttentionPhase::Bind(const std::vector<Buffer>& buffers) {
+  BindOperand(q, buffers);
+  BindOperand(out, buffers);
+}
+
+bool AttentionPhase::IsSplit(const StepState& state) const {
+  const size_t num_units = state.tiles.size() * static_cast<size_t>(NumHeadTiles());
+  if (state.num_threads == 1 || state.max_partitions < 2) return false;
+  const size_t floats = num_units * static_cast<size_t>(state.max_partitions) * Partial::Floats(state.cache.layout.padded_dim);
+  return num_units < 8 * static_cast<size_t>(state.num_threads) && floats <= state.num_partial_floats;
+}
+
+AttentionTile AttentionPhase::TileOf(const StepState& state, const QueryTile& tile, int head_tile) const {
+  const int kv_head = head_tile / shape.tiles_per_kv_head();
+  const int in_group = head_tile % shape.tiles_per_kv_head() * shape.heads_per_tile();
+  const int first_head = kv_head * shape.group() + in_group;
+  AttentionTile t;
+  t.q = q.Row(state, tile.first_token) + first_head * shape.head_dim;
+  t.q_stride = q.stride / sizeof(float);
+  t.out = out.Row(state, tile.first_token) + first_head * shape.head_dim;
+  t.out_stride = out.stride / sizeof(float);
+  t.num_queries = tile.num_queries;
+  t.num_heads = std::min(shape.heads_per_tile(), shape.group() - in_group);
+  t.first_position = state.step->positions[tile.first_token];
+  t.chunks = state.cache.Layer(shape.layer) + static_cast<size_t>(kv_head) * state.cache.layout.chunk_bytes;
+  t.block_table = state.step->block_tables + static_cast<size_t>(tile.seq) * static_cast<size_t>(state.step->max_blocks);
+  t.scale = shape.scale;
+  t.window = shape.window;
+  t.softcap = shape.softcap;
+  return t;
+}
+
+int AttentionPhase::FirstPartition(const QueryTile& tile, const StepState& state) const {
+  const int low = state.step->positions[tile.first_token] - shape.window + 1;
+  return shape.window > 0 && low > 0 ? low / kPartition : 0;
+}
+
+Partial AttentionPhase::PartialOf(const StepState& state, int64_t unit, int partition) const {
+  const size_t index = static_cast<size_t>(unit) * static_cast<size_t>(state.max_partitions) + static_cast<size_t>(partition);
+  return Partial::At(state.partials + index * Partial::Floats(state.cache.layout.padded_dim));
+}
+
+void AttentionPhase::Run(const StepState& state, int thread) const {
+  if (IsSplit(state)) {
+    RunPartitions(state, thread);
+  } else {
+    RunWhole(state, thread);
+  }
+}
+
+void AttentionPhase::RunWhole(const StepState& state, int thread) const {
+  const KvLayout& layout = state.cache.layout;
+  float* scores = state.scratch[static_cast<size_t>(thread)];
+  const Partial total = Partial::At(scores + kTileRows * kPartition);
+  const Partial part = Partial::At(scores + kTileRows * kPartition + Partial::Floats(layout.padded_dim));
+  const int64_t num_units = static_cast<int64_t>(state.tiles.size()) * NumHeadTiles();
+  std::atomic<int64_t>& next = state.counters[static_cast<size_t>(counter)];
+  for (int64_t unit; (unit = next.fetch_add(1, std::memory_order_relaxed)) < num_units;) {
+    const QueryTile& query_tile = state.tiles[static_cast<size_t>(unit / NumHeadTiles())];
+    const AttentionTile tile = TileOf(state, query_tile, static_cast<int>(unit % NumHeadTiles()));
+    const int first = FirstPartition(query_tile, state);
+    kernels_.attend(layout, tile, first, scores, total);
+    for (int p = first + 1; p < query_tile.num_partitions; ++p) {
+      kernels_.attend(layout, tile, p, scores, part);
+      kernels_.merge(total, part, tile.num_queries * tile.num_heads, layout.padded_dim);
+    }
+    kernels_.finish(tile, total, layout.head_dim, layout.padded_dim);
+  }
+}
+
+void AttentionPhase::RunPartitions(const StepState& state, int thread) const {
+  float* scores = state.scratch[static_cast<size_t>(thread)];
+  const int64_t num_units = static_cast<int64_t>(state.tiles.size()) * NumHeadTiles();
+  std::atomic<int64_t>& next = state.counters[static_cast<size_t>(counter)];
+  for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < num_units * state.max_partitions;) {
+    const int64_t unit = task / state.max_partitions;
+    const int partition = static_cast<int>(task % state.max_partitions);
+    const QueryTile& query_tile = state.tiles[static_cast<size_t>(unit / NumHeadTiles())];
+    if (partition >= query_tile.num_partitions || partition < FirstPartition(query_tile, state)) continue;
+    const AttentionTile tile = TileOf(state, query_tile, static_cast<int>(unit % NumHeadTiles()));
+    kernels_.attend(state.cache.layout, tile, partition, scores, PartialOf(state, unit, partition));
+  }
+}
+
+void CombinePhase::Run(const StepState& state, int thread) const {
+  if (!IsSplit(state)) return;
+  const KvLayout& layout = state.cache.layout;
+  const Range range = RangeOf(static_cast<int64_t>(state.tiles.size()) * NumHeadTiles(), thread, state.num_threads);
+  for (int64_t unit = range.first; unit < range.last; ++unit) {
+    const QueryTile& query_tile = state.tiles[static_cast<size_t>(unit / NumHeadTiles())];
+    const AttentionTile tile = TileOf(state, query_tile, static_cast<int>(unit % NumHeadTiles()));
+    const int first = FirstPartition(query_tile, state);
+    const Partial total = PartialOf(state, unit, first);
+    for (int p = first + 1; p < query_tile.num_partitions; ++p) {
+      kernels_.merge(total, PartialOf(state, unit, p), tile.num_queries * tile.num_heads, layout.padded_dim);
+    }
+    kernels_.finish(tile, total, layout.head_dim, layout.padded_dim);
+  }
+}
+
+}  // namespace tripos

@@ -1,0 +1,169 @@
+// The phases that ops become. Lowering (lower.cc) makes them; each splits its work evenly over the threads.
+#ifndef TRIPOS_PLAN_PHASES_H_
+#define TRIPOS_PLAN_PHASES_H_
+
+#include <vector>
+
+#include "kernels/plan/phase.h"
+
+namespace tripos {
+
+// Phases whose rows are independent: thread t does rows RangeOf(rows, t).
+class RowPhase : public Phase {
+ public:
+  explicit RowPhase(const OpKernels& kernels) : kernels_(kernels) { is_row_wise = true; }
+  void Run(const StepState& state, int thread) const final {
+    const Range range = RangeOf(state.NumRows(rows), thread, state.num_threads);
+    RunRows(state, range.first, range.last);
+  }
+  void Bind(const std::vector<Buffer>& buffers) override {
+    for (Operand& operand : in) BindOperand(operand, buffers);
+    for (Operand& operand : out) BindOperand(operand, buffers);
+  }
+
+  std::vector<Operand> in, out;
+
+ protected:
+  virtual void RunRows(const StepState& state, int64_t first, int64_t last) const = 0;
+  const OpKernels& kernels_;
+};
+
+class EmbedPhase : public RowPhase {
+ public:
+  using RowPhase::RowPhase;
+  Table table;
+  Source source = Source::kTokenIds;
+  int row_offset = 0;
+  float scale = 1.0f;
+
+ protected:
+  void RunRows(const StepState& state, int64_t first, int64_t last) const override;
+};
+
+class NormPhase : public RowPhase {  // also add_norm: two inputs, outputs sum and normed
+ public:
+  using RowPhase::RowPhase;
+  NormArgs args{};
+  std::vector<float> weight, bias;
+
+ protected:
+  void RunRows(const StepState& state, int64_t first, int64_t last) const override;
+};
+
+// cos and sin of each token's angles, once per step and table: [T, 2 * half].
+class RopeTablePhase : public RowPhase {
+ public:
+  using RowPhase::RowPhase;
+  std::vector<float> inv_freq;
+  float scale = 1.0f;
+
+ protected:
+  void RunRows(const StepState& state, int64_t first, int64_t last) const override;
+};
+
+class RopePhase : public RowPhase {  // in: x, table
+ public:
+  using RowPhase::RowPhase;
+  int head_dim = 0, half = 0;
+
+ protected:
+  void RunRows(const StepState& state, int64_t first, int64_t last) const override;
+};
+
+class GluPhase : public RowPhase {  // also act: one input
+ public:
+  using RowPhase::RowPhase;
+  ActKind act = ActKind::kSilu;
+
+ protected:
+  void RunRows(const StepState& state, int64_t first, int64_t last) const override;
+};
+
+class AddPhase : public RowPhase {
+ public:
+  using RowPhase::RowPhase;
+
+ protected:
+  void RunRows(const StepState& state, int64_t first, int64_t last) const override;
+};
+
+class SelectPhase : public RowPhase {
+ public:
+  using RowPhase::RowPhase;
+
+ protected:
+  void RunRows(const StepState& state, int64_t first, int64_t last) const override;
+};
+
+// Activations as the integer formats want them.
+class PreparePhase : public RowPhase {
+ public:
+  using RowPhase::RowPhase;
+  const linear::Kernels* linear_kernels = nullptr;
+
+ protected:
+  void RunRows(const StepState& state, int64_t first, int64_t last) const override;
+};
+
+class WriteKvPhase : public RowPhase {  // in: k, v
+ public:
+  using RowPhase::RowPhase;
+  int layer = 0;
+
+ protected:
+  void RunRows(const StepState& state, int64_t first, int64_t last) const override;
+};
+
+class LinearPhase : public Phase {
+ public:
+  void Run(const StepState& state, int thread) const override;
+  void Bind(const std::vector<Buffer>& buffers) override;
+
+  const linear::Kernels* kernels = nullptr;
+  linear::PackedMatrix matrix;
+  std::vector<float> bias;
+  linear::Epilogue epilogue = linear::Epilogue::kStore;
+  Operand in, out;
+};
+
+struct AttentionShape {
+  int layer = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0, window = 0;
+  float scale = 1.0f, softcap = 0.0f;
+
+  int group() const { return num_heads / num_kv_heads; }
+  int heads_per_tile() const { return group() < kTileRows ? group() : kTileRows; }
+  int tiles_per_kv_head() const { return (group() + heads_per_tile() - 1) / heads_per_tile(); }
+  int queries_per_tile() const { return kTileRows / heads_per_tile(); }
+};
+
+// Attention of all tiles. Long contexts with few tiles are split by partition; CombinePhase then folds the partials.
+class AttentionPhase : public Phase {
+ public:
+  explicit AttentionPhase(const OpKernels& kernels) : kernels_(kernels) {}
+  void Run(const StepState& state, int thread) const override;
+  void Bind(const std::vector<Buffer>& buffers) override;
+
+  AttentionShape shape;
+  Operand q, out;
+
+ protected:
+  bool IsSplit(const StepState& state) const;
+  int NumHeadTiles() const { return shape.num_kv_heads * shape.tiles_per_kv_head(); }
+  AttentionTile TileOf(const StepState& state, const QueryTile& tile, int head_tile) const;
+  Partial PartialOf(const StepState& state, int64_t unit, int partition) const;
+  void RunWhole(const StepState& state, int thread) const;
+  void RunPartitions(const StepState& state, int thread) const;
+  int FirstPartition(const QueryTile& tile, const StepState& state) const;
+
+  const OpKernels& kernels_;
+};
+
+class CombinePhase : public AttentionPhase {
+ public:
+  using AttentionPhase::AttentionPhase;
+  void Run(const StepState& state, int thread) const override;
+};
+
+}  // namespace tripos
+
+#endif  // TRIPOS_PLAN_PHASES_H_

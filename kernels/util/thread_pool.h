@@ -1,0 +1,46 @@
+// Persistent threads that run one function together and meet at barriers inside it.
+//
+// A step is one Run: every thread walks the whole plan, so that an op boundary costs one barrier (some 100 ns) and
+// not one wake-up. Waiting threads spin for a few microseconds and then sleep; an idle pool uses no CPU.
+#ifndef TRIPOS_UTIL_THREAD_POOL_H_
+#define TRIPOS_UTIL_THREAD_POOL_H_
+
+#include <atomic>
+#include <functional>
+#include <thread>
+#include <vector>
+
+namespace tripos {
+
+class ThreadPool {
+ public:
+  explicit ThreadPool(int num_threads);  // the caller of Run is thread 0
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int num_threads() const { return num_threads_; }
+
+  // Calls work(thread) on every thread and returns when all have returned. `work` must not throw.
+  void Run(const std::function<void(int)>& work);
+
+  // Called by every thread of a Run, equally often: returns once all have called it.
+  void Barrier();
+
+ private:
+  void Loop(int thread);
+  static void WaitWhile(const std::atomic<uint32_t>& value, uint32_t old, int spins);
+
+  const int num_threads_;
+  const std::function<void(int)>* work_ = nullptr;
+  bool is_stopping_ = false;
+  // Each on its own cache line: the counter is written by all, the epochs are read by spinning threads.
+  alignas(64) std::atomic<uint32_t> start_epoch_{0};
+  alignas(64) std::atomic<uint32_t> num_arrived_{0};
+  alignas(64) std::atomic<uint32_t> barrier_epoch_{0};
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace tripos
+
+#endif  // TRIPOS_UTIL_THREAD_POOL_H_

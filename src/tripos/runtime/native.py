@@ -1,0 +1,383 @@
+"""The native CPU executor: hands a plan, its weights and each step to the C++ library through ctypes.
+
+Owns the layout of what crosses (kernels/include/tripos.h, kernels/plan/plan.h). Knows no kernel.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tripos.errors import ConfigError, EnvironmentProblem, ModelRefused, TriposError
+from tripos.plan.formats import FORMATS
+from tripos.plan.ir import Op, Plan, Weights, WeightTensor
+from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, StepInput, StepOutput
+
+ABI = 1  # TRIPOS_ABI
+LIBRARY_NAME = "libtripos_kernels.so"
+PEAKS = ("read", "fp32", "bf16", "int8", "barriers")
+
+_FORMATS = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k")  # TriposFormat
+_KINDS = ("embed", "norm", "linear", "rope", "attention", "glu", "act", "add", "select", "add_norm")  # OpKind
+_ACTS = ("silu", "gelu", "gelu_tanh", "relu")  # ActKind
+_SOURCES = ("token_ids", "positions")
+_NORMS = ("rms", "layer")
+_MAGIC = 0x4E4C5054
+
+_I32P = ctypes.POINTER(ctypes.c_int32)
+
+
+class _Options(ctypes.Structure):
+    _fields_ = [
+        ("abi", ctypes.c_int32), ("block_size", ctypes.c_int32), ("max_num_tokens", ctypes.c_int32),
+        ("max_num_rows", ctypes.c_int32), ("threads", ctypes.c_int32), ("keep_logits", ctypes.c_int32),
+        ("weights", ctypes.c_char_p), ("kv_cache", ctypes.c_char_p), ("isa", ctypes.c_char_p),
+    ]  # fmt: skip
+
+
+class _Weight(ctypes.Structure):
+    _fields_ = [
+        ("name", ctypes.c_char_p), ("data", ctypes.c_void_p), ("bytes", ctypes.c_int64), ("rows", ctypes.c_int64),
+        ("cols", ctypes.c_int64), ("format", ctypes.c_int32), ("reserved", ctypes.c_int32),
+    ]  # fmt: skip
+
+
+# The arrays of a step in the order of TriposStep: name, element type.
+_STEP_ARRAYS = ("token_ids", "positions", "query_start", "seq_lens", "block_tables", "slots", "last_rows")
+_SAMPLING_ARRAYS: tuple[tuple[str, type[np.generic]], ...] = (
+    ("temperature", np.float32), ("top_k", np.int32), ("top_p", np.float32), ("min_p", np.float32),
+    ("repetition_penalty", np.float32), ("presence_penalty", np.float32), ("frequency_penalty", np.float32),
+    ("seed", np.uint64), ("counter", np.uint64), ("forced_token", np.int32), ("num_logprobs", np.int32),
+    ("history_start", np.int32), ("history_ids", np.int32), ("history_counts", np.int32), ("bias_start", np.int32),
+    ("bias_ids", np.int32), ("bias_values", np.float32), ("mask_row", np.int32), ("mask", np.uint32),
+)  # fmt: skip
+
+
+class _Step(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in ("num_tokens", "num_seqs", "num_rows", "max_blocks")),
+        *((name, ctypes.c_void_p) for name in _STEP_ARRAYS),
+        *((name, ctypes.c_void_p) for name, _ in _SAMPLING_ARRAYS),
+        *((name, ctypes.c_int32) for name in ("num_masks", "mask_words", "history_size", "bias_size")),
+    ]
+
+
+class _Output(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("token_ids", "logprobs", "top_ids", "top_logprobs", "ok", "logits")),
+        ("top_width", ctypes.c_int32), ("reserved", ctypes.c_int32),
+    ]  # fmt: skip
+
+
+def find_library() -> Path | None:
+    """TRIPOS_NATIVE_LIBRARY where set (development), else the library installed beside this file; None: neither."""
+    named = os.environ.get("TRIPOS_NATIVE_LIBRARY")
+    path = Path(named) if named else Path(__file__).with_name(LIBRARY_NAME)
+    return path if path.is_file() else None
+
+
+_loaded: dict[Path, ctypes.CDLL] = {}
+
+
+def load_library() -> ctypes.CDLL:
+    """The library with its signatures. Raises EnvironmentProblem when it is missing or of another version."""
+    path = find_library()
+    if path is None:
+        raise EnvironmentProblem(
+            f"the native kernels ({LIBRARY_NAME}) are not built: run `pip install .` with a C++20 compiler and CMake, "
+            "or set TRIPOS_NATIVE_LIBRARY to a built library"
+        )
+    if path not in _loaded:
+        _loaded[path] = _declare(_open(path))
+    return _loaded[path]
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise EnvironmentProblem(f"the native kernels cannot be loaded: {error}") from error
+
+
+def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
+    executor, text, status = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
+    signatures: dict[str, tuple[Any, tuple[Any, ...]]] = {
+        "tripos_about": (text, ()),
+        "tripos_error": (text, ()),
+        "tripos_create": (status, (ctypes.POINTER(_Options), ctypes.POINTER(executor))),
+        "tripos_destroy": (None, (executor,)),
+        "tripos_load": (status, (executor, text, ctypes.c_size_t, ctypes.POINTER(_Weight), ctypes.c_size_t)),
+        "tripos_reserve": (status, (executor, ctypes.c_int64)),
+        "tripos_run": (status, (executor, ctypes.POINTER(_Step), ctypes.POINTER(_Output))),
+        "tripos_describe": (text, (executor,)),
+        "tripos_dequantize": (status, (ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)),
+        "tripos_measure": (
+            status, (ctypes.c_int32, text, ctypes.c_int32, ctypes.c_int64, ctypes.POINTER(ctypes.c_double)),
+        ),
+    }  # fmt: skip
+    for name, (result, arguments) in signatures.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    about = _lines(library.tripos_about())
+    if about["abi"] != str(ABI):
+        raise EnvironmentProblem(f"the native kernels are of version {about['abi']}, need {ABI}: build them again")
+    return library
+
+
+def _lines(text: bytes) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in text.decode().splitlines())
+
+
+def _check(library: ctypes.CDLL, status: int, error: type[TriposError]) -> None:
+    if status != 0:
+        raise error(library.tripos_error().decode())
+
+
+def about() -> dict[str, str]:
+    """cpu, isas (best first, comma-separated), bf16, cores."""
+    return _lines(load_library().tripos_about())
+
+
+def measure(peak: str, *, threads: int = 1, working_set_bytes: int = 1 << 28, isa: str = "auto") -> float | None:
+    """A peak of this machine per second, all threads together: bytes ("read"), operations ("fp32", "bf16", "int8")
+    or "barriers". None where the CPU has no such operation. Takes about 0.1 s.
+    """
+    library, result = load_library(), ctypes.c_double()
+    status = library.tripos_measure(PEAKS.index(peak), isa.encode(), threads, working_set_bytes, ctypes.byref(result))
+    _check(library, status, ConfigError)
+    return result.value if result.value >= 0 else None
+
+
+def dequantize(tensor: WeightTensor) -> npt.NDArray[np.float32]:
+    """The tensor's values, float32, in its logical shape; as plan.formats.to_float32, at native speed."""
+    library = load_library()
+    data = np.ascontiguousarray(tensor.data)
+    out = np.empty(tensor.shape, np.float32)
+    values, size = FORMATS[tensor.dtype]
+    if data.nbytes != out.size // values * size:
+        raise ModelRefused(f"tensor {tensor.name}: {data.nbytes} bytes do not hold {out.size} values of {tensor.dtype}")
+    status = library.tripos_dequantize(_FORMATS.index(tensor.dtype), data.ctypes.data, out.size, out.ctypes.data)
+    _check(library, status, ModelRefused)
+    return out
+
+
+# -- the plan as bytes (kernels/plan/plan.h) -------------------------------------------------------------------
+def encode_plan(plan: Plan, weight_index: dict[str, int], weight_rows: bytes) -> bytes:
+    """PlanHeader, tensors, ops, weights."""
+    kv = plan.kv
+    header = np.array(
+        [_MAGIC, ABI, len(plan.tensors), len(plan.ops), len(weight_index), kv.num_layers, kv.num_kv_heads, kv.head_dim,
+         plan.vocab_size, plan.output], np.int32,
+    )  # fmt: skip
+    tensors = np.array([(("T", "S").index(t.rows), t.cols) for t in plan.tensors], np.int32)
+    ops = b"".join(_encode_op(op, weight_index) for op in plan.ops)
+    return header.tobytes() + tensors.tobytes() + ops + weight_rows
+
+
+def _encode_op(op: Op, weight_index: dict[str, int]) -> bytes:
+    def integer(name: str) -> int:
+        return int(op.attrs.get(name, 0))
+
+    def choice(name: str, names: Sequence[str]) -> int:
+        return names.index(str(op.attrs[name])) if name in op.attrs else 0
+
+    views = [(v.tensor, v.offset, v.cols) for v in op.inputs] + [(0, 0, 0)] * (3 - len(op.inputs))
+    weights = [weight_index[name] for name in op.weights]
+    ints = [
+        _KINDS.index(op.kind), len(op.inputs), *(field for view in views for field in view),
+        len(op.outputs), *_padded(op.outputs, 2), len(weights), *_padded(weights, 2),
+        choice("source", _SOURCES), integer("row_offset"), choice("kind", _NORMS), choice("act", _ACTS),
+        *(integer(name) for name in ("layer", "num_heads", "num_kv_heads", "head_dim", "rotary_dim", "window")),
+    ]  # fmt: skip
+    floats = [float(op.attrs.get(name, 0.0)) for name in ("eps", "scale", "softcap")]
+    return np.array(ints, np.int32).tobytes() + np.array(floats, np.float32).tobytes()
+
+
+def _padded(values: Iterable[int], size: int) -> list[int]:
+    known = list(values)
+    return known + [0] * (size - len(known))
+
+
+class _WeightTable:
+    """The checkpoint tensors of a plan, one entry per part, and which entries make each weight."""
+
+    def __init__(self, plan: Plan, weights: Weights) -> None:
+        self.arrays: list[npt.NDArray[Any]] = []  # keeps what the entries point at alive
+        self.entries: list[_Weight] = []
+        self.index: dict[str, int] = {}
+        rows: list[tuple[int, int, int, int]] = []
+        for name, spec in plan.weights.items():
+            cols = spec.shape[1] if len(spec.shape) > 1 else 1
+            self._begin(name, rows, (spec.shape[0], cols, len(self.entries), len(spec.parts)))
+            for part in spec.parts:
+                if part not in weights:
+                    raise ModelRefused(f"the checkpoint has no tensor {part}")
+                self._add(weights[part])
+        for name, table in plan.constants.items():
+            self._begin(name, rows, (table.size, 1, len(self.entries), 1))
+            self._add(WeightTensor(name, "f32", table.shape, table))
+        self.row_bytes = np.array(rows, np.int32).tobytes()
+
+    def _begin(self, name: str, rows: list[tuple[int, int, int, int]], row: tuple[int, int, int, int]) -> None:
+        self.index[name] = len(rows)
+        rows.append(row)
+
+    def _add(self, tensor: WeightTensor) -> None:
+        if tensor.dtype not in _FORMATS:
+            raise ModelRefused(f"tensor {tensor.name} is stored as {tensor.dtype}; known are {', '.join(_FORMATS)}")
+        data = np.ascontiguousarray(tensor.data)
+        values, size = FORMATS[tensor.dtype]
+        num_values = int(np.prod(tensor.shape, dtype=np.int64))
+        if data.nbytes != num_values // values * size or num_values % values:
+            raise ModelRefused(
+                f"tensor {tensor.name}: {data.nbytes} bytes do not hold shape {tensor.shape} of {tensor.dtype}"
+            )
+        self.arrays.append(data)
+        rows = tensor.shape[0] if len(tensor.shape) > 1 else 1
+        self.entries.append(
+            _Weight(
+                tensor.name.encode(), data.ctypes.data, data.nbytes, rows, num_values // max(rows, 1),
+                _FORMATS.index(tensor.dtype), 0,
+            )
+        )  # fmt: skip
+
+
+class NativeExecutor:
+    """Implements runtime.executor.Executor."""
+
+    def __init__(self, options: ExecutorOptions | None = None) -> None:
+        """Raises EnvironmentProblem without the library, ConfigError for options that it does not take."""
+        self.options = options or ExecutorOptions()
+        self._library = load_library()
+        self._handle: ctypes.c_void_p | None = ctypes.c_void_p()
+        self._arrays: list[npt.NDArray[Any]] = []
+        self._vocab_size = 0
+        o = self.options
+        isa = os.environ.get("TRIPOS_ISA", o.isa) if o.isa == "auto" else o.isa
+        native = _Options(
+            ABI, o.block_size, o.max_num_tokens, o.max_num_rows, o.threads, int(o.keep_logits),
+            o.weights.encode(), o.kv_cache.encode(), isa.encode(),
+        )  # fmt: skip
+        status = self._library.tripos_create(ctypes.byref(native), ctypes.byref(self._handle))
+        _check(self._library, status, ConfigError)
+
+    def load(self, plan: Plan, weights: Weights) -> None:
+        """Pack the weights. Raises ModelRefused naming the tensor or op that does not fit."""
+        table = _WeightTable(plan, weights)
+        encoded = encode_plan(plan, table.index, table.row_bytes)
+        entries = (_Weight * len(table.entries))(*table.entries)
+        status = self._library.tripos_load(self._open, encoded, len(encoded), entries, len(entries))
+        _check(self._library, status, ModelRefused)
+        # Embeddings and row tables are read in place; the packed matrices are copies.
+        in_place = {name for op in plan.ops if op.kind == "embed" for name in op.weights}
+        self._arrays = [
+            array
+            for name in in_place
+            for array in table.arrays[_first_part(table, name) : _first_part(table, name) + len(plan.weights[name].parts)]
+        ]
+        self._vocab_size = plan.vocab_size
+
+    def reserve(self, num_blocks: int) -> int:
+        _check(self._library, self._library.tripos_reserve(self._open, num_blocks), EnvironmentProblem)
+        return num_blocks
+
+    def run(self, step: StepInput) -> StepOutput:
+        """Raises ValueError for a step that would read out of bounds: a bug in the engine."""
+        keep: list[npt.NDArray[Any]] = []
+
+        def address(values: npt.NDArray[Any], dtype: type[np.generic]) -> int:
+            array = np.ascontiguousarray(values, dtype)
+            keep.append(array)
+            return int(array.ctypes.data)
+
+        s = step.sampling
+        num_rows, num_seqs = len(step.last_rows), len(step.seq_lens)
+        _check_lengths(step)
+        native = _Step(
+            len(step.token_ids), num_seqs, num_rows, step.block_tables.shape[1],
+            *(address(getattr(step, name), np.int32) for name in _STEP_ARRAYS),
+            *(address(getattr(s, name), dtype) for name, dtype in _SAMPLING_ARRAYS),
+            s.mask.shape[0], s.mask.shape[1], len(s.history_ids), len(s.bias_ids),
+        )  # fmt: skip
+        out = self._output(num_rows, int(max(s.num_logprobs.max(initial=0), 0)))
+        logits = out.logits.ctypes.data if out.logits is not None else None
+        native_out = _Output(
+            out.token_ids.ctypes.data, out.logprobs.ctypes.data, out.top_ids.ctypes.data,
+            out.top_logprobs.ctypes.data, out.ok.ctypes.data, logits, out.top_ids.shape[1], 0,
+        )  # fmt: skip
+        if self._library.tripos_run(self._open, ctypes.byref(native), ctypes.byref(native_out)) != 0:
+            raise ValueError(self._library.tripos_error().decode())
+        return out
+
+    def _output(self, num_rows: int, width: int) -> StepOutput:
+        return StepOutput(
+            token_ids=np.zeros(num_rows, np.int32),
+            logprobs=np.zeros(num_rows, np.float32),
+            top_ids=np.zeros((num_rows, width), np.int32),
+            top_logprobs=np.zeros((num_rows, width), np.float32),
+            ok=np.zeros(num_rows, np.uint8),
+            logits=np.zeros((num_rows, self._vocab_size), np.float32) if self.options.keep_logits else None,
+        )
+
+    def info(self) -> ExecutorInfo:
+        facts = _lines(self._library.tripos_describe(self._open))
+        prefix = "kernel."
+        kernels = {key.removeprefix(prefix): value for key, value in facts.items() if key.startswith(prefix)}
+        formats = sorted({op.removeprefix("linear.") for op in kernels if op.startswith("linear.")})
+        return ExecutorInfo(
+            name="native",
+            isa=facts["isa"],
+            threads=int(facts["threads"]),
+            weights="+".join(formats) or self.options.weights,
+            kv_cache=facts["kv_cache"],
+            weight_bytes=int(facts.get("weight_bytes", 0)),
+            kv_bytes_per_token=int(facts.get("kv_bytes_per_block", 0)) // self.options.block_size,
+            arena_bytes=int(facts.get("arena_bytes", 0)),
+            kernels=kernels,
+        )
+
+    def close(self) -> None:
+        """Free everything; idempotent."""
+        if self._handle is not None:
+            self._library.tripos_destroy(self._handle)
+        self._handle, self._arrays = None, []
+
+    @property
+    def _open(self) -> ctypes.c_void_p:
+        if self._handle is None:
+            raise ValueError("the executor is closed")
+        return self._handle
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None) is not None:
+            self.close()
+
+
+def _first_part(table: _WeightTable, name: str) -> int:
+    row = table.index[name]
+    return int(np.frombuffer(table.row_bytes, np.int32).reshape(-1, 4)[row, 2])
+
+
+def _check_lengths(step: StepInput) -> None:
+    """Array lengths, which C++ cannot see; it checks the values."""
+    s, num_tokens, num_seqs, num_rows = step.sampling, len(step.token_ids), len(step.seq_lens), len(step.last_rows)
+    lengths = {
+        "positions": (step.positions, num_tokens), "slots": (step.slots, num_tokens),
+        "query_start": (step.query_start, num_seqs + 1), "block_tables": (step.block_tables, num_seqs),
+        "history_counts": (s.history_counts, len(s.history_ids)), "bias_values": (s.bias_values, len(s.bias_ids)),
+        "history_start": (s.history_start, num_rows + 1), "bias_start": (s.bias_start, num_rows + 1),
+    }  # fmt: skip
+    per_row = (
+        "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
+        "seed", "counter", "forced_token", "num_logprobs", "mask_row",
+    )  # fmt: skip
+    lengths |= {name: (getattr(s, name), num_rows) for name in per_row}
+    for name, (array, expected) in lengths.items():
+        if len(array) != expected:
+            raise ValueError(f"step: {name} has {len(array)} entries, needs {expected}")
