@@ -240,6 +240,8 @@ class Engine:
 
     def _can_run(self) -> bool:
         """Whether the executor still runs a step of one token that nobody asked for."""
+        if self.pool.num_available == 0:
+            return True  # others hold everything, hence ran before
         canary = Sequence(np.zeros(1, np.int32), 1)
         canary.block_table = self.pool.allocate(1)
         canary.slot = 0

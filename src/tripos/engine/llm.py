@@ -45,6 +45,7 @@ class LanguageModel:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._encoders: ThreadPoolExecutor | None = None
         self._streams: dict[Sequence, _Stream] = {}
+        self._num_calls = 0
 
     @property
     def max_num_tokens(self) -> int:
@@ -66,9 +67,9 @@ class LanguageModel:
         if engine_loop is None:
             return
         self.engine.scheduler.admission.close()
-        await asyncio.to_thread(engine_loop.stop)
         if self._encoders is not None:
-            self._encoders.shutdown(wait=False, cancel_futures=True)
+            await asyncio.get_running_loop().run_in_executor(self._encoders, engine_loop.stop)
+            self._encoders.shutdown()
 
     def close(self) -> None:
         """Free weights and cache, once stopped."""
@@ -80,9 +81,9 @@ class LanguageModel:
         """Take no new calls and let the accepted ones finish; False when some were left after `grace_s`."""
         self.engine.scheduler.admission.close()
         end_s = time.monotonic() + grace_s
-        while self._streams and time.monotonic() < end_s:
+        while self._num_calls and time.monotonic() < end_s:
             await asyncio.sleep(0.01)
-        return not self._streams
+        return not self._num_calls
 
     def is_progressing(self) -> bool:
         """For /readyz: started, not failed, and the last step not too long ago."""
@@ -96,6 +97,7 @@ class LanguageModel:
             raise EngineFailed("the model is not started", retry_after_s=1.0)
         ticket = self.engine.scheduler.admission.enter()
         stream: _Stream | None = None
+        self._num_calls += 1
         try:
             stream = self._open(call, request, await self._encode(request), ticket)
             for sequence in stream.sequences:
@@ -106,6 +108,7 @@ class LanguageModel:
                     yield delta
             yield stream.finish()
         finally:
+            self._num_calls -= 1
             ticket.release()
             if stream is not None:
                 for sequence in stream.sequences:
