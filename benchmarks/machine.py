@@ -26,8 +26,9 @@ def thread_counts() -> list[int]:
 
 def best(peak: str, threads: int, size: int = 0) -> float | None:
     """Operations or bytes per second, or None where this CPU cannot do it."""
-    per_second = max(native.measure(peak, threads=threads, num_bytes=size // threads) for _ in range(ROUNDS))
-    return per_second if per_second > 0 else None
+    share = max(size // threads, 2**16)
+    runs = [native.measure(peak, threads=threads, working_set_bytes=share) for _ in range(ROUNDS)]
+    return max((run for run in runs if run is not None), default=None)
 
 
 def measure(working_sets: tuple[int, ...] = WORKING_SETS) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def main() -> None:
     arguments = parser.parse_args()
     limits = measure()
     if not arguments.json:
-        print(limits["machine"], table(limits), "", sep="\n")
+        print(f"{limits['machine']['cpu']} ({limits['machine']['isas']})", table(limits), "", sep="\n")
     print(json.dumps(limits))
 
 
