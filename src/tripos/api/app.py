@@ -1,0 +1,147 @@
+"""The ASGI application: every request through the same steps, then to its endpoint.
+
+Host, route, key, endpoint, error contract, one log line. Owns the route table; a route is private unless it says
+otherwise. No other middleware.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from starlette.routing import Match
+from starlette.routing import Route as Path
+from starlette.types import Receive, Scope, Send
+
+from tripos.api import access_log, generate, models, probes, tokens
+from tripos.api.auth import Keys
+from tripos.api.exchange import ClientLeft, Exchange
+from tripos.api.hosts import LOOPBACK, check_host
+from tripos.errors import InvalidRequest, NotFound, Overloaded, RequestFailed, TriposError
+from tripos.service import RETRY_S, Service
+
+log = logging.getLogger(__name__)
+
+MAX_HEADERS = 100
+MAX_HEADER_BYTES = 16 * 1024
+MAX_TARGET_BYTES = 8 * 1024
+
+Endpoint = Callable[[Exchange, Service], Awaitable[None]]
+
+
+class MethodNotAllowed(InvalidRequest):
+    status = 405
+    code = "method_not_allowed"
+
+
+class UriTooLong(InvalidRequest):
+    status = 414
+    code = "uri_too_long"
+
+
+class HeadersTooLarge(InvalidRequest):
+    status = 431
+    code = "headers_too_large"
+
+
+@dataclass(frozen=True)
+class Route:
+    """One line of the route table. `path` may end in {name:path}."""
+
+    method: str
+    path: str
+    endpoint: Endpoint
+    is_public: bool = False
+
+
+ROUTES = (
+    Route("POST", "/v1/chat/completions", generate.complete_chat),
+    Route("POST", "/v1/completions", generate.complete),
+    Route("GET", "/v1/models", models.list_models),
+    Route("GET", "/v1/models/{name:path}", models.show_model),
+    Route("POST", "/tokenize", tokens.tokenize),
+    Route("POST", "/detokenize", tokens.detokenize),
+    Route("GET", "/livez", probes.livez, is_public=True),
+    Route("GET", "/readyz", probes.readyz, is_public=True),
+    Route("GET", "/health", probes.readyz),
+    Route("GET", "/metrics", probes.metrics),
+    Route("GET", "/version", probes.version),
+)
+
+
+class App:
+    """`hosts`: names that this server answers to; None: any."""
+
+    def __init__(self, service: Service, keys: Keys | None = None, hosts: frozenset[str] | None = LOOPBACK) -> None:
+        self.service = service
+        self.keys = keys or Keys()
+        self.hosts = hosts
+        self._paths = [(Path(route.path, _unused, methods=[route.method]), route) for route in ROUTES]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        began_s = time.monotonic()
+        exchange = Exchange(scope, receive, send)
+        try:
+            await self._serve(exchange)
+        except ClientLeft:
+            exchange.status = exchange.status or 499
+            exchange.code = exchange.code or "client_left"
+        except asyncio.CancelledError:  # the server's patience is over
+            await exchange.fail(Overloaded("the server was stopped", code="draining", retry_after_s=RETRY_S))
+            raise
+        finally:
+            access_log.write(exchange, time.monotonic() - began_s)
+
+    async def _serve(self, exchange: Exchange) -> None:
+        try:
+            _check_head(exchange.scope)
+            check_host(exchange.scope["headers"], exchange.scope["http_version"], self.hosts)
+            route = self._find(exchange)
+            if not route.is_public:
+                given = [value for name, value in exchange.scope["headers"] if name == b"authorization"]
+                exchange.principal = self.keys.principal(given)
+            await route.endpoint(exchange, self.service)
+        except TriposError as error:
+            if error.status == 500:
+                log.error("request %s failed: %s", exchange.request_id, error.code)
+            await exchange.fail(error)
+        except (ClientLeft, asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic in a library arrives as BaseException
+            log.exception("request %s: this is a bug in Tripos", exchange.request_id)
+            await exchange.fail(RequestFailed(f"this request failed inside: {type(error).__name__}"))
+
+    def _find(self, exchange: Exchange) -> Route:
+        """The route of a request. Raises NotFound, MethodNotAllowed."""
+        allowed: list[str] = []
+        for path, route in self._paths:
+            match, found = path.matches(exchange.scope)
+            if match is Match.FULL:
+                exchange.path_name = found["path_params"].get("name", "")
+                return route
+            if match is Match.PARTIAL:
+                allowed += sorted(path.methods or ())
+        if allowed:
+            exchange.headers.append((b"allow", ", ".join(allowed).encode()))
+            raise MethodNotAllowed(f"this path takes {', '.join(allowed)}")
+        raise NotFound("there is nothing at this path: see /v1/models")
+
+
+async def _unused(scope: Scope, receive: Receive, send: Send) -> None:
+    """starlette's Route wants an application; only its matching is used."""
+
+
+def _check_head(scope: Scope) -> None:
+    """Raises HeadersTooLarge, UriTooLong."""
+    headers = scope["headers"]
+    num_bytes = sum(len(name) + len(value) + 4 for name, value in headers)
+    if len(headers) > MAX_HEADERS or num_bytes > MAX_HEADER_BYTES:
+        message = f"{len(headers)} headers of {num_bytes} bytes, at most {MAX_HEADERS} of {MAX_HEADER_BYTES} are read"
+        raise HeadersTooLarge(message)
+    if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_TARGET_BYTES:
+        raise UriTooLong(f"the request line is longer than {MAX_TARGET_BYTES} bytes")

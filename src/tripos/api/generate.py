@@ -1,0 +1,138 @@
+"""POST /v1/chat/completions and /v1/completions: calls through the service, events to the client."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any, cast
+
+from tripos.api.exchange import Exchange
+from tripos.api.sse import DONE, frame
+from tripos.service import Service
+from tripos.types import Call, Event, ModelCard
+from tripos.wire.openai import chat, completions
+from tripos.wire.openai.generation import Answer, Asked, Identity
+
+MAX_UNSENT_EVENTS = 64  # per stream; then the model waits, and merges what it makes meanwhile
+
+
+async def complete_chat(exchange: Exchange, service: Service) -> None:
+    asked = chat.decode(await exchange.read_body())
+    card = find_card(exchange, service, asked.model)
+    await exchange.work(
+        deliver(exchange, service, asked, chat.ChatAnswer(asked, _identity(exchange, card, "chatcmpl")))
+    )
+
+
+async def complete(exchange: Exchange, service: Service) -> None:
+    asked = completions.decode(await exchange.read_body())
+    card = find_card(exchange, service, asked.model)
+    tokenizer = getattr(service.model(asked.model), "tokenizer", None)
+    texts = tokenizer.decode if tokenizer is not None else lambda ids: ""
+    answer = completions.CompletionAnswer(asked, _identity(exchange, card, "cmpl"), texts)
+    await exchange.work(deliver(exchange, service, asked, answer))
+
+
+def find_card(exchange: Exchange, service: Service, name: str) -> ModelCard:
+    """The card of a served model, whose digest goes with the response. Raises NotFound."""
+    card = service.model(name).card
+    exchange.model = card.name
+    exchange.headers.append((b"x-tripos-model-digest", card.digest.encode()))
+    return card
+
+
+async def deliver(exchange: Exchange, service: Service, asked: Asked, answer: Answer) -> None:
+    """Run the calls of a request and send what comes, in chunks or at once."""
+    arrival_s = time.monotonic()
+    calls = [
+        Call(
+            id=exchange.request_id if len(asked.requests) == 1 else f"{exchange.request_id}-{i}",
+            route=asked.model,
+            request=request,
+            principal=exchange.principal,
+            priority=asked.priority,
+            arrival_s=arrival_s,
+            deadline_s=None if asked.timeout_s is None else arrival_s + asked.timeout_s,
+        )
+        for i, request in enumerate(asked.requests)
+    ]
+    async with aclosing(cast("Any", run_together(service, calls))) as batches:
+        async for batch in batches:
+            choices = [choice for prompt_idx, event in batch for choice in answer.take(prompt_idx, event)]
+            if choices:
+                await _send_choices(exchange, answer, choices)
+    elapsed_s = time.monotonic() - arrival_s
+    if not asked.stream:
+        await exchange.answer_json(answer.response(elapsed_s))
+        return
+    if not exchange.status:
+        await exchange.start_stream()
+    usage = frame([answer.usage_chunk(elapsed_s)]) if asked.include_usage else b""
+    await exchange.end_stream(usage + DONE)
+
+
+async def _send_choices(exchange: Exchange, answer: Answer, choices: list[dict[str, Any]]) -> None:
+    chunks = [answer.chunk([choice]) for choice in choices]
+    if not exchange.status:
+        await exchange.start_stream()
+        chunks = [answer.chunk([choice]) for choice in answer.opening()] + chunks
+    await exchange.write(frame(chunks))
+
+
+async def run_together(service: Service, calls: Sequence[Call]) -> AsyncIterator[list[tuple[int, Event]]]:
+    """The events of several calls as they come: (index of the call, event), everything since the last wake-up.
+
+    When one call fails the others are cancelled and its error is raised, after what came before it.
+    """
+    waiting: list[tuple[int, Event]] = []
+    errors: list[BaseException] = []
+    news, room = asyncio.Event(), asyncio.Event()
+    num_open = len(calls)
+
+    async def pump(call_idx: int, call: Call) -> None:
+        nonlocal num_open
+        try:
+            async with aclosing(cast("Any", service.run(call))) as events:
+                async for event in events:
+                    waiting.append((call_idx, event))
+                    news.set()
+                    while len(waiting) >= MAX_UNSENT_EVENTS:
+                        room.clear()
+                        await room.wait()
+        except BaseException as error:
+            errors.append(error)
+            raise
+        finally:
+            num_open -= 1
+            news.set()
+
+    tasks = [asyncio.create_task(pump(i, call)) for i, call in enumerate(calls)]
+    try:
+        while True:
+            if waiting:
+                batch = waiting[:]
+                waiting.clear()
+                room.set()
+                yield batch
+            elif errors:
+                raise errors[0]
+            elif not num_open:
+                return
+            else:
+                news.clear()
+                await news.wait()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _identity(exchange: Exchange, card: ModelCard, prefix: str) -> Identity:
+    return Identity(
+        id=f"{prefix}-{exchange.request_id.removeprefix('req-')}",
+        created=int(time.time()),
+        model=card.name,
+        system_fingerprint=f"fp_{card.digest[:16]}",
+    )

@@ -1,0 +1,16 @@
+"""GET /v1/models and /v1/models/{id}: what is served."""
+
+from __future__ import annotations
+
+from tripos.api.exchange import Exchange
+from tripos.service import Service
+from tripos.wire.openai.models import encode_model, encode_models
+
+
+async def list_models(exchange: Exchange, service: Service) -> None:
+    await exchange.answer_json(encode_models(service.cards))
+
+
+async def show_model(exchange: Exchange, service: Service) -> None:
+    """The id may hold ':' and '/'."""
+    await exchange.answer_json(encode_model(service.model(exchange.path_name).card))

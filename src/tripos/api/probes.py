@@ -1,0 +1,30 @@
+"""Health, metrics and version: small answers about the server itself."""
+
+from __future__ import annotations
+
+from tripos import __version__
+from tripos.api.exchange import Exchange
+from tripos.errors import Overloaded
+from tripos.metering.metrics import CONTENT_TYPE
+from tripos.service import RETRY_S, Service
+
+
+async def livez(exchange: Exchange, service: Service) -> None:
+    """The process answers."""
+    await exchange.answer_json({"status": "ok"})
+
+
+async def readyz(exchange: Exchange, service: Service) -> None:
+    """Every model moves on, and new calls are taken."""
+    reason = service.unready()
+    if reason is not None:
+        raise Overloaded(f"not ready: {reason}", code=reason, retry_after_s=RETRY_S)
+    await exchange.answer_json({"status": "ok"})
+
+
+async def metrics(exchange: Exchange, service: Service) -> None:
+    await exchange.answer(200, service.metrics.render(), CONTENT_TYPE.encode())
+
+
+async def version(exchange: Exchange, service: Service) -> None:
+    await exchange.answer_json({"version": __version__})

@@ -1,0 +1,178 @@
+"""Runs the app on a socket: start, signals, graceful drain, stop.
+
+Owns the listening socket and uvicorn's settings. SIGTERM or SIGINT drains: /readyz and new requests get 503 at once,
+those in flight may finish; then their streams end with an error event. A second signal stops now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Generator
+from typing import Protocol
+
+import uvicorn
+
+from tripos.api.app import App
+from tripos.api.auth import Keys, read_keys
+from tripos.api.hosts import LOOPBACK
+from tripos.api.protocol import BoundedProtocol
+from tripos.errors import EnvironmentProblem
+from tripos.service import Service
+
+BACKLOG = 512
+KEEP_ALIVE_S = 15
+MAX_CONNECTIONS = 1024
+ERROR_EVENT_S = 2.0  # for the last events of streams that were cut off
+
+
+class Options(Protocol):
+    """What the door wants to know (config.ServerOptions)."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def api_key_file(self) -> str: ...
+    @property
+    def drain_s(self) -> float: ...
+
+
+def serve(service: Service, options: Options, on_ready: Callable[[str], None] | None = None) -> None:
+    """Serve until a signal, then drain. `on_ready` is given the address once requests are answered.
+
+    Raises EnvironmentProblem (address in use, no permission), ConfigError (API keys).
+    """
+    keys = read_keys(options.api_key_file) if options.api_key_file else Keys()
+    with listen(options.host, options.port) as listener:
+        hosts = LOOPBACK if _is_loopback(listener) else None
+        _log_to_stderr()
+        door = Door(service, App(service, keys, hosts), listener, options.drain_s)
+        with asyncio.Runner(loop_factory=_new_loop) as runner:
+            runner.run(door.run(on_ready, with_signals=True))
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket; port 0 takes a free one. Raises EnvironmentProblem."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        reasons = {
+            errno.EADDRINUSE: "another process listens there: stop it, or choose another --port (0: any free one)",
+            errno.EACCES: "not permitted: choose a --port above 1023",
+            errno.EADDRNOTAVAIL: "this machine has no such address: choose another --host",
+        }
+        reason = reasons.get(error.errno or 0, error.strerror or type(error).__name__)
+        raise EnvironmentProblem(f"cannot listen on {host} port {port}: {reason}") from None
+    listener.setblocking(False)
+    return listener
+
+
+class Door:
+    """The app on a bound socket, for as long as `run` runs."""
+
+    def __init__(self, service: Service, app: App, listener: socket.socket, drain_s: float = 30.0) -> None:
+        self.service = service
+        self._listener = listener
+        self._drain_s = drain_s
+        self._signals = 0
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        config = uvicorn.Config(
+            app,
+            http=BoundedProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=1,
+            backlog=BACKLOG,
+        )
+        self._server = _Server(config)
+
+    @property
+    def address(self) -> str:
+        host, port = self._listener.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def stop(self, *, now: bool = False) -> None:
+        """Begin to drain; a second time, or `now`: end at once."""
+        self._signals += 1
+        self._stop.set()
+        if now or self._signals > 1:
+            self._stop_now.set()
+
+    async def run(self, on_ready: Callable[[str], None] | None = None, *, with_signals: bool = False) -> None:
+        """Start the models, answer until `stop`, drain, stop the models."""
+        loop = asyncio.get_running_loop()
+        if with_signals:
+            for each in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(each, self.stop)
+        try:
+            await self.service.start()
+            serving = asyncio.create_task(self._server.serve(sockets=[self._listener]))
+            try:
+                if on_ready is not None:
+                    on_ready(self.address)
+                stopping = asyncio.create_task(self._stop.wait())
+                await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+                stopping.cancel()
+                await self._drain()
+            finally:
+                await self.service.stop()
+                await self._flush()
+                self._server.should_exit = True
+                await serving
+        finally:
+            await self.service.stop()
+            if with_signals:
+                for each in (signal.SIGTERM, signal.SIGINT):
+                    loop.remove_signal_handler(each)
+
+    async def _drain(self) -> None:
+        draining = asyncio.create_task(self.service.drain(self._drain_s))
+        hurry = asyncio.create_task(self._stop_now.wait())
+        await asyncio.wait((draining, hurry), return_when=asyncio.FIRST_COMPLETED)
+        for task in (draining, hurry):
+            task.cancel()
+        await asyncio.gather(draining, hurry, return_exceptions=True)
+
+    async def _flush(self) -> None:
+        """Calls that were cut off tell their clients so."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ERROR_EVENT_S):
+                await self.service.wait_idle()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling: Door decides when to go."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    import uvloop
+
+    return uvloop.new_event_loop()
+
+
+def _is_loopback(listener: socket.socket) -> bool:
+    host = str(listener.getsockname()[0])
+    return host.startswith("127.") or host == "::1"
+
+
+def _log_to_stderr() -> None:
+    """Plain lines; the access log's lines are JSON."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)

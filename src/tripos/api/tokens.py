@@ -1,0 +1,47 @@
+"""POST /tokenize and /detokenize: the model's own tokenizer, off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tripos.api.exchange import Exchange
+from tripos.api.generate import find_card
+from tripos.errors import InvalidRequest
+from tripos.service import Service, Tokenizing
+from tripos.wire.openai.tokens import Tokenize, decode_detokenize, decode_tokenize, encode_tokens
+
+
+async def tokenize(exchange: Exchange, service: Service) -> None:
+    asked = decode_tokenize(await exchange.read_body())
+    card = find_card(exchange, service, asked.model)
+    model = find_tokenizing(service, asked.model)
+    tokens = await asyncio.to_thread(_tokenize, model, asked)
+
+    def text(token: int) -> str:
+        return model.tokenizer.token_bytes(token).decode(errors="replace")
+
+    await exchange.answer_json(encode_tokens(tokens, card.max_model_len, text if asked.wants_texts else None))
+
+
+async def detokenize(exchange: Exchange, service: Service) -> None:
+    name, tokens = decode_detokenize(await exchange.read_body())
+    card = find_card(exchange, service, name)
+    model = find_tokenizing(service, name)
+    if tokens and max(tokens) >= card.vocab_size:
+        message = f"token id {max(tokens)} is outside the vocabulary of {card.vocab_size}"
+        raise InvalidRequest(message, code="out_of_range", param="tokens")
+    await exchange.answer_json({"prompt": await asyncio.to_thread(model.tokenizer.decode, tokens, False)})
+
+
+def find_tokenizing(service: Service, name: str) -> Tokenizing:
+    """Raises InvalidRequest for a model without tokens."""
+    model = service.model(name)
+    if not isinstance(model, Tokenizing):
+        raise InvalidRequest("this model has no tokenizer", code="invalid_value", param="model")
+    return model
+
+
+def _tokenize(model: Tokenizing, asked: Tokenize) -> list[int]:
+    if isinstance(asked.prompt, str):
+        return model.tokenizer.encode(asked.prompt, asked.add_special)
+    return model.encode_chat(asked.prompt, (), asked.template_args)

@@ -1,0 +1,1 @@
+"""Leg 3: what governs a call: limits and deadlines."""

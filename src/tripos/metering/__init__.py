@@ -1,0 +1,1 @@
+"""The seat: what every call took, as usage and as metrics."""

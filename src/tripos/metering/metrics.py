@@ -1,0 +1,160 @@
+"""Prometheus metrics: vLLM's names with finer buckets, and OpenTelemetry's gen_ai.server ones.
+
+Label values come from closed sets only (registered model names, finish reasons, error codes), so that no client can
+grow the number of series. Gauges of an engine are read when someone scrapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol, runtime_checkable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from tripos.types import Usage
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+ENGINE = "0"
+LATENCY_S = (.001, .002, .005, .01, .02, .05, .1, .2, .3, .5, .75, 1, 1.5, 2, 3, 5, 7.5, 10, 20, 40, 80, 160, 320, 640)  # fmt: skip
+TOKEN_S = (.0005, .001, .002, .003, .005, .0075, .01, .015, .02, .03, .04, .05, .075, .1, .15, .2, .3, .5, .75, 1, 2, 5)  # fmt: skip
+TOKENS = tuple(float(4**i) for i in range(10))
+FINISH_REASONS = ("stop", "length", "tool_calls", "content_filter", "abort", "error")
+
+
+class EngineStats(Protocol):
+    """What an engine tells when asked; counters never fall."""
+
+    num_running: int
+    num_waiting: int
+    kv_usage: float  # 0 to 1
+    prefix_queries: int  # tokens
+    prefix_hits: int  # tokens
+    num_preemptions: int
+
+
+@runtime_checkable
+class HasStats(Protocol):
+    """A model with an engine."""
+
+    def stats(self) -> EngineStats: ...
+
+
+class Series:
+    """The metrics of one model, labels bound."""
+
+    def __init__(self, metrics: Metrics, name: str) -> None:
+        self._labels = {"model_name": name, "engine": ENGINE}
+        self._outcomes = metrics.outcomes
+        bind = lambda metric: metric.labels(**self._labels)  # noqa: E731
+        self.inter_token = bind(metrics.inter_token)
+        self._first, self._first_otel = bind(metrics.first_token), metrics.otel_first.labels(name)
+        self._e2e, self._per_token = bind(metrics.e2e), bind(metrics.per_token)
+        self._queue, self._prefill, self._decode = bind(metrics.queue), bind(metrics.prefill), bind(metrics.decode)
+        self._prompt, self._output = bind(metrics.prompt_tokens), bind(metrics.output_tokens)
+        self._prompt_size, self._output_size = bind(metrics.prompt_size), bind(metrics.output_size)
+        self._otel_duration, self._otel_per_token = metrics.otel_duration, metrics.otel_per_token.labels(name)
+        self._name = name
+        for reason in FINISH_REASONS:
+            self._outcomes.labels(**self._labels, finished_reason=reason)
+
+    def observe_first(self, seconds: float) -> None:
+        self._first.observe(seconds)
+        self._first_otel.observe(seconds)
+
+    def observe_end(self, outcome: str, seconds: float, usage: Usage | None) -> None:
+        """`outcome`: a finish reason or an error's code. `usage` is None when the call did not finish."""
+        reason = outcome if outcome in FINISH_REASONS else "error"
+        self._outcomes.labels(**self._labels, finished_reason=reason).inc()
+        error = "" if outcome in FINISH_REASONS else outcome
+        self._otel_duration.labels(self._name, error).observe(seconds)
+        self._e2e.observe(seconds)
+        if usage is None:
+            return
+        self._queue.observe(usage.queue_s)
+        self._prefill.observe(usage.prefill_s)
+        self._decode.observe(usage.decode_s)
+        self._prompt.inc(usage.prompt_tokens)
+        self._output.inc(usage.output_tokens)
+        self._prompt_size.observe(usage.prompt_tokens)
+        self._output_size.observe(usage.output_tokens)
+        if usage.output_tokens > 1 and usage.ttft_s:
+            per_token_s = max(0.0, seconds - usage.ttft_s) / (usage.output_tokens - 1)
+            self._per_token.observe(per_token_s)
+            self._otel_per_token.observe(per_token_s)
+
+
+class Metrics:
+    """All metrics of one service, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._models: dict[str, Any] = {}
+        names = ("model_name", "engine")
+
+        def histogram(name: str, doc: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"vllm:{name}", doc, names, buckets=buckets, registry=self.registry)
+
+        def otel(name: str, doc: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"gen_ai_server_{name}", doc, labels, buckets=buckets, registry=self.registry)
+
+        def counter(name: str, doc: str, *more: str) -> Counter:
+            return Counter(f"vllm:{name}", doc, (*names, *more), registry=self.registry)
+
+        self.first_token = histogram("time_to_first_token_seconds", "Arrival to first token.", LATENCY_S)
+        self.inter_token = histogram("inter_token_latency_seconds", "Between output events.", TOKEN_S)
+        self.per_token = histogram("request_time_per_output_token_seconds", "Mean per token after the first.", TOKEN_S)
+        self.e2e = histogram("e2e_request_latency_seconds", "Arrival to end.", LATENCY_S)
+        self.queue = histogram("request_queue_time_seconds", "Waiting for a place.", LATENCY_S)
+        self.prefill = histogram(
+            "request_prefill_time_seconds", "Own share of steps before the first token.", LATENCY_S
+        )
+        self.decode = histogram("request_decode_time_seconds", "Own share of steps after it.", LATENCY_S)
+        self.prompt_size = histogram("request_prompt_tokens", "Prompt tokens per request.", TOKENS)
+        self.output_size = histogram("request_generation_tokens", "Output tokens per request.", TOKENS)
+        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens of finished requests.")
+        self.output_tokens = counter("generation_tokens", "Output tokens of finished requests.")
+        self.outcomes = counter("request_success", "Requests by how they ended.", "finished_reason")
+        self.otel_duration = otel(
+            "request_duration_seconds", "Arrival to end.", ("gen_ai_request_model", "error_type"), LATENCY_S
+        )
+        model = ("gen_ai_request_model",)
+        self.otel_first = otel("time_to_first_token_seconds", "Arrival to first token.", model, LATENCY_S)
+        self.otel_per_token = otel("time_per_output_token_seconds", "Mean per token after the first.", model, TOKEN_S)
+        self.registry.register(self)
+
+    def series(self, name: str) -> Series:
+        """For a registered model; a name that a client made up must not come here."""
+        return Series(self, name)
+
+    def add_model(self, name: str, model: object) -> None:
+        """Read this model's engine, if it has one, at every scrape."""
+        if isinstance(model, HasStats):
+            self._models[name] = model
+
+    def render(self) -> bytes:
+        """The text exposition format."""
+        return generate_latest(self.registry)
+
+    def collect(self) -> Iterable[Metric]:
+        """The engines' own numbers, asked for now (prometheus_client's collector protocol)."""
+        stats = {name: model.stats() for name, model in self._models.items()}
+        for metric, field, doc in (
+            ("num_requests_running", "num_running", "Sequences in the step."),
+            ("num_requests_waiting", "num_waiting", "Sequences that wait for a place."),
+            ("kv_cache_usage_perc", "kv_usage", "Part of the cache blocks in use, 0 to 1."),
+        ):
+            gauge = GaugeMetricFamily(f"vllm:{metric}", doc, labels=("model_name", "engine"))
+            for name, each in stats.items():
+                gauge.add_metric((name, ENGINE), getattr(each, field))
+            yield gauge
+        for metric, field, doc in (
+            ("prefix_cache_queries", "prefix_queries", "Prompt tokens looked up in the prefix cache."),
+            ("prefix_cache_hits", "prefix_hits", "Prompt tokens found there."),
+            ("num_preemptions", "num_preemptions", "Sequences that lost their blocks and were computed again."),
+        ):
+            count = CounterMetricFamily(f"vllm:{metric}", doc, labels=("model_name", "engine"))
+            for name, each in stats.items():
+                count.add_metric((name, ENGINE), getattr(each, field))
+            yield count

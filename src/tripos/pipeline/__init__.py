@@ -1,0 +1,1 @@
+"""Leg 2: what prepares a call and refines its events, stage by stage."""

@@ -1,0 +1,271 @@
+"""POST /v1/chat/completions: body → Asked, events → chat.completion and its chunks."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from tripos.errors import InvalidRequest
+from tripos.types import Delta, Generate, Message, TokenLogprob, ToolCall
+from tripos.wire.fields import Field, check, read, table
+from tripos.wire.json import parse, shown
+from tripos.wire.openai.generation import (
+    DELIVERY,
+    IGNORED,
+    MAX_TOKENS,
+    SAMPLING,
+    Answer,
+    Asked,
+    Choice,
+    read_delivery,
+    read_sampling,
+)
+
+MAX_MESSAGES = 2048
+ROLES = ("system", "developer", "user", "assistant", "tool")
+_LATER = "it comes with a later version"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]")
+# What the template itself is given; a request must not replace it.
+_RESERVED_ARGS = {
+    "messages", "tools", "documents", "chat_template", "tokenize", "conversation", "return_tensors", "return_dict",
+    "padding", "truncation", "max_length", "bos_token", "eos_token", "raise_exception", "strftime_now",
+}  # fmt: skip
+
+FIELDS = table(
+    Field(
+        "messages", "array", "The conversation; content is text or text parts.", max_items=MAX_MESSAGES, required=True
+    ),
+    *DELIVERY,
+    *SAMPLING,
+    Field("max_tokens", "integer", "Most tokens of each choice.", low=1, high=MAX_TOKENS),
+    Field("max_completion_tokens", "integer", "As max_tokens, and its newer name.", low=1, high=MAX_TOKENS),
+    Field("logprobs", "boolean", "Report the log-probability of each token."),
+    Field("top_logprobs", "integer", "Likeliest alternatives per token; needs logprobs.", low=0, high=20),
+    Field("response_format", "object", 'Only {"type": "text"}.'),
+    Field("modalities", "array", 'Only ["text"].', max_items=4),
+    Field("add_generation_prompt", "boolean", "Let the template open the assistant's turn. Default true."),
+    Field("chat_template_kwargs", "object", "Scalars for the model's template.", max_items=16),
+    *IGNORED,
+    Field("parallel_tool_calls", "boolean", "No tools, no effect.", use="ignored"),
+    Field("tools", "array", _LATER, use="refused"),
+    Field("tool_choice", "any", _LATER, use="refused"),
+    Field("functions", "array", _LATER, use="refused"),
+    Field("function_call", "any", _LATER, use="refused"),
+    Field("audio", "any", "text only", use="refused"),
+    Field("prediction", "any", "output is not predicted", use="refused"),
+    Field("web_search_options", "any", "the server makes no outbound requests", use="refused"),
+    Field("reasoning_effort", "any", "use chat_template_kwargs", use="refused"),
+    Field("verbosity", "any", "say it in the prompt", use="refused"),
+    Field("structured_outputs", "any", _LATER, use="refused"),
+)
+
+_MESSAGE = table(
+    Field("role", "any", "One of " + ", ".join(ROLES)),
+    Field("content", "any", "Text, or a list of {type: text, text}."),
+    Field("name", "string", "Who speaks.", max_bytes=64),
+    Field("tool_calls", "array", "Calls that the assistant made.", max_items=128),
+    Field("tool_call_id", "string", "The call that a tool message answers.", max_bytes=256),
+    Field("refusal", "string", "Of an earlier answer.", use="ignored"),
+    Field("annotations", "array", "Of an earlier answer.", use="ignored"),
+    Field("audio", "any", "Of an earlier answer.", use="ignored"),
+    Field("function_call", "any", _LATER, use="refused"),
+)
+_PART = table(Field("type", "string", "text"), Field("text", "string", "The text."))
+_TOOL_CALL = table(
+    Field("id", "string", "", max_bytes=256, required=True),
+    Field("type", "string", "", choices=("function",)),
+    Field("function", "object", "", required=True),
+    Field("index", "integer", "", use="ignored"),
+)
+_FUNCTION = table(
+    Field("name", "string", "", max_bytes=256, required=True),
+    Field("arguments", "string", "JSON text of the model, passed through unread.", required=True),
+)
+
+
+def decode(body: bytes) -> Asked:
+    """Raises InvalidRequest naming the field."""
+    found = read(parse(body), FIELDS)
+    _check_formats(found)
+    logprobs = None
+    if "top_logprobs" in found and not found.get("logprobs"):
+        message = "top_logprobs needs logprobs: true"
+        raise InvalidRequest(message, code="invalid_value", param="top_logprobs")
+    if found.get("logprobs"):
+        logprobs = found.get("top_logprobs", 0)
+    request = Generate(
+        prompt=read_messages(found["messages"]),
+        max_tokens=_read_max_tokens(found),
+        n=found.get("n", 1),
+        sampling=read_sampling(found, logprobs),
+        template_args=read_template_args(found),
+        cache_salt=found.get("cache_salt", ""),
+    )
+    return Asked(requests=(request,), **read_delivery(found))
+
+
+def read_template_args(found: dict[str, Any]) -> dict[str, Any]:
+    """`chat_template_kwargs` and `add_generation_prompt`. Raises InvalidRequest (invalid_template_args)."""
+    args = dict(found.get("chat_template_kwargs", {}))
+    for name, value in args.items():
+        path = f"chat_template_kwargs.{name[:64]}"
+        if name in _RESERVED_ARGS or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", name):
+            message = f"{shown(name)} may not be given to the chat template"
+            raise InvalidRequest(message, code="invalid_template_args", param=path)
+        is_long = isinstance(value, str) and len(value) > 256
+        if is_long or not isinstance(value, str | int | float | bool | None):
+            message = f"{path} must be a boolean, a number or a string of up to 256 characters"
+            raise InvalidRequest(message, code="invalid_template_args", param=path)
+    if "add_generation_prompt" in found:
+        if "add_generation_prompt" in args:
+            message = "add_generation_prompt is given twice: at the top and in chat_template_kwargs"
+            raise InvalidRequest(message, code="invalid_value", param="add_generation_prompt")
+        args["add_generation_prompt"] = found["add_generation_prompt"]
+    return args
+
+
+def read_messages(values: list[Any]) -> tuple[Message, ...]:
+    """Raises InvalidRequest."""
+    if not values:
+        raise InvalidRequest("messages is empty", code="missing_field", param="messages")
+    messages = tuple(_read_message(value, f"messages[{i}]") for i, value in enumerate(values))
+    _check_tool_calls(messages)
+    return messages
+
+
+def _read_message(value: Any, path: str) -> Message:
+    found = read(value, _MESSAGE, path)
+    role = found.get("role")
+    if role not in ROLES:
+        given = shown(role) if isinstance(role, str) else "missing or not a string"
+        message = f"{path}.role is {given}: use one of {', '.join(ROLES)}"
+        raise InvalidRequest(message, code="invalid_value", param=f"{path}.role")
+    name = found.get("name")
+    if name is not None and (not name or _CONTROL.search(name)):
+        message = f"{path}.name is empty or holds control characters"
+        raise InvalidRequest(message, code="invalid_value", param=f"{path}.name")
+    calls = tuple(
+        _read_tool_call(each, f"{path}.tool_calls[{i}]") for i, each in enumerate(found.get("tool_calls", ()))
+    )
+    if calls and role != "assistant":
+        message = f"{path}.tool_calls: only an assistant calls tools"
+        raise InvalidRequest(message, code="invalid_value", param=f"{path}.tool_calls")
+    content = found.get("content")
+    if content is None and not calls:
+        raise InvalidRequest(f"{path}.content must be text, not null", code="invalid_type", param=f"{path}.content")
+    return Message(
+        role="system" if role == "developer" else role,
+        content=None if content is None else _read_content(content, f"{path}.content"),
+        name=name,
+        tool_calls=calls,
+        tool_call_id=found.get("tool_call_id"),
+    )
+
+
+def _read_content(content: Any, path: str) -> str:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not content:
+        message = f"{path} must be text or a list of parts that is not empty"
+        raise InvalidRequest(message, code="invalid_type", param=path)
+    texts = []
+    for i, part in enumerate(content):
+        where = f"{path}[{i}]"
+        if not isinstance(part, dict):
+            raise InvalidRequest(f"{where} must be an object", code="invalid_type", param=where)
+        kind = part.get("type")
+        if kind != "text" or part.keys() != {"type", "text"}:
+            message = f'{where} must be {{"type": "text", "text": …}}: this server reads text only'
+            raise InvalidRequest(message, code="invalid_value", param=f"{where}.type" if kind != "text" else where)
+        check(part["text"], _PART["text"], f"{where}.text")
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _read_tool_call(value: Any, path: str) -> ToolCall:
+    found = read(value, _TOOL_CALL, path)
+    function = read(found["function"], _FUNCTION, f"{path}.function")
+    return ToolCall(id=found["id"], name=function["name"], arguments=function["arguments"])
+
+
+def _check_tool_calls(messages: tuple[Message, ...]) -> None:
+    """Each tool message answers a call that was made before, once."""
+    open_ids: set[str] = set()
+    for i, message in enumerate(messages):
+        open_ids |= {call.id for call in message.tool_calls}
+        if message.role == "tool":
+            if message.tool_call_id not in open_ids:
+                where = f"messages[{i}].tool_call_id"
+                text = f"{where} answers no open tool call of an earlier assistant message"
+                raise InvalidRequest(text, code="invalid_value", param=where)
+            open_ids.discard(message.tool_call_id)
+        elif message.tool_call_id is not None:
+            where = f"messages[{i}].tool_call_id"
+            raise InvalidRequest(f"{where} belongs to tool messages only", code="invalid_value", param=where)
+
+
+def _read_max_tokens(found: dict[str, Any]) -> int | None:
+    old, new = found.get("max_tokens"), found.get("max_completion_tokens")
+    if old is not None and new is not None and old != new:
+        message = "max_tokens and max_completion_tokens differ: give one"
+        raise InvalidRequest(message, code="invalid_value", param="max_tokens")
+    return new if old is None else old
+
+
+def _check_formats(found: dict[str, Any]) -> None:
+    form = found.get("response_format")
+    if form is not None and "type" not in form:
+        message = "response_format.type is required"
+        raise InvalidRequest(message, code="missing_field", param="response_format.type")
+    if form is not None and form != {"type": "text"}:
+        message = 'response_format: only {"type": "text"} is supported'
+        raise InvalidRequest(message, code="unsupported_schema", param="response_format.type")
+    if found.get("modalities", ["text"]) != ["text"]:
+        raise InvalidRequest("modalities: only text is supported", code="invalid_value", param="modalities")
+
+
+class ChatAnswer(Answer):
+    """chat.completion and chat.completion.chunk."""
+
+    object = "chat.completion"
+    chunk_object = "chat.completion.chunk"
+
+    def opening(self) -> list[dict[str, Any]]:
+        """The choices of the first chunk: who speaks."""
+        return [
+            {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+            for index in range(len(self._choices))
+        ]
+
+    def _stream_choice(self, index: int, prompt_idx: int, delta: Delta) -> dict[str, Any]:
+        return {
+            "index": index,
+            "delta": {"content": delta.text} if delta.text else {},
+            "logprobs": _encode_logprobs(delta.logprobs),
+            "finish_reason": delta.finish_reason,
+            **({"stop_reason": delta.stop} if delta.finish_reason else {}),
+        }
+
+    def _whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
+        wants_logprobs = self.asked.requests[0].sampling.logprobs is not None
+        return {
+            "index": index,
+            "message": {"role": "assistant", "content": choice.text, "refusal": None},
+            "logprobs": _encode_logprobs(tuple(choice.logprobs)) if wants_logprobs else None,
+            "finish_reason": choice.finish_reason,
+            "stop_reason": choice.stop,
+        }
+
+
+def _encode_logprobs(logprobs: tuple[TokenLogprob, ...] | None) -> dict[str, Any] | None:
+    if logprobs is None:
+        return None
+    return {"content": [_encode_token(token) for token in logprobs], "refusal": None}
+
+
+def _encode_token(token: TokenLogprob) -> dict[str, Any]:
+    return {**_encode_one(token), "top_logprobs": [_encode_one(each) for each in token.top]}
+
+
+def _encode_one(token: TokenLogprob) -> dict[str, Any]:
+    return {"token": token.text, "logprob": max(token.logprob, -9999.0), "bytes": list(token.data)}

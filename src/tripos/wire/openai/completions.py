@@ -1,0 +1,163 @@
+"""POST /v1/completions: text or token ids, one prompt or a list; echo; the legacy shape of logprobs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from tripos.errors import InvalidRequest
+from tripos.types import Delta, Generate, TokenLogprob
+from tripos.wire.fields import Field, kind_of, read, table
+from tripos.wire.json import parse
+from tripos.wire.openai.generation import (
+    DELIVERY,
+    IGNORED,
+    MAX_TOKENS,
+    SAMPLING,
+    Answer,
+    Asked,
+    Choice,
+    Identity,
+    Texts,
+    read_delivery,
+    read_sampling,
+    read_token_ids,
+)
+
+MAX_PROMPTS = 64
+DEFAULT_MAX_TOKENS = 16  # OpenAI's
+
+FIELDS = table(
+    Field("prompt", "any", "Text, token ids, or a list of up to 64 of either.", required=True),
+    *DELIVERY,
+    *SAMPLING,
+    Field("max_tokens", "integer", "Most tokens of each choice. Default 16; 0 only with echo.", low=0, high=MAX_TOKENS),
+    Field("logprobs", "integer", "Log-probability of each token and of this many alternatives.", low=0, high=20),
+    Field("echo", "boolean", "Begin each choice with the prompt."),
+    *IGNORED,
+    Field("suffix", "any", "the models fill no gaps", use="refused"),
+    Field("response_format", "any", "it comes with a later version", use="refused"),
+    Field("structured_outputs", "any", "it comes with a later version", use="refused"),
+)
+
+
+def decode(body: bytes) -> Asked:
+    """Raises InvalidRequest naming the field."""
+    found = read(parse(body), FIELDS)
+    echo, logprobs = found.get("echo", False), found.get("logprobs")
+    max_tokens = found.get("max_tokens", DEFAULT_MAX_TOKENS)
+    if max_tokens == 0 and not echo:
+        raise InvalidRequest("max_tokens is 0: that needs echo: true", code="out_of_range", param="max_tokens")
+    template = Generate(
+        prompt="",
+        max_tokens=max_tokens,
+        n=found.get("n", 1),
+        sampling=read_sampling(found, logprobs),
+        prompt_logprobs=logprobs if echo else None,
+        echo=echo,
+        cache_salt=found.get("cache_salt", ""),
+    )
+    requests = tuple(replace(template, prompt=prompt) for prompt in read_prompts(found["prompt"]))
+    return Asked(requests=requests, **read_delivery(found))
+
+
+def read_prompts(value: Any) -> list[str | tuple[int, ...]]:
+    """One prompt per Call. Raises InvalidRequest."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list):
+        raise InvalidRequest(
+            f"prompt must be text or an array, not {kind_of(value)}", code="invalid_type", param="prompt"
+        )
+    if not value:
+        raise InvalidRequest("prompt is empty", code="out_of_range", param="prompt")
+    if not isinstance(value[0], str | list):
+        return [read_token_ids(value, "prompt")]
+    if len(value) > MAX_PROMPTS:
+        message = f"prompt has {len(value)} prompts, at most {MAX_PROMPTS} may be given"
+        raise InvalidRequest(message, code="too_many_items", param="prompt")
+    return [_read_prompt(each, f"prompt[{i}]") for i, each in enumerate(value)]
+
+
+def _read_prompt(value: Any, path: str) -> str | tuple[int, ...]:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise InvalidRequest(f"{path} must be text or token ids, not {kind_of(value)}", code="invalid_type", param=path)
+    if not value:
+        raise InvalidRequest(f"{path} is empty", code="out_of_range", param=path)
+    return read_token_ids(value, path)
+
+
+class CompletionAnswer(Answer):
+    """text_completion, whole and in chunks. `texts` gives the text of prompt tokens, for echo."""
+
+    object = "text_completion"
+    chunk_object = "text_completion"
+
+    def __init__(self, asked: Asked, identity: Identity, texts: Texts) -> None:
+        super().__init__(asked, identity)
+        self._texts = texts
+        self._offsets = [0] * len(self._choices)  # characters streamed so far
+
+    def opening(self) -> list[dict[str, Any]]:
+        """Completions begin with text at once."""
+        return []
+
+    def _stream_choice(self, index: int, prompt_idx: int, delta: Delta) -> dict[str, Any]:
+        choice = Choice()
+        choice.add(delta)
+        encoded = self._encode(index, choice, self._offsets[index])
+        self._offsets[index] += len(delta.text)
+        return encoded
+
+    def _whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
+        return self._encode(index, choice, 0)
+
+    def _encode(self, index: int, choice: Choice, offset: int) -> dict[str, Any]:
+        return {
+            "index": index,
+            "text": choice.text,
+            "logprobs": self._encode_logprobs(choice, offset),
+            "finish_reason": choice.finish_reason,
+            "stop_reason": choice.stop,
+        }
+
+    def _encode_logprobs(self, choice: Choice, offset: int) -> dict[str, list[Any]] | None:
+        """Parallel lists over the tokens; the prompt's first token has no log-probability."""
+        if self.asked.requests[0].sampling.logprobs is None:
+            return None
+        encoded: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        if choice.prompt_token_ids:
+            first = self._texts(choice.prompt_token_ids[:1])
+            _append(encoded, first, None, None, offset)
+            offset += len(first)
+        for token in (*choice.prompt_logprobs[1:], *choice.logprobs):
+            if token is not None:  # only the first of the prompt has none
+                top = {_name(each): _finite(each.logprob) for each in (*token.top, token)}
+                _append(encoded, _name(token), _finite(token.logprob), top, offset)
+                offset += len(token.text)
+        return encoded
+
+
+def _append(
+    encoded: dict[str, list[Any]], token: str, logprob: float | None, top: dict[str, float] | None, offset: int
+) -> None:
+    encoded["tokens"].append(token)
+    encoded["token_logprobs"].append(logprob)
+    encoded["top_logprobs"].append(top)
+    encoded["text_offset"].append(offset)
+
+
+def _name(token: TokenLogprob) -> str:
+    """The token's text, or its bytes when they are no text, as OpenAI writes them."""
+    try:
+        return token.data.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.data)
+
+
+def _finite(logprob: float) -> float:
+    """JSON has no infinity."""
+    return max(logprob, -9999.0)

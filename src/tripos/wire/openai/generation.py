@@ -1,0 +1,284 @@
+"""What chat and legacy completions share: the sampling fields, usage, metrics, and how choices are collected."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from tripos.errors import InvalidRequest
+from tripos.types import Delta, Finish, Generate, Priority, Sampling, TokenLogprob, Usage
+from tripos.wire.fields import Field, items, read
+from tripos.wire.json import shown
+
+MAX_MODEL_NAME = 256
+MAX_TIMEOUT_S = 600.0
+MAX_TOKENS = 2**31 - 1
+INT31, INT63 = 2**31 - 1, 2**63 - 1
+
+SAMPLING = (
+    Field("temperature", "number", "0: always the likeliest token. Default 1.", low=0, high=2),
+    Field("top_p", "number", "Draw from this much of the probability. Default 1.", low=1e-9, high=1),
+    Field("top_k", "integer", "Draw from the k likeliest tokens. 0 or -1: from all.", low=-1, high=INT31),
+    Field("min_p", "number", "Least probability relative to the likeliest token.", low=0, high=1),
+    Field("repetition_penalty", "number", "Divides logits of tokens seen before. Default 1.", low=0.01, high=10),
+    Field("presence_penalty", "number", "Subtracted once from tokens of the output.", low=-2, high=2),
+    Field("frequency_penalty", "number", "Subtracted per occurrence in the output.", low=-2, high=2),
+    Field("logit_bias", "object", "Token id → number from -100 to 100.", max_items=1024),
+    Field("seed", "integer", "Makes draws repeatable.", low=0, high=INT63),
+    Field("min_tokens", "integer", "No end of text before this many tokens.", low=0, high=INT31),
+    Field("stop", "any", "A string or a list of up to 16, each of 1 to 256 bytes; matched exactly."),
+    Field("stop_token_ids", "array", "Token ids that end the output.", max_items=128),
+    Field("include_stop_str_in_output", "boolean", "Keep the matched stop string."),
+    Field("ignore_eos", "boolean", "Go on after the end of text; for benchmarks."),
+    Field("n", "integer", "Choices per prompt.", low=1, high=8),
+    Field("best_of", "integer", "Only equal to n.", low=1, high=8),
+)
+
+DELIVERY = (
+    Field("model", "string", "Name of a served model.", max_bytes=MAX_MODEL_NAME, required=True),
+    Field("stream", "boolean", "Send the answer as server-sent events."),
+    Field("stream_options", "object", "With stream: {include_usage}."),
+    Field("service_tier", "string", "flex: run as batch work.", choices=("auto", "default", "flex", "priority")),
+    Field("priority", "integer", "0: online work; above 0: batch work.", low=0, high=INT31),
+    Field("cache_salt", "string", "Narrows prefix reuse to requests with the same salt.", max_bytes=256),
+    Field("timeout", "number", "Seconds after which the answer is worthless.", low=0.001, high=MAX_TIMEOUT_S),
+)
+
+IGNORED = (
+    Field("user", "string", "For the client's own books.", max_bytes=512, use="ignored"),
+    Field("metadata", "object", "For the client's own books.", max_items=16, use="ignored"),
+    Field("safety_identifier", "string", "For the client's own books.", max_bytes=512, use="ignored"),
+    Field("prompt_cache_key", "string", "Prefixes are always reused.", max_bytes=512, use="ignored"),
+    Field("store", "boolean", "Nothing is stored.", use="ignored"),
+)
+
+_STOP_ITEM = Field("stop", "string", "")
+_TOKEN_ID = Field("token id", "integer", "", low=0, high=INT31)
+_BIAS = Field("bias", "number", "", low=-100, high=100)
+_STREAM_OPTIONS = {
+    "include_usage": Field("include_usage", "boolean", "End with a chunk that holds the usage."),
+    "include_obfuscation": Field("include_obfuscation", "boolean", "No padding is added.", use="ignored"),
+}
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """A decoded body: one Generate per prompt, and how the answer is to be delivered."""
+
+    model: str
+    requests: tuple[Generate, ...]
+    stream: bool = False
+    include_usage: bool = False
+    priority: Priority = Priority.ONLINE
+    timeout_s: float | None = None
+
+    @property
+    def n(self) -> int:
+        return self.requests[0].n
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """What every chunk of one answer repeats."""
+
+    id: str
+    created: int  # unix seconds
+    model: str
+    system_fingerprint: str
+
+
+def read_sampling(found: dict[str, Any], logprobs: int | None) -> Sampling:
+    """The Sampling that checked fields ask for. Raises InvalidRequest."""
+    top_k = found.get("top_k", 0)
+    return Sampling(
+        temperature=float(found.get("temperature", 1.0)),
+        top_k=max(top_k, 0),
+        top_p=float(found.get("top_p", 1.0)),
+        min_p=float(found.get("min_p", 0.0)),
+        repetition_penalty=float(found.get("repetition_penalty", 1.0)),
+        presence_penalty=float(found.get("presence_penalty", 0.0)),
+        frequency_penalty=float(found.get("frequency_penalty", 0.0)),
+        logit_bias=_read_logit_bias(found.get("logit_bias", {})),
+        seed=found.get("seed"),
+        min_tokens=found.get("min_tokens", 0),
+        stop=_read_stop(found.get("stop", ())),
+        stop_token_ids=read_token_ids(found.get("stop_token_ids", []), "stop_token_ids"),
+        include_stop=found.get("include_stop_str_in_output", False),
+        ignore_eos=found.get("ignore_eos", False),
+        logprobs=logprobs,
+    )
+
+
+def read_delivery(found: dict[str, Any]) -> dict[str, Any]:
+    """The fields of Asked besides `requests`. Raises InvalidRequest."""
+    n, best_of = found.get("n", 1), found.get("best_of")
+    if best_of is not None and best_of != n:
+        message = f"best_of is {best_of} and n is {n}: only equal values are supported"
+        raise InvalidRequest(message, code="invalid_value", param="best_of")
+    if not found["model"]:
+        raise InvalidRequest("model is empty", code="missing_field", param="model")
+    stream = found.get("stream", False)
+    options = found.get("stream_options")
+    if options is not None and not stream:
+        message = "stream_options needs stream: true"
+        raise InvalidRequest(message, code="invalid_value", param="stream_options")
+    if found.get("cache_salt") == "":
+        raise InvalidRequest("cache_salt is empty: leave it out", code="invalid_value", param="cache_salt")
+    is_batch = found.get("service_tier") == "flex" or found.get("priority", 0) > 0
+    return {
+        "model": found["model"],
+        "stream": stream,
+        "include_usage": read(options or {}, _STREAM_OPTIONS, "stream_options").get("include_usage", False),
+        "priority": Priority.BATCH if is_batch else Priority.ONLINE,
+        "timeout_s": found.get("timeout"),
+    }
+
+
+def read_token_ids(values: Sequence[Any], path: str) -> tuple[int, ...]:
+    """Non-negative 31-bit integers. Raises InvalidRequest: invalid_type, out_of_range."""
+    if values and (set(map(type, values)) != {int} or min(values) < 0 or max(values) > INT31):
+        items(values, _TOKEN_ID, path)  # finds the culprit
+    return tuple(values)
+
+
+def _read_stop(value: Any) -> tuple[str, ...]:
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list | tuple):
+        raise InvalidRequest("stop must be a string or an array", code="invalid_type", param="stop")
+    if len(stops) > 16:
+        message = f"stop has {len(stops)} items, at most 16 may be given"
+        raise InvalidRequest(message, code="too_many_items", param="stop")
+    for i, stop in enumerate(stops):
+        path = "stop" if isinstance(value, str) else f"stop[{i}]"
+        if not isinstance(stop, str) or not stop:
+            raise InvalidRequest(f"{path} must be a string that is not empty", code="invalid_value", param=path)
+        if len(stop.encode()) > 256:
+            raise InvalidRequest(f"{path} is longer than 256 bytes", code="invalid_value", param=path)
+        if all(map(unicodedata.combining, stop)):
+            raise InvalidRequest(f"{path} holds combining marks only", code="invalid_value", param=path)
+    return tuple(stops)
+
+
+def _read_logit_bias(value: dict[str, Any]) -> dict[int, float]:
+    found = {}
+    for key, bias in value.items():
+        path = f"logit_bias.{key[:20]}"
+        if not (key.isascii() and key.isdigit() and int(key[:12]) <= INT31 and len(key) < 12):
+            raise InvalidRequest(f"{shown(key)} is not a token id", code="out_of_range", param="logit_bias")
+        items([bias], _BIAS, path)
+        if int(key) in found:
+            raise InvalidRequest(f"token {int(key)} appears twice", code="invalid_value", param="logit_bias")
+        found[int(key)] = float(bias)
+    return found
+
+
+class Choice:
+    """The Deltas of one choice, put together."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.prompt_token_ids: tuple[int, ...] = ()
+        self.prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
+        self.finish_reason: str | None = None
+        self.stop: str | int | None = None
+
+    def add(self, delta: Delta) -> None:
+        self.texts.append(delta.text)
+        self.logprobs += delta.logprobs or ()
+        self.prompt_token_ids = self.prompt_token_ids or delta.prompt_token_ids
+        self.prompt_logprobs = self.prompt_logprobs or delta.prompt_logprobs or ()
+        if delta.finish_reason is not None:
+            self.finish_reason, self.stop = delta.finish_reason, delta.stop
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+
+def encode_usage(usages: Iterable[Usage]) -> dict[str, Any]:
+    usages = tuple(usages)
+    prompt_tokens = sum(usage.prompt_tokens for usage in usages)
+    output_tokens = sum(usage.output_tokens for usage in usages)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": output_tokens,
+        "total_tokens": prompt_tokens + output_tokens,
+        "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in usages)},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
+
+
+def encode_metrics(usages: Iterable[Usage], elapsed_s: float) -> dict[str, Any]:
+    """Where the time went. Waits are the longest of the prompts, work is their sum.
+
+    `elapsed_s`: wall time from arrival to the last token.
+    """
+    usages = tuple(usages)
+    num_tokens = sum(usage.output_tokens for usage in usages)
+    ttft_s = max((usage.ttft_s for usage in usages), default=0.0)
+    generation_s = max(elapsed_s - ttft_s, 0.0)
+    longest = max((usage.output_tokens for usage in usages), default=0)
+    return {
+        "time_to_first_token_ms": _ms(ttft_s),
+        "queue_time_ms": _ms(max((usage.queue_s for usage in usages), default=0.0)),
+        "generation_time_ms": _ms(generation_s),
+        "mean_itl_ms": _ms(generation_s / (longest - 1)) if longest > 1 else 0.0,
+        "tokens_per_second": round(num_tokens / elapsed_s, 3) if elapsed_s > 0 else 0.0,
+        "prefill_time_ms": _ms(sum(usage.prefill_s for usage in usages)),
+        "decode_time_ms": _ms(sum(usage.decode_s for usage in usages)),
+        "num_preemptions": sum(usage.num_preemptions for usage in usages),
+    }
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 3)
+
+
+Texts = Callable[[Sequence[int]], str]  # token ids → text
+
+
+class Answer:
+    """Encodes the events of one answer. Subclasses know the shapes; `prompt_idx` tells the prompts of a list apart."""
+
+    object: str
+    chunk_object: str
+
+    def __init__(self, asked: Asked, identity: Identity) -> None:
+        self.asked = asked
+        self._choices = [Choice() for _ in range(len(asked.requests) * asked.n)]
+        self._usages: list[Usage | None] = [None] * len(asked.requests)
+        self._identity = msgspec.to_builtins(identity)
+
+    def take(self, prompt_idx: int, event: Delta | Finish) -> list[dict[str, Any]]:
+        """Remember an event; returns the choices of a chunk, if it is to be streamed."""
+        if isinstance(event, Finish):
+            self._usages[prompt_idx] = event.usage
+            return []
+        index = prompt_idx * self.asked.n + event.index
+        self._choices[index].add(event)
+        return [self._stream_choice(index, prompt_idx, event)] if self.asked.stream else []
+
+    def chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        body = {**self._identity, "object": self.chunk_object, "choices": choices}
+        if self.asked.include_usage:
+            body["usage"] = None
+        return body
+
+    def usage_chunk(self, elapsed_s: float) -> dict[str, Any]:
+        return {**self.chunk([]), **self._totals(elapsed_s)}
+
+    def response(self, elapsed_s: float) -> dict[str, Any]:
+        choices = [self._whole_choice(index, choice) for index, choice in enumerate(self._choices)]
+        return {**self._identity, "object": self.object, "choices": choices, **self._totals(elapsed_s)}
+
+    def _totals(self, elapsed_s: float) -> dict[str, Any]:
+        usages = [usage for usage in self._usages if usage is not None]
+        return {"usage": encode_usage(usages), "metrics": encode_metrics(usages, elapsed_s)}
+
+    def _stream_choice(self, index: int, prompt_idx: int, delta: Delta) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
+        raise NotImplementedError

@@ -1,0 +1,71 @@
+"""POST /tokenize and /detokenize, in vLLM's shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from tripos.errors import InvalidRequest
+from tripos.types import Message
+from tripos.wire.fields import Field, read, table
+from tripos.wire.json import parse
+from tripos.wire.openai.chat import MAX_MESSAGES, read_messages, read_template_args
+from tripos.wire.openai.generation import MAX_MODEL_NAME, read_token_ids
+
+_MODEL = Field("model", "string", "Name of a served model.", max_bytes=MAX_MODEL_NAME, required=True)
+
+TOKENIZE = table(
+    _MODEL,
+    Field("prompt", "string", "The text. Give this or messages."),
+    Field("messages", "array", "A conversation, through the model's template.", max_items=MAX_MESSAGES),
+    Field("add_special_tokens", "boolean", "With prompt: begin as a completion does. Default true."),
+    Field("add_generation_prompt", "boolean", "With messages: open the assistant's turn. Default true."),
+    Field("chat_template_kwargs", "object", "With messages: scalars for the template.", max_items=16),
+    Field("return_token_strs", "boolean", "Also the text of each token."),
+)
+DETOKENIZE = table(_MODEL, Field("tokens", "array", "Token ids.", required=True))
+
+
+class Tokenize(msgspec.Struct, frozen=True, kw_only=True):
+    """Text or messages to be counted."""
+
+    model: str
+    prompt: str | tuple[Message, ...]
+    add_special: bool
+    template_args: dict[str, Any]
+    wants_texts: bool
+
+
+def decode_tokenize(body: bytes) -> Tokenize:
+    """Raises InvalidRequest."""
+    found = read(parse(body), TOKENIZE)
+    if ("prompt" in found) == ("messages" in found):
+        message = "give prompt or messages, one of them"
+        code = "invalid_value" if "prompt" in found else "missing_field"
+        raise InvalidRequest(message, code=code, param="prompt")
+    return Tokenize(
+        model=found["model"],
+        prompt=found["prompt"] if "prompt" in found else read_messages(found["messages"]),
+        add_special=found.get("add_special_tokens", True),
+        template_args=read_template_args(found),
+        wants_texts=found.get("return_token_strs", False),
+    )
+
+
+def encode_tokens(
+    tokens: Sequence[int], max_model_len: int, token_text: Callable[[int], str] | None = None
+) -> dict[str, Any]:
+    return {
+        "tokens": list(tokens),
+        "count": len(tokens),
+        "max_model_len": max_model_len,
+        "token_strs": None if token_text is None else [token_text(token) for token in tokens],
+    }
+
+
+def decode_detokenize(body: bytes) -> tuple[str, tuple[int, ...]]:
+    """Model name and token ids. Raises InvalidRequest."""
+    found = read(parse(body), DETOKENIZE)
+    return found["model"], read_token_ids(found["tokens"], "tokens")
