@@ -1,0 +1,344 @@
+"""The composition root: options → executors, models, stages, routes → Service, and the library class LLM.
+
+The only place where all parts meet. Owns the decision how much memory a model gets; prints nothing.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from math import prod
+from pathlib import Path
+from typing import Self
+
+from tripos.config import ModelOptions, ServiceOptions
+from tripos.controls.deadline import deadline
+from tripos.controls.limits import limits
+from tripos.engine.engine import Engine, EngineOptions
+from tripos.engine.llm import LanguageModel
+from tripos.engine.memory import Fit, MemoryOptions, fit, mib
+from tripos.engine.scheduler import SchedulerOptions
+from tripos.errors import ConfigError, EnvironmentProblem, ModelRefused, TriposError
+from tripos.models.config import ModelConfig, parse_config
+from tripos.models.registry import adapt_weights, check_weights, trace
+from tripos.models.source import Source, open_source
+from tripos.models.tokenizer import Tokenizer
+from tripos.plan.ir import Plan, Weights
+from tripos.plan.passes import optimize
+from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
+from tripos.runtime.machine import available_memory_bytes, cpu_name, num_cores
+from tripos.service import Service
+from tripos.types import (
+    Call,
+    Delta,
+    Event,
+    FinishReason,
+    Generate,
+    Message,
+    ModelCard,
+    Sampling,
+    TokenLogprob,
+    Usage,
+)
+
+Progress = Callable[[str, float], None]
+Prompt = str | Sequence[int] | Sequence[Message]
+
+BLOCK_SIZE = 32  # tokens per cache block
+MEMORY_RESERVE_BYTES = 512 * 2**20  # left free for activations, the front and the system
+MAX_NUM_ROWS = 256  # logits rows of a step: sampled tokens and prompt logprobs
+
+
+def ignore_progress(phase: str, done: float) -> None:
+    """For callers that show none."""
+
+
+# -- one model ------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Opened:
+    """A model's files, read and checked against each other; nothing packed yet."""
+
+    source: Source
+    config: ModelConfig
+    plan: Plan  # as traced
+    weights: Weights  # under the plan's names
+    fit: Fit
+
+    def optimized(self) -> Plan:
+        """The plan that runs: fused, except across weights that are stored in different formats."""
+        return optimize(self.plan, {name: self.weights[name].dtype for name in self.plan.weights})
+
+
+def open_model(options: ModelOptions) -> Opened:
+    """Open and check. Milliseconds: files are mapped, not read. Raises ModelRefused, ConfigError."""
+    source = open_source(options.source)
+    config = parse_config(source.config, source.name)
+    plan = trace(config)
+    weights = adapt_weights(config, source.weights)
+    check_weights(plan, weights)
+    return Opened(
+        source,
+        config,
+        plan,
+        weights,
+        fit(source.name, plan, weights, config.max_position_embeddings, _memory_options(options)),
+    )
+
+
+def load_model(options: ModelOptions, progress: Progress = ignore_progress) -> LanguageModel:
+    """Open, check, pack and reserve. Raises ModelRefused, ConfigError, EnvironmentProblem."""
+    progress("open", 0.0)
+    opened = open_model(options)
+    tokenizer = opened.source.tokenizer
+    if tokenizer is None:
+        raise ModelRefused(f"{opened.source.name} has no tokenizer: put its tokenizer.json beside the weights")
+    with ThreadPoolExecutor(1, thread_name_prefix="tripos-digest") as pool:
+        digest = pool.submit(opened.source.digest)  # hashing releases the GIL and runs beside packing
+        progress("pack", 0.0)
+        executor = make_executor(executor_options(options))
+        executor.load(
+            optimize(opened.plan, {name: opened.weights[name].dtype for name in opened.plan.weights}), opened.weights
+        )
+        progress("cache", 0.0)
+        num_blocks = executor.reserve(opened.fit.num_blocks)
+        progress("digest", 0.0)
+        card = _card(options, opened, executor.info(), digest.result())
+    engine_options = EngineOptions(
+        num_blocks=num_blocks,
+        block_size=BLOCK_SIZE,
+        max_model_len=card.max_model_len,
+        scheduler=scheduler_options(options),
+    )
+    progress("ready", 1.0)
+    return LanguageModel(card, tokenizer, Engine(executor, engine_options), opened.source.encode_chat)
+
+
+def _memory_options(options: ModelOptions) -> MemoryOptions:
+    return MemoryOptions(
+        limit_bytes=options.memory or max(0, available_memory_bytes() - MEMORY_RESERVE_BYTES),
+        block_size=BLOCK_SIZE,
+        max_sequences=options.max_sequences,
+        max_model_len=options.max_model_len,
+        weights=options.weights,
+        kv_cache=options.kv_cache,
+    )
+
+
+def executor_options(options: ModelOptions) -> ExecutorOptions:
+    """What the executor is told; isa comes from TRIPOS_ISA, which the native executor reads."""
+    return ExecutorOptions(
+        block_size=BLOCK_SIZE,
+        max_num_tokens=options.token_budget,
+        max_num_rows=max(options.max_sequences, MAX_NUM_ROWS),
+        threads=options.threads or num_cores(),
+        weights=options.weights,
+        kv_cache=options.kv_cache,
+    )
+
+
+def scheduler_options(options: ModelOptions) -> SchedulerOptions:
+    return SchedulerOptions(
+        max_num_seqs=options.max_sequences,
+        token_budget=max(options.token_budget, options.max_sequences),
+        max_num_rows=max(options.max_sequences, MAX_NUM_ROWS),
+        max_waiting=4 * options.max_sequences,
+    )
+
+
+def make_executor(options: ExecutorOptions) -> Executor:
+    """Native where its library is; else the numpy reference, with a warning: it is correct and very slow."""
+    from tripos.runtime.native import NativeExecutor
+
+    try:
+        return NativeExecutor(options)
+    except EnvironmentProblem as problem:
+        from tripos.runtime.reference import ReferenceExecutor
+
+        warnings.warn(f"{problem.message}; running on the numpy reference, which is very slow", stacklevel=2)
+        return ReferenceExecutor(options)
+
+
+def _card(options: ModelOptions, opened: Opened, info: ExecutorInfo, digest: str) -> ModelCard:
+    return ModelCard(
+        name=options.name or opened.source.name,
+        task="generate",
+        digest=digest,
+        max_model_len=opened.fit.max_model_len,
+        vocab_size=opened.config.vocab_size,
+        architecture=opened.config.architecture,
+        weights=info.weights,
+        num_parameters=sum(prod(spec.shape) for spec in opened.plan.weights.values()),
+        created=int(time.time()),
+    )
+
+
+# -- tables for people ----------------------------------------------------------------------------------------------
+def fit_table(options: ModelOptions) -> list[tuple[str, ...]]:
+    """What the model needs and gets, before it is loaded. Raises as open_model."""
+    opened = open_model(options)
+    try:
+        return opened.fit.rows()
+    finally:
+        opened.source.close()
+
+
+def describe_machine(options: ModelOptions) -> list[tuple[str, ...]]:
+    """The processor, its memory, and the kernel that each op of the model got."""
+    opened = open_model(options)
+    executor = make_executor(executor_options(options))
+    try:
+        executor.load(opened.optimized(), opened.weights)
+        info = executor.info()
+    finally:
+        executor.close()
+        opened.source.close()
+    rows: list[tuple[str, ...]] = [
+        ("processor", cpu_name()),
+        ("cores", str(num_cores())),
+        ("memory", f"{mib(available_memory_bytes())} available"),
+        ("executor", f"{info.name}, {info.isa}, {info.threads} threads"),
+        ("weights", f"{info.weights}, {mib(info.weight_bytes)} packed"),
+        ("cache", f"{info.kv_cache}, {info.kv_bytes_per_token:,} bytes per token"),
+    ]
+    return rows + [(f"kernel of {op}", kernel) for op, kernel in info.kernels.items()]
+
+
+# -- the service ----------------------------------------------------------------------------------------------------
+def build_service(options: ServiceOptions, progress: Progress = ignore_progress) -> Service:
+    """Load every model and put its stages around it. Raises as load_model, and ConfigError for two equal names."""
+    service = Service()
+    for model_options in options.models:
+        model = load_model(model_options, progress)
+        if any(model.card.name == card.name for card in service.cards):
+            raise ConfigError(f"two models are named {model.card.name}: serve one of them under another --name")
+        service.add(model, (limits(max_model_len=model.card.max_model_len), deadline()))
+    return service
+
+
+# -- the library ----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Completion:
+    """One choice of one prompt. When `error` is set the choice ended early; the others are not affected."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    usage: Usage = field(default_factory=Usage)  # of the whole prompt's call
+    error: TriposError | None = None
+
+
+class LLM:
+    """A language model in this process, for offline work: no server, no event loop, every step full.
+
+    >>> with LLM("path/to/model") as llm:                                     # doctest: +SKIP
+    ...     print(llm.generate(["Once upon a time"], max_tokens=32)[0].text)
+    """
+
+    def __init__(self, model: str | Path, **options: object) -> None:
+        """`options` are the fields of config.ModelOptions (threads, weights, kv_cache, max_sequences ...).
+
+        Raises ModelRefused, ConfigError, EnvironmentProblem.
+        """
+        try:
+            model_options = replace(ModelOptions(), source=str(model), **options)  # type: ignore[arg-type]
+        except TypeError as error:
+            raise ConfigError(f"LLM(...): {error}") from None
+        self._model = load_model(model_options)
+
+    @property
+    def card(self) -> ModelCard:
+        return self._model.card
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._model.tokenizer
+
+    def generate(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        max_tokens: int | None = 128,
+        sampling: Sampling | None = None,
+        n: int = 1,
+    ) -> list[Completion]:
+        """Continue every prompt (text, token ids or chat messages): len(prompts) * n Completions, choices of a
+        prompt side by side. Raises InvalidRequest before any work when a prompt is wrong.
+        """
+        sampling = sampling or Sampling()
+        return self._answer([
+            Generate(prompt=_frozen(prompt), max_tokens=max_tokens, n=n, sampling=sampling) for prompt in prompts
+        ])  # fmt: skip
+
+    def chat(
+        self, messages: Sequence[Message], *, max_tokens: int | None = None, sampling: Sampling | None = None
+    ) -> Completion:
+        """Answer a conversation through the model's chat template."""
+        return self.generate([messages], max_tokens=max_tokens, sampling=sampling)[0]
+
+    def score(self, prompts: Iterable[str | Sequence[int]]) -> list[list[float]]:
+        """Natural-log probability of each token of each prompt after its first."""
+        requests = [Generate(prompt=_frozen(prompt), max_tokens=0, prompt_logprobs=0) for prompt in prompts]
+        scores = []
+        for completion in self._answer(requests):
+            if completion.error is not None:
+                raise completion.error
+            scores.append([each.logprob for each in completion.prompt_logprobs or () if each is not None])
+        return scores
+
+    def close(self) -> None:
+        """Free weights and cache. Idempotent."""
+        self._model.engine.executor.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _answer(self, requests: list[Generate]) -> list[Completion]:
+        calls = [Call(id=f"library-{i}", route=self.card.name, request=request) for i, request in enumerate(requests)]
+        collected = [_Collector(request.n) for request in requests]
+        for i, event in self._model.answer(calls):
+            collected[i].take(event)
+        return [completion for each in collected for completion in each.completions()]
+
+
+class _Collector:
+    """The events of one call, joined per choice."""
+
+    def __init__(self, n: int) -> None:
+        self._deltas: list[list[Delta]] = [[] for _ in range(n)]
+        self._usage = Usage()
+        self._error: TriposError | None = None
+
+    def take(self, event: Event | TriposError) -> None:
+        if isinstance(event, Delta):
+            self._deltas[event.index].append(event)
+        elif isinstance(event, TriposError):
+            self._error = event
+        else:
+            self._usage = getattr(event, "usage", self._usage)
+
+    def completions(self) -> list[Completion]:
+        return [self._completion(deltas) for deltas in self._deltas]
+
+    def _completion(self, deltas: list[Delta]) -> Completion:
+        has_logprobs = any(delta.logprobs is not None for delta in deltas)
+        return Completion(
+            text="".join(delta.text for delta in deltas),
+            token_ids=tuple(token for delta in deltas for token in delta.token_ids),
+            finish_reason=deltas[-1].finish_reason if deltas else None,
+            logprobs=tuple(each for delta in deltas for each in delta.logprobs or ()) if has_logprobs else None,
+            prompt_logprobs=next((d.prompt_logprobs for d in deltas if d.prompt_logprobs is not None), None),
+            usage=self._usage,
+            error=self._error,
+        )
+
+
+def _frozen(prompt: Prompt) -> str | tuple[int, ...] | tuple[Message, ...]:
+    return prompt if isinstance(prompt, str) else tuple(prompt)  # type: ignore[return-value]
