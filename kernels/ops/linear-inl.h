@@ -1,7 +1,7 @@
 // The text of the linear kernels, compiled once per instruction set. The including file defines, in namespace
 // tripos::linear::{anonymous}, `struct Simd` (vectors and a few operations) and then includes this file once.
 //
-// Outputs are the lanes: a tile is kRows rows x kPanels panels x (lo, hi) vectors, where lo covers columns
+// Outputs are the lanes: a tile is kRows rows x (lo, hi) vectors, where lo covers columns
 // [h*kLanes, +kLanes) of a panel's first sixteen and hi the same of its second sixteen; narrower vectors take several
 // passes h. Interleaved matrices hold gate in the first sixteen and up in the second, so lo and hi meet in one tile.
 //
@@ -22,15 +22,14 @@ using I = Simd::I;
 
 inline constexpr int kPasses = 16 / Simd::kLanes;
 
-template <int kRows, int kPanels>
+template <int kRows>
 struct Tile {
-  F v[kRows][kPanels][2];
+  F v[kRows][2];
 };
 
 // What a tile reads.
 struct TileInput {
-  const uint8_t* panel;  // first panel
-  size_t panel_bytes;
+  const uint8_t* panel;
   const uint8_t* rows;  // first row
   size_t row_bytes;
   int64_t k;
@@ -106,63 +105,51 @@ template <class Loader>
 struct FloatKernel {
   static constexpr int kMaxRows = Simd::kMaxRowsFloat;
 
-  template <int kRows, int kPanels>
-  static inline void Compute(const TileInput& in, Tile<kRows, kPanels>* out) {
+  template <int kRows>
+  static inline void Compute(const TileInput& in, Tile<kRows>* out) {
     constexpr int kStep = Loader::kStep;
-    F acc[kRows][kPanels][2];
-    for (int r = 0; r < kRows; ++r)
-      for (int p = 0; p < kPanels; ++p) acc[r][p][0] = acc[r][p][1] = Simd::Zero();
+    F acc[kRows][2];
+    for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = Simd::Zero();
     const uint8_t* w = in.panel + Loader::kHeader;
     const uint8_t* next = in.next;
     const size_t next_step = Loader::kBytes == 128 ? in.next_step : (in.next_step + 1) / 2;
     int64_t k = 0;
     for (; k + kStep <= in.k; k += kStep, w += Loader::kBytes, next += next_step) {
-      F b[kPanels][kStep][2];
-#pragma GCC unroll 8
-      for (int p = 0; p < kPanels; ++p) {
-        PrefetchLines<kRows>(next + p * in.panel_bytes);
-        Loader::Load(w + p * in.panel_bytes, in.pass, b[p]);
-      }
+      F b[kStep][2];
+      PrefetchLines<kRows>(next);
+      Loader::Load(w, in.pass, b);
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
         const float* x = reinterpret_cast<const float*>(in.rows + r * in.row_bytes) + k;
 #pragma GCC unroll 2
         for (int s = 0; s < kStep; ++s) {
           const F a = Simd::Set1(x[s]);
-#pragma GCC unroll 8
-          for (int p = 0; p < kPanels; ++p) {
-            acc[r][p][0] = Simd::Fma(a, b[p][s][0], acc[r][p][0]);
-            acc[r][p][1] = Simd::Fma(a, b[p][s][1], acc[r][p][1]);
-          }
+          acc[r][0] = Simd::Fma(a, b[s][0], acc[r][0]);
+          acc[r][1] = Simd::Fma(a, b[s][1], acc[r][1]);
         }
       }
     }
     if (kStep == 2 && k < in.k) {  // odd k
-      for (int p = 0; p < kPanels; ++p) {
-        F b[kStep][2];
-        Loader::Load(w + p * in.panel_bytes, in.pass, b);
-        for (int r = 0; r < kRows; ++r) {
-          const F a = Simd::Set1(reinterpret_cast<const float*>(in.rows + r * in.row_bytes)[k]);
-          acc[r][p][0] = Simd::Fma(a, b[0][0], acc[r][p][0]);
-          acc[r][p][1] = Simd::Fma(a, b[0][1], acc[r][p][1]);
-        }
+      F b[kStep][2];
+      Loader::Load(w, in.pass, b);
+      for (int r = 0; r < kRows; ++r) {
+        const F a = Simd::Set1(reinterpret_cast<const float*>(in.rows + r * in.row_bytes)[k]);
+        acc[r][0] = Simd::Fma(a, b[0][0], acc[r][0]);
+        acc[r][1] = Simd::Fma(a, b[0][1], acc[r][1]);
       }
     }
-    for (int p = 0; p < kPanels; ++p) {
-      if constexpr (Loader::kHeader > 0) {
-        const float* scales =
-            reinterpret_cast<const float*>(in.panel + p * in.panel_bytes) + in.pass * Simd::kLanes;
-        const F lo = Simd::Mul(Simd::Load(scales), Simd::Set1(Loader::kScale));
-        const F hi = Simd::Mul(Simd::Load(scales + 16), Simd::Set1(Loader::kScale));
-        for (int r = 0; r < kRows; ++r) {
-          out->v[r][p][0] = Simd::Mul(acc[r][p][0], lo);
-          out->v[r][p][1] = Simd::Mul(acc[r][p][1], hi);
-        }
-      } else {
-        for (int r = 0; r < kRows; ++r) {
-          out->v[r][p][0] = acc[r][p][0];
-          out->v[r][p][1] = acc[r][p][1];
-        }
+    if constexpr (Loader::kHeader > 0) {
+      const float* scales = reinterpret_cast<const float*>(in.panel) + in.pass * Simd::kLanes;
+      const F lo = Simd::Mul(Simd::Load(scales), Simd::Set1(Loader::kScale));
+      const F hi = Simd::Mul(Simd::Load(scales + 16), Simd::Set1(Loader::kScale));
+      for (int r = 0; r < kRows; ++r) {
+        out->v[r][0] = Simd::Mul(acc[r][0], lo);
+        out->v[r][1] = Simd::Mul(acc[r][1], hi);
+      }
+    } else {
+      for (int r = 0; r < kRows; ++r) {
+        out->v[r][0] = acc[r][0];
+        out->v[r][1] = acc[r][1];
       }
     }
   }
@@ -174,49 +161,37 @@ struct FloatKernel {
 struct Int8Kernel {
   static constexpr int kMaxRows = Simd::kMaxRowsInt8;
 
-  template <int kRows, int kPanels>
-  static inline void Compute(const TileInput& in, Tile<kRows, kPanels>* out) {
-    I acc[kRows][kPanels][2];
+  template <int kRows>
+  static inline void Compute(const TileInput& in, Tile<kRows>* out) {
+    I acc[kRows][2];
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 8
-      for (int p = 0; p < kPanels; ++p) acc[r][p][0] = acc[r][p][1] = Simd::ZeroI();
+    for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = Simd::ZeroI();
     const uint8_t* w = in.panel + kPanelCols * 4 + in.pass * Simd::kLanes * 4;
     const uint8_t* a = in.rows + kRowHeaderBytes;
     const uint8_t* next = in.next;
     const int64_t quads = PaddedK(in.k) / 4;
     for (int64_t q = 0; q < quads; ++q, w += 128, a += 4, next += in.next_step) {
-      I b[kPanels][2];
-#pragma GCC unroll 8
-      for (int p = 0; p < kPanels; ++p) {
-        const uint8_t* wp = w + p * in.panel_bytes;
-        PrefetchLines<kRows>(next + p * in.panel_bytes);
-        b[p][0] = Simd::LoadI(wp);
-        b[p][1] = Simd::LoadI(wp + 64);
-      }
+      I b[2];
+      PrefetchLines<kRows>(next);
+      b[0] = Simd::LoadI(w);
+      b[1] = Simd::LoadI(w + 64);
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
         const Simd::Quad x = Simd::BroadcastQuad(a + r * in.row_bytes);
-#pragma GCC unroll 8
-        for (int p = 0; p < kPanels; ++p) {
-          acc[r][p][0] = Simd::Dot(acc[r][p][0], b[p][0], x);
-          acc[r][p][1] = Simd::Dot(acc[r][p][1], b[p][1], x);
-        }
+        acc[r][0] = Simd::Dot(acc[r][0], b[0], x);
+        acc[r][1] = Simd::Dot(acc[r][1], b[1], x);
       }
     }
-#pragma GCC unroll 8
-    for (int p = 0; p < kPanels; ++p) {
-      const float* scales = reinterpret_cast<const float*>(in.panel + p * in.panel_bytes) + in.pass * Simd::kLanes;
-      const F lo = Simd::Load(scales);
-      const F hi = Simd::Load(scales + 16);
+    const float* scales = reinterpret_cast<const float*>(in.panel) + in.pass * Simd::kLanes;
+    const F lo = Simd::Load(scales);
+    const F hi = Simd::Load(scales + 16);
 #pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) {
-        const RowHeader* header = reinterpret_cast<const RowHeader*>(in.rows + r * in.row_bytes);
-        const I offset = Simd::Set1I(static_cast<int32_t>(128u * static_cast<uint32_t>(header->sum)));
-        const F scale = Simd::Set1(header->scale);
-        out->v[r][p][0] = Simd::Mul(Simd::Mul(Simd::ToFloat(Simd::SubI(acc[r][p][0], offset)), lo), scale);
-        out->v[r][p][1] = Simd::Mul(Simd::Mul(Simd::ToFloat(Simd::SubI(acc[r][p][1], offset)), hi), scale);
-      }
+    for (int r = 0; r < kRows; ++r) {
+      const RowHeader* header = reinterpret_cast<const RowHeader*>(in.rows + r * in.row_bytes);
+      const I offset = Simd::Set1I(static_cast<int32_t>(128u * static_cast<uint32_t>(header->sum)));
+      const F scale = Simd::Set1(header->scale);
+      out->v[r][0] = Simd::Mul(Simd::Mul(Simd::ToFloat(Simd::SubI(acc[r][0], offset)), lo), scale);
+      out->v[r][1] = Simd::Mul(Simd::Mul(Simd::ToFloat(Simd::SubI(acc[r][1], offset)), hi), scale);
     }
   }
 };
@@ -227,78 +202,61 @@ struct Int8Kernel {
 struct Int4Kernel {
   static constexpr int kMaxRows = Simd::kMaxRowsGroup;
 
-  template <int kRows, int kPanels>
-  static inline void Compute(const TileInput& in, Tile<kRows, kPanels>* out) {
-    F acc[kRows][kPanels][2];
+  template <int kRows>
+  static inline void Compute(const TileInput& in, Tile<kRows>* out) {
+    F acc[kRows][2];
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 8
-      for (int p = 0; p < kPanels; ++p) acc[r][p][0] = acc[r][p][1] = Simd::Zero();
+    for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = Simd::Zero();
     const int64_t groups = PaddedK(in.k) / kGroup;
     const size_t sums = GroupSumOffset(in.k);
     const uint8_t* next = in.next;
     for (int64_t g = 0; g < groups; ++g) {
       const uint8_t* w = in.panel + g * kInt4GroupBytes;
       const uint8_t* a = in.rows + kRowHeaderBytes + g * kGroup;
-      I dot[kRows][kPanels][2];
+      I dot[kRows][2];
 #pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 8
-        for (int p = 0; p < kPanels; ++p) dot[r][p][0] = dot[r][p][1] = Simd::ZeroI();
+      for (int r = 0; r < kRows; ++r) dot[r][0] = dot[r][1] = Simd::ZeroI();
 #pragma GCC unroll 4
       for (int c = 0; c < 4; ++c, next += in.next_step) {
-        I low[kPanels][2], high[kPanels][2];
-#pragma GCC unroll 8
-        for (int p = 0; p < kPanels; ++p) {
-          const uint8_t* wp = w + p * in.panel_bytes + 128 + c * 128 + in.pass * Simd::kLanes * 4;
-          PrefetchLines<kRows>(next + p * in.panel_bytes);
-          Simd::LoadNibbles(wp, &low[p][0], &high[p][0]);
-          Simd::LoadNibbles(wp + 64, &low[p][1], &high[p][1]);
-        }
+        I low[2], high[2];
+        const uint8_t* wp = w + 128 + c * 128 + in.pass * Simd::kLanes * 4;
+        PrefetchLines<kRows>(next);
+        Simd::LoadNibbles(wp, &low[0], &high[0]);
+        Simd::LoadNibbles(wp + 64, &low[1], &high[1]);
 #pragma GCC unroll 16
         for (int r = 0; r < kRows; ++r) {
           const Simd::NibbleQuad x0 = Simd::BroadcastNibbleQuad(a + r * in.row_bytes + c * 8);
           const Simd::NibbleQuad x1 = Simd::BroadcastNibbleQuad(a + r * in.row_bytes + c * 8 + 4);
-#pragma GCC unroll 8
-          for (int p = 0; p < kPanels; ++p) {
-            dot[r][p][0] = Simd::DotNibble(dot[r][p][0], low[p][0], x0);
-            dot[r][p][1] = Simd::DotNibble(dot[r][p][1], low[p][1], x0);
-            dot[r][p][0] = Simd::DotNibble(dot[r][p][0], high[p][0], x1);
-            dot[r][p][1] = Simd::DotNibble(dot[r][p][1], high[p][1], x1);
-          }
+          dot[r][0] = Simd::DotNibble(dot[r][0], low[0], x0);
+          dot[r][1] = Simd::DotNibble(dot[r][1], low[1], x0);
+          dot[r][0] = Simd::DotNibble(dot[r][0], high[0], x1);
+          dot[r][1] = Simd::DotNibble(dot[r][1], high[1], x1);
         }
       }
-#pragma GCC unroll 8
-      for (int p = 0; p < kPanels; ++p) {
-        const uint16_t* half =
-            reinterpret_cast<const uint16_t*>(w + p * in.panel_bytes) + in.pass * Simd::kLanes;
-        const F scale[2] = {Simd::LoadF16(half), Simd::LoadF16(half + 16)};
-        const F minimum[2] = {Simd::LoadF16(half + 32), Simd::LoadF16(half + 48)};
-        PrefetchLines<kRows>(next + p * in.panel_bytes);
+      const uint16_t* half = reinterpret_cast<const uint16_t*>(w) + in.pass * Simd::kLanes;
+      const F scale[2] = {Simd::LoadF16(half), Simd::LoadF16(half + 16)};
+      const F minimum[2] = {Simd::LoadF16(half + 32), Simd::LoadF16(half + 48)};
+      PrefetchLines<kRows>(next);
 #pragma GCC unroll 16
-        for (int r = 0; r < kRows; ++r) {
-          const F sum = Simd::Set1(reinterpret_cast<const float*>(in.rows + r * in.row_bytes + sums)[g]);
-          for (int j = 0; j < 2; ++j) {
-            acc[r][p][j] = Simd::Fma(Simd::ToFloat(dot[r][p][j]), scale[j], acc[r][p][j]);
-            acc[r][p][j] = Simd::Fma(sum, minimum[j], acc[r][p][j]);
-          }
+      for (int r = 0; r < kRows; ++r) {
+        const F sum = Simd::Set1(reinterpret_cast<const float*>(in.rows + r * in.row_bytes + sums)[g]);
+        for (int j = 0; j < 2; ++j) {
+          acc[r][j] = Simd::Fma(Simd::ToFloat(dot[r][j]), scale[j], acc[r][j]);
+          acc[r][j] = Simd::Fma(sum, minimum[j], acc[r][j]);
         }
       }
       next += in.next_step;
     }
-    ScaleRows<kRows, kPanels>(in, acc, out);
+    ScaleRows<kRows>(in, acc, out);
   }
 
-  template <int kRows, int kPanels>
-  static inline void ScaleRows(const TileInput& in, F (*acc)[kPanels][2], Tile<kRows, kPanels>* out) {
+  template <int kRows>
+  static inline void ScaleRows(const TileInput& in, F (*acc)[2], Tile<kRows>* out) {
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const F scale = Simd::Set1(reinterpret_cast<const RowHeader*>(in.rows + r * in.row_bytes)->scale);
-#pragma GCC unroll 8
-      for (int p = 0; p < kPanels; ++p) {
-        out->v[r][p][0] = Simd::Mul(acc[r][p][0], scale);
-        out->v[r][p][1] = Simd::Mul(acc[r][p][1], scale);
-      }
+      out->v[r][0] = Simd::Mul(acc[r][0], scale);
+      out->v[r][1] = Simd::Mul(acc[r][1], scale);
     }
   }
 };
@@ -306,59 +264,46 @@ struct Int4Kernel {
 struct Int8GroupKernel {
   static constexpr int kMaxRows = Simd::kMaxRowsGroup;
 
-  template <int kRows, int kPanels>
-  static inline void Compute(const TileInput& in, Tile<kRows, kPanels>* out) {
-    F acc[kRows][kPanels][2];
+  template <int kRows>
+  static inline void Compute(const TileInput& in, Tile<kRows>* out) {
+    F acc[kRows][2];
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 8
-      for (int p = 0; p < kPanels; ++p) acc[r][p][0] = acc[r][p][1] = Simd::Zero();
+    for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = Simd::Zero();
     const int64_t groups = PaddedK(in.k) / kGroup;
     const size_t sums = GroupSumOffset(in.k);
     const uint8_t* next = in.next;
     for (int64_t g = 0; g < groups; ++g) {
       const uint8_t* w = in.panel + g * kInt8GroupBytes;
       const uint8_t* a = in.rows + kRowHeaderBytes + g * kGroup;
-      I dot[kRows][kPanels][2];
+      I dot[kRows][2];
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
         const float sum = reinterpret_cast<const float*>(in.rows + r * in.row_bytes + sums)[g];
         const I offset = Simd::Set1I(-128 * static_cast<int32_t>(sum));
-#pragma GCC unroll 8
-        for (int p = 0; p < kPanels; ++p) dot[r][p][0] = dot[r][p][1] = offset;
+        dot[r][0] = dot[r][1] = offset;
       }
 #pragma GCC unroll 8
       for (int c = 0; c < 8; ++c, next += in.next_step) {
-        I b[kPanels][2];
-#pragma GCC unroll 8
-        for (int p = 0; p < kPanels; ++p) {
-          const uint8_t* wp = w + p * in.panel_bytes + 64 + c * 128 + in.pass * Simd::kLanes * 4;
-          PrefetchLines<kRows>(next + p * in.panel_bytes);
-          b[p][0] = Simd::LoadI(wp);
-          b[p][1] = Simd::LoadI(wp + 64);
-        }
+        I b[2];
+        const uint8_t* wp = w + 64 + c * 128 + in.pass * Simd::kLanes * 4;
+        PrefetchLines<kRows>(next);
+        b[0] = Simd::LoadI(wp);
+        b[1] = Simd::LoadI(wp + 64);
 #pragma GCC unroll 16
         for (int r = 0; r < kRows; ++r) {
           const Simd::Quad x = Simd::BroadcastQuad(a + r * in.row_bytes + c * 4);
-#pragma GCC unroll 8
-          for (int p = 0; p < kPanels; ++p) {
-            dot[r][p][0] = Simd::Dot(dot[r][p][0], b[p][0], x);
-            dot[r][p][1] = Simd::Dot(dot[r][p][1], b[p][1], x);
-          }
+          dot[r][0] = Simd::Dot(dot[r][0], b[0], x);
+          dot[r][1] = Simd::Dot(dot[r][1], b[1], x);
         }
       }
-#pragma GCC unroll 8
-      for (int p = 0; p < kPanels; ++p) {
-        const uint16_t* half =
-            reinterpret_cast<const uint16_t*>(w + p * in.panel_bytes) + in.pass * Simd::kLanes;
-        const F scale[2] = {Simd::LoadF16(half), Simd::LoadF16(half + 16)};
+      const uint16_t* half = reinterpret_cast<const uint16_t*>(w) + in.pass * Simd::kLanes;
+      const F scale[2] = {Simd::LoadF16(half), Simd::LoadF16(half + 16)};
 #pragma GCC unroll 16
-        for (int r = 0; r < kRows; ++r)
-          for (int j = 0; j < 2; ++j)
-            acc[r][p][j] = Simd::Fma(Simd::ToFloat(dot[r][p][j]), scale[j], acc[r][p][j]);
-      }
+      for (int r = 0; r < kRows; ++r)
+        for (int j = 0; j < 2; ++j)
+          acc[r][j] = Simd::Fma(Simd::ToFloat(dot[r][j]), scale[j], acc[r][j]);
     }
-    Int4Kernel::ScaleRows<kRows, kPanels>(in, acc, out);
+    Int4Kernel::ScaleRows<kRows>(in, acc, out);
   }
 };
 
@@ -411,62 +356,58 @@ inline void StorePart(float* p, int64_t count, F x) {
   for (int64_t i = 0; i < count; ++i) p[i] = v[i];
 }
 
-template <int kRows, int kPanels>
+template <int kRows>
 inline void Finish(const PackedMatrix& matrix, const RunArgs& args, int64_t row, int64_t panel, int pass,
-                   Tile<kRows, kPanels>* tile) {
+                   Tile<kRows>* tile) {
   const bool is_glu = args.epilogue >= Epilogue::kGluSilu;
   const int64_t half_n = matrix.n / 2;
-  for (int p = 0; p < kPanels; ++p) {
-    int64_t column[2], count[2];  // of lo and hi, in the order of the parts
-    for (int j = 0; j < 2; ++j) {
-      if (matrix.is_interleaved) {
-        const int64_t first = (panel + p) * 16 + pass * Simd::kLanes;
-        column[j] = j * half_n + first;
-        count[j] = half_n - first;
-      } else {
-        column[j] = (panel + p) * kPanelCols + j * 16 + pass * Simd::kLanes;
-        count[j] = matrix.n - column[j];
-      }
-      if (args.bias != nullptr && count[j] > 0) {
-        const F bias = LoadPart(args.bias + column[j], count[j]);
-        for (int r = 0; r < kRows; ++r) tile->v[r][p][j] = Simd::Add(tile->v[r][p][j], bias);
-      }
+  int64_t column[2], count[2];  // of lo and hi, in the order of the parts
+  for (int j = 0; j < 2; ++j) {
+    if (matrix.is_interleaved) {
+      const int64_t first = panel * 16 + pass * Simd::kLanes;
+      column[j] = j * half_n + first;
+      count[j] = half_n - first;
+    } else {
+      column[j] = panel * kPanelCols + j * 16 + pass * Simd::kLanes;
+      count[j] = matrix.n - column[j];
     }
-    for (int r = 0; r < kRows; ++r) {
-      float* y = args.y + (row + r) * args.y_stride;
-      F* v = tile->v[r][p];
-      if (is_glu) {
-        if (count[0] > 0) StorePart(y + column[0], count[0], Simd::Mul(Activate(args.epilogue, v[0]), v[1]));
-        continue;
-      }
-      for (int j = 0; j < 2; ++j) {
-        if (count[j] <= 0) continue;
-        float* out = y + column[j];
-        if (args.epilogue == Epilogue::kAdd) v[j] = Simd::Add(LoadPart(out, count[j]), v[j]);
-        StorePart(out, count[j], v[j]);
-      }
+    if (args.bias != nullptr && count[j] > 0) {
+      const F bias = LoadPart(args.bias + column[j], count[j]);
+      for (int r = 0; r < kRows; ++r) tile->v[r][j] = Simd::Add(tile->v[r][j], bias);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    float* y = args.y + (row + r) * args.y_stride;
+    F* v = tile->v[r];
+    if (is_glu) {
+      if (count[0] > 0) StorePart(y + column[0], count[0], Simd::Mul(Activate(args.epilogue, v[0]), v[1]));
+      continue;
+    }
+    for (int j = 0; j < 2; ++j) {
+      if (count[j] <= 0) continue;
+      float* out = y + column[j];
+      if (args.epilogue == Epilogue::kAdd) v[j] = Simd::Add(LoadPart(out, count[j]), v[j]);
+      StorePart(out, count[j], v[j]);
     }
   }
 }
 
 // -- Driver ------------------------------------------------------------------------------------------------------
 
-template <class Kernel, int kRows, int kPanels>
+template <class Kernel, int kRows>
 void RunTile(const PackedMatrix& matrix, const RunArgs& args, int64_t row, int64_t panel, const uint8_t* next,
              size_t next_step) {
-  const size_t panel_bytes = matrix.panel_bytes();
   for (int pass = 0; pass < kPasses; ++pass) {
-    const TileInput in = {matrix.data + panel * panel_bytes,
-                          panel_bytes,
+    const TileInput in = {matrix.data + panel * matrix.panel_bytes(),
                           static_cast<const uint8_t*>(args.rows) + row * args.row_bytes,
                           args.row_bytes,
                           matrix.k,
                           pass,
                           next,
                           next_step};
-    Tile<kRows, kPanels> tile;
-    Kernel::template Compute<kRows, kPanels>(in, &tile);
-    Finish<kRows, kPanels>(matrix, args, row, panel, pass, &tile);
+    Tile<kRows> tile;
+    Kernel::template Compute<kRows>(in, &tile);
+    Finish<kRows>(matrix, args, row, panel, pass, &tile);
   }
 }
 
@@ -475,7 +416,7 @@ using TileFunction = void (*)(const PackedMatrix&, const RunArgs&, int64_t, int6
 // The function that computes `rows` rows of one panel.
 template <class Kernel, int... kIndex>
 TileFunction TileOfRows(int64_t rows, std::integer_sequence<int, kIndex...>) {
-  static constexpr TileFunction kTiles[] = {RunTile<Kernel, kIndex + 1, 1>...};
+  static constexpr TileFunction kTiles[] = {RunTile<Kernel, kIndex + 1>...};
   return kTiles[rows - 1];
 }
 
@@ -484,19 +425,11 @@ void RunFormat(const PackedMatrix& matrix, const RunArgs& args) {
   const int64_t rows = args.last_row - args.first_row;
   if (rows <= 0) return;
   const size_t panel_bytes = matrix.panel_bytes();
-  int64_t panel = args.first_panel;
-  if (rows == 1) {  // more panels at once, so that enough chains and streams are in flight
-    constexpr int kPanels = Simd::kGemvPanels;
-    for (; panel + kPanels <= args.last_panel; panel += kPanels) {
-      const uint8_t* next = matrix.data + panel * panel_bytes + kPrefetchBytes;
-      RunTile<Kernel, 1, kPanels>(matrix, args, args.first_row, panel, next, 128);
-    }
-  }
   // A group of panels stays in L2 while all rows pass over it, and the next group is on its way meanwhile. Rows on the
   // outside: a tile of rows stays in L1, and its outputs are written side by side.
   const int64_t tiles = (rows + Kernel::kMaxRows - 1) / Kernel::kMaxRows;
   const int64_t group = std::max<int64_t>(1, static_cast<int64_t>(kPanelGroupBytes / panel_bytes));
-  for (; panel < args.last_panel; panel += group) {
+  for (int64_t panel = args.first_panel; panel < args.last_panel; panel += group) {
     const int64_t last = std::min(panel + group, args.last_panel);
     for (int64_t t = 0; t < tiles; ++t) {  // of equal height, give or take one row
       const int64_t row = args.first_row + rows * t / tiles;

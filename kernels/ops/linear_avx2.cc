@@ -16,7 +16,6 @@ struct Simd {
   static constexpr int kMaxRowsFloat = 6;
   static constexpr int kMaxRowsInt8 = 4;
   static constexpr int kMaxRowsGroup = 3;
-  static constexpr int kGemvPanels = 2;
 
   using F = __m256;
   using I = __m256i;

@@ -23,7 +23,6 @@ struct Simd {
   static constexpr int kMaxRowsFloat = 12;
   static constexpr int kMaxRowsInt8 = 12;
   static constexpr int kMaxRowsGroup = 6;  // int32 and float accumulators side by side
-  static constexpr int kGemvPanels = 4;
 
   using F = __m512;
   using I = __m512i;

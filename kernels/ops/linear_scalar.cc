@@ -14,7 +14,6 @@ struct Simd {
   static constexpr int kMaxRowsFloat = 2;
   static constexpr int kMaxRowsInt8 = 2;
   static constexpr int kMaxRowsGroup = 2;
-  static constexpr int kGemvPanels = 1;
 
   struct F {
     float v[kLanes];
