@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import codecs
 import hashlib
+import itertools
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -20,9 +21,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tripos.errors import ModelRefused, RequestFailed, TriposError
+from tripos.types import Message
 
 if TYPE_CHECKING:
     import tokenizers
+
+    from tripos.models.chat import ChatTemplate
 
 MAX_TOKENIZER_BYTES = 64 << 20
 MAX_TOKENS = 1 << 24
@@ -44,10 +48,10 @@ class Spelling:
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """Token ids with a role, as the model's files name them."""
+    """Token ids with a role, as the model's files name them. None: the tokenizer's own files do not say."""
 
     bos_id: int | None = None
-    eos_ids: tuple[int, ...] = ()
+    eos_ids: frozenset[int] = frozenset()
 
 
 @contextmanager
@@ -89,12 +93,18 @@ class Tokenizer:
             self._unknown_id = _unknown_id(backend)
         self.bos_id = special.bos_id
         self.eos_ids = special.eos_ids
+        self.template_source: str | None = None  # set by whoever reads the model's files, before the first use
         self._self_test(file)
 
     @property
     def vocab_size(self) -> int:
         """One more than the largest token id; ids between may be unused."""
         return len(self._pieces)
+
+    @property
+    def strips_first_space(self) -> bool:
+        """Whether decoding takes away a space that encoding put before the text."""
+        return self._spelling.strip_first_space or self._spelling.wordpiece
 
     @cached_property
     def special_tokens(self) -> dict[str, int]:
@@ -114,7 +124,7 @@ class Tokenizer:
         id: int | None = self._backend.token_to_id(text)
         return id
 
-    def encode(self, text: str, add_special: bool = False) -> list[int]:
+    def encode(self, text: str, add_special: bool = True) -> list[int]:
         """Ids of a caller's text. Special tokens spelled in it are plain text; `add_special` adds the model's BOS."""
         with _guarded(RequestFailed, "tokenizing failed"):
             ids = self._encode(text, add_special)
@@ -132,10 +142,37 @@ class Tokenizer:
             finally:
                 self._backend.encode_special_tokens = True
 
+    def encode_chat(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), **template_args: Any
+    ) -> list[int]:
+        """Ids of the prompt that the model's template makes of the messages, ready for the assistant's answer.
+
+        Special tokens come from the template alone. Raises InvalidRequest for what the template refuses.
+        """
+        rendered = self.chat_template.render(messages, tools, template_args=template_args)
+        if not rendered.parts:
+            return self.encode_template(rendered.text)
+        special = self.special_tokens
+        ids = [[special[text]] if is_special else self.encode(text, False) for text, is_special in rendered.parts]
+        return list(itertools.chain.from_iterable(ids))
+
+    @cached_property
+    def chat_template(self) -> ChatTemplate:
+        """The compiled template. Raises ModelRefused when it cannot be compiled."""
+        from tripos.models.chat import ChatTemplate  # jinja2 takes 150 ms to import
+
+        bos = self._pieces[self.bos_id] if self.bos_id is not None else None
+        eos = self._pieces[min(self.eos_ids)] if self.eos_ids else None
+        return ChatTemplate(self.template_source, self.special_tokens, bos or "", eos or "")
+
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of a whole sequence; bytes that are no UTF-8 become U+FFFD."""
         decoder = IncrementalDecoder(self, skip_special=skip_special)
-        return decoder.push(ids) + decoder.finish()
+        return "".join([*map(decoder.push, ids), decoder.flush()])
+
+    def decoder(self, prompt: Sequence[int] = ()) -> IncrementalDecoder:
+        """Decodes what follows the prompt, token by token."""
+        return IncrementalDecoder(self, prompt)
 
     def _encode(self, text: str, add_special: bool) -> list[int]:
         with self._lock:
@@ -188,7 +225,7 @@ class Tokenizer:
 class IncrementalDecoder:
     """Turns a growing sequence of ids into text, in time linear in its length.
 
-    A character whose bytes are not complete is held back; what `push` and `finish` return concatenates to exactly
+    A character whose bytes are not complete is held back; what `push` and `flush` return concatenates to exactly
     what `Tokenizer.decode` gives for all ids at once. `after` holds the ids that stand before the text: a leading
     space is taken away only at the true beginning of a text.
     """
@@ -197,20 +234,19 @@ class IncrementalDecoder:
         self._bytes = tokenizer.all_token_bytes
         self._skipped = tokenizer.special_ids if skip_special else frozenset()
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        spelling = tokenizer._spelling
-        at_start = all(id in tokenizer.special_ids for id in after)
-        self._strip_space = at_start and (spelling.strip_first_space or spelling.wordpiece)
+        self._strip_space = tokenizer.strips_first_space and all(id in tokenizer.special_ids for id in after)
 
-    def push(self, ids: Iterable[int]) -> str:
-        """The characters that these ids complete."""
-        table, size = self._bytes, len(self._bytes)
-        data = b"".join(table[id] for id in ids if id not in self._skipped and 0 <= id < size)
+    def push(self, token_id: int) -> str:
+        """The characters that this token completes; an id outside the vocabulary has none."""
+        if token_id in self._skipped or not 0 <= token_id < len(self._bytes):
+            return ""
+        data = self._bytes[token_id]
         if data and self._strip_space:
             self._strip_space = False
             data = data.removeprefix(b" ")
         return self._utf8.decode(data)
 
-    def finish(self) -> str:
+    def flush(self) -> str:
         """U+FFFD for a character that never became whole, else nothing."""
         return self._utf8.decode(b"", final=True)
 

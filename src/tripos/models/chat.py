@@ -1,0 +1,192 @@
+"""Chat messages to the text a model was trained on, through the model's own template.
+
+Owns what a template is given, and the rule that what a caller wrote can never spell a special token. Templates come
+from the model's files only, never from a request. Knows nothing of token ids.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tripos.errors import ContextLengthExceeded, InvalidRequest, ModelRefused
+from tripos.models.sandbox import (
+    MAX_OUTPUT_CHARS,
+    BudgetExceeded,
+    RenderingFailed,
+    Template,
+    TemplateRefusal,
+    strings_in,
+)
+from tripos.types import Message
+
+MAX_ARG_CHARS = 1024
+
+# Used when a model brings no template: each message as "role: content", then the cue for the assistant.
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+_OWN_NAMES = frozenset(("messages", "tools", "add_generation_prompt", "bos_token", "eos_token"))
+# Never template arguments: they steer other software's template functions, or would smuggle in another template.
+_REFUSED_ARGS = _OWN_NAMES | {
+    "chat_template", "conversation", "documents", "tokenize", "return_dict", "return_tensors", "padding",
+    "truncation", "max_length", "tokenizer_kwargs", "continue_final_message", "raise_exception", "strftime_now",
+}  # fmt: skip
+_NONCHARACTERS = tuple(map(chr, range(0xFDD0, 0xFDF0)))  # Unicode promises that text does not hold them
+
+
+class ChatTemplate:
+    """A model's template, compiled once. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        source: str | None,
+        special_tokens: Collection[str] = (),
+        bos_token: str = "",
+        eos_token: str = "",
+        file: str = "chat_template",
+    ) -> None:
+        """Raises ModelRefused when the template cannot be compiled."""
+        self.source = PLAIN_TEMPLATE if source is None else source
+        self.is_plain = source is None  # the model brought none
+        self._globals = {"bos_token": bos_token, "eos_token": eos_token}
+        self._special = sorted((token for token in special_tokens if token), key=len, reverse=True)
+        self._special_pattern = re.compile("|".join(map(re.escape, self._special)) or r"(?!)")
+        try:
+            self._template = Template(self.source)
+        except ValueError as problem:
+            raise ModelRefused(f"{file}: {problem}") from problem
+        self.arg_names = self._template.names - _REFUSED_ARGS
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        add_generation_prompt: bool = True,
+        template_args: Mapping[str, Any] | None = None,
+    ) -> Rendered:
+        """The prompt's text. Raises InvalidRequest for what the template refuses, for unknown arguments, and for a
+        template that exceeds its budget."""
+        self._check_args(template_args or {})
+        values: dict[str, Any] = {
+            **(template_args or {}),
+            "messages": [_as_dict(message) for message in messages],
+            "tools": list(tools) or None,
+        }
+        if _num_chars(values) > MAX_OUTPUT_CHARS:
+            raise ContextLengthExceeded(f"the messages hold more than {MAX_OUTPUT_CHARS} characters", param="messages")
+        values["add_generation_prompt"] = add_generation_prompt
+        text = self._render(values)
+        disguise = self._disguise(values, text)
+        if not disguise:
+            return Rendered(text)
+        disguised = self._render(_translated(values, disguise))
+        undisguise = {ord(new): chr(old) for old, new in disguise.items()}
+        same_tokens = self._special_pattern.findall(disguised) == self._special_pattern.findall(text)
+        same_text = disguised.translate(undisguise) == text
+        # Templates that look for "<...>" in a message write another text when it is disguised; that alone is no attack.
+        if same_tokens and (same_text or not any(map(self._special_pattern.search, strings_in(values)))):
+            return Rendered(text)
+        return Rendered(text, self._parts(disguised, undisguise))
+
+    def _check_args(self, args: Mapping[str, Any]) -> None:
+        for name, value in args.items():
+            if name not in self.arg_names:
+                known = ", ".join(sorted(self.arg_names)) or "none"
+                problem = f"{name[:40]!a} is not an argument of this model's template; it has: {known}"
+            elif not isinstance(value, str | bool | int | float | None):
+                problem = f"{name} must be a string, number, boolean or null"
+            elif (isinstance(value, str) and len(value) > MAX_ARG_CHARS) or (
+                isinstance(value, int | float) and not abs(value) < 2**63
+            ):
+                problem = f"{name} is longer than {MAX_ARG_CHARS} characters or no finite 64-bit number"
+            else:
+                continue
+            raise InvalidRequest(problem, code="invalid_template_args", param="chat_template_kwargs")
+
+    def _render(self, values: Mapping[str, Any]) -> str:
+        try:
+            return self._template.render({**self._globals, **values})
+        except TemplateRefusal as problem:
+            reason = f"refuses these messages: {str(problem)[:200]}"
+        except BudgetExceeded as problem:
+            reason = f"went beyond its limits on these messages: {problem}"
+        except RenderingFailed as problem:
+            reason = f"fails on these messages: {str(problem)[:200]}"
+        raise InvalidRequest(f"the model's chat template {reason}", param="messages")
+
+    def _disguise(self, values: Mapping[str, Any], text: str) -> dict[int, str]:
+        """First characters of special tokens that the caller's own text holds -> characters found nowhere in it."""
+        first = {token[0] for token in self._special}
+        held = {char for char in first if any(char in part for part in strings_in(values))}
+        if not held:
+            return {}
+        free = [char for char in _NONCHARACTERS if char not in text and char not in self.source]
+        free = [char for char in free if not any(char in part for part in strings_in(values))]
+        if len(free) < len(held):
+            raise InvalidRequest("the messages hold too many Unicode noncharacters", param="messages")
+        return {ord(char): new for char, new in zip(sorted(held), free, strict=False)}
+
+    def _parts(self, disguised: str, undisguise: Mapping[int, str]) -> tuple[tuple[str, bool], ...]:
+        """(text, is a special token of the template's own) in order; the callers' characters are put back."""
+        parts: list[tuple[str, bool]] = []
+        at = 0
+        for match in self._special_pattern.finditer(disguised):
+            parts += [(disguised[at : match.start()].translate(undisguise), False), (match[0], True)]
+            at = match.end()
+        parts.append((disguised[at:].translate(undisguise), False))
+        return tuple(part for part in parts if part[0])
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A prompt's text. When a caller's words spell special tokens, `parts` tells the template's own from theirs."""
+
+    text: str
+    parts: tuple[tuple[str, bool], ...] = ()  # (text, is_special)
+
+
+def _as_dict(message: Message) -> dict[str, Any]:
+    """A message as templates know it: absent parts left out, arguments of tool calls as objects where they parse."""
+    result: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.content is None and not message.tool_calls:
+        result["content"] = ""
+    if message.name is not None:
+        result["name"] = message.name
+    if message.tool_call_id is not None:
+        result["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        result["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _parsed(call.arguments)}}
+            for call in message.tool_calls
+        ]
+    return result
+
+
+def _parsed(arguments: str) -> Any:
+    try:
+        value = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments
+    return value if isinstance(value, dict) else arguments
+
+
+def _num_chars(values: Any) -> int:
+    return sum(map(len, strings_in(values)))
+
+
+def _translated(value: Any, table: Mapping[int, str]) -> Any:
+    """The value with characters replaced in all that a caller wrote; keys that are words, as all fixed ones, stay."""
+    if isinstance(value, str):
+        return value.translate(table)
+    if isinstance(value, Mapping):
+        return {
+            key if key.isidentifier() else key.translate(table): _translated(item, table) for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_translated(item, table) for item in value]
+    return value
