@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tripos.errors import ModelRefused
 from tripos.models.blocks import inv_freq
-from tripos.models.config import MAX_JSON_BYTES, ModelConfig, RopeScaling, parse_config, parse_json, read_json
+from tripos.models.config import FAMILIES, MAX_JSON_BYTES, ModelConfig, RopeScaling, parse_config, parse_json, read_json
 from tripos.models.shapes import SHAPES
 
 LLAMA: dict[str, Any] = {
@@ -193,3 +195,44 @@ def test_json_files_are_bounded_and_must_exist(tmp_path: Path) -> None:
         read_json(huge)
     (tmp_path / "config.json").write_text(json.dumps(LLAMA), encoding="utf-8")
     assert parse_config(read_json(tmp_path / "config.json")).num_layers == 3
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(list(FAMILIES)),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=8), children, max_size=3),
+    max_leaves=6,
+)
+KNOWN_KEYS = sorted(
+    {
+        *LLAMA,
+        *GPT2,
+        *GPT_NEO,
+        *YARN,
+        *LLAMA3,
+        "torch_dtype",
+        "rope_theta",
+        "rope_scaling",
+        "rope_parameters",
+        "head_dim",
+    }
+    | {"layer_types", "sliding_window", "quantization_config", "eos_token_id", "hidden_act", "tie_word_embeddings"}
+)
+
+
+@given(
+    start=st.sampled_from([LLAMA, GPT2, GPT_NEO, {**LLAMA, "architectures": ["Qwen2ForCausalLM"]}]),
+    changes=st.dictionaries(st.sampled_from(KNOWN_KEYS), JSON_VALUES, max_size=3),
+    scaling=st.dictionaries(
+        st.sampled_from([*YARN, *LLAMA3, "truncate", "mscale", "beta_fast"]), JSON_VALUES, max_size=3
+    ),
+)
+def test_any_content_is_read_or_refused(
+    start: dict[str, Any], changes: dict[str, Any], scaling: dict[str, Any]
+) -> None:
+    for rope in ({}, {"rope_parameters": {**YARN, **scaling}}, {"rope_scaling": {**LLAMA3, **scaling}}):
+        try:
+            accepted = parse_config({**start, **rope, **changes})
+        except ModelRefused:
+            continue
+        assert len(accepted.windows) == len(accepted.attention_scales) == accepted.num_layers
+        assert np.isfinite(inv_freq(accepted)).all()

@@ -279,10 +279,13 @@ def _windows(f: Fields, num_layers: int) -> tuple[int, ...]:
 def _unrolled(f: Fields, num_layers: int) -> list[Any]:
     """GPT-Neo's [[["global", "local"], 6]] as one name per layer."""
     layers: list[Any] = []
-    for entry in f.get("attention_types", None) or []:
+    entries = f.get("attention_types", [])
+    if not isinstance(entries, list):
+        raise f.refuse("attention_types", f"is {_shown(entries)}; expected a list")
+    for entry in entries:
         if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], list) and type(entry[1]) is int):
             raise f.refuse("attention_types", f"holds {_shown(entry)}; expected [[name, ...], repeats]")
-        if not 0 <= len(entry[0]) * entry[1] <= num_layers:
+        if not 0 <= len(entry[0]) * entry[1] <= num_layers - len(layers):
             raise f.refuse("attention_types", f"describes more than {num_layers} layers")
         layers += entry[0] * entry[1]
     return layers
