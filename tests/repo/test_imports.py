@@ -71,7 +71,7 @@ def test_there_is_one_template_environment() -> None:
         for node in nodes(path)
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Environment")
     ]
-    assert calls == ["src/tripos/models/tokenizer.py"]
+    assert len(calls) == 1, calls
 
 
 def test_the_environment_is_read_in_two_places() -> None:
