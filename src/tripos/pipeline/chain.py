@@ -1,14 +1,14 @@
 """Composes stages around a model's run, and closes them inner-first.
 
-Python closes nested async generators in no set order, and an abandoned one only when it is collected. Each level here
-owns the one below with `aclosing`, so letting go at the top aborts the sequence first and then runs each `finally`
-outwards.
+Python closes an abandoned async generator only when it is collected, and nested ones in no set order. Each level here
+owns the one below with `aclosing`, so that letting go at the top first aborts the work and then runs each stage's
+`finally`, from the inside out.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from typing import cast
 
 from tripos.types import Call, Event, Run, Stage
@@ -16,43 +16,28 @@ from tripos.types import Call, Event, Run, Stage
 
 def chain(stages: Sequence[Stage], model: Run) -> Run:
     """One Run: the first stage is the outermost, `model` the innermost."""
-    run = _closing(model)
+    run = model
     for stage in reversed(stages):
-        run = _closing(_around(stage, run))
+        run = _around(stage, run)
     return run
 
 
 def _around(stage: Stage, inner: Run) -> Run:
-    def run(call: Call) -> AsyncIterator[Event]:
-        opened: list[AsyncIterator[Event]] = []
+    async def run(call: Call) -> AsyncIterator[Event]:
+        opened = AsyncExitStack()  # what the stage runs below itself
 
         def inner_run(inner_call: Call) -> AsyncIterator[Event]:
-            opened.append(inner(inner_call))
-            return opened[-1]
+            events = _generator(inner(inner_call))
+            opened.push_async_callback(events.aclose)
+            return events
 
-        return _closing_all(stage(call, inner_run), opened)
-
-    return run
-
-
-async def _closing_all(events: AsyncIterator[Event], opened: list[AsyncIterator[Event]]) -> AsyncIterator[Event]:
-    """`events` of a stage; what the stage opened below it is closed before the stage itself."""
-    outer = cast("AsyncGenerator[Event, None]", events)
-    try:
-        async for event in outer:
-            yield event
-    finally:
-        try:
-            for each in reversed(opened):
-                await cast("AsyncGenerator[Event, None]", each).aclose()
-        finally:
-            await outer.aclose()
-
-
-def _closing(inner: Run) -> Run:
-    async def run(call: Call) -> AsyncIterator[Event]:
-        async with aclosing(cast("AsyncGenerator[Event, None]", inner(call))) as events:
+        async with aclosing(_generator(stage(call, inner_run))) as events, opened:
             async for event in events:
                 yield event
 
     return run
+
+
+def _generator(events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
+    """Runs are async generators; their type says only what readers need."""
+    return cast("AsyncGenerator[Event, None]", events)

@@ -134,6 +134,8 @@ def read_messages(values: list[Any]) -> tuple[Message, ...]:
 
 
 def _read_message(value: Any, path: str) -> Message:
+    if type(value) is dict and len(value) == 2 and type(value.get("content")) is str and value.get("role") in ROLES:
+        return Message(role=_role(value["role"]), content=value["content"])  # as nearly all are
     found = read(value, _MESSAGE, path)
     role = found.get("role")
     if role not in ROLES:
@@ -154,12 +156,17 @@ def _read_message(value: Any, path: str) -> Message:
     if content is None and not calls:
         raise InvalidRequest(f"{path}.content must be text, not null", code="invalid_type", param=f"{path}.content")
     return Message(
-        role="system" if role == "developer" else role,
+        role=_role(role),
         content=None if content is None else _read_content(content, f"{path}.content"),
         name=name,
         tool_calls=calls,
         tool_call_id=found.get("tool_call_id"),
     )
+
+
+def _role(role: str) -> str:
+    """developer is system by its newer name."""
+    return "system" if role == "developer" else role
 
 
 def _read_content(content: Any, path: str) -> str:
