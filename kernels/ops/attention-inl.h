@@ -41,6 +41,7 @@ struct TileView {
     int low = tile.window > 0 ? position - tile.window + 1 : 0;
     int high = position + 1;
     if (low < 0) low = 0;
+    if (low > kPartition) low = kPartition;
     if (high > kPartition) high = kPartition;
     return {low, high < low ? low : high};
   }

@@ -211,7 +211,7 @@ void SampleRow(const OpKernels& kernels, const TriposStep& step, int row, float*
   }
   if (num_logprobs > 0) {
     const int64_t at = int64_t{row} * out.top_width;
-    TopLogprobs(logits, vocab_size, num_logprobs, normalizer, scratch.candidates, out.top_ids + at, out.top_logprobs + at);
+    TopLogprobs(logits, vocab_size, std::min<int64_t>(num_logprobs, vocab_size), normalizer, scratch.candidates, out.top_ids + at, out.top_logprobs + at);
   }
   const int32_t forced = step.forced_token[row];
   if (forced >= 0) {

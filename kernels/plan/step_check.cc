@@ -45,12 +45,11 @@ void CheckSampling(const TriposStep& step, const TriposOutput& output, const Ste
   for (int32_t i = 0; i < step.history_size; ++i) InRange("history_ids", i, step.history_ids[i], 0, vocab_size);
   for (int32_t i = 0; i < step.bias_size; ++i) InRange("bias_ids", i, step.bias_ids[i], 0, vocab_size);
   if (step.num_masks > 0 && int64_t{step.mask_words} * 32 < vocab_size) throw Error("step: mask is narrower than the vocabulary");
-  const int64_t max_logprobs = output.top_width < vocab_size ? output.top_width : vocab_size;
   for (int32_t r = 0; r < step.num_rows; ++r) {
     InRange("last_rows", r, step.last_rows[r], 0, step.num_tokens);
     InRange("mask_row", r, step.mask_row[r], -1, step.num_masks);
     InRange("forced_token", r, step.forced_token[r], -1, vocab_size);
-    InRange("num_logprobs", r, step.num_logprobs[r], -1, max_logprobs + 1);
+    InRange("num_logprobs", r, step.num_logprobs[r], -1, int64_t{output.top_width} + 1);
     if (!(step.temperature[r] >= 0.0f)) throw Error(Format("step: temperature[%d] is not a number >= 0", r));
   }
 }

@@ -45,7 +45,9 @@ class Batch:
         self.tables = [ids[end - size : end] for end, size in zip(ends, sizes, strict=True)]
         self.computed = [0] * len(self.lengths)
 
-    def step(self, chunks: dict[int, int], *, all_rows: bool = True, sampling: SamplingInput | None = None) -> StepInput:
+    def step(
+        self, chunks: dict[int, int], *, all_rows: bool = True, sampling: SamplingInput | None = None
+    ) -> StepInput:
         """The next `chunks[b]` tokens of each sequence b; logits of every token, or of each sequence's last."""
         width = max(len(self.tables[b]) for b in chunks)
         tables = np.zeros((len(chunks), width), np.int32)

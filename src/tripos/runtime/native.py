@@ -30,8 +30,6 @@ _SOURCES = ("token_ids", "positions")
 _NORMS = ("rms", "layer")
 _MAGIC = 0x4E4C5054
 
-_I32P = ctypes.POINTER(ctypes.c_int32)
-
 
 class _Options(ctypes.Structure):
     _fields_ = [
@@ -168,8 +166,8 @@ def dequantize(tensor: WeightTensor) -> npt.NDArray[np.float32]:
 
 
 # -- the plan as bytes (kernels/plan/plan.h) -------------------------------------------------------------------
-def encode_plan(plan: Plan, weight_index: dict[str, int], weight_rows: bytes) -> bytes:
-    """PlanHeader, tensors, ops, weights."""
+def encode_plan(plan: Plan, weight_index: dict[str, int]) -> bytes:
+    """PlanHeader, tensors, ops; the weights follow."""
     kv = plan.kv
     header = np.array(
         [_MAGIC, ABI, len(plan.tensors), len(plan.ops), len(weight_index), kv.num_layers, kv.num_kv_heads, kv.head_dim,
@@ -177,7 +175,7 @@ def encode_plan(plan: Plan, weight_index: dict[str, int], weight_rows: bytes) ->
     )  # fmt: skip
     tensors = np.array([(("T", "S").index(t.rows), t.cols) for t in plan.tensors], np.int32)
     ops = b"".join(_encode_op(op, weight_index) for op in plan.ops)
-    return header.tobytes() + tensors.tobytes() + ops + weight_rows
+    return header.tobytes() + tensors.tobytes() + ops
 
 
 def _encode_op(op: Op, weight_index: dict[str, int]) -> bytes:
@@ -211,22 +209,28 @@ class _WeightTable:
         self.arrays: list[npt.NDArray[Any]] = []  # keeps what the entries point at alive
         self.entries: list[_Weight] = []
         self.index: dict[str, int] = {}
-        rows: list[tuple[int, int, int, int]] = []
+        self._rows: list[tuple[int, int, int, int]] = []  # PlanWeight
         for name, spec in plan.weights.items():
             cols = spec.shape[1] if len(spec.shape) > 1 else 1
-            self._begin(name, rows, (spec.shape[0], cols, len(self.entries), len(spec.parts)))
+            self._begin(name, spec.shape[0], cols, len(spec.parts))
             for part in spec.parts:
                 if part not in weights:
                     raise ModelRefused(f"the checkpoint has no tensor {part}")
                 self._add(weights[part])
         for name, table in plan.constants.items():
-            self._begin(name, rows, (table.size, 1, len(self.entries), 1))
+            self._begin(name, table.size, 1, 1)
             self._add(WeightTensor(name, "f32", table.shape, table))
-        self.row_bytes = np.array(rows, np.int32).tobytes()
 
-    def _begin(self, name: str, rows: list[tuple[int, int, int, int]], row: tuple[int, int, int, int]) -> None:
-        self.index[name] = len(rows)
-        rows.append(row)
+    def encode(self) -> bytes:
+        return np.array(self._rows, np.int32).tobytes()
+
+    def arrays_of(self, name: str) -> list[npt.NDArray[Any]]:
+        _, _, first, count = self._rows[self.index[name]]
+        return self.arrays[first : first + count]
+
+    def _begin(self, name: str, rows: int, cols: int, num_parts: int) -> None:
+        self.index[name] = len(self._rows)
+        self._rows.append((rows, cols, len(self.entries), num_parts))
 
     def _add(self, tensor: WeightTensor) -> None:
         if tensor.dtype not in _FORMATS:
@@ -270,17 +274,13 @@ class NativeExecutor:
     def load(self, plan: Plan, weights: Weights) -> None:
         """Pack the weights. Raises ModelRefused naming the tensor or op that does not fit."""
         table = _WeightTable(plan, weights)
-        encoded = encode_plan(plan, table.index, table.row_bytes)
+        encoded = encode_plan(plan, table.index) + table.encode()
         entries = (_Weight * len(table.entries))(*table.entries)
         status = self._library.tripos_load(self._open, encoded, len(encoded), entries, len(entries))
         _check(self._library, status, ModelRefused)
-        # Embeddings and row tables are read in place; the packed matrices are copies.
+        # Embedding tables are read in place; the packed matrices are copies.
         in_place = {name for op in plan.ops if op.kind == "embed" for name in op.weights}
-        self._arrays = [
-            array
-            for name in in_place
-            for array in table.arrays[_first_part(table, name) : _first_part(table, name) + len(plan.weights[name].parts)]
-        ]
+        self._arrays = [array for name in in_place for array in table.arrays_of(name)]
         self._vocab_size = plan.vocab_size
 
     def reserve(self, num_blocks: int) -> int:
@@ -357,11 +357,6 @@ class NativeExecutor:
     def __del__(self) -> None:
         if getattr(self, "_handle", None) is not None:
             self.close()
-
-
-def _first_part(table: _WeightTable, name: str) -> int:
-    row = table.index[name]
-    return int(np.frombuffer(table.row_bytes, np.int32).reshape(-1, 4)[row, 2])
 
 
 def _check_lengths(step: StepInput) -> None:

@@ -1,0 +1,138 @@
+"""Whatever step, plan or option it is given, the native executor answers with an error and never reads astray."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from tests.ops.executors import native
+from tests.ops.steps import Batch, random_weights
+from tests.ops.test_attention import VOCAB, attention_plan, weights_for
+from tripos.errors import ConfigError, EnvironmentProblem, ModelRefused
+from tripos.plan.ir import WeightTensor
+from tripos.plan.ops import Tracer
+from tripos.runtime.executor import ExecutorOptions, SamplingInput, StepInput
+from tripos.runtime.native import NativeExecutor, load_library
+
+ARRAYS = ("token_ids", "positions", "query_start", "seq_lens", "block_tables", "slots", "last_rows")
+SAMPLING_ARRAYS = ("forced_token", "num_logprobs", "history_start", "history_ids", "bias_start", "bias_ids", "mask_row")
+
+
+def small_step() -> tuple[NativeExecutor, StepInput]:
+    plan = attention_plan(4, 2, 16)
+    batch = Batch((70, 5), VOCAB)
+    s = SamplingInput.greedy(75)
+    s.history_start = np.arange(76, dtype=np.int32)
+    s.history_ids = s.history_counts = np.ones(75, np.int32)
+    s.bias_start, s.bias_ids = s.history_start.copy(), s.history_ids.copy()
+    s.bias_values = np.ones(75, np.float32)
+    return native(plan, weights_for(plan), num_blocks=batch.num_blocks), batch.step({0: 70, 1: 5}, sampling=s)
+
+
+EXECUTOR, STEP = small_step()
+EXPECTED = EXECUTOR.run(STEP).token_ids
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    name=st.sampled_from(ARRAYS + SAMPLING_ARRAYS),
+    at=st.integers(0, 10**6),
+    value=st.one_of(st.integers(-(2**31), 2**31 - 1), st.integers(-3, 100)),
+)
+def test_a_step_with_one_wrong_number_is_refused_or_harmless(name: str, at: int, value: int) -> None:
+    sampling, step = replace(STEP.sampling), replace(STEP)
+    target = sampling if name in SAMPLING_ARRAYS else step
+    array = getattr(target, name).copy()
+    array.reshape(-1)[at % array.size] = value
+    setattr(target, name, array)
+    step.sampling = sampling
+    assume(name != "num_logprobs" or value < 10**5)  # the output itself must fit in memory
+    with contextlib.suppress(ValueError):
+        out = EXECUTOR.run(step)
+        assert ((out.token_ids >= 0) & (out.token_ids < 64)).all()
+    unchanged = EXECUTOR.run(STEP)
+    np.testing.assert_array_equal(unchanged.token_ids, EXPECTED)
+
+
+@pytest.mark.parametrize("name", [*ARRAYS[1:-1], *SAMPLING_ARRAYS])
+def test_arrays_of_the_wrong_length_are_refused(name: str) -> None:
+    sampling, step = replace(STEP.sampling), replace(STEP)
+    target = sampling if name in SAMPLING_ARRAYS else step
+    setattr(target, name, getattr(target, name)[:-1])
+    step.sampling = sampling
+    with pytest.raises(ValueError, match=r"step: "):
+        EXECUTOR.run(step)
+
+
+def test_a_step_larger_than_promised_is_refused() -> None:
+    plan = attention_plan(4, 2, 16)
+    executor = NativeExecutor(ExecutorOptions(max_num_tokens=4, kv_cache="fp32"))
+    executor.load(plan, weights_for(plan))
+    executor.reserve(4)
+    with pytest.raises(ValueError, match="max_num_tokens = 4"):
+        executor.run(Batch((5,), VOCAB).step({0: 5}))
+
+
+def test_blocks_that_were_not_reserved_are_refused() -> None:
+    plan = attention_plan(4, 2, 16)
+    executor = native(plan, weights_for(plan), num_blocks=1)
+    batch = Batch((40,), VOCAB)
+    with pytest.raises(ValueError, match="block_tables"):
+        executor.run(batch.step({0: 40}))
+
+
+def test_calls_out_of_order_are_refused() -> None:
+    executor = NativeExecutor()
+    with pytest.raises(ValueError, match="load"):
+        executor.run(STEP)
+    with pytest.raises(EnvironmentProblem, match="load"):
+        executor.reserve(1)
+    executor.close()
+    executor.close()
+    with pytest.raises(ValueError, match="closed"):
+        executor.run(STEP)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (ExecutorOptions(isa="avx1024"), "isa"),
+        (ExecutorOptions(kv_cache="fp12"), "kv_cache"),
+        (ExecutorOptions(block_size=24), "block_size"),
+        (ExecutorOptions(max_num_tokens=0), "max_num_tokens"),
+        (ExecutorOptions(threads=100_000), "threads"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: ExecutorOptions, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        NativeExecutor(options)
+
+
+def test_a_checkpoint_that_does_not_fit_the_plan_is_refused() -> None:
+    t = Tracer()
+    plan = t.plan(t.select(t.linear(t.embed("table", 10, 8), "w", 6)), vocab_size=6)
+    good = random_weights(plan, np.random.default_rng(0))
+    executor = NativeExecutor(ExecutorOptions(weights="int13"))
+    with pytest.raises(ModelRefused, match="int13"):
+        executor.load(plan, good)
+    executor = NativeExecutor()
+    with pytest.raises(ModelRefused, match="no tensor w"):
+        executor.load(plan, {"table": good["table"]})
+    short = WeightTensor("w", "f32", (6, 7), np.zeros((6, 7), np.float32))
+    with pytest.raises(ModelRefused, match=r"w: .*42 values"):
+        executor.load(plan, {**good, "w": short})
+    lying = WeightTensor("w", "f32", (6, 8), np.zeros((6, 7), np.float32))
+    with pytest.raises(ModelRefused, match="168 bytes"):
+        executor.load(plan, {**good, "w": lying})
+    executor.load(plan, good)
+
+
+def test_a_missing_library_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIPOS_NATIVE_LIBRARY", "/nowhere/lib.so")
+    with pytest.raises(EnvironmentProblem, match="not built"):
+        load_library()
