@@ -1,9 +1,9 @@
 // Checks and times the linear kernels without the rest of the engine.
 //
-//   linear_bench test [isa]                        every format against a plain loop, and bit-equal in any split
-//   linear_bench bench [isa] [format] [threads]    GB/s and GOP/s beside the machine's measured peaks
+//   linear_benchmark test [isa]                        every format against a plain loop, and bit-equal in any split
+//   linear_benchmark bench [isa] [format] [threads]    GB/s and GOP/s beside the machine's measured peaks
 //
-// Exit status 1 when a check fails. Built by the CMake target `linear_bench`.
+// Exit status 1 when a check fails. Built by the CMake target `linear_benchmark`.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -262,6 +262,64 @@ void TestProblem(const Kernels& kernels, const Format& format, int64_t m, int64_
   }
 }
 
+// Random blocks of a GGUF type whose halves are small and finite.
+std::vector<uint8_t> RandomBlocks(SourceType type, int64_t n, int64_t k) {
+  const size_t row_bytes = SourceRowBytes(type, k);
+  const size_t block = type == SourceType::kQ8_0 || type == SourceType::kQ4_0 ? row_bytes * 32 / static_cast<size_t>(k)
+                                                                              : row_bytes * 256 / static_cast<size_t>(k);
+  std::vector<uint8_t> blocks(row_bytes * static_cast<size_t>(n));
+  std::mt19937 generator(5);
+  for (uint8_t& byte : blocks) byte = static_cast<uint8_t>(generator());
+  for (size_t at = 0; at < blocks.size(); at += block) {
+    const size_t half = at + (type == SourceType::kQ6_K ? 208 : 0);
+    for (size_t i = half; i < half + (type == SourceType::kQ4_K || type == SourceType::kQ5_K ? 4 : 2); i += 2) {
+      const uint16_t value = quant::ToF16(1e-3f * static_cast<float>(1 + generator() % 1000));
+      std::memcpy(&blocks[i], &value, 2);
+    }
+  }
+  return blocks;
+}
+
+// A GGUF matrix packed natively is the dequantized one: to float rounding where the levels map (Q8_0, Q4_0), to half
+// rounding of the scales (Q4_K), to half a step of int8 (Q5_K, Q6_K).
+void TestSource(const Kernels& kernels, const char* name, SourceType type, double step) {
+  constexpr int64_t kM = 5, kN = 70, kK = 512;
+  const std::vector<uint8_t> blocks = RandomBlocks(type, kN, kK);
+  Problem p = {{NativeFormat(type), false, kN, kK, nullptr}, Random(kM * kK, 1, 1.0f), {}, std::vector<float>(kN), kM};
+  p.w.resize(kN * kK);
+  for (int64_t row = 0; row < kN; ++row)
+    DequantizeRow(type, blocks.data() + static_cast<size_t>(row) * SourceRowBytes(type, kK), kK, &p.w[row * kK]);
+  Bytes packed(p.matrix.bytes());
+  const SourceMatrix part = {type, blocks.data(), kN, kK};
+  Expect(Pack(p.matrix, {&part, 1}, 0, p.matrix.num_panels(), packed.data()), std::string(name) + ": pack");
+  p.matrix.data = packed.data();
+  Rows rows;
+  MakeRows(kernels, p, &rows);
+  std::vector<float> y;
+  kernels.run(p.matrix, Whole(p, rows, &y, kN));
+  for (int64_t r = 0; r < kM; ++r) {
+    const uint8_t* row = rows.bytes.data() + static_cast<size_t>(r) * rows.row_bytes;
+    float scale;
+    std::memcpy(&scale, row, 4);
+    for (int64_t c = 0; c < kN; ++c) {
+      double want = 0.0, slack = 1e-6;
+      for (int64_t g = 0; g < kK; g += kGroup) {
+        double largest = 0.0, size = 0.0;
+        for (int64_t i = g; i < g + kGroup; ++i) {
+          const double x = static_cast<int8_t>(row[64 + i]) * double{scale};
+          want += x * p.w[static_cast<size_t>(c * kK + i)];
+          size += std::fabs(x);
+          largest = std::max(largest, std::fabs(double{p.w[static_cast<size_t>(c * kK + i)]}));
+        }
+        slack += size * largest * step;
+      }
+      Expect(std::fabs(y[static_cast<size_t>(r * kN + c)] - want) <= slack,
+             std::string(kernels.name) + " " + name + ": " + std::to_string(y[static_cast<size_t>(r * kN + c)]) +
+                 " want " + std::to_string(want));
+    }
+  }
+}
+
 int Test(const char* isa) {
   for (const Kernels* kernels : AllKernels()) {
     if (isa != nullptr && std::strcmp(isa, kernels->name) != 0) continue;
@@ -282,6 +340,11 @@ int Test(const char* isa) {
         for (const int64_t n : {2, 32, 66, 128}) TestProblem(*kernels, format, m, n, 96, true), ++problems;
       }
     }
+    TestSource(*kernels, "q8_0", SourceType::kQ8_0, 4e-6);
+    TestSource(*kernels, "q4_0", SourceType::kQ4_0, 4e-6);
+    TestSource(*kernels, "q4_k", SourceType::kQ4_K, 2.0 / 2048);
+    TestSource(*kernels, "q5_k", SourceType::kQ5_K, 1.1 / 254);
+    TestSource(*kernels, "q6_k", SourceType::kQ6_K, 1.1 / 254);
     std::printf("%s: %d problems, %d failures\n", kernels->name, problems, failures);
   }
   return failures == 0 ? 0 : 1;
@@ -455,6 +518,41 @@ void BenchShape(const Kernels& kernels, const Format& format, const Shape& shape
   std::fflush(stdout);
 }
 
+// Load time is packing time.
+void BenchPack(const Format& format) {
+  constexpr int64_t kN = 512, kK = 2048;
+  struct Source {
+    const char* name;
+    SourceType type;
+  };
+  constexpr Source kSources[] = {{"f32", SourceType::kF32},   {"f16", SourceType::kF16},   {"bf16", SourceType::kBF16},
+                                 {"q8_0", SourceType::kQ8_0}, {"q4_0", SourceType::kQ4_0}, {"q4_k", SourceType::kQ4_K},
+                                 {"q5_k", SourceType::kQ5_K}, {"q6_k", SourceType::kQ6_K}};
+  std::printf("pack to %-5s million weights/s:", format.name);
+  const PackedMatrix matrix = {format.format, false, kN, kK, nullptr};
+  Bytes packed(matrix.bytes());
+  for (const Source& source : kSources) {
+    std::vector<uint8_t> weights(SourceRowBytes(source.type, kK) * kN);
+    std::mt19937 generator(1);
+    for (size_t i = 0; i < weights.size(); ++i)  // exponents that stay finite in every type
+      weights[i] = static_cast<uint8_t>(generator()) & (i % 2 == 1 ? 0xBB : 0xFF);
+    const SourceMatrix part = {source.type, weights.data(), kN, kK};
+    const double seconds =
+        BestSeconds([&] { Pack(matrix, {&part, 1}, 0, matrix.num_panels(), packed.data()); }, 0.05);
+    std::printf(" %s %.0f", source.name, kN * kK * 1e-6 / seconds);
+  }
+  std::printf("\n");
+}
+
+void BenchPrepare(const Kernels& kernels) {
+  for (const int64_t k : {576, 1024, 3072}) {
+    const std::vector<float> x = Random(static_cast<size_t>(64 * k), 1, 1.0f);
+    Bytes rows(PreparedRowBytes(WeightFormat::kInt8, k) * 64);
+    const double seconds = BestSeconds([&] { kernels.prepare(x.data(), k, 64, k, rows.data()); }, 0.05);
+    std::printf("prepare k=%ld: %.2f GB/s of float32\n", static_cast<long>(k), 64e-9 * k * 4 / seconds);
+  }
+}
+
 int Bench(const char* isa, const char* name, int threads, const char* only) {
   const Kernels* kernels = FindKernels(isa);
   if (kernels == nullptr) {
@@ -469,8 +567,10 @@ int Bench(const char* isa, const char* name, int threads, const char* only) {
     std::printf("peaks, %d threads: vpdpbusd %.0f GOP/s, fp32 FMA %.0f GFLOP/s\n", threads,
                 threads * kPeakInstructions * 128e-9 / vnni, threads * kPeakInstructions * 32e-9 / fma);
   }
+  BenchPrepare(*kernels);
   for (const Format& format : kFormats) {
     if (name != nullptr && std::strcmp(name, "all") != 0 && std::strcmp(name, format.name) != 0) continue;
+    BenchPack(format);
     for (const Shape& shape : kShapes)
       if (only == nullptr || std::strstr(shape.name, only) != nullptr)
         BenchShape(*kernels, format, shape, &team, threads);
@@ -485,6 +585,6 @@ int main(int argc, char** argv) {
   if (arg(1) != nullptr && std::strcmp(arg(1), "test") == 0) return Test(arg(2));
   if (arg(1) != nullptr && std::strcmp(arg(1), "bench") == 0)
     return Bench(arg(2), arg(3), arg(4) != nullptr ? std::atoi(arg(4)) : 1, arg(5));
-  std::fprintf(stderr, "usage: linear_bench test [isa] | bench [isa] [format|all] [threads] [shape]\n");
+  std::fprintf(stderr, "usage: linear test [isa] | bench [isa] [format|all] [threads] [shape]\n");
   return 2;
 }
