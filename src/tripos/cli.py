@@ -206,7 +206,8 @@ class Session:
 
         pieces: list[str] = []
         call = Call(id="cli", route=LOCAL_NAME, request=request, arrival_s=time.monotonic())
-        async with contextlib.aclosing(self.service.run(call)) as events:
+        events: Any = self.service.run(call)
+        async with contextlib.aclosing(events):
             async for event in events:
                 if isinstance(event, Delta):
                     pieces.append(event.text)
