@@ -31,7 +31,7 @@ def _tensor_digest(weights: Weights, name: str) -> bytes:
     tensor = weights[name]
     data = np.ascontiguousarray(tensor.data).reshape(-1).view(np.uint8)
     facts = f"{name}\0{tensor.dtype}\0{tensor.shape}"
-    return hashlib.sha256(facts.encode() + b"\0" + hashlib.sha256(memoryview(data)).digest()).digest()
+    return hashlib.sha256(facts.encode() + b"\0" + hashlib.sha256(data.data).digest()).digest()
 
 
 def _hash_fields(fields: Iterable[bytes]) -> str:

@@ -26,7 +26,7 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-MAX_SOURCE_CHARS = 256 << 10  # the longest public templates have 20 k
+MAX_SOURCE_CHARS = 128 << 10  # the longest public templates have 25 k; this much compiles in about a second
 MAX_OUTPUT_CHARS = 1 << 20
 MAX_WORK_CHARS = 64 << 20  # all strings made on the way
 MAX_STEPS = 500_000  # loop turns, calls, operators, filters
@@ -282,7 +282,10 @@ def _check_percent(template: str, values: Any) -> None:
 
 def _format(template: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """str.format over plain text and numbers, with plain widths."""
-    specs = [spec or "" for _, _, spec, _ in string.Formatter().parse(template)]
+    fields = [(field or "", spec or "") for _, field, spec, _ in string.Formatter().parse(template)]
+    if any(field and not field.isalnum() and not field.isidentifier() for field, _ in fields):
+        raise SecurityError("format reaches into a value, which is not available to templates")
+    specs = [spec for _, spec in fields]
     if any("{" in spec or _WIDE_FORMAT.search(spec) for spec in specs):
         raise BudgetExceeded("a format with a width or precision above 999, or from a value")
     args = tuple(value if isinstance(value, int | float) else _text(value) for value in args)
@@ -351,10 +354,10 @@ def _member(item: Any, attribute: str | int) -> Any:
 
 
 def _replace(text: Any, old: Any, new: Any, count: int | None = None) -> str:
-    text, old, new = _text(text), _text(old), _text(new)
-    times = text.count(old)
-    _budget().check_size(len(text) + (times if count is None or count < 0 else min(times, count)) * len(new))
-    return text.replace(old, new, -1 if count is None else count)
+    held, wanted, put = _text(text), _text(old), _text(new)
+    times = held.count(wanted)
+    _budget().check_size(len(held) + (times if count is None or count < 0 else min(times, count)) * len(put))
+    return held.replace(wanted, put, -1 if count is None else count)
 
 
 def _indent(text: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
@@ -411,14 +414,19 @@ class Template:
             self.names = frozenset(meta.find_undeclared_variables(tree)) - environment.globals.keys()
             self._template = environment.from_string(tree)
         except (TemplateError, BudgetExceeded, RecursionError, MemoryError, SyntaxError, ValueError) as problem:
-            raise ValueError(f"the template does not compile: {str(problem)[:200]}") from problem
+            raise ValueError(f"the template does not compile: {_first_line(problem)}") from problem
 
     def render(self, values: Mapping[str, Any]) -> str:
         """Raises BudgetExceeded, TemplateRefusal, or RenderingFailed for whatever else goes wrong inside."""
         _local.budget = _Budget()
         try:
-            return self._template.render(values)
+            text: str = self._template.render(values)
+            return text
         except (BudgetExceeded, TemplateRefusal):
             raise
         except Exception as problem:  # the template is a program, and may raise anything
             raise RenderingFailed(f"{type(problem).__name__}: {problem}") from problem
+
+
+def _first_line(problem: BaseException) -> str:
+    return (str(problem).splitlines() or [type(problem).__name__])[0][:200]

@@ -1,57 +1,250 @@
-"""What the user typed (a directory, a file, hf:org/name, demo:name) becomes a Source: config, weights, tokenizer.
+"""What the user typed (a directory, a .gguf file, hf:org/name, demo:name) becomes a Source: config, weights, tokenizer.
 
-Owns the choice of files and their agreement with each other. Refuses pickles and code; opens nothing remote unless
-asked for by name.
+Owns the choice of files and their agreement with each other. Never reads pickles or code, and goes to the network only
+for hf: names.
 """
 
 from __future__ import annotations
 
+import importlib.resources
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tripos.errors import ModelRefused
-from tripos.models.config import read_json
-from tripos.models.tokenizer import MAX_TOKENIZER_BYTES, SpecialIds, Tokenizer, tokenizer_from_json
-from tripos.models.weights import Checkpoint, open_checkpoint
+from tripos.errors import EnvironmentProblem, ModelRefused
+from tripos.models.config import CODE_KEYS, Family, Fields, read_json
+from tripos.models.digest import model_digest
+from tripos.models.gguf import GgufFile, read_gguf
+from tripos.models.tokenizer import MAX_TOKENIZER_BYTES, Tokenizer, tokenizer_from_json
+from tripos.models.translation import TranslatedWeights, translated_config
+from tripos.models.vocabulary import vocabulary_json
+from tripos.models.weights import PICKLE_SUFFIXES, open_checkpoint
+from tripos.plan.ir import Weights
+
+MAX_TEMPLATE_BYTES = 1 << 20
+_HUB_NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
+_HUB_FILES = ("*.json", "*.safetensors", "*.jinja")
+_DEMO_NAME = re.compile(r"demo:([a-z0-9-]+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationDefaults:
+    """What the model's makers recommend for sampling; None where they say nothing."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model's files, opened: everything that ARCHITECTURES and the engine need, nothing computed yet."""
+    """A model's files, opened: everything that building a model needs, nothing computed yet."""
 
     name: str
     config: dict[str, Any]  # as config.json; models/config.py checks it
-    weights: Checkpoint
-    tokenizer: Tokenizer | None
-    generation: Mapping[str, Any] = field(default_factory=dict)
+    weights: Weights
+    tokenizer: Tokenizer
+    generation: GenerationDefaults
     notes: tuple[str, ...] = ()  # what was found and not used, for the person who starts the server
 
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over tensors, tokenizer, template and config. Reads every weight once."""
+        return model_digest(self.config, self.weights, self.tokenizer.identity, self.tokenizer.template_source)
+
     def close(self) -> None:
-        self.weights.close()
+        """Let go of the files, if their reader holds any."""
+        close = getattr(self.weights, "close", None)
+        if close is not None:
+            close()
 
 
 def open_source(spec: str) -> Source:
-    """Open what `spec` names. Raises ModelRefused naming the file and field that is wrong."""
+    """Open what `spec` names. Raises ModelRefused naming the file and field that is wrong, EnvironmentProblem when
+    the hub cannot be reached."""
+    if match := _DEMO_NAME.fullmatch(spec):
+        return _open_demo(match[1])
+    if spec.startswith("hf:"):
+        return _open_hub(spec)
     path = Path(spec)
     if path.is_dir():
-        return _open_folder(path)
-    raise ModelRefused(f"{spec}: no such directory")
+        return _open_folder(path, path.resolve().name)
+    if path.suffix == ".gguf":
+        return _open_gguf(path)
+    if path.suffix in PICKLE_SUFFIXES:
+        raise ModelRefused(f"{path.name}: pickled weights can run code when opened and are never read; use safetensors")
+    if path.suffix == ".safetensors":
+        raise ModelRefused(f"{path.name}: name the directory that holds it, with its config.json and tokenizer.json")
+    raise ModelRefused(f"{spec}: no such model; expected a directory, a .gguf file, hf:org/name or demo:assistant")
 
 
-def _open_folder(folder: Path) -> Source:
+def _open_folder(folder: Path, name: str) -> Source:
     config = read_json(folder / "config.json")
+    generation = _optional_json(folder / "generation_config.json")
+    settings = _optional_json(folder / "tokenizer_config.json")
     weights = open_checkpoint(folder)
-    return Source(folder.name, config, weights, _read_tokenizer(folder, config))
+    tokenizer = _read_tokenizer(folder, config, generation, settings)
+    notes = _notes(folder, config, tokenizer)
+    return _checked(Source(name, config, weights, tokenizer, parse_generation(generation), notes))
 
 
-def _read_tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer | None:
+def _open_gguf(path: Path) -> Source:
+    gguf = read_gguf(path)
+    config = translated_config(gguf)
+    tokenizer = _gguf_tokenizer(gguf)
+    notes = _notes(None, config, tokenizer)
+    return _checked(Source(path.stem, config, TranslatedWeights(gguf), tokenizer, GenerationDefaults(), notes))
+
+
+def _open_demo(name: str) -> Source:
+    folder = Path(str(importlib.resources.files("tripos"))) / "demo" / name
+    if not folder.is_dir():
+        raise ModelRefused(f"demo:{name}: this installation ships no such model")
+    return _open_folder(folder, f"demo:{name}")
+
+
+def _open_hub(spec: str) -> Source:
+    match = _HUB_NAME.fullmatch(spec)
+    if match is None:
+        raise ModelRefused(f"{spec[:80]}: expected hf:org/name or hf:org/name@revision")
+    repository, revision = match.groups()
+    import huggingface_hub  # only for those who ask for the network
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=list(_HUB_FILES))
+    except LocalEntryNotFoundError as problem:
+        raise EnvironmentProblem(
+            f"{spec}: not in the local cache, and the hub cannot be reached or HF_HUB_OFFLINE is set;"
+            " download it where there is a network and give its directory"
+        ) from problem
+    except Exception as problem:  # the hub's client raises its own and its HTTP library's errors
+        raise EnvironmentProblem(f"{spec}: cannot be downloaded: {str(problem).splitlines()[0][:200]}") from problem
+    return _open_folder(Path(folder), spec.removeprefix("hf:"))
+
+
+def parse_generation(raw: Mapping[str, Any], file: str = "generation_config.json") -> GenerationDefaults:
+    """Sampling defaults, each within its range. Raises ModelRefused naming the key."""
+    fields = Fields(raw, file, Family())
+    if not fields.flag("do_sample", True):
+        return GenerationDefaults(temperature=0.0)
+
+    def number(key: str, low: float, high: float) -> float | None:
+        return fields.number(key, low, high) if raw.get(key) is not None else None
+
+    return GenerationDefaults(
+        temperature=number("temperature", 0.0, 100.0),
+        top_p=number("top_p", 0.0, 1.0),
+        top_k=fields.integer("top_k", 0, 1 << 24) if raw.get("top_k") is not None else None,
+        min_p=number("min_p", 0.0, 1.0),
+        repetition_penalty=number("repetition_penalty", 0.01, 100.0),
+    )
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
+
+
+def _read_tokenizer(
+    folder: Path, config: Mapping[str, Any], generation: Mapping[str, Any], settings: Mapping[str, Any]
+) -> Tokenizer:
     path = folder / "tokenizer.json"
-    if not path.exists():
-        return None
-    with path.open("rb") as file:
-        data = file.read(MAX_TOKENIZER_BYTES + 1)
-    eos = config.get("eos_token_id")
-    special = SpecialIds(config.get("bos_token_id"), tuple(eos) if isinstance(eos, list) else (eos,))
-    return tokenizer_from_json(data, special)
+    tokenizer = tokenizer_from_json(_read_bounded(path, MAX_TOKENIZER_BYTES), path.name)
+    bos = _named_id(tokenizer, settings, "bos_token") or _ids(config, "bos_token_id", "config.json")
+    eos = (
+        _named_id(tokenizer, settings, "eos_token")
+        | _ids(config, "eos_token_id", "config.json")
+        | _ids(generation, "eos_token_id", "generation_config.json")
+    )
+    tokenizer.assign_roles(min(bos, default=None), eos, _template(folder, settings))
+    return tokenizer
+
+
+def _gguf_tokenizer(gguf: GgufFile) -> Tokenizer:
+    tokenizer = tokenizer_from_json(vocabulary_json(gguf), gguf.file)
+    template = gguf.metadata.get("tokenizer.chat_template")
+    if not isinstance(template, str | None):
+        raise ModelRefused(f"{gguf.file}: tokenizer.chat_template is no string")
+    bos = _ids(gguf.metadata, "tokenizer.ggml.bos_token_id", gguf.file)
+    eos = _ids(gguf.metadata, "tokenizer.ggml.eos_token_id", gguf.file)
+    turn_end = _ids(gguf.metadata, "tokenizer.ggml.eot_token_id", gguf.file)
+    tokenizer.assign_roles(min(bos, default=None), eos | turn_end, template)
+    return tokenizer
+
+
+def _ids(raw: Mapping[str, Any], key: str, file: str) -> frozenset[int]:
+    """The token ids under a key that may hold one, a list, or nothing."""
+    value = raw.get(key)
+    ids = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(type(id) is int for id in ids):
+        raise ModelRefused(f"{file}: {key} is {str(value)[:60]}; expected token ids")
+    return frozenset(ids)
+
+
+def _named_id(tokenizer: Tokenizer, settings: Mapping[str, Any], key: str) -> frozenset[int]:
+    """The id of a token that tokenizer_config.json names by its text, or by an object that holds its text."""
+    value = settings.get(key)
+    text = value.get("content") if isinstance(value, Mapping) else value
+    if text is None:
+        return frozenset()
+    id = tokenizer.token_id(text) if isinstance(text, str) else None
+    if id is None:
+        raise ModelRefused(f"tokenizer_config.json: {key} is {str(text)[:60]!a}, which is not in the vocabulary")
+    return frozenset((id,))
+
+
+def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    """chat_template.jinja, or chat_template in tokenizer_config.json: one template, or the default one of several."""
+    path = folder / "chat_template.jinja"
+    if path.exists():
+        try:
+            return _read_bounded(path, MAX_TEMPLATE_BYTES).decode()
+        except UnicodeDecodeError as problem:
+            raise ModelRefused(f"{path.name}: is not UTF-8") from problem
+    value = settings.get("chat_template")
+    if isinstance(value, list):
+        named = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)}
+        value = named.get("default")
+    if not isinstance(value, str | None):
+        raise ModelRefused("tokenizer_config.json: chat_template is neither a string nor a list with a default")
+    return value
+
+
+def _read_bounded(path: Path, limit: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as problem:
+        raise ModelRefused(f"{path.name}: cannot be read ({problem.strerror})") from problem
+    if len(data) > limit:
+        raise ModelRefused(f"{path.name}: larger than {limit >> 20} MiB")
+    return data
+
+
+def _checked(source: Source) -> Source:
+    """The parts that must agree with each other; and the template, which must compile before anyone asks."""
+    rows, tokenizer = source.config.get("vocab_size"), source.tokenizer
+    if type(rows) is int and tokenizer.vocab_size > rows:
+        raise ModelRefused(
+            f"{source.name}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, config.json's vocab_size is {rows}"
+        )
+    if tokenizer.template_source is not None:
+        tokenizer.chat_template  # noqa: B018  compiles
+    return source
+
+
+def _notes(folder: Path | None, config: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[str, ...]:
+    notes = [
+        f"config.json: {key} asks for code from the model's directory; ignored" for key in CODE_KEYS if key in config
+    ]
+    if folder is not None:
+        unread = (*PICKLE_SUFFIXES, ".py")
+        notes += [f"{path.name}: never read" for path in sorted(folder.iterdir()) if path.suffix in unread]
+    if not tokenizer.eos_ids:
+        notes.append("no end-of-sequence token is named: answers end at max_tokens or at a stop string")
+    return tuple(notes)

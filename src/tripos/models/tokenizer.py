@@ -46,14 +46,6 @@ class Spelling:
     wordpiece: bool = False  # "##" continues a word, everything else starts one
 
 
-@dataclass(frozen=True)
-class SpecialIds:
-    """Token ids with a role, as the model's files name them. None: the tokenizer's own files do not say."""
-
-    bos_id: int | None = None
-    eos_ids: frozenset[int] = frozenset()
-
-
 @contextmanager
 def _guarded(make_error: type[TriposError], what: str) -> Iterator[None]:
     """Rust panics arrive as BaseException. Turn every failure but a deliberate stop into one of our errors."""
@@ -76,9 +68,7 @@ def byte_alphabet() -> dict[str, int]:
 class Tokenizer:
     """Encodes, decodes, and knows the bytes of each token. Safe to use from several threads."""
 
-    def __init__(
-        self, backend: tokenizers.Tokenizer, spelling: Spelling, special: SpecialIds, identity: bytes, file: str
-    ) -> None:
+    def __init__(self, backend: tokenizers.Tokenizer, spelling: Spelling, identity: bytes, file: str) -> None:
         """`identity` is a SHA-256 of what defines the tokenizer. Raises ModelRefused when the self-test fails."""
         self._backend = backend
         self._spelling = spelling
@@ -91,10 +81,19 @@ class Tokenizer:
             self._added = {id: token.content for id, token in added.items()}
             self.special_ids = frozenset(id for id, token in added.items() if token.special)
             self._unknown_id = _unknown_id(backend)
-        self.bos_id = special.bos_id
-        self.eos_ids = special.eos_ids
-        self.template_source: str | None = None  # set by whoever reads the model's files, before the first use
+        self.bos_id: int | None = None
+        self.eos_ids: frozenset[int] = frozenset()
+        self.template_source: str | None = None
         self._self_test(file)
+
+    def assign_roles(self, bos_id: int | None, eos_ids: frozenset[int], template_source: str | None) -> None:
+        """What the model's other files say of its tokens. Raises ModelRefused for ids that no token has."""
+        for id in (*eos_ids, *([] if bos_id is None else [bos_id])):
+            if not 0 <= id < self.vocab_size:
+                raise ModelRefused(f"bos or eos token id {id} is outside the tokenizer's 0..{self.vocab_size - 1}")
+        self.bos_id = bos_id
+        self.eos_ids = eos_ids
+        self.template_source = template_source
 
     @property
     def vocab_size(self) -> int:
@@ -218,7 +217,7 @@ class Tokenizer:
                     raise ModelRefused(f"{file}: the tokenizer gives ids beyond its vocabulary of {self.vocab_size}")
                 self.decode(ids)
             for text in self.special_tokens:
-                if not self._forbidden.isdisjoint(self.encode(text)):
+                if not self._forbidden.isdisjoint(self.encode(text, add_special=False)):
                     raise ModelRefused(f"{file}: the text {text!r} cannot be told from the special token")
 
 
@@ -251,7 +250,7 @@ class IncrementalDecoder:
         return self._utf8.decode(b"", final=True)
 
 
-def tokenizer_from_json(data: bytes, special: SpecialIds | None = None, file: str = "tokenizer.json") -> Tokenizer:
+def tokenizer_from_json(data: bytes, file: str = "tokenizer.json") -> Tokenizer:
     """A Tokenizer from the text of a tokenizer.json. Raises ModelRefused naming the field."""
     if len(data) > MAX_TOKENIZER_BYTES:
         raise ModelRefused(f"{file}: larger than {MAX_TOKENIZER_BYTES >> 20} MiB")
@@ -267,7 +266,7 @@ def tokenizer_from_json(data: bytes, special: SpecialIds | None = None, file: st
         backend.no_padding()
         backend.no_truncation()
     spelling = _spelling(definition.decoder, file)
-    return Tokenizer(backend, spelling, special or SpecialIds(), hashlib.sha256(data).digest(), file)
+    return Tokenizer(backend, spelling, hashlib.sha256(data).digest(), file)
 
 
 class _Added(msgspec.Struct):

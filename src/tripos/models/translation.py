@@ -94,6 +94,10 @@ class TranslatedWeights(Mapping[str, WeightTensor]):
     def __len__(self) -> int:
         return len(self._tensors)
 
+    def close(self) -> None:
+        """Let go of the file. Arrays still held elsewhere stay valid and keep its map open."""
+        self._tensors = {}
+
 
 @dataclass(frozen=True)
 class _Unpermute:

@@ -25,7 +25,7 @@ MAX_NAME_CHARS = 512
 INDEX_NAME = "model.safetensors.index.json"
 _NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _SHARD = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.safetensors")
-_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 # the file's name of an element type -> ours, and how numpy holds it (bf16 and fp8 as their bits)
 DTYPES: dict[str, tuple[str, type[np.generic]]] = {
@@ -110,7 +110,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(_read_shards(path, index))
     if single.exists():
         return Checkpoint(read_safetensors(single))
-    pickles = sorted(p.name for p in path.iterdir() if p.suffix in _PICKLE_SUFFIXES)
+    pickles = sorted(p.name for p in path.iterdir() if p.suffix in PICKLE_SUFFIXES)
     if pickles:
         raise ModelRefused(
             f"{pickles[0]}: pickled weights can run code when opened and are never read; convert them to safetensors"
