@@ -11,7 +11,45 @@ from tripos.plan.ir import Op, Plan, Tensor, View, WeightSpec
 def optimize(plan: Plan, dtypes: Mapping[str, str] | None = None) -> Plan:
     """All fusions, in order. `dtypes` (checkpoint tensor name -> dtype) keeps linears whose weights are stored
     in different formats apart, so that each can be packed without loss."""
-    return fuse_add_norm(stack_linears(plan, dtypes or {}))
+    return fuse_add_norm(stack_linears(hoist_select(plan), dtypes or {}))
+
+
+ROW_WISE = frozenset({"norm", "add_norm", "linear", "glu", "act", "add"})
+
+
+def hoist_select(plan: Plan) -> Plan:
+    """Select rows right after the last attention: the rest of the last layer then works on S rows, not on T."""
+    kinds = [op.kind for op in plan.ops]
+    if kinds.count("select") != 1 or "attention" not in kinds:
+        return plan
+    start, end = len(kinds) - kinds[::-1].index("attention"), kinds.index("select")
+    body, select = plan.ops[start:end], plan.ops[end]
+    if not body or not ROW_WISE.issuperset(kinds[start:end]) or plan.output in _tensors_of(body):
+        return plan
+    inner = _tensors_of(body)
+    tensors = [replace(t, rows="S") if t.id in inner else t for t in plan.tensors]
+    selected: dict[int, int] = {}
+    for view in (view for op in body for view in op.inputs):
+        if view.tensor not in inner and view.tensor not in selected:
+            selected[view.tensor] = len(tensors)
+            tensors.append(replace(plan.tensors[view.tensor], id=len(tensors), rows="S"))
+    old, new = select.outputs[0], select.inputs[0]
+
+    def remap(view: View) -> View:
+        if view.tensor == old:
+            return View(new.tensor, new.offset + view.offset, view.cols)
+        return replace(view, tensor=selected.get(view.tensor, view.tensor))
+
+    selects = [
+        Op("select", (View(each, 0, plan.tensors[each].cols),), (copy,), (), select.attrs)
+        for each, copy in selected.items()
+    ]
+    rest = [op.with_(inputs=tuple(map(remap, op.inputs))) for op in (*body, *plan.ops[end + 1 :])]
+    return _tidy(replace(plan, ops=(*plan.ops[:start], *selects, *rest), tensors=tuple(tensors)))
+
+
+def _tensors_of(ops: tuple[Op, ...]) -> set[int]:
+    return {tensor for op in ops for tensor in op.outputs}
 
 
 def stack_linears(plan: Plan, dtypes: Mapping[str, str]) -> Plan:

@@ -37,14 +37,31 @@ def test_optimize_keeps_the_values(has_bias: bool) -> None:
 def test_optimize_stacks_projections_that_read_the_same_rows() -> None:
     kinds = [op.kind for op in optimize(decoder(num_layers=1)).ops]
     assert kinds.count("linear") == 5  # qkv, o, gate+up, down, head
-    # both residual sums are followed by a norm in the layer; the last one by `select`
-    assert kinds.count("add_norm") == 1
+    assert kinds.count("add_norm") == 2
+
+
+def test_optimize_selects_rows_before_the_last_feed_forward() -> None:
+    plan = optimize(decoder())
+    last = max(i for i, op in enumerate(plan.ops) if op.kind == "attention")
+    after = [op for op in plan.ops[last + 1 :] if op.kind != "select"]
+    assert [op.kind for op in plan.ops[last + 1 : last + 3]] == ["select", "select"]
+    assert {plan.tensors[t].rows for op in after for t in op.outputs} == {"S"}
 
 
 def test_optimize_keeps_weights_of_different_formats_apart() -> None:
     plan = decoder(num_layers=1)
     kinds = [op.kind for op in optimize(plan, {"0.q": "q4_k", "0.k": "q4_k", "0.v": "q6_k"}).ops]
     assert kinds.count("linear") == 6  # qk, v, o, gate+up, down, head
+
+
+def test_optimize_selects_any_rows_in_any_order() -> None:
+    plan = decoder()
+    values = weights(plan)
+    executor = ReferenceExecutor(ExecutorOptions(block_size=4, keep_logits=True))
+    executor.load(optimize(plan), values)
+    executor.reserve(8)
+    picked = executor.run(one_sequence(TOKENS, 4, rows=[7, 0, 10, 7])).logits
+    np.testing.assert_allclose(picked, logits(plan, values)[[7, 0, 10, 7]], rtol=1e-5, atol=1e-6)
 
 
 def test_optimize_is_idempotent() -> None:
