@@ -15,7 +15,7 @@ from tripos.errors import EngineFailed, NotFound, Overloaded
 from tripos.metering.metrics import Metrics
 from tripos.metering.usage import meter
 from tripos.pipeline.chain import chain
-from tripos.types import Call, Event, Message, Model, ModelCard, Run, Stage
+from tripos.types import Call, Event, Generate, Model, ModelCard, Run, Stage
 from tripos.wire.json import shown
 
 log = logging.getLogger(__name__)
@@ -44,9 +44,7 @@ class Tokenizing(Protocol):
 
     tokenizer: Tokenizer
 
-    def encode_chat(
-        self, messages: tuple[Message, ...], tools: tuple[dict[str, Any], ...], template_args: dict[str, Any]
-    ) -> list[int]: ...
+    async def encode(self, request: Generate) -> list[int]: ...
 
 
 class Service:

@@ -1,10 +1,12 @@
-"""A server on a loopback socket over a scripted model, and the official clients."""
+"""A server on a loopback socket, in the test's event loop, over scripted models; with the clients to ask it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import openai
@@ -14,12 +16,62 @@ from tripos.api.auth import Keys
 from tripos.api.server import Door, listen
 from tripos.controls.deadline import deadline
 from tripos.controls.limits import limits
+from tripos.engine.engine import Engine, EngineOptions
+from tripos.engine.llm import LanguageModel
+from tripos.runtime.executor import ExecutorOptions
 from tripos.service import Service
-from tripos.types import Model
+from tripos.testing import ScriptedExecutor, byte_tokenizer
+from tripos.types import Generate, Message, Model, ModelCard
+
+VOCAB_SIZE = 257  # bytes and </s>
+WINDOW = 256
+NUM_BLOCKS = 512
+HELLO: list[Any] = [{"role": "user", "content": "Hello?"}]
+
+
+class TinyModel(LanguageModel):
+    """The real engine over a scripted executor; draws lower-case letters."""
+
+    def __init__(self, name: str = "tiny", step_s: float = 0.0) -> None:
+        executor = ScriptedExecutor(
+            VOCAB_SIZE,
+            ExecutorOptions(block_size=16),
+            step_s=step_s,
+            next_token=lambda tokens, seed, counter: 97 + (sum(tokens) * 31 + seed + counter) % 26,
+        )
+        executor.reserve(NUM_BLOCKS)
+        engine = Engine(executor, EngineOptions(NUM_BLOCKS, 16, WINDOW))
+        card = ModelCard(
+            name=name, task="generate", digest="ab" * 32, max_model_len=WINDOW, vocab_size=VOCAB_SIZE, created=1
+        )
+        super().__init__(card, byte_tokenizer(), engine, self._template)
+
+    async def encode(self, request: Generate) -> list[int]:
+        return await self._encode(request)
+
+    def stats(self) -> Any:
+        """What metering reads."""
+        scheduler, pool = self.engine.scheduler, self.engine.pool
+        return SimpleNamespace(
+            num_running=len(scheduler.running),
+            num_waiting=scheduler.num_waiting,
+            kv_usage=pool.num_held / pool.num_blocks,
+            prefix_queries=0,
+            prefix_hits=0,
+            num_preemptions=scheduler.num_preemptions,
+        )
+
+    def _template(self, messages: tuple[Message, ...], tools: Any, args: dict[str, Any]) -> list[int]:
+        text = "".join(f"{message.role}: {message.content}\n" for message in messages)
+        return list((text + ("assistant: " if args.get("add_generation_prompt", True) else "")).encode())
+
+    @property
+    def num_held(self) -> int:
+        return self.engine.pool.num_held
 
 
 class Running:
-    """A Door in this event loop."""
+    """A Door that answers, and clients for it."""
 
     def __init__(self, door: Door, service: Service, task: asyncio.Task[None]) -> None:
         self.door = door
@@ -27,12 +79,38 @@ class Running:
         self.task = task
         self.url = door.address
         self.port = int(self.url.rpartition(":")[2])
-        self.http = httpx.AsyncClient(base_url=self.url, timeout=10)
-        self.openai = openai.AsyncOpenAI(base_url=self.url + "/v1", api_key="none", max_retries=0)
+        self.http = httpx.AsyncClient(base_url=self.url, timeout=10, trust_env=False)
+        self.openai = openai.AsyncOpenAI(
+            base_url=self.url + "/v1", api_key="none", max_retries=0, http_client=httpx.AsyncClient(trust_env=False)
+        )
+
+    async def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
+        """JSON, or bytes as they are."""
+        content = body if isinstance(body, bytes) else httpx.Request("POST", "http://test", json=body).content
+        names = {"content-type": "application/json"} | {k.replace("_", "-"): v for k, v in headers.items()}
+        return await self.http.post(path, content=content, headers=names)
+
+    async def canary(self) -> str:
+        """The same small request, whose answer must never change."""
+        body = {"model": "tiny", "prompt": "canary", "max_tokens": 8, "seed": 7}
+        response = await self.post("/v1/completions", body)
+        assert response.status_code == 200, response.text
+        text: str = response.json()["choices"][0]["text"]
+        return text
+
+    async def raw(self, data: bytes) -> bytes:
+        """Bytes to a fresh connection; everything that comes until it closes."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            writer.write(data)
+            async with asyncio.timeout(5):
+                return await reader.read()
+        finally:
+            writer.close()
 
 
 @asynccontextmanager
-async def running(models: Sequence[Model], keys: Keys | None = None, drain_s: float = 5.0) -> AsyncIterator[Running]:
+async def running(*models: Model, keys: Keys | None = None, drain_s: float = 5.0) -> AsyncIterator[Running]:
     service = Service()
     for model in models:
         service.add(model, (limits(max_model_len=model.card.max_model_len), deadline()))
@@ -40,7 +118,9 @@ async def running(models: Sequence[Model], keys: Keys | None = None, drain_s: fl
     door = Door(service, App(service, keys), listener, drain_s)
     ready = asyncio.Event()
     task = asyncio.create_task(door.run(lambda address: ready.set()))
-    await asyncio.wait({task, asyncio.create_task(ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    waiting = asyncio.create_task(ready.wait())
+    await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
     server = Running(door, service, task)
     try:
         yield server
@@ -50,3 +130,5 @@ async def running(models: Sequence[Model], keys: Keys | None = None, drain_s: fl
         door.stop(now=True)
         await task
         listener.close()
+
+

@@ -8,6 +8,7 @@ from tripos.api.exchange import Exchange
 from tripos.api.generate import find_card
 from tripos.errors import InvalidRequest
 from tripos.service import Service, Tokenizing
+from tripos.types import Generate
 from tripos.wire.openai.tokens import Tokenize, decode_detokenize, decode_tokenize, encode_tokens
 
 
@@ -15,7 +16,7 @@ async def tokenize(exchange: Exchange, service: Service) -> None:
     asked = decode_tokenize(await exchange.read_body())
     card = find_card(exchange, service, asked.model)
     model = find_tokenizing(service, asked.model)
-    tokens = await asyncio.to_thread(_tokenize, model, asked)
+    tokens = await _tokenize(model, asked)
 
     def text(token: int) -> str:
         return model.tokenizer.token_bytes(token).decode(errors="replace")
@@ -41,7 +42,7 @@ def find_tokenizing(service: Service, name: str) -> Tokenizing:
     return model
 
 
-def _tokenize(model: Tokenizing, asked: Tokenize) -> list[int]:
+async def _tokenize(model: Tokenizing, asked: Tokenize) -> list[int]:
     if isinstance(asked.prompt, str):
-        return model.tokenizer.encode(asked.prompt, asked.add_special)
-    return model.encode_chat(asked.prompt, (), asked.template_args)
+        return await asyncio.to_thread(model.tokenizer.encode, asked.prompt, asked.add_special)
+    return await model.encode(Generate(prompt=asked.prompt, template_args=asked.template_args))

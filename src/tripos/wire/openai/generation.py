@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -239,7 +240,7 @@ def _ms(seconds: float) -> float:
 Texts = Callable[[Sequence[int]], str]  # token ids → text
 
 
-class Answer:
+class Answer(ABC):
     """Encodes the events of one answer. Subclasses know the shapes; `prompt_idx` tells the prompts of a list apart."""
 
     object: str
@@ -277,8 +278,14 @@ class Answer:
         usages = [usage for usage in self._usages if usage is not None]
         return {"usage": encode_usage(usages), "metrics": encode_metrics(usages, elapsed_s)}
 
-    def _stream_choice(self, index: int, prompt_idx: int, delta: Delta) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def opening(self) -> list[dict[str, Any]]:
+        """The choices of the chunks that come before any text."""
 
+    @abstractmethod
+    def _stream_choice(self, index: int, prompt_idx: int, delta: Delta) -> dict[str, Any]:
+        """One choice of a chunk."""
+
+    @abstractmethod
     def _whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
-        raise NotImplementedError
+        """One choice of the whole response."""
