@@ -101,7 +101,7 @@ std::vector<double> Effective(WeightFormat format, const std::vector<float>& w, 
       case WeightFormat::kInt4:
         groups([](const float* in, double* o, int64_t count) {
           quant::Int4Group group;
-          quant::QuantizeInt4(in, &group);
+          quant::QuantizeInt4(in, 1, &group);
           for (int64_t i = 0; i < count; ++i)
             o[i] = double{quant::FromF16(group.scale)} * group.q[i] + quant::FromF16(group.minimum);
         });
@@ -109,7 +109,7 @@ std::vector<double> Effective(WeightFormat format, const std::vector<float>& w, 
       case WeightFormat::kInt8Group:
         groups([](const float* in, double* o, int64_t count) {
           quant::Int8Group group;
-          quant::QuantizeInt8Group(in, &group);
+          quant::QuantizeInt8Groups(in, 1, &group);
           for (int64_t i = 0; i < count; ++i) o[i] = double{quant::FromF16(group.scale)} * group.q[i];
         });
         break;
@@ -533,9 +533,13 @@ void BenchPack(const Format& format) {
   Bytes packed(matrix.bytes());
   for (const Source& source : kSources) {
     std::vector<uint8_t> weights(SourceRowBytes(source.type, kK) * kN);
-    std::mt19937 generator(1);
-    for (size_t i = 0; i < weights.size(); ++i)  // exponents that stay finite in every type
-      weights[i] = static_cast<uint8_t>(generator()) & (i % 2 == 1 ? 0xBB : 0xFF);
+    const std::vector<float> values = Random(kN * kK, 1, 0.05f);
+    for (size_t i = 0; i < values.size(); ++i) {
+      const uint16_t half = source.type == SourceType::kF16 ? quant::ToF16(values[i]) : quant::ToBF16(values[i]);
+      if (source.type == SourceType::kF32) std::memcpy(&weights[4 * i], &values[i], 4);
+      if (source.type == SourceType::kF16 || source.type == SourceType::kBF16) std::memcpy(&weights[2 * i], &half, 2);
+    }
+    if (source.type > SourceType::kBF16) weights = RandomBlocks(source.type, kN, kK);
     const SourceMatrix part = {source.type, weights.data(), kN, kK};
     const double seconds =
         BestSeconds([&] { Pack(matrix, {&part, 1}, 0, matrix.num_panels(), packed.data()); }, 0.05);

@@ -147,7 +147,7 @@ void PackGroups(const SourceRow (&rows)[kCols], int64_t k, size_t group_bytes, u
       std::fill(row.begin(), row.end(), Group{});
     } else if (!direct(rows[c], k, row.data())) {
       DequantizeRow(rows[c].type, rows[c].data, k, values.data());
-      for (int64_t g = 0; g < groups; ++g) quantize(values.data() + g * kGroup, &row[static_cast<size_t>(g)]);
+      quantize(values.data(), groups, row.data());
     }
     for (int64_t g = 0; g < groups; ++g) store(row[static_cast<size_t>(g)], c, out + g * group_bytes);
   }
@@ -170,7 +170,7 @@ void PackPanel(const PackedMatrix& matrix, const SourceRow (&rows)[kCols], Float
     return PackGroups<Int4Group>(rows, k, kInt4GroupBytes, out, DirectInt4, quant::QuantizeInt4, StoreInt4);
   }
   if (matrix.format == WeightFormat::kInt8Group) {
-    return PackGroups<Int8Group>(rows, k, kInt8GroupBytes, out, DirectInt8, quant::QuantizeInt8Group, StoreInt8Group);
+    return PackGroups<Int8Group>(rows, k, kInt8GroupBytes, out, DirectInt8, quant::QuantizeInt8Groups, StoreInt8Group);
   }
   floats->Load(rows);
   switch (matrix.format) {

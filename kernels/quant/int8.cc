@@ -23,13 +23,15 @@ float QuantizeInt8(const float* x, int64_t count, int8_t* q) {
   return absmax < 1e-30f ? 0.0f : absmax / 127.0f;
 }
 
-void QuantizeInt8Group(const float* x, Int8Group* group) {
-  group->scale = ToF16(AbsMax(x, kGroupSize) / 127.0f);
-  const float scale = FromF16(group->scale);
-  const float inverse = scale == 0.0f ? 0.0f : 1.0f / scale;
-  for (int i = 0; i < kGroupSize; ++i) {
-    const int32_t q = RoundToInt(x[i] * inverse);  // the half may have rounded down
-    group->q[i] = static_cast<int8_t>(std::clamp(q, -127, 127));
+void QuantizeInt8Groups(const float* x, int64_t num_groups, Int8Group* groups) {
+  for (int64_t g = 0; g < num_groups; ++g, x += kGroupSize) {
+    groups[g].scale = ToF16(AbsMax(x, kGroupSize) / 127.0f);
+    const float scale = FromF16(groups[g].scale);
+    const float inverse = scale == 0.0f ? 0.0f : 1.0f / scale;
+    for (int i = 0; i < kGroupSize; ++i) {
+      const int32_t q = RoundToInt(x[i] * inverse);  // the half may have rounded down
+      groups[g].q[i] = static_cast<int8_t>(std::clamp(q, -127, 127));
+    }
   }
 }
 

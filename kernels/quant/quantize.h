@@ -17,14 +17,14 @@ struct Int4Group {
   uint16_t minimum;
   uint8_t q[kGroupSize];
 };
-void QuantizeInt4(const float* x, Int4Group* group);
+void QuantizeInt4(const float* x, int64_t num_groups, Int4Group* groups);
 
 // x ~ scale * q, q in [-127, 127]; scale is a half. (int8.cc)
 struct Int8Group {
   uint16_t scale;
   int8_t q[kGroupSize];
 };
-void QuantizeInt8Group(const float* x, Int8Group* group);
+void QuantizeInt8Groups(const float* x, int64_t num_groups, Int8Group* groups);
 
 // e4m3 codes (no infinities, 448 largest), x ~ scale * code. Returns the scale. (fp8.cc)
 float QuantizeFp8(const float* x, int64_t count, uint8_t* codes);
