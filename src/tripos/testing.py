@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import numpy as np
 
-from tripos.models.tokenizer import SpecialIds, Tokenizer, byte_alphabet, tokenizer_from_json
+from tripos.models.tokenizer import Tokenizer, byte_alphabet, tokenizer_from_json
 from tripos.plan.ir import Plan, Weights
 from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, StepInput, StepOutput
 from tripos.types import Call, Delta, Event, Finish, ModelCard, Usage
@@ -147,7 +147,9 @@ def byte_tokenizer() -> Tokenizer:
         "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
         "model": {"type": "BPE", "vocab": vocab, "merges": []},
     }  # fmt: skip
-    return tokenizer_from_json(json.dumps(definition).encode(), SpecialIds(eos_ids=(256,)))
+    tokenizer = tokenizer_from_json(json.dumps(definition).encode())
+    tokenizer.assign_roles(bos_id=None, eos_ids=frozenset({256}), template_source=None)
+    return tokenizer
 
 
 class ScriptedModel:

@@ -9,38 +9,34 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeGuard
+from functools import cached_property
 
 import numpy as np
 
 from tripos.engine.admission import Ticket
 from tripos.engine.block_pool import PrefixIdentity
+from tripos.engine.check import check_request, check_text_length, check_token_ids, is_token_ids, max_tokens_of
 from tripos.engine.engine import Engine, EngineLoop, Output
 from tripos.engine.sequence import Sequence, choice_seed
 from tripos.engine.text import ChoiceText
-from tripos.errors import ContextLengthExceeded, EngineFailed, InvalidRequest, RequestFailed, TriposError
+from tripos.errors import EngineFailed, InvalidRequest, RequestFailed, TriposError
 from tripos.models.tokenizer import Tokenizer
-from tripos.types import Call, Delta, Event, Finish, Generate, Message, ModelCard, Usage
+from tripos.types import Call, Delta, Event, Finish, Generate, ModelCard, Usage
 
-INLINE_CHARS = 4096  # longer prompts are encoded off the event loop
+INLINE_CHARS = 4096  # longer prompts are encoded off the event loop, and all chats
 READER_STALL_S = 30.0  # with unread output; then its request is ended, lest output pile up
-
-EncodeChat = Callable[[tuple[Message, ...], tuple[dict[str, Any], ...], dict[str, Any]], list[int]]
-"""(messages, tools, template_args) → token ids, by the model's template."""
 
 
 class LanguageModel:
     """Implements types.Model over an Engine that is loaded and has its cache reserved."""
 
-    def __init__(
-        self, card: ModelCard, tokenizer: Tokenizer, engine: Engine, encode_chat: EncodeChat | None = None
-    ) -> None:
+    def __init__(self, card: ModelCard, tokenizer: Tokenizer, engine: Engine) -> None:
         self.card = card
         self.tokenizer = tokenizer
         self.engine = engine
-        self._encode_chat = encode_chat
+        self._eos_ids = frozenset(id for id in tokenizer.eos_ids if id < card.vocab_size)
         self._engine_loop: EngineLoop | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._encoders: ThreadPoolExecutor | None = None
@@ -176,50 +172,18 @@ class LanguageModel:
         if not isinstance(request, Generate):
             kind = type(request).__name__.lower()
             raise InvalidRequest(f"{self.card.name} is a language model and cannot {kind}: send a generate request")
-        if request.n < 1:
-            raise InvalidRequest(f"n = {request.n}: ask for at least one choice", code="out_of_range", param="n")
-        if request.max_tokens is not None and request.max_tokens < 0:
-            raise InvalidRequest(
-                f"max_tokens = {request.max_tokens}: must not be negative", code="out_of_range", param="max_tokens"
-            )
-        sampling = request.sampling
-        self._check_ids("logit_bias", tuple(sampling.logit_bias))
-        self._check_ids("stop_token_ids", sampling.stop_token_ids)
-        if isinstance(request.prompt, tuple) and not request.prompt:
-            raise InvalidRequest("the prompt is empty: send at least one token", code="out_of_range", param="prompt")
-        if _is_token_ids(request.prompt):
-            self._check_length(len(request.prompt), request)
-            self._check_ids("prompt", request.prompt)
+        check_request(request, self.card.vocab_size, self.max_num_tokens)
+        if isinstance(request.prompt, str) and len(request.prompt) > self.max_num_tokens:
+            check_text_length(request.prompt, self.max_num_tokens, self._longest_token)
         return request
 
-    def _check_ids(self, param: str, ids: tuple[int, ...]) -> None:
-        if ids and not (min(ids) >= 0 and max(ids) < self.card.vocab_size):
-            wrong = next(i for i in ids if not 0 <= i < self.card.vocab_size)
-            raise InvalidRequest(
-                f"token id {wrong} is outside the vocabulary of 0 to {self.card.vocab_size - 1}",
-                code="out_of_range",
-                param=param,
-            )
-
-    def _check_length(self, num_prompt_tokens: int, request: Generate) -> int:
-        """The number of tokens to generate. Raises ContextLengthExceeded."""
-        window = self.max_num_tokens
-        if request.max_tokens is None:
-            if num_prompt_tokens < window:
-                return window - num_prompt_tokens
-            problem = f"the prompt has {num_prompt_tokens} tokens and the context window {window}"
-        else:
-            if num_prompt_tokens + request.max_tokens <= window:
-                return request.max_tokens
-            problem = (
-                f"{num_prompt_tokens} prompt tokens and max_tokens = {request.max_tokens} make "
-                f"{num_prompt_tokens + request.max_tokens}, the context window is {window}"
-            )
-        param = "prompt" if num_prompt_tokens >= window else "max_tokens"
-        raise ContextLengthExceeded(f"{problem}: shorten the prompt or lower max_tokens", param=param)
+    @cached_property
+    def _longest_token(self) -> int:
+        return max(map(len, self.tokenizer.all_token_bytes))
 
     async def _encode(self, request: Generate) -> list[int]:
-        if self._encoders is None or _num_chars(request) <= INLINE_CHARS:
+        prompt = request.prompt
+        if self._encoders is None or is_token_ids(prompt) or (isinstance(prompt, str) and len(prompt) <= INLINE_CHARS):
             return self._encode_now(request)
         return await asyncio.get_running_loop().run_in_executor(self._encoders, self._encode_now, request)
 
@@ -228,20 +192,17 @@ class LanguageModel:
         prompt = request.prompt
         if isinstance(prompt, str):
             ids = self.tokenizer.encode(prompt, add_special=True)
-        elif _is_token_ids(prompt):
+        elif is_token_ids(prompt):
             ids = list(prompt)
-        elif self._encode_chat is None:
-            raise InvalidRequest(
-                f"{self.card.name} has no chat template: send a plain prompt to /v1/completions", param="messages"
-            )
         else:
-            ids = self._encode_chat(prompt, request.tools, request.template_args)  # type: ignore[arg-type]
+            ids = self.tokenizer.encode_chat(prompt, request.tools, **request.template_args)  # type: ignore[arg-type]
         if not ids:
             raise InvalidRequest("the prompt is empty: send at least one token", code="missing_field", param="prompt")
         return ids
 
     def _open(self, call: Call, request: Generate, prompt: list[int], ticket: Ticket | None) -> _Stream:
-        max_tokens = self._check_length(len(prompt), request)
+        check_token_ids("prompt", prompt, self.card.vocab_size)
+        max_tokens = max_tokens_of(request, len(prompt), self.max_num_tokens)
         self.engine.scheduler.check_fits(len(prompt), max_tokens)
         if ticket is not None:
             ticket.set_tokens(len(prompt) * request.n)
@@ -255,7 +216,7 @@ class LanguageModel:
                 max_tokens=max_tokens,
                 sampling=request.sampling,
                 seed=choice_seed(seed, index),
-                eos_ids=frozenset(self.tokenizer.eos_ids),
+                eos_ids=self._eos_ids,
                 identity=identity,
                 priority=call.priority,
                 deadline_s=call.deadline_s,
@@ -353,17 +314,6 @@ class _Stream:
     def _take(self) -> list[Delta]:
         self._unread_since_s = None
         return [delta for choice in self._choices if (delta := choice.take()) is not None]
-
-
-def _is_token_ids(prompt: str | tuple[int, ...] | tuple[Message, ...]) -> TypeGuard[tuple[int, ...]]:
-    return isinstance(prompt, tuple) and isinstance(prompt[0], int)
-
-
-def _num_chars(request: Generate) -> int:
-    prompt = request.prompt
-    if isinstance(prompt, str):
-        return len(prompt)
-    return sum(0 if isinstance(part, int) else len(part.content or "") for part in prompt)
 
 
 def _prompt_text(tokenizer: Tokenizer, request: Generate, prompt: list[int]) -> str:

@@ -15,6 +15,7 @@ from tripos.engine.admission import Admission
 from tripos.engine.block_pool import NO_PARENT, BlockPool
 from tripos.engine.sequence import Sequence, Status
 from tripos.errors import ConfigError, ContextLengthExceeded
+from tripos.types import Priority
 
 
 @dataclass(frozen=True)
@@ -114,11 +115,12 @@ class Scheduler:
                 step.add(sequence, 1)
         if step.counts:  # others wait for this step's tokens: keep it short
             step.num_tokens_left = min(step.num_tokens_left, self.options.max_prefill_tokens)
-        for sequence in behind:
-            if sequence.status is Status.RUNNING:
-                step.add(sequence, step.chunk_of(sequence))
-        if not step.preempted:
-            self._admit(step)
+        for priority in Priority:  # batch work gets what online work, running or waiting, leaves
+            for sequence in behind:
+                if sequence.priority == priority and sequence.status is Status.RUNNING:
+                    step.add(sequence, step.chunk_of(sequence))
+            if not step.preempted:
+                self._admit(step, priority)
         return step.finish()
 
     def advance(self, sequence: Sequence, num_tokens: int) -> None:
@@ -171,13 +173,13 @@ class Scheduler:
                 self._push(sibling)
         sequence.siblings = []
 
-    def _admit(self, step: _Step) -> None:
-        """Start waiting sequences while there is room; one of a higher priority may take a running one's place."""
+    def _admit(self, step: _Step, priority: Priority) -> None:
+        """Start waiting sequences of a priority while there is room; they may take the place of lower ones."""
         while self._waiting and step.num_tokens_left > 0 and step.num_rows_left > 0:
             sequence = self._waiting[0][1]
             if sequence.is_finished:
                 heapq.heappop(self._waiting)
-            elif sequence in step.preempted:
+            elif sequence.priority > priority or sequence in step.preempted:
                 return
             elif self._slots and self._take_blocks(sequence):
                 heapq.heappop(self._waiting)

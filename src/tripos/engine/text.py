@@ -9,42 +9,62 @@ from collections import deque
 from collections.abc import Sequence
 
 from tripos.engine.engine import Output, TokenOutput
-from tripos.models.tokenizer import IncrementalDecoder, Tokenizer
+from tripos.models.tokenizer import Tokenizer
 from tripos.types import Delta, FinishReason, Sampling, TokenLogprob
 
 
+class _Stop:
+    """One stop string and how much of it the text seen so far ends with (Knuth, Morris & Pratt 1977)."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.num_matched = 0
+        self._fallbacks = [0]
+        for char in text[1:]:
+            self._fallbacks.append(self._advance(char, self._fallbacks[-1]))
+
+    def push(self, char: str) -> bool:
+        """Returns whether the stop string is complete; then it must not be pushed again."""
+        self.num_matched = self._advance(char, self.num_matched)
+        return self.num_matched == len(self.text)
+
+    def _advance(self, char: str, num_matched: int) -> int:
+        while num_matched and self.text[num_matched] != char:
+            num_matched = self._fallbacks[num_matched - 1]
+        return num_matched + (self.text[num_matched] == char)
+
+
 class StopMatcher:
-    """Passes text through until one of `stops` appears; holds back what may be the beginning of one."""
+    """Passes text through until one of `stops` is complete; holds back what may be the beginning of one.
+
+    Time is linear in the text, whatever the stop strings.
+    """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = stops
+        self._stops = [_Stop(stop) for stop in stops]
         self._held = ""
-        self._max_held = max((len(stop) for stop in stops), default=1) - 1
         self.matched: str | None = None
 
     def push(self, text: str) -> str:
         """Returns the text that is certain; once `matched` is set, all text before the stop string is out."""
+        if not self._stops:
+            return text
+        num_held = len(self._held)
         text = self._held + text
-        found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
-        if found:
-            at, self.matched = min(found)  # the earliest; of two that start together the first in order of text
-            self._held = ""
-            return text[:at]
-        keep = self._tail_len(text)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+        for end in range(num_held + 1, len(text) + 1):
+            complete = [stop.text for stop in self._stops if stop.push(text[end - 1])]
+            if complete:
+                self.matched = max(complete, key=len)
+                self._held = ""
+                return text[: end - len(self.matched)]
+        certain = len(text) - max(stop.num_matched for stop in self._stops)
+        self._held = text[certain:]
+        return text[:certain]
 
     def flush(self) -> str:
+        """The text held back, when nothing follows it."""
         text, self._held = self._held, ""
         return text
-
-    def _tail_len(self, text: str) -> int:
-        """Length of the longest end of `text` that begins a stop string."""
-        for length in range(min(self._max_held, len(text)), 0, -1):
-            tail = text[-length:]
-            if any(stop.startswith(tail) for stop in self._stops):
-                return length
-        return 0
 
 
 class ChoiceText:
@@ -59,7 +79,7 @@ class ChoiceText:
         self._tokenizer = tokenizer
         self._sampling = sampling
         self._index = index
-        self._decoder = IncrementalDecoder(tokenizer, after=prompt)
+        self._decoder = tokenizer.decoder(prompt)
         self._matcher = StopMatcher(sampling.stop)
         self._tokens: deque[tuple[int, TokenOutput]] = deque()  # where the token's text ends, token
         self._num_decoded = 0  # characters
@@ -84,7 +104,7 @@ class ChoiceText:
         if self.finish_reason is None and output.finish_reason is not None:
             self.finish_reason = output.finish_reason
             self.stop = output.stop_token
-            self._release(self._matcher.push(self._decoder.finish()))
+            self._release(self._matcher.push(self._decoder.flush()))
             if self._matcher.matched is None:
                 self._release(self._matcher.flush())
             else:
@@ -122,7 +142,7 @@ class ChoiceText:
         self.num_tokens += 1
         if is_stop and not self._sampling.include_stop:
             return
-        text = self._decoder.push((token.token_id,))
+        text = self._decoder.push(token.token_id)
         self._num_decoded += len(text)
         self._tokens.append((self._num_decoded, token))
         if self.num_tokens <= self._sampling.min_tokens:  # stop strings count from then on

@@ -5,6 +5,7 @@ prefix hits, preemptions and number of threads.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -80,8 +81,12 @@ def make_requests(chance: random.Random) -> list[Request]:
     return requests
 
 
-def answer(executor: Executor, requests: list[Request], num_blocks: int, options: SchedulerOptions) -> list[Answer]:
-    """All tokens and prompt logprobs of requests that share an engine, arriving one by one in two priorities."""
+def answer(
+    executor: Executor, requests: list[Request], num_blocks: int, options: SchedulerOptions, met: Counter[str]
+) -> list[Answer]:
+    """All tokens and prompt logprobs of requests that share an engine, arriving one by one in two priorities.
+    `met` counts what must not matter.
+    """
     engine = Engine(executor, EngineOptions(num_blocks, executor.options.block_size, WINDOW, options))  # type: ignore[attr-defined]
     sequences = [request.sequence(Priority(i % 3 == 1)) for i, request in enumerate(requests)]
     answers: dict[Sequence, Answer] = {each: ([], []) for each in sequences}
@@ -95,16 +100,9 @@ def answer(executor: Executor, requests: list[Request], num_blocks: int, options
             answers[output.sequence][1].extend(output.prompt_logprobs)
     engine.pool.check_integrity()
     assert engine.pool.num_held == 0
-    Coverage.num_preemptions += engine.scheduler.num_preemptions
-    Coverage.num_cached += sum(each.num_cached_tokens > 0 for each in sequences)
+    met["preemptions"] += engine.scheduler.num_preemptions
+    met["prefix hits"] += sum(each.num_cached_tokens > 0 for each in sequences)
     return list(answers.values())
-
-
-class Coverage:
-    """How often the batches met what must not matter."""
-
-    num_preemptions = 0
-    num_cached = 0
 
 
 def check(make: Callable[[int], Executor], num_batches: int, threads: tuple[int, ...] = (1, 2)) -> None:
@@ -114,10 +112,10 @@ def check(make: Callable[[int], Executor], num_batches: int, threads: tuple[int,
     size = executor.options.block_size  # type: ignore[attr-defined]
     most = 64 * WINDOW // size
     executor.reserve(most)
-    alone = [answer(executor, [request], most, SchedulerOptions())[0] for request in requests]
+    alone = [answer(executor, [request], most, SchedulerOptions(), Counter())[0] for request in requests]
     assert all(len(tokens) == MAX_TOKENS for tokens, _ in alone)
     executor.close()
-    Coverage.num_preemptions = Coverage.num_cached = 0
+    met: Counter[str] = Counter()
     for i in range(num_batches):
         executor = make(threads[i % len(threads)])
         num_seqs = chance.randrange(1, 65) if i else 64
@@ -128,12 +126,12 @@ def check(make: Callable[[int], Executor], num_batches: int, threads: tuple[int,
             max_num_seqs=num_seqs, token_budget=budget, max_prefill_tokens=chance.choice((1, 5, 17, 64, 256))
         )
         chosen = chance.sample(range(NUM_REQUESTS), chance.randrange(1, NUM_REQUESTS + 1) if i else NUM_REQUESTS)
-        together = answer(executor, [requests[k] for k in chosen], num_blocks, options)
+        together = answer(executor, [requests[k] for k in chosen], num_blocks, options, met)
         executor.close()
         for k, found in zip(chosen, together, strict=True):
             assert found == alone[k], f"request {k} differs in batch {i}: {num_seqs} sequences, {options}"
-    assert Coverage.num_preemptions > 0
-    assert Coverage.num_cached > 0
+    assert met["preemptions"] > 0
+    assert met["prefix hits"] > 0
 
 
 def test_the_engine_alone_mixes_nothing_up() -> None:
@@ -198,8 +196,8 @@ def test_the_reference_runs_in_the_engine_too() -> None:
     requests = [Request(tuple(prompt), Sampling(temperature=0.0), 0, None) for prompt in prompts]
     executor = load(ReferenceExecutor(ExecutorOptions(block_size=NATIVE_BLOCK_SIZE)), "llama")
     executor.reserve(64)
-    alone = [answer(executor, [request], 64, SchedulerOptions())[0] for request in requests]
-    together = answer(executor, requests, 64, SchedulerOptions(max_prefill_tokens=7))
+    alone = [answer(executor, [request], 64, SchedulerOptions(), Counter())[0] for request in requests]
+    together = answer(executor, requests, 64, SchedulerOptions(max_prefill_tokens=7), Counter())
     for (one, _), (other, _) in zip(alone, together, strict=True):
         assert [token.token_id for token in one] == [token.token_id for token in other]
 

@@ -296,31 +296,28 @@ async def test_echo_of_the_prompt_with_its_logprobs_and_nothing_more() -> None:
     assert [each.text for each in delta.prompt_logprobs[1:] if each is not None] == list("ello")
 
 
-async def test_long_prompts_are_encoded_off_the_event_loop() -> None:
-    async with started(num_blocks=4000) as model:
+async def test_long_prompts_are_encoded_off_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llm, "INLINE_CHARS", 100)
+    async with started() as model:
         threads: list[str] = []
         encode = model.tokenizer.encode
 
         def watched(text: str, add_special: bool = False) -> list[int]:
             threads.append(threading.current_thread().name)
-            return encode(text[:20], add_special)
+            return encode(text, add_special)
 
         model.tokenizer.encode = watched  # type: ignore[method-assign]
         await read(model, call("short"))
-        await read(model, call("long " * 2000))
+        await read(model, call("long " * 40))
     assert threads[0] == threading.current_thread().name
     assert threads[1].startswith("tripos-encode")
 
 
-async def test_chat_needs_a_template() -> None:
-    messages = (Message(role="user", content="hi"),)
+async def test_chats_go_through_the_template() -> None:
     async with started() as model:
-        with pytest.raises(InvalidRequest, match="no chat template"):
-            await read(model, call(messages))  # type: ignore[arg-type]
-        model._encode_chat = lambda messages, tools, template_args: [1, 2, 3]
-        events = await read(model, call(messages))  # type: ignore[arg-type]
+        events = await read(model, call((Message(role="user", content="hi"),)))  # type: ignore[arg-type]
     assert isinstance(events[-1], Finish)
-    assert events[-1].usage.prompt_tokens == 3
+    assert events[-1].usage.prompt_tokens == len("user: hi\nassistant:")
 
 
 BAD_CALLS = {
@@ -330,6 +327,15 @@ BAD_CALLS = {
     ),
     "max_tokens 2^63": (call(max_tokens=2**63), ContextLengthExceeded, "context_length_exceeded", "max_tokens"),
     "prompt beyond the window": (call("x" * 300), ContextLengthExceeded, "context_length_exceeded", "prompt"),
+    "prompt of a megabyte": (call("x" * 2**20), ContextLengthExceeded, "context_length_exceeded", "prompt"),
+    "temperature infinite": (call(temperature=float("inf")), InvalidRequest, "out_of_range", "temperature"),
+    "temperature not a number": (call(temperature=float("nan")), InvalidRequest, "out_of_range", "temperature"),
+    "top_p zero": (call(top_p=0.0), InvalidRequest, "out_of_range", "top_p"),
+    "repetition penalty zero": (call(repetition_penalty=0.0), InvalidRequest, "out_of_range", "repetition_penalty"),
+    "seed of 65 bits": (call(seed=2**64), InvalidRequest, "out_of_range", "seed"),
+    "bias infinite": (call(logit_bias={1: float("inf")}), InvalidRequest, "out_of_range", "logit_bias"),
+    "logprobs negative": (call(logprobs=-1), InvalidRequest, "out_of_range", "logprobs"),
+    "stop empty": (call(stop=("a", "")), InvalidRequest, "invalid_value", "stop"),
     "prompt of ten million ids": (call((1,) * 10**7), ContextLengthExceeded, "context_length_exceeded", "prompt"),
     "prompt fills the window": (
         call("x" * 256, max_tokens=None), ContextLengthExceeded, "context_length_exceeded", "prompt",

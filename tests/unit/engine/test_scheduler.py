@@ -111,6 +111,16 @@ def test_online_takes_the_place_of_running_batch() -> None:
     assert simulation.finished[0] is online
 
 
+def test_a_long_batch_prompt_lets_online_work_pass() -> None:
+    simulation = Simulation(token_budget=16)
+    batch = sequence(60, priority=Priority.BATCH)
+    simulation.add(batch)
+    simulation.step()
+    online = sequence(10, first=500)
+    simulation.add(online)
+    assert dict(simulation.step().entries) == {online: 10, batch: 6}
+
+
 def test_a_long_prompt_is_computed_in_chunks_beside_decoding() -> None:
     simulation = Simulation(token_budget=16, max_prefill_tokens=5)
     running = sequence(3, max_tokens=30)

@@ -1,0 +1,106 @@
+"""What a generate request must satisfy before any work is done for it: ranges, vocabulary, context.
+
+Pure functions. Doors check their wire formats; this holds for every door and for the library.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeGuard
+
+from tripos.errors import ContextLengthExceeded, InvalidRequest
+from tripos.types import Generate, Message, Sampling
+
+# field: lowest, highest
+_RANGES: dict[str, tuple[float, float]] = {
+    "temperature": (0.0, 1e3),
+    "top_k": (0, 2**31 - 1),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "repetition_penalty": (1e-3, 1e3),
+    "presence_penalty": (-1e3, 1e3),
+    "frequency_penalty": (-1e3, 1e3),
+    "seed": (0, 2**64 - 1),
+    "min_tokens": (0, 2**31 - 1),
+}
+MAX_BIAS = 1e6
+
+
+def is_token_ids(prompt: str | tuple[int, ...] | tuple[Message, ...]) -> TypeGuard[tuple[int, ...]]:
+    return isinstance(prompt, tuple) and isinstance(prompt[0], int)
+
+
+def check_request(request: Generate, vocab_size: int, max_num_tokens: int) -> None:
+    """Everything that needs no encoding. Raises InvalidRequest, ContextLengthExceeded."""
+    _check_range("n", request.n, 1, 2**16)
+    if request.max_tokens is not None:
+        _check_range("max_tokens", request.max_tokens, 0, 2**63)
+    if request.prompt_logprobs is not None:
+        _check_range("prompt_logprobs", request.prompt_logprobs, 0, vocab_size)
+    _check_sampling(request.sampling, vocab_size)
+    prompt = request.prompt
+    if isinstance(prompt, tuple) and not prompt:
+        raise InvalidRequest("the prompt is empty: send at least one token", code="out_of_range", param="prompt")
+    if is_token_ids(prompt):
+        max_tokens_of(request, len(prompt), max_num_tokens)
+        check_token_ids("prompt", prompt, vocab_size)
+
+
+def check_text_length(text: str, max_num_tokens: int, longest_token: int) -> None:
+    """Refuse text that cannot fit however it is encoded: no token has more than `longest_token` bytes."""
+    if len(text) > max_num_tokens * longest_token:
+        raise ContextLengthExceeded(
+            f"{len(text)} characters cannot fit the context window of {max_num_tokens} tokens: shorten the prompt",
+            param="prompt",
+        )
+
+
+def check_token_ids(param: str, ids: Sequence[int], vocab_size: int) -> None:
+    """Raises InvalidRequest naming the first id outside 0 .. vocab_size - 1."""
+    if ids and not (min(ids) >= 0 and max(ids) < vocab_size):
+        wrong = next(i for i in ids if not 0 <= i < vocab_size)
+        raise InvalidRequest(
+            f"token id {wrong} is outside the vocabulary of 0 to {vocab_size - 1}", code="out_of_range", param=param
+        )
+
+
+def max_tokens_of(request: Generate, num_prompt_tokens: int, max_num_tokens: int) -> int:
+    """The number of tokens to generate, at most what the window leaves. Raises ContextLengthExceeded."""
+    if request.max_tokens is None:
+        if num_prompt_tokens < max_num_tokens:
+            return max_num_tokens - num_prompt_tokens
+        problem = f"the prompt has {num_prompt_tokens} tokens and the context window {max_num_tokens}"
+    else:
+        if num_prompt_tokens + request.max_tokens <= max_num_tokens:
+            return request.max_tokens
+        problem = (
+            f"{num_prompt_tokens} prompt tokens and max_tokens = {request.max_tokens} make "
+            f"{num_prompt_tokens + request.max_tokens}, the context window is {max_num_tokens}"
+        )
+    param = "prompt" if num_prompt_tokens >= max_num_tokens else "max_tokens"
+    raise ContextLengthExceeded(f"{problem}: shorten the prompt or lower max_tokens", param=param)
+
+
+def _check_sampling(sampling: Sampling, vocab_size: int) -> None:
+    for name, (lowest, highest) in _RANGES.items():
+        value = getattr(sampling, name)
+        if value is not None:
+            _check_range(name, value, lowest, highest)
+    if sampling.top_p == 0.0:
+        raise InvalidRequest("top_p = 0 leaves no token: use temperature = 0", code="out_of_range", param="top_p")
+    if sampling.logprobs is not None:
+        _check_range("logprobs", sampling.logprobs, 0, vocab_size)
+    check_token_ids("logit_bias", tuple(sampling.logit_bias), vocab_size)
+    for value in sampling.logit_bias.values():
+        _check_range("logit_bias", value, -MAX_BIAS, MAX_BIAS)
+    check_token_ids("stop_token_ids", sampling.stop_token_ids, vocab_size)
+    if "" in sampling.stop:
+        raise InvalidRequest("a stop string must not be empty", param="stop")
+
+
+def _check_range(param: str, value: float, lowest: float, highest: float) -> None:
+    if not (lowest <= value <= highest and math.isfinite(value)):
+        raise InvalidRequest(
+            f"{param} = {value:g}: must lie between {lowest:g} and {highest:g}", code="out_of_range", param=param
+        )
