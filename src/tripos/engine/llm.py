@@ -7,6 +7,7 @@ Knows nothing of HTTP.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -24,6 +25,8 @@ from tripos.engine.text import ChoiceText
 from tripos.errors import EngineFailed, InvalidRequest, RequestFailed, TriposError
 from tripos.models.tokenizer import Tokenizer
 from tripos.types import Call, Delta, Event, Finish, Generate, ModelCard, Usage
+
+log = logging.getLogger(__name__)
 
 INLINE_CHARS = 4096  # longer prompts are encoded off the event loop, and all chats
 READER_STALL_S = 30.0  # with unread output; then its request is ended, lest output pile up
@@ -154,7 +157,12 @@ class LanguageModel:
             stream = self._streams.get(output.sequence)
             if stream is None:
                 continue
-            self._abort(stream.push(output))
+            try:
+                self._abort(stream.push(output))
+            except Exception:
+                log.exception("a token could not be turned into text: this is a bug in Tripos")
+                stream.end(RequestFailed("the answer could not be turned into text"))
+                self._abort(stream.sequences)
             stream.wake()
             if stream.unread_s(now_s) > READER_STALL_S:
                 stream.end(RequestFailed(f"the answer was not read for {READER_STALL_S:.0f} s", code="reader_stalled"))

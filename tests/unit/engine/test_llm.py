@@ -6,7 +6,7 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
@@ -22,6 +22,7 @@ from tripos.errors import (
     Overloaded,
     RequestFailed,
 )
+from tripos.models.tokenizer import IncrementalDecoder
 from tripos.runtime.executor import Executor, ExecutorOptions, StepInput
 from tripos.testing import ScriptedExecutor
 from tripos.types import Call, Delta, Embed, Event, Finish, Message
@@ -180,6 +181,24 @@ async def test_a_reader_that_stopped_reading_is_let_go(monkeypatch: pytest.Monke
             async for _ in events:
                 pass
     assert executor.num_steps < 100
+
+
+async def test_an_answer_that_cannot_become_text_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with started() as model:
+        good = asyncio.create_task(read(model, call("good", max_tokens=100)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        decoder = model.tokenizer.decoder
+
+        def broken(prompt: Sequence[int] = ()) -> IncrementalDecoder:
+            wrong = decoder(prompt)
+            monkeypatch.setattr(wrong, "push", None)
+            return wrong
+
+        monkeypatch.setattr(model.tokenizer, "decoder", broken)
+        with pytest.raises(RequestFailed, match="turned into text"):
+            await read(model, call("bad", max_tokens=100))
+        assert len(tokens_of(await good)) == 100
 
 
 async def test_stop_strings_end_the_sequence_in_the_engine_too() -> None:
