@@ -10,9 +10,10 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -31,14 +32,21 @@ log = logging.getLogger(__name__)
 INLINE_CHARS = 4096  # longer prompts are encoded off the event loop, and all chats
 READER_STALL_S = 30.0  # with unread output; then its request is ended, lest output pile up
 
+EncodeChat = Callable[[tuple[Message, ...], tuple[dict[str, Any], ...], dict[str, Any]], list[int]]
+"""(messages, tools, template_args) → token ids."""
+
 
 class LanguageModel:
     """Implements types.Model over an Engine that is loaded and has its cache reserved."""
 
-    def __init__(self, card: ModelCard, tokenizer: Tokenizer, engine: Engine) -> None:
+    def __init__(
+        self, card: ModelCard, tokenizer: Tokenizer, engine: Engine, encode_chat: EncodeChat | None = None
+    ) -> None:
+        """`encode_chat` stands in for the tokenizer's own template."""
         self.card = card
         self.tokenizer = tokenizer
         self.engine = engine
+        self._encode_chat = encode_chat or _encode_with(tokenizer)
         self._eos_ids = frozenset(id for id in tokenizer.eos_ids if id < card.vocab_size)
         self._engine_loop: EngineLoop | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -203,7 +211,7 @@ class LanguageModel:
         elif is_token_ids(prompt):
             ids = list(prompt)
         else:
-            ids = self.tokenizer.encode_chat(prompt, request.tools, **request.template_args)  # type: ignore[arg-type]
+            ids = self._encode_chat(prompt, request.tools, request.template_args)  # type: ignore[arg-type]
         if not ids:
             raise InvalidRequest("the prompt is empty: send at least one token", code="missing_field", param="prompt")
         return ids
@@ -322,6 +330,10 @@ class _Stream:
     def _take(self) -> list[Delta]:
         self._unread_since_s = None
         return [delta for choice in self._choices if (delta := choice.take()) is not None]
+
+
+def _encode_with(tokenizer: Tokenizer) -> EncodeChat:
+    return lambda messages, tools, template_args: tokenizer.encode_chat(messages, tools, **template_args)
 
 
 def _prompt_text(tokenizer: Tokenizer, request: Generate, prompt: list[int]) -> str:
