@@ -320,7 +320,11 @@ void TestSource(const Kernels& kernels, const char* name, SourceType type, doubl
   }
 }
 
+// The worker that ends last has at most a twelfth more than an even share, on any shape of the benchmark.
+void TestSplit();
+
 int Test(const char* isa) {
+  TestSplit();
   for (const Kernels* kernels : AllKernels()) {
     if (isa != nullptr && std::strcmp(isa, kernels->name) != 0) continue;
     if (!kernels->is_supported()) {
@@ -455,6 +459,30 @@ constexpr Shape kShapes[] = {
     {"135m head", 49152, 576},  {"0.6b qkv", 4096, 1024},  {"0.6b o", 1024, 2048},      {"0.6b gate/up", 6144, 1024},
     {"0.6b down", 1024, 3072},  {"0.6b head", 151936, 1024},
 };
+
+void TestSplit() {
+  for (const Shape& shape : kShapes) {
+    for (const int64_t m : {1, 2, 8, 16, 64, 100, 512, 2048}) {
+      for (const int threads : {1, 2, 3, 4, 8}) {
+        const PackedMatrix matrix = {WeightFormat::kInt8, false, shape.n, shape.k, nullptr};
+        const Split split = SuggestSplit(matrix, m, threads);
+        const int64_t panels = matrix.num_panels();
+        const std::string what = std::string(shape.name) + " m=" + std::to_string(m) + " threads " +
+                                 std::to_string(threads) + ": split " + std::to_string(split.row_step) + " x " +
+                                 std::to_string(split.panel_step);
+        Expect(split.row_step >= 1 && split.panel_step >= 1, what);
+        std::vector<int64_t> work(static_cast<size_t>(threads));
+        for (int64_t r = 0; r < m; r += split.row_step)
+          for (int64_t p = 0; p < panels; p += split.panel_step)
+            *std::min_element(work.begin(), work.end()) +=
+                std::min(split.row_step, m - r) * std::min(split.panel_step, panels - p);
+        const int64_t longest = *std::max_element(work.begin(), work.end());
+        const int64_t even = (panels + threads - 1) / threads * m;  // whole panels
+        Expect(longest * 12 <= even * 13, what + ": longest " + std::to_string(longest) + " of " + std::to_string(even));
+      }
+    }
+  }
+}
 
 void BenchShape(const Kernels& kernels, const Format& format, const Shape& shape, Team* team, int threads) {
   PackedMatrix matrix = {format.format, false, shape.n, shape.k, nullptr};

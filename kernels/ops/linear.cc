@@ -14,6 +14,7 @@ namespace tripos::linear {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
+constexpr int64_t kTaskBytes = int64_t{64} << 10;     // of weights, about a microsecond for a single row
 constexpr size_t kRowBlockBytes = size_t{448} << 10;  // of activations, beside the panels in a 1 MiB L2
 
 size_t RoundUp(size_t x, size_t unit) { return (x + unit - 1) / unit * unit; }
@@ -103,15 +104,15 @@ Split SuggestSplit(const PackedMatrix& matrix, int64_t num_rows, int threads) {
     ++row_blocks;
   }
   const int64_t row_step = CeilDiv(std::max<int64_t>(num_rows, 1), row_blocks);
-  // Panels: about four tasks per worker, so that a disturbed worker does not hold up the others; multiples of four
-  // keep the single-row kernel in its widest form.
+  // Panels: up to four tasks per worker, so that a disturbed worker does not hold up the others, but no task so short
+  // that taking it shows. Among those the step that lets all workers end together.
   const int64_t share = CeilDiv(panels, workers);
+  int64_t smallest = CeilDiv(panels, workers * 4);
+  if (num_rows <= 1) smallest = std::max(smallest, CeilDiv(kTaskBytes, static_cast<int64_t>(matrix.panel_bytes())));
   int64_t panel_step = share;
-  if (workers > 1) {
-    const int64_t quarter = CeilDiv(panels, workers * 4);
-    const size_t task_bytes = static_cast<size_t>(quarter) * matrix.panel_bytes();
-    if (task_bytes >= (size_t{64} << 10) || num_rows > 1) panel_step = quarter;
-    if (panel_step > 8) panel_step = (panel_step + 3) / 4 * 4;
+  for (int64_t step = share; step >= smallest && step > 0; --step) {
+    if (CeilDiv(CeilDiv(panels, step), workers) * step <= CeilDiv(CeilDiv(panels, panel_step), workers) * panel_step)
+      panel_step = step;
   }
   return {row_step, std::max<int64_t>(1, panel_step)};
 }
