@@ -25,7 +25,7 @@ from tripos.engine.sequence import Sequence, choice_seed
 from tripos.engine.text import ChoiceText
 from tripos.errors import EngineFailed, InvalidRequest, RequestFailed, TriposError
 from tripos.models.tokenizer import Tokenizer
-from tripos.types import Call, Delta, Event, Finish, Generate, ModelCard, Usage
+from tripos.types import Call, Delta, Event, Finish, Generate, Message, ModelCard, Usage
 
 log = logging.getLogger(__name__)
 
