@@ -46,6 +46,18 @@ class EngineOptions:
         return min(self.max_model_len, self.num_blocks * self.block_size)
 
 
+@dataclass(frozen=True)
+class EngineStats:
+    """What an engine tells when asked. `num_running`, `num_waiting` and `kv_usage` are of now; the rest never fall."""
+
+    num_running: int  # sequences
+    num_waiting: int
+    kv_usage: float  # of the cache blocks, 0 to 1
+    prefix_queries: int  # tokens looked up in the prefix cache
+    prefix_hits: int  # tokens found there
+    num_preemptions: int
+
+
 @dataclass(frozen=True, slots=True)
 class TokenOutput:
     """One token with the logprobs that were asked for; `top` is likeliest first."""
@@ -94,6 +106,17 @@ class Engine:
     @property
     def has_work(self) -> bool:
         return self.scheduler.has_work
+
+    def stats(self) -> EngineStats:
+        scheduler, pool = self.scheduler, self.pool
+        return EngineStats(
+            num_running=len(scheduler.running),
+            num_waiting=scheduler.num_waiting,
+            kv_usage=pool.num_held / pool.num_blocks,
+            prefix_queries=scheduler.num_prefix_queries,
+            prefix_hits=scheduler.num_prefix_hits,
+            num_preemptions=scheduler.num_preemptions,
+        )
 
     def add(self, sequence: Sequence) -> None:
         """Let a sequence (with its siblings) wait. Raises ContextLengthExceeded, EngineFailed."""

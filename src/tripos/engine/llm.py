@@ -20,7 +20,7 @@ import numpy as np
 from tripos.engine.admission import Ticket
 from tripos.engine.block_pool import PrefixIdentity
 from tripos.engine.check import check_request, check_text_length, check_token_ids, is_token_ids, max_tokens_of
-from tripos.engine.engine import Engine, EngineLoop, Output
+from tripos.engine.engine import Engine, EngineLoop, EngineStats, Output
 from tripos.engine.sequence import Sequence, choice_seed
 from tripos.engine.text import ChoiceText
 from tripos.errors import EngineFailed, InvalidRequest, RequestFailed, TriposError
@@ -91,6 +91,14 @@ class LanguageModel:
         while self._num_calls and time.monotonic() < end_s:
             await asyncio.sleep(0.01)
         return not self._num_calls
+
+    def stats(self) -> EngineStats:
+        """The engine's counts, from any thread."""
+        return self.engine.stats()
+
+    async def encode(self, request: Generate) -> list[int]:
+        """Token ids of a request's prompt, as `run` would compute them. Raises InvalidRequest."""
+        return await self._encode(request)
 
     def is_progressing(self) -> bool:
         """For /readyz: started, not failed, and the last step not too long ago."""

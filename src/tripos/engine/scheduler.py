@@ -70,6 +70,8 @@ class Scheduler:
         self._slots = list(range(options.max_num_seqs - 1, -1, -1))
         self._orders = itertools.count()
         self.num_preemptions = 0
+        self.num_prefix_queries = 0  # tokens
+        self.num_prefix_hits = 0
 
     @property
     def num_waiting(self) -> int:
@@ -208,6 +210,8 @@ class Scheduler:
         sequence.last_registered = pool.ref(hits[-1]) if hits else NO_PARENT
         if sequence.num_preemptions == 0:
             sequence.num_cached_tokens = sequence.num_computed_tokens
+            self.num_prefix_queries += sequence.num_prompt_tokens
+            self.num_prefix_hits += sequence.num_cached_tokens
         return True
 
     def _lookup(self, sequence: Sequence) -> list[int]:

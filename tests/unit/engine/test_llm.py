@@ -25,7 +25,7 @@ from tripos.errors import (
 from tripos.models.tokenizer import IncrementalDecoder
 from tripos.runtime.executor import Executor, ExecutorOptions, StepInput
 from tripos.testing import ScriptedExecutor
-from tripos.types import Call, Delta, Embed, Event, Finish, Message
+from tripos.types import Call, Delta, Embed, Event, Finish, Generate, Message
 
 OPTIONS = ExecutorOptions(block_size=BLOCK_SIZE)
 
@@ -301,7 +301,9 @@ async def test_a_prompt_repeated_by_the_same_principal_only_is_cached() -> None:
             events = await read(model, call("x" * 41, principal=principal, cache_salt=salt))
             assert isinstance(events[-1], Finish)
             cached.append(events[-1].usage.cached_tokens)
+        stats = model.stats()
     assert cached == [0, 40, 0, 0]
+    assert (stats.prefix_hits, stats.prefix_queries) == (40, 164)
 
 
 async def test_echo_of_the_prompt_with_its_logprobs_and_nothing_more() -> None:
@@ -337,6 +339,8 @@ async def test_chats_go_through_the_template() -> None:
         events = await read(model, call((Message(role="user", content="hi"),)))  # type: ignore[arg-type]
     assert isinstance(events[-1], Finish)
     assert events[-1].usage.prompt_tokens == len("user: hi\nassistant:")
+    ids = await model.encode(Generate(prompt=(Message(role="user", content="hi"),)))
+    assert bytes(ids) == b"user: hi\nassistant:"
 
 
 BAD_CALLS = {
