@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Self
@@ -21,10 +21,10 @@ from tripos.engine.engine import Engine, EngineOptions
 from tripos.engine.llm import LanguageModel
 from tripos.engine.memory import Fit, MemoryOptions, fit, mib
 from tripos.engine.scheduler import SchedulerOptions
-from tripos.errors import ConfigError, EnvironmentProblem, ModelRefused, TriposError
+from tripos.errors import ConfigError, EnvironmentProblem, TriposError
 from tripos.models.config import ModelConfig, parse_config
 from tripos.models.registry import adapt_weights, check_weights, trace
-from tripos.models.source import Source, open_source
+from tripos.models.source import GenerationDefaults, Source, open_source
 from tripos.models.tokenizer import Tokenizer
 from tripos.plan.ir import Plan, Weights
 from tripos.plan.passes import optimize
@@ -92,11 +92,8 @@ def load_model(options: ModelOptions, progress: Progress = ignore_progress) -> L
     """Open, check, pack and reserve. Raises ModelRefused, ConfigError, EnvironmentProblem."""
     progress("open", 0.0)
     opened = open_model(options)
-    tokenizer = opened.source.tokenizer
-    if tokenizer is None:
-        raise ModelRefused(f"{opened.source.name} has no tokenizer: put its tokenizer.json beside the weights")
     with ThreadPoolExecutor(1, thread_name_prefix="tripos-digest") as pool:
-        digest = pool.submit(opened.source.digest)  # hashing releases the GIL and runs beside packing
+        digest = pool.submit(lambda: opened.source.digest)  # hashing releases the GIL and runs beside packing
         progress("pack", 0.0)
         executor = make_executor(executor_options(options))
         executor.load(
@@ -113,7 +110,7 @@ def load_model(options: ModelOptions, progress: Progress = ignore_progress) -> L
         scheduler=scheduler_options(options),
     )
     progress("ready", 1.0)
-    return LanguageModel(card, tokenizer, Engine(executor, engine_options), opened.source.encode_chat)
+    return LanguageModel(card, opened.source.tokenizer, Engine(executor, engine_options))
 
 
 def _memory_options(options: ModelOptions) -> MemoryOptions:
@@ -172,7 +169,13 @@ def _card(options: ModelOptions, opened: Opened, info: ExecutorInfo, digest: str
         weights=info.weights,
         num_parameters=sum(prod(spec.shape) for spec in opened.plan.weights.values()),
         created=int(time.time()),
+        sampling=_recommended(opened.source.generation),
     )
+
+
+def _recommended(defaults: GenerationDefaults) -> Sampling:
+    given = {name: value for name, value in asdict(defaults).items() if value is not None}
+    return Sampling(**given)
 
 
 # -- tables for people ----------------------------------------------------------------------------------------------
@@ -267,9 +270,11 @@ class LLM:
         n: int = 1,
     ) -> list[Completion]:
         """Continue every prompt (text, token ids or chat messages): len(prompts) * n Completions, choices of a
-        prompt side by side. Raises InvalidRequest before any work when a prompt is wrong.
+        prompt side by side. `sampling` defaults to what the model's makers recommend.
+
+        Raises InvalidRequest before any work when a prompt is wrong.
         """
-        sampling = sampling or Sampling()
+        sampling = sampling or self.card.sampling
         return self._answer([
             Generate(prompt=_frozen(prompt), max_tokens=max_tokens, n=n, sampling=sampling) for prompt in prompts
         ])  # fmt: skip
@@ -292,7 +297,7 @@ class LLM:
 
     def close(self) -> None:
         """Free weights and cache. Idempotent."""
-        self._model.engine.executor.close()
+        self._model.close()
 
     def __enter__(self) -> Self:
         return self

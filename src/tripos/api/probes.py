@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tripos import __version__
+from importlib.metadata import version as installed
+
 from tripos.api.exchange import Exchange
 from tripos.errors import Overloaded
 from tripos.metering.metrics import CONTENT_TYPE
@@ -27,4 +28,4 @@ async def metrics(exchange: Exchange, service: Service) -> None:
 
 
 async def version(exchange: Exchange, service: Service) -> None:
-    await exchange.answer_json({"version": __version__})
+    await exchange.answer_json({"version": installed("tripos")})
