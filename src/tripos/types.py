@@ -179,6 +179,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     weights: str = ""  # format the weights run in: fp32, bf16, fp16, int8 ...
     num_parameters: int = 0
     created: int = 0  # unix seconds, when this server loaded it
+    sampling: Sampling = Sampling()  # what the model's makers recommend where a client is silent
 
 
 class Model(Protocol):
