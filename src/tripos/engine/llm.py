@@ -74,9 +74,10 @@ class LanguageModel:
         if engine_loop is None:
             return
         self.engine.scheduler.admission.close()
-        if self._encoders is not None:
-            await asyncio.get_running_loop().run_in_executor(self._encoders, engine_loop.stop)
-            self._encoders.shutdown()
+        encoders, self._encoders = self._encoders, None
+        if encoders is not None:
+            await asyncio.get_running_loop().run_in_executor(encoders, engine_loop.stop)
+            encoders.shutdown()
 
     def close(self) -> None:
         """Free weights and cache, once stopped."""
