@@ -209,9 +209,11 @@ def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     value = settings.get("chat_template")
     if isinstance(value, list):
         named = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)}
-        value = named.get("default")
+        if "default" not in named:
+            raise ModelRefused("tokenizer_config.json: chat_template lists several templates, none called default")
+        value = named["default"]
     if not isinstance(value, str | None):
-        raise ModelRefused("tokenizer_config.json: chat_template is neither a string nor a list with a default")
+        raise ModelRefused("tokenizer_config.json: chat_template is no string")
     return value
 
 

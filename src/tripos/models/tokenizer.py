@@ -51,7 +51,7 @@ def _guarded(make_error: type[TriposError], what: str) -> Iterator[None]:
     """Rust panics arrive as BaseException. Turn every failure but a deliberate stop into one of our errors."""
     try:
         yield
-    except (TriposError, KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError):
+    except (make_error, KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError):
         raise
     except BaseException as problem:
         raise make_error(f"{what}: {str(problem)[:200] or type(problem).__name__}") from problem

@@ -1,0 +1,240 @@
+"""What a user may type opens, with every part checked against the others (reliability W30, W31, W33, W36, W37)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.unit.models.files import (
+    ARRAY,
+    F32,
+    I32,
+    LLAMA_CONFIG,
+    STRING,
+    U32,
+    gguf_model,
+    model_folder,
+    numbers,
+    pair,
+    safetensors_bytes,
+    strings,
+    text,
+    u32,
+    write,
+)  # fmt: skip
+from tripos.errors import EnvironmentProblem, ModelRefused
+from tripos.models.source import GenerationDefaults, open_source, parse_generation
+from tripos.types import Message
+
+
+def test_directory_opens_as_a_model(tmp_path: Path) -> None:
+    source = open_source(str(model_folder(tmp_path)))
+    assert source.name == tmp_path.name
+    assert source.config == LLAMA_CONFIG
+    assert list(source.weights) == ["model.embed_tokens.weight"]
+    assert (source.tokenizer.bos_id, source.tokenizer.eos_ids) == (256, {257})
+    assert (source.generation, source.notes) == (GenerationDefaults(), ())
+    source.close()
+
+
+def test_end_tokens_of_all_files_count(tmp_path: Path) -> None:
+    files = {"config__json": {**LLAMA_CONFIG, "eos_token_id": [1, 2]}, "generation_config__json": {"eos_token_id": 3}}
+    assert open_source(str(model_folder(tmp_path, **files))).tokenizer.eos_ids == {1, 2, 3, 257}
+
+
+def test_model_without_an_end_token_loads_and_says_so(tmp_path: Path) -> None:
+    config = {key: value for key, value in LLAMA_CONFIG.items() if key != "eos_token_id"} | {"eos_token_id": []}
+    source = open_source(str(model_folder(tmp_path, config__json=config, tokenizer_config__json={})))
+    assert source.tokenizer.eos_ids == frozenset()
+    assert "no end-of-sequence token" in source.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"tokenizer_config__json": {"chat_template": "A"}}, "A"),
+        ({"tokenizer_config__json": {"chat_template": [{"name": "default", "template": "B"}]}}, "B"),
+        ({"tokenizer_config__json": {"chat_template": "A"}, "chat_template__jinja": "C"}, "C"),
+        ({}, None),
+    ],
+)
+def test_template_is_found_where_models_keep_it(tmp_path: Path, files: dict[str, Any], expected: str | None) -> None:
+    assert open_source(str(model_folder(tmp_path, **files))).tokenizer.template_source == expected
+
+
+def test_code_in_the_folder_is_ignored_and_reported(tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    folder = tmp_path / "model"
+    folder.mkdir()
+    code = f"open({str(marker)!r}, 'w')"
+    model_folder(folder, config__json={**LLAMA_CONFIG, "auto_map": {"AutoModel": "modeling.Model"}}, modeling__py=code)
+    write(folder / "pytorch_model.bin", b"\x80\x04cos\nsystem\n")
+    notes = "\n".join(open_source(str(folder)).notes)
+    assert "auto_map" in notes
+    assert "modeling.py: never read" in notes
+    assert "pytorch_model.bin: never read" in notes
+    assert not marker.exists()
+
+
+LIES: dict[str, tuple[dict[str, Any], str]] = {
+    "config missing": ({"config__json": b""}, r"config\.json"),
+    "config array": ({"config__json": b"[]"}, r"config\.json"),
+    "config NaN": ({"config__json": b'{"a": NaN}'}, r"config\.json"),
+    "config deep": ({"config__json": b'{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}"}, r"config\.json"),
+    "config duplicate": ({"config__json": b'{"a": 1, "a": 2}'}, r"config\.json"),
+    "eos of another type": ({"config__json": {**LLAMA_CONFIG, "eos_token_id": "2"}}, "eos_token_id"),
+    "eos out of range": ({"config__json": {**LLAMA_CONFIG, "eos_token_id": 10**6}}, "token id 1000000"),
+    "bos that is no token": ({"tokenizer_config__json": {"bos_token": "<none>"}}, "bos_token"),
+    "tokenizer larger than the embedding": ({"config__json": {**LLAMA_CONFIG, "vocab_size": 257}}, "vocab_size is 257"),
+    "template does not compile": ({"chat_template__jinja": "{% for %}"}, "does not compile"),
+    "template not UTF-8": ({"chat_template__jinja": b"\xff"}, r"chat_template\.jinja"),
+    "template of another type": ({"tokenizer_config__json": {"chat_template": 3}}, "chat_template"),
+    "no default template": ({"tokenizer_config__json": {"chat_template": [{"name": "x", "template": ""}]}}, "default"),
+    "temperature": ({"generation_config__json": {"temperature": -1}}, r"generation_config\.json: temperature"),
+}
+
+
+@pytest.mark.parametrize(("files", "named"), LIES.values(), ids=LIES.keys())
+def test_lying_directory_is_refused_naming_file_and_field(tmp_path: Path, files: dict[str, Any], named: str) -> None:
+    with pytest.raises(ModelRefused, match=named):
+        open_source(str(model_folder(tmp_path, **files)))
+
+
+@pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_missing_file_is_named(tmp_path: Path, missing: str) -> None:
+    (model_folder(tmp_path) / missing).unlink()
+    with pytest.raises(ModelRefused, match=missing.replace(".", r"\.")):
+        open_source(str(tmp_path))
+
+
+def test_generation_defaults_are_read() -> None:
+    raw = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "do_sample": True, "transformers_version": "5"}
+    assert parse_generation(raw) == GenerationDefaults(temperature=0.6, top_p=0.95, top_k=20)
+    assert parse_generation({"do_sample": False, "temperature": 0.6}) == GenerationDefaults(temperature=0.0)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("temperature", -0.1), ("temperature", "hot"), ("top_p", 1.5), ("top_k", -1), ("top_k", 1.5), ("min_p", 2),
+        ("repetition_penalty", 0), ("do_sample", 1),
+    ],
+)  # fmt: skip
+def test_generation_default_out_of_range_is_refused_by_key(key: str, value: Any) -> None:
+    with pytest.raises(ModelRefused, match=rf"generation_config\.json: {key}"):
+        parse_generation({key: value})
+
+
+SPM_TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "▁a"]
+
+
+def gguf(folder: Path, *extra: bytes) -> Path:
+    kinds = [2, 3, 3, *[6] * 256, 1, 1, 1]
+    pairs = [
+        pair("tokenizer.ggml.model", STRING, text("llama")),
+        pair("tokenizer.ggml.tokens", ARRAY, strings(SPM_TOKENS)),
+        pair("tokenizer.ggml.scores", ARRAY, numbers(F32, [0.0] * 259 + [-1.0, -2.0, -0.5])),
+        pair("tokenizer.ggml.token_type", ARRAY, numbers(I32, kinds)),
+        pair("tokenizer.ggml.bos_token_id", U32, u32(1)),
+        pair("tokenizer.ggml.eos_token_id", U32, u32(2)),
+        *(pair(f"llama.{key}", U32, u32(value)) for key, value in {
+            "embedding_length": 4, "block_count": 1, "attention.head_count": 2, "context_length": 8,
+            "feed_forward_length": 8,
+        }.items()),
+        *extra,
+    ]  # fmt: skip
+    tensors = {"token_embd.weight": np.ones((len(SPM_TOKENS), 4), np.float32)}
+    return write(folder / "small.gguf", gguf_model("llama", pairs, tensors))
+
+
+def test_gguf_opens_as_a_model(tmp_path: Path) -> None:
+    template = pair("tokenizer.chat_template", STRING, text("{{ bos_token }}{{ messages[0].content }}"))
+    source = open_source(str(gguf(tmp_path, template)))
+    assert source.name == "small"
+    assert source.config["vocab_size"] == len(SPM_TOKENS)
+    assert source.tokenizer.encode("a a") == [1, 261, 261]
+    assert source.tokenizer.encode_chat([Message(role="user", content="a")]) == [1, 261]
+    assert source.tokenizer.eos_ids == {2}
+
+
+def test_template_of_a_gguf_cannot_run_code(tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    attack = f"{{{{ cycler.__init__.__globals__.os.system('touch {marker}') }}}}"
+    source = open_source(str(gguf(tmp_path, pair("tokenizer.chat_template", STRING, text(attack)))))
+    with pytest.raises(Exception, match="chat template fails"):
+        source.tokenizer.encode_chat([Message(role="user", content="a")])
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "named"),
+    [
+        (pair("tokenizer.chat_template", U32, u32(1)), "chat_template"),
+        (pair("tokenizer.ggml.eot_token_id", U32, u32(10**6)), "token id 1000000"),
+        (pair("tokenizer.ggml.unknown_token_id", U32, u32(10**6)), "unknown_token_id"),
+        (pair("tokenizer.ggml.add_bos_token", U32, u32(1)), "add_bos_token"),
+    ],
+)
+def test_lying_gguf_vocabulary_is_refused_by_key(tmp_path: Path, extra: bytes, named: str) -> None:
+    with pytest.raises(ModelRefused, match=named):
+        open_source(str(gguf(tmp_path, extra)))
+
+
+@pytest.mark.parametrize(
+    ("spec", "named"),
+    [
+        ("nowhere", "no such model"),
+        ("weights.bin", "pickled weights can run code"),
+        ("model.pt", "pickled weights can run code"),
+        ("absent.gguf", r"absent\.gguf: cannot be read"),
+        ("model.safetensors", "name the directory"),
+        ("hf:noslash", "expected hf:org/name"),
+        ("hf:../../etc/passwd", "expected hf:org/name"),
+        ("demo:nothing", "ships no such model"),
+        ("demo:../x", "no such model"),
+    ],
+)
+def test_what_is_no_model_is_refused_with_the_next_step(spec: str, named: str) -> None:
+    with pytest.raises(ModelRefused, match=named):
+        open_source(spec)
+
+
+def test_hub_that_cannot_be_reached_is_a_problem_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(EnvironmentProblem, match="not in the local cache"):
+        open_source("hf:org/name@main")
+
+
+def test_digest_is_the_same_for_one_file_and_for_shards(tmp_path: Path) -> None:
+    (one := tmp_path / "one").mkdir()
+    (many := tmp_path / "many").mkdir()
+    a, b = np.ones((258, 4), np.float32), np.arange(4, dtype=np.float32)
+    model_folder(one, model__safetensors=safetensors_bytes({"a": a, "b": b}))
+    (model_folder(many) / "model.safetensors").unlink()
+    write(many / "model-1-of-2.safetensors", safetensors_bytes({"b": b}))
+    write(many / "model-2-of-2.safetensors", safetensors_bytes({"a": a}))
+    shard_of = {"a": "model-2-of-2.safetensors", "b": "model-1-of-2.safetensors"}
+    write(many / "model.safetensors.index.json", {"weight_map": shard_of})
+    assert open_source(str(one)).digest == open_source(str(many)).digest
+
+
+def test_importing_sources_loads_no_heavy_package() -> None:
+    heavy = ("tokenizers", "jinja2", "huggingface_hub")
+    code = f"import sys, tripos.models.source; print([name for name in {heavy} if name in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
+
+
+def test_published_model_opens(shared_data: Callable[[str], Path]) -> None:
+    source = open_source(str(shared_data("lm/stories260K/derived-hf")))
+    assert (source.tokenizer.bos_id, source.tokenizer.eos_ids, source.tokenizer.vocab_size) == (1, {2}, 512)
+    assert len(source.weights) == 47
