@@ -142,13 +142,19 @@ class Tokenizer:
                 self._backend.encode_special_tokens = True
 
     def encode_chat(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), **template_args: Any
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        /,  # callers name template_args, and may name one of them "messages" or "self"
+        *,
+        add_generation_prompt: bool = True,
+        **template_args: Any,
     ) -> list[int]:
         """Ids of the prompt that the model's template makes of the messages, ready for the assistant's answer.
 
         Special tokens come from the template alone. Raises InvalidRequest for what the template refuses.
         """
-        rendered = self.chat_template.render(messages, tools, template_args=template_args)
+        rendered = self.chat_template.render(messages, tools, add_generation_prompt, template_args)
         if not rendered.parts:
             return self.encode_template(rendered.text)
         special = self.special_tokens

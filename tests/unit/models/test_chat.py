@@ -33,10 +33,12 @@ def tokenizer() -> Tokenizer:
     return tokenizer_from_json(json.dumps(tokenizer_definition(SPECIAL)).encode())
 
 
-def ids_of(tokenizer: Tokenizer, source: str, messages: list[Message], **given: Any) -> list[int]:
+def ids_of(
+    tokenizer: Tokenizer, source: str, given_messages: list[Message], given_tools: Any = (), /, **given: Any
+) -> list[int]:
     fresh = tokenizer_from_json(json.dumps(tokenizer_definition(SPECIAL)).encode())
     fresh.assign_roles(None, frozenset(), source)
-    return fresh.encode_chat(messages, **given)
+    return fresh.encode_chat(given_messages, given_tools, **given)
 
 
 def test_messages_become_the_models_text() -> None:
@@ -133,7 +135,7 @@ def test_special_token_spelled_across_messages_stays_text(tokenizer: Tokenizer) 
 
 def test_special_tokens_in_tools_stay_text(tokenizer: Tokenizer) -> None:
     tools = [{"type": "function", "function": {"name": "<|im_start|>", "parameters": {"<|im_end|>": ["[INST]"]}}}]
-    ids = ids_of(tokenizer, "<|im_start|>{{ tools | tojson }}", user("hi"), tools=tools)
+    ids = ids_of(tokenizer, "<|im_start|>{{ tools | tojson }}", user("hi"), tools)
     assert special_in(tokenizer, ids) == [tokenizer.special_tokens["<|im_start|>"]]
     assert tokenizer.decode(ids) == json.dumps(tools)
 
@@ -177,6 +179,18 @@ def test_other_arguments_are_refused(args: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest) as caught:
         template.render(user("hi"), template_args=args)
     assert (caught.value.code, caught.value.param) == ("invalid_template_args", "chat_template_kwargs")
+
+
+@pytest.mark.parametrize("name", ["messages", "tools", "self", "text", "template_args"])
+def test_argument_named_like_a_parameter_of_ours_is_refused(tokenizer: Tokenizer, name: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        ids_of(tokenizer, CHATML, user("hi"), (), **{name: 1})
+    assert caught.value.code == "invalid_template_args"
+
+
+def test_answer_of_the_assistant_can_be_left_out(tokenizer: Tokenizer) -> None:
+    ids = ids_of(tokenizer, CHATML, user("hi"), add_generation_prompt=False)
+    assert tokenizer.decode(ids, skip_special=False) == "<|im_start|>user\nhi<|im_end|>\n"
 
 
 # what goes wrong
