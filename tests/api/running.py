@@ -130,5 +130,3 @@ async def running(*models: Model, keys: Keys | None = None, drain_s: float = 5.0
         door.stop(now=True)
         await task
         listener.close()
-
-

@@ -13,6 +13,8 @@ from tests.api.running import HELLO, Running, TinyModel, running
 from tripos.testing import ScriptedModel
 from tripos.types import Delta, Finish, TokenLogprob, Usage
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 
 async def test_chat_answers_with_usage_and_metrics(server: Running) -> None:
     done = await server.openai.chat.completions.create(model="tiny", messages=HELLO, max_tokens=8, seed=1)

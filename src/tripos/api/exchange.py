@@ -7,6 +7,7 @@ leaves. Knows no endpoint.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import re
 import secrets
@@ -23,6 +24,7 @@ MAX_BODY_BYTES = 8 * 2**20
 BODY_GRACE_S = 10.0
 MIN_BODY_BYTES_PER_S = 1024
 MAX_BODY_S = 120.0
+MAX_DISCARD_BYTES, DISCARD_S = 2 * MAX_BODY_BYTES, 2.0  # of a body that is refused
 JSON = b"application/json"
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -75,7 +77,7 @@ class Exchange:
 
     async def read_body(self) -> bytes:
         """The JSON body. Raises RequestTooLarge, BodyTimeout, LengthRequired, UnsupportedMediaType, ClientLeft."""
-        self._check_body_headers()
+        await self._check_body_headers()
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         parts: list[bytes] = []
@@ -93,6 +95,7 @@ class Exchange:
             parts.append(message.get("body", b""))
             num_bytes += len(parts[-1])
             if num_bytes > MAX_BODY_BYTES:
+                await self._discard()
                 raise self._too_large()
             if not message.get("more_body"):
                 return b"".join(parts)
@@ -172,7 +175,7 @@ class Exchange:
                 return str(value.decode())
         return f"req-{secrets.token_hex(12)}"
 
-    def _check_body_headers(self) -> None:
+    async def _check_body_headers(self) -> None:
         length, coding = self.header(b"content-length"), self.header(b"transfer-encoding")
         if length is None and coding is None:
             raise LengthRequired("send a Content-Length, or a chunked body")
@@ -180,6 +183,7 @@ class Exchange:
             self.headers.append((b"connection", b"close"))
             raise InvalidRequest("Content-Length and Transfer-Encoding were both sent", code="invalid_http")
         if length is not None and int(length) > MAX_BODY_BYTES:
+            await self._discard()
             raise self._too_large()
         if self.header(b"content-encoding") not in (None, b"identity"):
             raise UnsupportedMediaType("a compressed body is not accepted: leave Content-Encoding out")
@@ -187,6 +191,19 @@ class Exchange:
         charset = rest.strip().lower().replace(b'"', b"")
         if kind.strip().lower() != JSON or charset not in (b"", b"charset=utf-8"):
             raise UnsupportedMediaType("send Content-Type: application/json")
+
+    async def _discard(self) -> None:
+        """Read on for a moment: a client that is still sending when we close would not see the answer."""
+        if self.header(b"expect") is not None:
+            return  # it waits for our word
+        num_bytes = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DISCARD_S):
+                while num_bytes < MAX_DISCARD_BYTES:
+                    message = await self._receive()
+                    num_bytes += len(message.get("body", b""))
+                    if not message.get("more_body"):
+                        return
 
     def _too_large(self) -> RequestTooLarge:
         self.headers.append((b"connection", b"close"))

@@ -13,6 +13,7 @@ from tripos.wire.json import encode
 
 MAX_HEAD_BYTES = 24 * 1024  # request line and headers; the app knows the exact limits
 HEAD_S = 10.0
+LINGER_S = 1.0
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -20,6 +21,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     _num_head_bytes = 0
     _is_head_open = True
+    _is_refused = False
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -31,6 +33,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            return
         if self._is_head_open:
             self._num_head_bytes += len(data)
             if self._head_timer is None:
@@ -73,8 +77,13 @@ class BoundedProtocol(HttpToolsProtocol):
                 f"HTTP/1.1 {status} {_PHRASES[status]}\r\ncontent-type: application/json\r\n"
                 f"x-request-id: req-{secrets.token_hex(12)}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
             )
+            self._is_refused = True
             self.transport.write(head.encode() + body)
-        self.transport.close()
+            self.transport.write_eof()
+            # Closing with bytes unread resets the connection, and the client would not see why.
+            self._head_timer = self.loop.call_later(LINGER_S, self.transport.close)
+        else:
+            self.transport.close()
 
 
 _PHRASES = {status: HTTPStatus(status).phrase for status in (400, 408, 431)}

@@ -26,6 +26,7 @@ from tripos.errors import EnvironmentProblem
 from tripos.service import Service
 
 BACKLOG = 512
+SEND_BUFFER_BYTES = 128 * 1024  # what a client that does not read may hold in the kernel
 KEEP_ALIVE_S = 15
 MAX_CONNECTIONS = 1024
 ERROR_EVENT_S = 2.0  # for the last events of streams that were cut off
@@ -61,9 +62,20 @@ def serve(service: Service, options: Options, on_ready: Callable[[str], None] | 
 def listen(host: str, port: int) -> socket.socket:
     """A bound socket; port 0 takes a free one. Raises EnvironmentProblem."""
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        # With its protocol named, asyncio turns Nagle's delay off on what it accepts.
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
     except OSError as error:
+        raise EnvironmentProblem(f"cannot listen on {host}: {error.strerror}: choose another --host") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
         reasons = {
             errno.EADDRINUSE: "another process listens there: stop it, or choose another --port (0: any free one)",
             errno.EACCES: "not permitted: choose a --port above 1023",

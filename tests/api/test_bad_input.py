@@ -1,0 +1,333 @@
+"""Every bad input gets its status and code, and the next good request is answered as before.
+
+Row ids (J01, P02 ...) are those of the project's corpus of bad inputs; S = suspicious but valid, must be served.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.api.running import HELLO, NUM_BLOCKS, VOCAB_SIZE, WINDOW, Running, TinyModel
+from tripos.wire.openai import chat, completions
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+MIB = 2**20
+TEXT: dict[str, Any] = {"model": "tiny", "prompt": "x", "max_tokens": 1}
+CHAT: dict[str, Any] = {"model": "tiny", "messages": HELLO, "max_tokens": 1}
+DROP = object()
+OK = (200, "")
+
+
+def refused(code: str) -> tuple[int, str]:
+    return (404 if code.endswith("not_found") else 413 if code == "request_too_large" else 400, code)
+
+
+def changed(base: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in {**base, **fields}.items() if value is not DROP}
+
+
+def message(**fields: Any) -> dict[str, Any]:
+    return changed(CHAT, messages=[changed({"role": "user", "content": "x"}, **fields)])
+
+
+def raw(field: str, text: str) -> bytes:
+    """A completion with a field of any text."""
+    return json.dumps({**TEXT, field: 0}).replace(f'"{field}": 0', f'"{field}": {text}').encode()
+
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "not { json"}}
+ASSISTANT = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+TOOL = {"role": "tool", "content": "1", "tool_call_id": "c1"}
+
+COMPLETION_ROWS: list[tuple[str, Any, str]] = [
+    ("J01", b"", "invalid_json"),
+    ("J01", b"null", "invalid_type"),
+    ("J01", b"[]", "invalid_type"),
+    ("J01", b'"x"', "invalid_type"),
+    ("J01", b"1", "invalid_type"),
+    ("J03", json.dumps(TEXT).encode() + b"{}", "invalid_json"),
+    ("J06", b'{"model":"tiny","model":"tiny","prompt":"x"}', "invalid_json"),
+    ("J07", raw("temperature", "NaN"), "invalid_json"),
+    ("J07", raw("temperature", "1e400"), "invalid_json"),
+    ("J08", raw("seed", "7" * 5000), "invalid_json"),
+    ("J09", raw("seed", "7" * 25), "out_of_range"),
+    ("J09", raw("max_tokens", "7" * 25), "out_of_range"),
+    ("J10", raw("prompt", '"\\ud800"'), "invalid_encoding"),
+    ("J10", raw("stop", '"\\ud800"'), "invalid_encoding"),
+    ("J11", b'{"model":"tiny","prompt":"\xff"}', "invalid_encoding"),
+    ("J13", changed(TEXT, **{"k" * MIB: 1}), "unknown_field"),
+    ("J13", changed(TEXT, **{f"k{i}": 1 for i in range(10_000)}), "unknown_field"),
+    ("J14", changed(TEXT, __proto__=1), "unknown_field"),
+    ("J14", changed(TEXT, __class__=1), "unknown_field"),
+    ("J14", changed(TEXT, constructor=1), "unknown_field"),
+    ("J16", b" " * (8 * MIB + 1), "request_too_large"),
+    ("J18", b" " * (8 * MIB), "invalid_json"),
+    ("P01", changed(TEXT, model=DROP), "missing_field"),
+    ("P01", changed(TEXT, model=None), "missing_field"),
+    ("P01", changed(TEXT, model=""), "missing_field"),
+    ("P01", changed(TEXT, model="m" * MIB), "out_of_range"),
+    ("P01", changed(TEXT, model="../x"), "model_not_found"),
+    ("P01", changed(TEXT, model="a\0b"), "model_not_found"),
+    ("P01", changed(TEXT, model=["tiny"]), "invalid_type"),
+    ("U12", changed(TEXT, model="t\u0456ny"), "model_not_found"),
+    ("P02", changed(TEXT, n=0), "out_of_range"),
+    ("P02", changed(TEXT, n=-1), "out_of_range"),
+    ("P02", changed(TEXT, n=9), "out_of_range"),
+    ("P02", changed(TEXT, n=2**31), "out_of_range"),
+    ("P02", changed(TEXT, n=1.5), "invalid_type"),
+    ("P02", changed(TEXT, n=True), "invalid_type"),
+    ("P02", changed(TEXT, n="2"), "invalid_type"),
+    ("P03", changed(TEXT, best_of=1, n=2), "invalid_value"),
+    ("P03", changed(TEXT, best_of=2**40), "out_of_range"),
+    ("P03", changed(TEXT, best_of=2, stream=True), "invalid_value"),
+    ("P04", changed(TEXT, max_tokens=0), "out_of_range"),
+    ("P04", changed(TEXT, max_tokens=-1), "out_of_range"),
+    ("P04", changed(TEXT, max_tokens=2**63), "out_of_range"),
+    ("P04", changed(TEXT, max_tokens=WINDOW + 1), "context_length_exceeded"),
+    ("P05", changed(TEXT, temperature=-0.1), "out_of_range"),
+    ("P05", changed(TEXT, temperature=1e308), "out_of_range"),
+    ("P05", changed(TEXT, temperature=2.0001), "out_of_range"),
+    ("P05 S", changed(TEXT, temperature=-0.0), ""),
+    ("P06", changed(TEXT, top_p=0), "out_of_range"),
+    ("P06", changed(TEXT, top_p=1.0000001), "out_of_range"),
+    ("P06", changed(TEXT, top_p=-1), "out_of_range"),
+    ("P07", changed(TEXT, top_k=-2), "out_of_range"),
+    ("P07", changed(TEXT, top_k=2**31), "out_of_range"),
+    ("P07 S", changed(TEXT, top_k=VOCAB_SIZE + 1), ""),
+    ("P08", changed(TEXT, min_p=1.5), "out_of_range"),
+    ("P08", changed(TEXT, presence_penalty=3), "out_of_range"),
+    ("P08", changed(TEXT, frequency_penalty=-3), "out_of_range"),
+    ("P08", changed(TEXT, repetition_penalty=0), "out_of_range"),
+    ("P09", changed(TEXT, seed=-1), "out_of_range"),
+    ("P09", changed(TEXT, seed=2**64 - 1), "out_of_range"),
+    ("P10", changed(TEXT, logit_bias={"-1": 1}), "out_of_range"),
+    ("P10", changed(TEXT, logit_bias={str(VOCAB_SIZE): 1}), "out_of_range"),
+    ("P10", changed(TEXT, logit_bias={"1000000000": 1}), "out_of_range"),
+    ("P10", changed(TEXT, logit_bias={"abc": 1}), "out_of_range"),
+    ("P10", changed(TEXT, logit_bias={"1" * 5000: 1}), "out_of_range"),
+    ("P10", changed(TEXT, logit_bias={"\u0661": 1}), "out_of_range"),
+    ("P10", changed(TEXT, logit_bias={"1": 1e9}), "out_of_range"),
+    ("P10", changed(TEXT, logit_bias={"1": "x"}), "invalid_type"),
+    ("P10", changed(TEXT, logit_bias={"1": 1, "01": 1}), "invalid_value"),
+    ("P10", changed(TEXT, logit_bias={str(i): 1 for i in range(90_000)}), "too_many_items"),
+    ("P11", changed(TEXT, stop_token_ids=[VOCAB_SIZE], min_tokens=1), "out_of_range"),
+    ("P11", changed(TEXT, stop_token_ids=[-1]), "out_of_range"),
+    ("P11", changed(TEXT, stop_token_ids=[True]), "invalid_type"),
+    ("P11", changed(TEXT, stop_token_ids=list(range(129))), "too_many_items"),
+    ("P12", changed(TEXT, stop=""), "invalid_value"),
+    ("P12", changed(TEXT, stop=["x"] * 17), "too_many_items"),
+    ("P12", changed(TEXT, stop="x" * MIB), "invalid_value"),
+    ("P12", changed(TEXT, stop=["x", None]), "invalid_value"),
+    ("P12", changed(TEXT, stop="\u0301\u0302"), "invalid_value"),
+    ("P12", changed(TEXT, stop=1), "invalid_type"),
+    ("P12 S", changed(TEXT, stop=["x" * 256] * 16), ""),
+    ("P13", changed(TEXT, logprobs=21), "out_of_range"),
+    ("P13", changed(TEXT, logprobs=True), "invalid_type"),
+    ("P14", changed(TEXT, prompt=[]), "out_of_range"),
+    ("P14", changed(TEXT, prompt=[[]]), "out_of_range"),
+    ("P14", changed(TEXT, prompt=[-1]), "out_of_range"),
+    ("P14", changed(TEXT, prompt=[VOCAB_SIZE]), "out_of_range"),
+    ("P14", changed(TEXT, prompt=[2**31]), "out_of_range"),
+    ("P14", changed(TEXT, prompt=[1, "x"]), "invalid_type"),
+    ("P14", changed(TEXT, prompt=["x", 1]), "invalid_type"),
+    ("P14", changed(TEXT, prompt=[[[1]]]), "invalid_type"),
+    ("P14", changed(TEXT, prompt=[1] * 90_000), "context_length_exceeded"),
+    ("P14", b'{"model":"tiny","prompt":[' + b"1," * 3_000_000 + b"1]}", "invalid_json"),
+    ("P14", changed(TEXT, prompt=["x"] * 65), "too_many_items"),
+    ("P14", changed(TEXT, prompt={}), "invalid_type"),
+    ("P15", changed(TEXT, prompt=DROP), "missing_field"),
+    ("P15", changed(TEXT, prompt=""), "missing_field"),  # a model without BOS has nothing to continue
+    ("P15 S", changed(TEXT, prompt="\0\x01\x02"), ""),
+    ("P16 S", changed(TEXT, echo=True, max_tokens=0, logprobs=1), ""),
+    ("P17", changed(TEXT, stream_options={"include_usage": True}), "invalid_value"),
+    ("P17", changed(TEXT, stream=True, stream_options={"unknown": True}), "unknown_field"),
+    ("P17", changed(TEXT, stream=True, stream_options=True), "invalid_type"),
+    ("P18", changed(TEXT, priority=2**63 - 1), "out_of_range"),
+    ("P18", changed(TEXT, priority=-1), "out_of_range"),
+    ("P18", changed(TEXT, user="u" * MIB), "out_of_range"),
+    ("P19", changed(TEXT, timeout=-1), "out_of_range"),
+    ("P19", raw("timeout", "NaN"), "invalid_json"),
+    ("P19", changed(TEXT, timeout=1e12), "out_of_range"),
+    ("P20", changed(TEXT, cache_salt=""), "invalid_value"),
+    ("P20", changed(TEXT, cache_salt="s" * MIB), "out_of_range"),
+    ("P20 S", changed(TEXT, cache_salt="someone else's"), ""),
+    ("P23", changed(TEXT, max_tokens=3, suffix="x"), "invalid_value"),
+    ("C7", changed(TEXT, prompt="x" * 4 * MIB), "context_length_exceeded"),
+    ("U01", changed(TEXT, prompt="a" * MIB), "context_length_exceeded"),
+    ("U02", changed(TEXT, prompt="a" + "\u0301" * 100_000), "context_length_exceeded"),
+    ("U04 S", changed(TEXT, prompt="\0\ufffe\ue000\U000e0041"), ""),
+    ("U05 S", changed(TEXT, prompt="\u202e\u2066abc"), ""),
+    ("U06 S", changed(TEXT, prompt="</s>"), ""),
+    ("U07 S", changed(TEXT, stop="e\u0301"), ""),
+    ("U10 S", changed(TEXT, prompt="x" * (WINDOW - 1)), ""),
+    ("U10", changed(TEXT, prompt="x" * WINDOW), "context_length_exceeded"),
+    ("U10", changed(TEXT, prompt="x" * (WINDOW + 1)), "context_length_exceeded"),
+    ("U11", changed(TEXT, prompt="\U0001f600" * WINDOW), "context_length_exceeded"),
+]
+
+CHAT_ROWS: list[tuple[str, Any, str]] = [
+    ("P13", changed(CHAT, logprobs=True, top_logprobs=21), "out_of_range"),
+    ("P13", changed(CHAT, top_logprobs=2), "invalid_value"),
+    ("P04", changed(CHAT, max_tokens=0), "out_of_range"),
+    ("P23", changed(CHAT, max_tokens=1, max_completion_tokens=2), "invalid_value"),
+    ("M01", changed(CHAT, messages=DROP), "missing_field"),
+    ("M01", changed(CHAT, messages=[]), "missing_field"),
+    ("M01", changed(CHAT, messages=None), "missing_field"),
+    ("M01", changed(CHAT, messages="hi"), "invalid_type"),
+    ("M01", changed(CHAT, messages=[1]), "invalid_type"),
+    ("M01", changed(CHAT, messages=[{}] * 40_000), "too_many_items"),
+    ("M02", message(role=DROP), "invalid_value"),
+    ("M02", message(role="root"), "invalid_value"),
+    ("M02", message(role="r" * MIB), "invalid_value"),
+    ("M02", message(role=None), "invalid_value"),
+    ("M02", message(role=["user"]), "invalid_value"),
+    ("M03", message(content=None), "invalid_type"),
+    ("M03", message(content=[]), "invalid_type"),
+    ("M03", message(content=[["x"]]), "invalid_type"),
+    ("M03", message(content=5), "invalid_type"),
+    ("M04", message(content=[{"type": "video", "text": "x"}]), "invalid_value"),
+    ("M04", message(content=[{"type": "text", "text": "x", "image_url": {}}]), "invalid_value"),
+    ("M04", message(content=[{"type": "text"}]), "invalid_value"),
+    ("M04", message(content=[{"type": "text", "text": 5}]), "invalid_type"),
+    ("M04 S", message(content=[{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]), ""),
+    ("M05", changed(CHAT, messages=[{"role": "tool", "content": "1"}]), "invalid_value"),
+    ("M05", changed(CHAT, messages=[TOOL]), "invalid_value"),
+    ("M05", changed(CHAT, messages=[ASSISTANT, TOOL, TOOL]), "invalid_value"),
+    ("M06 S", changed(CHAT, messages=[*HELLO, ASSISTANT, TOOL]), ""),
+    ("M06", changed(CHAT, messages=[{**ASSISTANT, "tool_calls": [{"id": "x"}]}]), "missing_field"),
+    ("M06", message(tool_calls=[CALL]), "invalid_value"),
+    ("M07", changed(CHAT, tools=[]), "invalid_value"),
+    ("M09", changed(CHAT, tool_choice="required"), "invalid_value"),
+    ("M12 S", message(content="{{ 7*7 }} {% for %}"), ""),
+    ("M13", changed(CHAT, chat_template="x"), "unknown_field"),
+    ("M13", changed(CHAT, chat_template_kwargs={"tokenize": True}), "invalid_template_args"),
+    ("M13", changed(CHAT, chat_template_kwargs={"a b": True}), "invalid_template_args"),
+    ("M13", changed(CHAT, chat_template_kwargs={"a": {"b": 1}}), "invalid_template_args"),
+    ("M13", changed(CHAT, chat_template_kwargs={"a": "x" * 1000}), "invalid_template_args"),
+    ("M15", changed(CHAT, response_format={}), "missing_field"),
+    ("M15", changed(CHAT, response_format={"type": "json_object"}), "unsupported_schema"),
+    ("M15", changed(CHAT, response_format={"type": "json_schema"}), "unsupported_schema"),
+    ("M16", message(name="a\nb"), "invalid_value"),
+    ("M16", message(name="\x00"), "invalid_value"),
+    ("M17", changed(CHAT, messages=[{"role": "user", "content": "x"}] * 2048), "context_length_exceeded"),
+]
+
+OTHER_ROWS: list[tuple[str, str, Any, str]] = [
+    ("tokens", "/tokenize", {"model": "tiny"}, "missing_field"),
+    ("tokens", "/tokenize", {"model": "tiny", "prompt": "x", "messages": HELLO}, "invalid_value"),
+    ("tokens", "/tokenize", {"model": "tiny", "prompt": 5}, "invalid_type"),
+    ("tokens", "/tokenize", {"model": "absent", "prompt": "x"}, "model_not_found"),
+    ("tokens S", "/tokenize", {"model": "tiny", "prompt": ""}, ""),
+    ("tokens S", "/tokenize", {"model": "tiny", "prompt": "a" * MIB}, ""),
+    ("tokens", "/detokenize", {"model": "tiny"}, "missing_field"),
+    ("tokens", "/detokenize", {"model": "tiny", "tokens": [VOCAB_SIZE]}, "out_of_range"),
+    ("tokens", "/detokenize", {"model": "tiny", "tokens": [-1]}, "out_of_range"),
+    ("tokens", "/detokenize", {"model": "tiny", "tokens": ["x"]}, "invalid_type"),
+    ("tokens S", "/detokenize", {"model": "tiny", "tokens": []}, ""),
+]
+
+ROWS = [
+    *((id, "/v1/completions", body, code) for id, body, code in COMPLETION_ROWS),
+    *((id, "/v1/chat/completions", body, code) for id, body, code in CHAT_ROWS),
+    *OTHER_ROWS,
+]
+
+
+@pytest.mark.parametrize(
+    ("id", "path", "body", "code"), ROWS, ids=[f"{i}-{row[0]}-{row[3]}" for i, row in enumerate(ROWS)]
+)
+async def test_bad_input_gets_its_code_and_harms_nobody(
+    server: Running, tiny: TinyModel, id: str, path: str, body: Any, code: str
+) -> None:
+    baseline = await server.canary()
+    response = await server.post(path, body)
+    assert (response.status_code, response.json().get("error", {}).get("code", "")) == (refused(code) if code else OK)
+    assert response.headers["x-request-id"]
+    if code:
+        error = response.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert len(error["message"]) < 400
+        assert not any(mark in error["message"] for mark in ("Traceback", "0x7f", "/src/", "object at"))
+    assert (await server.http.get("/readyz")).status_code == 200
+    assert await server.canary() == baseline
+    assert tiny.num_held == 0
+    assert tiny.engine.pool.num_available == NUM_BLOCKS
+    tiny.engine.pool.check_integrity()
+
+
+@pytest.mark.parametrize("length", range(0, len(json.dumps(TEXT)), 3))
+async def test_truncated_body_is_invalid_json(server: Running, length: int) -> None:
+    response = await server.post("/v1/completions", json.dumps(TEXT).encode()[:length])
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_json")
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (changed(CHAT, temprature=1), "temprature"),
+        (message(content=[{"type": "x"}]), "messages[0].content[0].type"),
+        (changed(CHAT, logit_bias={"5": 101}), "logit_bias.5[0]"),
+        (changed(CHAT, stop=["a", ""]), "stop[1]"),
+        (changed(CHAT, stream=True, stream_options={"x": 1}), "stream_options.x"),
+    ],
+)
+async def test_error_names_the_path_of_the_field(server: Running, body: Any, param: str) -> None:
+    assert (await server.post("/v1/chat/completions", body)).json()["error"]["param"] == param
+
+
+async def test_unknown_field_names_the_nearest_known(server: Running) -> None:
+    response = await server.post("/v1/chat/completions", changed(CHAT, max_token=5))
+    assert "did you mean max_tokens" in response.json()["error"]["message"]
+
+
+WRONG: dict[str, list[Any]] = {
+    "boolean": [0, "true", [], {}],
+    "integer": [True, 1.5, "5", [], {}],
+    "number": [True, "5", [], {}],
+    "string": [5, True, [], {}],
+    "array": [5, "x", {}],
+    "object": [5, "x", []],
+}
+FIELDS = [
+    (path, base, field)
+    for path, base, fields in (
+        ("/v1/chat/completions", CHAT, chat.FIELDS),
+        ("/v1/completions", TEXT, completions.FIELDS),
+    )
+    for field in fields.values()
+]
+
+
+@pytest.mark.parametrize(("path", "base", "field"), FIELDS, ids=lambda value: getattr(value, "name", None))
+async def test_every_field_of_the_table_keeps_its_bounds(server: Running, path: str, base: Any, field: Any) -> None:
+    bodies = [raw_field(base, field.name, value) for value in WRONG.get(field.kind, [])]
+    for bound, step in ((field.low, -1), (field.high, 1)):
+        if bound is not None:
+            bodies.append(raw_field(base, field.name, bound + step))
+    if field.kind in ("integer", "number"):
+        bodies += [raw_field(base, field.name, value) for value in (2**63, -(2**63), 1e308, -1e308)]
+        bodies += [json.dumps(base)[:-1].encode() + f',"{field.name}":1{"0" * 400}}}'.encode()]
+    if field.max_bytes:
+        bodies.append(raw_field(base, field.name, "x" * (field.max_bytes + 1)))
+    if field.max_items and field.kind == "array":
+        bodies.append(raw_field(base, field.name, [1] * (field.max_items + 1)))
+    if field.choices:
+        bodies.append(raw_field(base, field.name, "not a choice"))
+    if field.use == "refused":
+        bodies.append(raw_field(base, field.name, {}))
+    for body in bodies:
+        response = await server.post(path, body)
+        assert response.status_code == 400, (body, response.text)
+        assert response.json()["error"]["code"] in (
+            "invalid_type", "out_of_range", "too_many_items", "invalid_value", "invalid_json"
+        ), body  # fmt: skip
+    absent = await server.post(path, {**base, field.name: None})
+    assert absent.status_code == (400 if field.required else 200)
+
+
+def raw_field(base: dict[str, Any], name: str, value: Any) -> bytes:
+    return json.dumps({**base, name: value}).encode()
