@@ -164,9 +164,12 @@ class LanguageModel:
 
     def _deliver(self, outputs: list[Output]) -> None:
         """From the engine's thread: one wake-up of the event loop per step."""
-        loop = self._loop
-        if loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(self._receive, outputs)
+        try:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._receive, outputs)
+        except RuntimeError:  # the loop was closed without stop(): nobody reads any more
+            for output in outputs:
+                self.engine.abort(output.sequence)
 
     def _receive(self, outputs: list[Output]) -> None:
         now_s = self.engine.clock()

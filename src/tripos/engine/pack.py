@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from tripos.engine.sequence import Sequence
 from tripos.runtime.executor import F32, I32, SamplingInput, StepInput
@@ -33,8 +33,7 @@ _NO_VALUES = np.zeros(0, np.float32)
 _NO_MASK = np.zeros((0, 0), np.uint32)
 
 
-@dataclass(frozen=True)
-class RowOwner:
+class RowOwner(NamedTuple):
     """Whose logits row it is: the prompt token at `position` when forced, else the drawn token that goes there."""
 
     sequence: Sequence
@@ -64,26 +63,17 @@ class Packer:
 
     def pack(self, entries: list[tuple[Sequence, int]]) -> PackedStep:
         """`entries` are running sequences (with a slot) and the number of tokens to compute, at least 1."""
-        num_seqs = len(entries)
-        slot_idx = np.empty(num_seqs, np.int64)
-        counts = np.empty(num_seqs, np.int32)
-        starts = np.empty(num_seqs, np.int32)
-        for i, (sequence, num_tokens) in enumerate(entries):
+        for sequence, _ in entries:
             self._settle(sequence)
-            slot_idx[i] = sequence.slot
-            counts[i] = num_tokens
-            starts[i] = sequence.num_computed_tokens
-        query_start = np.zeros(num_seqs + 1, np.int32)
+        slot_idx = np.array([sequence.slot for sequence, _ in entries])
+        counts = np.array([num_tokens for _, num_tokens in entries], np.int32)
+        starts = np.array([sequence.num_computed_tokens for sequence, _ in entries], np.int32)
+        query_start = np.zeros(len(entries) + 1, np.int32)
         np.cumsum(counts, out=query_start[1:])
         seq_lens = starts + counts
-        num_tokens = int(query_start[-1])
-        seq_of_token = np.repeat(np.arange(num_seqs), counts)
-        positions = np.arange(num_tokens, dtype=np.int32) + (starts - query_start[:-1])[seq_of_token]
-        token_ids = np.empty(num_tokens, np.int32)
-        for i, (sequence, count) in enumerate(entries):
-            first = sequence.num_computed_tokens
-            at = query_start[i]
-            token_ids[at : at + count] = sequence.tokens[first : first + count]
+        seq_of_token = np.repeat(np.arange(len(entries)), counts)
+        positions = np.arange(query_start[-1], dtype=np.int32) + (starts - query_start[:-1])[seq_of_token]
+        token_ids = np.concatenate([s.tokens[s.num_computed_tokens : s.num_computed_tokens + n] for s, n in entries])
         width = -(-int(seq_lens.max()) // self.block_size)
         block_tables = np.ascontiguousarray(self._block_tables[slot_idx, :width])
         blocks = block_tables[seq_of_token, positions // self.block_size]
@@ -137,7 +127,7 @@ class Packer:
         rows: list[int] = []
         for (sequence, count), at in zip(entries, query_start.tolist(), strict=False):
             first = sequence.num_computed_tokens
-            if sequence.wants_prompt_rows:
+            if sequence.prompt_logprobs is not None and sequence.wants_prompt_rows:
                 for position in range(max(first + 1, sequence.num_reported_prompt), first + count + 1):
                     if position < sequence.num_prompt_tokens:
                         owners.append(RowOwner(sequence, position, True))
@@ -158,8 +148,10 @@ class Packer:
             if owner.is_forced:
                 forced[row] = owner.sequence.tokens[owner.position]
                 columns["num_logprobs"][row] = owner.sequence.prompt_logprobs
-        history_start, history_ids, history_counts = self._history(owners)
-        bias_start, bias_ids, bias_values = self._biases(owners)
+        adjusted = [(row, owner.sequence) for row, owner in enumerate(owners) if owner.sequence.is_adjusted]
+        adjusted = [(row, sequence) for row, sequence in adjusted if forced[row] < 0]
+        history_start, history_ids, history_counts = self._history(adjusted, num_rows)
+        bias_start, bias_ids, bias_values = self._biases(adjusted, num_rows)
         return SamplingInput(
             **columns,
             counter=positions,
@@ -174,37 +166,37 @@ class Packer:
             mask=_NO_MASK,
         )
 
-    def _history(self, owners: list[RowOwner]) -> tuple[I32, I32, I32]:
-        start = np.zeros(len(owners) + 1, np.int32)
-        ids, counts = [], []
-        for row, owner in enumerate(owners):
-            history = None if owner.is_forced else owner.sequence.history
-            if history is not None:
-                ids.append(history.ids)
-                counts.append(history.counts)
-                start[row + 1] = history.size
-        if not ids:
-            return start, _NO_IDS, _NO_IDS
-        return np.cumsum(start, dtype=np.int32), np.concatenate(ids), np.concatenate(counts)
+    def _history(self, adjusted: list[tuple[int, Sequence]], num_rows: int) -> tuple[I32, I32, I32]:
+        counts_of = [(row, sequence.history) for row, sequence in adjusted if sequence.history is not None]
+        if not counts_of:
+            return np.zeros(num_rows + 1, np.int32), _NO_IDS, _NO_IDS
+        start = _starts(num_rows, [(row, history.size) for row, history in counts_of])
+        return (
+            start,
+            np.concatenate([history.ids for _, history in counts_of]),
+            np.concatenate([history.counts for _, history in counts_of]),
+        )
 
-    def _biases(self, owners: list[RowOwner]) -> tuple[I32, I32, F32]:
-        start = np.zeros(len(owners) + 1, np.int32)
-        ids: list[npt.NDArray[np.int32]] = []
-        values: list[npt.NDArray[np.float32]] = []
-        for row, owner in enumerate(owners):
-            sequence = owner.sequence
-            if owner.is_forced:
-                continue
-            own_ids, own_values = self._bias[sequence.slot]
-            if len(own_ids):
-                ids.append(own_ids)
-                values.append(own_values)
-                start[row + 1] = len(own_ids)
-            if sequence.num_output_tokens < sequence.sampling.min_tokens and sequence.banned_ids:
-                banned = np.fromiter(sorted(sequence.banned_ids), np.int32, len(sequence.banned_ids))
-                ids.append(banned)
-                values.append(np.full(len(banned), -math.inf, np.float32))
-                start[row + 1] += len(banned)
-        if not ids:
-            return start, _NO_IDS, _NO_VALUES
-        return np.cumsum(start, dtype=np.int32), np.concatenate(ids), np.concatenate(values)
+    def _biases(self, adjusted: list[tuple[int, Sequence]], num_rows: int) -> tuple[I32, I32, F32]:
+        biases = [(row, *self._bias_of(sequence)) for row, sequence in adjusted]
+        if not biases:
+            return np.zeros(num_rows + 1, np.int32), _NO_IDS, _NO_VALUES
+        start = _starts(num_rows, [(row, len(ids)) for row, ids, _ in biases])
+        return start, np.concatenate([ids for _, ids, _ in biases]), np.concatenate([values for _, _, values in biases])
+
+    def _bias_of(self, sequence: Sequence) -> tuple[I32, F32]:
+        """The request's own bias, and the ban on every ending until min_tokens are out."""
+        ids, values = self._bias[sequence.slot]
+        if sequence.num_output_tokens < sequence.sampling.min_tokens:
+            banned = np.array(sorted(sequence.banned_ids), np.int32)
+            ids = np.concatenate((ids, banned))
+            values = np.concatenate((values, np.full(len(banned), -math.inf, np.float32)))
+        return ids, values
+
+
+def _starts(num_rows: int, sizes: list[tuple[int, int]]) -> I32:
+    """Where each row's entries begin; rows not listed have none."""
+    start = np.zeros(num_rows + 1, np.int32)
+    for row, size in sizes:
+        start[row + 1] = size
+    return np.cumsum(start, dtype=np.int32)

@@ -114,6 +114,8 @@ class Sequence:
         self.history: TokenCounts | None = None
         if has_penalty:
             self.history = TokenCounts(self.prompt.tolist() if sampling.repetition_penalty != 1.0 else ())
+        # whether pack must look at more of its sampling than the slot's row
+        self.is_adjusted = bool(has_penalty or sampling.logit_bias or sampling.min_tokens)
 
     @property
     def key(self) -> tuple[int, tuple[int, int]]:

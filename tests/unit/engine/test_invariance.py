@@ -28,7 +28,7 @@ from tripos.types import Priority, Sampling
 
 NATIVE_BLOCK_SIZE = 16
 WINDOW = 192
-MAX_TOKENS = 40
+MAX_TOKENS = 32
 NUM_REQUESTS = 64
 
 needs_native = pytest.mark.skipif(
@@ -135,7 +135,7 @@ def check(make: Callable[[int], Executor], num_batches: int, threads: tuple[int,
 
 
 def test_the_engine_alone_mixes_nothing_up() -> None:
-    check(lambda threads: ScriptedExecutor(VOCAB_SIZE, ExecutorOptions(block_size=BLOCK_SIZE)), 6)
+    check(lambda threads: ScriptedExecutor(VOCAB_SIZE, ExecutorOptions(block_size=BLOCK_SIZE)), 4)
 
 
 MODELS = {
@@ -187,7 +187,7 @@ def test_same_tokens_and_logprobs_alone_and_in_any_batch(model: str, weights: st
         )
         return load(NativeExecutor(options), model)
 
-    check(make, 8)
+    check(make, 6)
 
 
 def test_the_reference_runs_in_the_engine_too() -> None:

@@ -393,6 +393,27 @@ async def test_other_tasks_are_refused() -> None:
             await read(model, one)
 
 
+def test_a_loop_closed_without_stop_leaves_no_work_behind() -> None:
+    model = make_model(executor=ScriptedExecutor(VOCAB_SIZE, OPTIONS, step_s=0.005))
+
+    async def leave() -> None:
+        await model.start()
+        events = model.run(call(max_tokens=240))
+        await anext(events)
+        model._abort = lambda sequences: None  # type: ignore[method-assign,assignment]
+
+    asyncio.run(leave())
+    loop = model._engine_loop
+    assert loop is not None
+    for _ in range(200):
+        if not model.engine.has_work:
+            break
+        time.sleep(0.01)
+    assert model.engine.num_steps < 100
+    assert model.engine.pool.num_held == 0
+    loop.stop()
+
+
 def test_offline_answers_come_for_all_calls_and_leave_nothing_behind() -> None:
     model = make_model(num_blocks=32)
     calls = [call("x" * i, max_tokens=i, seed=i) for i in range(1, 20)]
