@@ -65,6 +65,12 @@ def byte_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
+@lru_cache(maxsize=1)
+def _latin_1_of_alphabet() -> dict[int, int]:
+    """For str.translate: the alphabet to the bytes' Latin-1 characters, and every other one below 256 out of range."""
+    return {byte: 0xFFFF for byte in range(256)} | {ord(char): byte for char, byte in byte_alphabet().items()}
+
+
 class Tokenizer:
     """Encodes, decodes, and knows the bytes of each token. Safe to use from several threads."""
 
@@ -204,10 +210,9 @@ class Tokenizer:
             return self._added[id].encode()
         spelling = self._spelling
         if spelling.byte_level:
-            alphabet = byte_alphabet()
             try:
-                return bytes(alphabet[char] for char in piece)
-            except KeyError:
+                return piece.translate(_latin_1_of_alphabet()).encode("latin-1")
+            except UnicodeEncodeError:  # not written in the alphabet: it stands for itself
                 return piece.encode()
         if spelling.byte_tokens and (match := _BYTE_TOKEN.fullmatch(piece)):
             return bytes([int(match[1], 16)])
