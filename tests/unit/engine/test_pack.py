@@ -1,0 +1,81 @@
+"""A schedule as arrays, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tripos.engine.pack import Packer
+from tripos.engine.sequence import Sequence
+from tripos.types import Sampling
+
+
+def running(prompt: list[int], slot: int, blocks: list[int], computed: int = 0, **fields: object) -> Sequence:
+    one = Sequence(np.array(prompt, np.int32), 8, **fields)  # type: ignore[arg-type]
+    one.slot, one.block_table, one.num_computed_tokens = slot, blocks, computed
+    return one
+
+
+def test_a_chunk_and_a_decoding_sequence_in_one_ragged_batch() -> None:
+    packer = Packer(max_num_seqs=4, max_blocks=8, block_size=4)
+    chunk = running([10, 11, 12, 13, 14, 15, 16], slot=2, blocks=[7, 3], computed=2)
+    decoding = running([20, 21, 22, 23, 24, 25, 26, 27, 28], slot=0, blocks=[1, 5, 4], computed=8)
+    packed = packer.pack([(chunk, 3), (decoding, 1)])
+    step = packed.step
+    assert step.token_ids.tolist() == [12, 13, 14, 28]
+    assert step.positions.tolist() == [2, 3, 4, 8]
+    assert step.query_start.tolist() == [0, 3, 4]
+    assert step.seq_lens.tolist() == [5, 9]
+    assert step.block_tables.tolist() == [[7, 3, 0], [1, 5, 4]]
+    assert step.slots.tolist() == [30, 31, 12, 16]
+    assert step.last_rows.tolist() == [3], "the chunk does not catch up, so nothing is drawn for it"
+    assert [(owner.sequence, owner.position, owner.is_forced) for owner in packed.owners] == [(decoding, 9, False)]
+    for array in (step.token_ids, step.positions, step.query_start, step.seq_lens, step.block_tables, step.slots):
+        assert array.dtype == np.int32
+        assert array.flags.c_contiguous
+
+
+def test_prompt_logprobs_force_each_next_prompt_token() -> None:
+    packer = Packer(4, 8, 4)
+    one = running([10, 11, 12], 0, [0], prompt_logprobs=2, sampling=Sampling(logprobs=5))
+    step = packer.pack([(one, 3)]).step
+    assert step.last_rows.tolist() == [0, 1, 2]
+    assert step.sampling.forced_token.tolist() == [11, 12, -1]
+    assert step.sampling.num_logprobs.tolist() == [2, 2, 5]
+    assert step.sampling.counter.tolist() == [1, 2, 3]
+
+
+def test_a_slot_forgets_its_last_tenant() -> None:
+    packer = Packer(1, 8, 4)
+    packer.pack([(running([1, 2, 3, 4, 5], 0, [6, 7], sampling=Sampling(temperature=0.5, logit_bias={3: 1.0})), 5)])
+    step = packer.pack([(running([1], 0, [2], seed=9, sampling=Sampling(temperature=0.0)), 1)]).step
+    assert step.block_tables.tolist() == [[2]]
+    assert step.sampling.temperature.tolist() == [0.0]
+    assert step.sampling.seed.tolist() == [9]
+    assert step.sampling.bias_start.tolist() == [0, 0]
+
+
+def test_a_preempted_sequence_moves_in_again_with_new_blocks() -> None:
+    packer = Packer(1, 8, 4)
+    one = running([1, 2, 3, 4, 5], 0, [6, 7])
+    packer.pack([(one, 5)])
+    one.num_preemptions, one.block_table = 1, [3, 2]
+    assert packer.pack([(one, 5)]).step.block_tables.tolist() == [[3, 2]]
+
+
+def test_only_rows_that_ask_have_history_and_bias() -> None:
+    packer = Packer(3, 8, 4)
+    plain = running([1, 2], 0, [0])
+    both = running(
+        [5, 5, 6], 1, [1],
+        sampling=Sampling(repetition_penalty=1.1, min_tokens=2, stop_token_ids=(9,), logit_bias={4: -2.0}),
+    )  # fmt: skip
+    output = running([7, 8], 2, [2], sampling=Sampling(presence_penalty=1.0))
+    for each in (both, output):
+        each.append(8)
+    sampling = packer.pack([(plain, 2), (both, 4), (output, 3)]).step.sampling
+    assert sampling.history_start.tolist() == [0, 0, 3, 4]
+    assert sampling.history_ids.tolist() == [5, 6, 8, 8]
+    assert sampling.history_counts.tolist() == [0, 0, 1, 1]
+    assert sampling.bias_start.tolist() == [0, 0, 2, 2]
+    assert sampling.bias_ids.tolist() == [4, 9]
+    assert sampling.bias_values.tolist() == [-2.0, -np.inf]
