@@ -68,7 +68,7 @@ def byte_alphabet() -> dict[str, int]:
 @lru_cache(maxsize=1)
 def _latin_1_of_alphabet() -> dict[int, int]:
     """For str.translate: the alphabet to the bytes' Latin-1 characters, and every other one below 256 out of range."""
-    return {byte: 0xFFFF for byte in range(256)} | {ord(char): byte for char, byte in byte_alphabet().items()}
+    return dict.fromkeys(range(256), 65535) | {ord(char): byte for char, byte in byte_alphabet().items()}
 
 
 class Tokenizer:
