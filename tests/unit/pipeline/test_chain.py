@@ -48,6 +48,12 @@ def opened(run: Run) -> Any:
     return aclosing(cast("Any", run(CALL)))
 
 
+async def read_all(run: Run) -> None:
+    async with opened(run) as events:
+        async for _ in events:
+            pass
+
+
 async def test_first_stage_is_the_outermost() -> None:
     def marking(name: str) -> Stage:
         async def stage(call: Call, run: Run) -> AsyncIterator[Event]:
@@ -78,13 +84,7 @@ async def test_cancelling_while_any_event_is_awaited_closes_inner_first(num_stag
     closed: list[str] = []
     names = [f"stage{i}" for i in range(num_stages)]
     run = chain([recording_stage(name, closed) for name in names], recording_model(closed, waits_at=waits_at))
-
-    async def read() -> None:
-        async with opened(run) as events:
-            async for _ in events:
-                pass
-
-    task = asyncio.create_task(read())
+    task = asyncio.create_task(read_all(run))
     for _ in range(10):
         await asyncio.sleep(0)
     task.cancel()
@@ -108,9 +108,7 @@ async def test_a_stage_that_raises_at_any_event_leaves_nothing_open(guilty: int,
 
     stages = [raising if i == guilty else recording_stage(f"stage{i}", closed) for i in range(NUM_STAGES)]
     with pytest.raises(ValueError, match="no"):
-        async with opened(chain(stages, recording_model(closed))) as events:
-            async for _ in events:
-                pass
+        await read_all(chain(stages, recording_model(closed)))
     assert sorted(closed) == sorted(["model", *(f"stage{i}" for i in range(NUM_STAGES) if i != guilty)])
 
 

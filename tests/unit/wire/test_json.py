@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -113,12 +114,8 @@ def test_reads_what_any_encoder_writes(value: object, ascii_only: bool) -> None:
 
 @given(st.binary(max_size=64))
 def test_any_bytes_are_read_as_the_standard_library_does_or_refused(body: bytes) -> None:
-    try:
-        value = parse(body)
-    except InvalidRequest as error:
-        assert error.code in ("invalid_json", "invalid_encoding")
-    else:
-        assert value == json.loads(body)
+    with contextlib.suppress(InvalidRequest):
+        assert parse(body) == json.loads(body)
 
 
 @given(st.dictionaries(st.text(), st.integers(), min_size=1, max_size=4), st.booleans(), st.data())

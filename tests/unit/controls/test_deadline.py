@@ -1,0 +1,51 @@
+"""A deadline is set on every call, only ever earlier than asked, and held."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tripos.controls.deadline import deadline
+from tripos.errors import DeadlineExceeded
+from tripos.types import Call, Delta, Event, Finish, Generate
+
+
+def call(**fields: float | None) -> Call:
+    return Call(id="c", route="m", request=Generate(prompt="x"), arrival_s=time.monotonic(), **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("own_s", "expected_s"), [(None, 10.0), (3.0, 3.0), (99.0, 10.0)])
+async def test_the_earlier_of_both_deadlines_counts(own_s: float | None, expected_s: float) -> None:
+    asked = call()
+    if own_s is not None:
+        asked = call(deadline_s=asked.arrival_s + own_s)
+    seen: list[Call] = []
+
+    async def model(call: Call) -> AsyncIterator[Event]:
+        seen.append(call)
+        yield Finish(reason="stop")
+
+    assert [type(event) async for event in deadline(10.0)(asked, model)] == [Finish]
+    assert seen[0].deadline_s is not None
+    assert seen[0].deadline_s - asked.arrival_s == pytest.approx(expected_s, abs=0.1)
+
+
+async def test_a_model_that_does_not_end_is_ended() -> None:
+    closed = []
+
+    async def model(call: Call) -> AsyncIterator[Event]:
+        try:
+            yield Delta(text="a")
+            await asyncio.Event().wait()
+        finally:
+            closed.append(True)
+
+    events: list[Event] = []
+    with pytest.raises(DeadlineExceeded, match="no answer within 0.01 s"):
+        async for event in deadline(0.01)(call(), model):
+            events.append(event)
+    assert events == [Delta(text="a")]
+    assert closed == [True]

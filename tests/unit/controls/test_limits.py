@@ -1,0 +1,59 @@
+"""Limits hold for every door, at the very bound."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from tripos.controls.limits import LIMITS, LimitsOptions, check, response_bytes
+from tripos.errors import InvalidRequest
+from tripos.types import Generate, Message, Sampling
+
+SMALL = LimitsOptions(
+    max_n=2, max_prompt_chars=4, max_messages=2, max_logprobs=2, max_stops=2, max_stop_bytes=4, max_stop_token_ids=2,
+    max_logit_biases=2, max_response_bytes=10_000,
+)  # fmt: skip
+PLAIN = Generate(prompt="x", max_tokens=1)
+
+
+def sampling(**fields: Any) -> Generate:
+    return replace(PLAIN, sampling=Sampling(**fields))
+
+
+AT_THE_BOUND: list[tuple[Generate, Generate, str, str]] = [
+    (replace(PLAIN, n=2), replace(PLAIN, n=3), "n", "out_of_range"),
+    (replace(PLAIN, prompt="xxxx"), replace(PLAIN, prompt="xxxxx"), "prompt", "context_length_exceeded"),
+    (replace(PLAIN, prompt=(1,) * 4), replace(PLAIN, prompt=(1,) * 5), "prompt", "context_length_exceeded"),
+    (
+        replace(PLAIN, prompt=(Message(role="user", content="x"),) * 2),
+        replace(PLAIN, prompt=(Message(role="user", content="x"),) * 3),
+        "messages",
+        "too_many_items",
+    ),
+    (sampling(stop=("a",) * 2), sampling(stop=("a",) * 3), "stop", "too_many_items"),
+    (sampling(stop=("éé",)), sampling(stop=("ééé",)), "stop", "out_of_range"),
+    (sampling(stop_token_ids=(1, 2)), sampling(stop_token_ids=(1, 2, 3)), "stop_token_ids", "too_many_items"),
+    (sampling(logit_bias={1: 0, 2: 0}), sampling(logit_bias={1: 0, 2: 0, 3: 0}), "logit_bias", "too_many_items"),
+    (sampling(logprobs=2), sampling(logprobs=3), "logprobs", "out_of_range"),
+    (replace(PLAIN, prompt_logprobs=2), replace(PLAIN, prompt_logprobs=3), "logprobs", "out_of_range"),
+    (replace(PLAIN, max_tokens=1250), replace(PLAIN, max_tokens=1251), "max_tokens", "response_too_large"),
+]
+
+
+def test_every_limit_of_the_table_is_tested() -> None:
+    assert {limit.param for limit in LIMITS} <= {param for _, _, param, _ in AT_THE_BOUND}
+
+
+@pytest.mark.parametrize(("good", "bad", "param", "code"), AT_THE_BOUND, ids=range(len(AT_THE_BOUND)))
+def test_the_bound_is_allowed_and_one_more_is_not(good: Generate, bad: Generate, param: str, code: str) -> None:
+    check(good, SMALL)
+    with pytest.raises(InvalidRequest) as caught:
+        check(bad, SMALL)
+    assert (caught.value.param, caught.value.code) == (param, code)
+
+
+def test_window_bounds_the_estimate_of_a_request_without_max_tokens() -> None:
+    open_ended = replace(PLAIN, max_tokens=None)
+    assert response_bytes(open_ended, max_model_len=100) == response_bytes(replace(PLAIN, max_tokens=100))
