@@ -53,11 +53,11 @@ struct TileView {
 };
 
 // The cache streams from memory, block by block from anywhere: no hardware prefetcher follows that. So each load is
-// paired with a prefetch of the same place in the block that comes next.
+// paired with a prefetch of the same place in the block that comes next, into L2: L1 has too few miss buffers.
 template <int kVecs, typename T>
 inline void Prefetch(const T* p) {
   constexpr int kLine = 64 / static_cast<int>(sizeof(T));
-  for (int i = 0; i < kVecs * kLanes; i += kLine) __builtin_prefetch(p + i);
+  for (int i = 0; i < kVecs * kLanes; i += kLine) __builtin_prefetch(p + i, 0, 2);
 }
 
 // kRows dot products with the 2 * kLanes keys at `k` (rows of block_size keys, one per column of the head).
