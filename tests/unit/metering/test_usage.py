@@ -42,7 +42,10 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
     return found
 
 
-DELTAS: list[Event | Exception] = [Delta(text="a", token_ids=(1,)), Delta(text="b", token_ids=(2,), finish_reason="stop")]
+DELTAS: list[Event | Exception] = [
+    Delta(text="a", token_ids=(1,)),
+    Delta(text="b", token_ids=(2,), finish_reason="stop"),
+]
 
 
 @pytest.mark.parametrize(
