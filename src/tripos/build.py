@@ -26,6 +26,7 @@ from tripos.models.config import ModelConfig, parse_config
 from tripos.models.registry import adapt_weights, check_weights, trace
 from tripos.models.source import GenerationDefaults, Source, open_source
 from tripos.models.tokenizer import Tokenizer
+from tripos.models.weights import check_finite
 from tripos.plan.ir import Plan, Weights
 from tripos.plan.passes import optimize
 from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
@@ -66,6 +67,7 @@ class Opened:
     plan: Plan  # as traced
     weights: Weights  # under the plan's names
     fit: Fit
+    notes: tuple[str, ...]  # what was found and is not used
 
     def optimized(self) -> Plan:
         """The plan that runs: fused, except across weights that are stored in different formats."""
@@ -78,14 +80,18 @@ def open_model(options: ModelOptions) -> Opened:
     config = parse_config(source.config, source.name)
     plan = trace(config)
     weights = adapt_weights(config, source.weights)
-    check_weights(plan, weights)
-    return Opened(
-        source,
-        config,
-        plan,
-        weights,
-        fit(source.name, plan, weights, config.max_position_embeddings, _memory_options(options)),
-    )
+    unused = check_weights(plan, weights)
+    notes = source.notes
+    if unused:
+        notes += (f"{len(unused)} tensors are not used, among them {unused[0]}",)
+    fits = fit(source.name, plan, weights, config.max_position_embeddings, _memory_options(options))
+    return Opened(source, config, plan, weights, fits, notes)
+
+
+def _inspect(source: Source) -> str:
+    """The digest of weights that are all finite. Raises ModelRefused."""
+    check_finite(source.weights)
+    return source.digest
 
 
 def load_model(options: ModelOptions, progress: Progress = ignore_progress) -> LanguageModel:
@@ -93,12 +99,10 @@ def load_model(options: ModelOptions, progress: Progress = ignore_progress) -> L
     progress("open", 0.0)
     opened = open_model(options)
     with ThreadPoolExecutor(1, thread_name_prefix="tripos-digest") as pool:
-        digest = pool.submit(lambda: opened.source.digest)  # hashing releases the GIL and runs beside packing
+        digest = pool.submit(_inspect, opened.source)  # releases the GIL, so it runs beside packing
         progress("pack", 0.0)
         executor = make_executor(executor_options(options))
-        executor.load(
-            optimize(opened.plan, {name: opened.weights[name].dtype for name in opened.plan.weights}), opened.weights
-        )
+        executor.load(opened.optimized(), opened.weights)
         progress("cache", 0.0)
         num_blocks = executor.reserve(opened.fit.num_blocks)
         progress("digest", 0.0)
@@ -183,7 +187,7 @@ def fit_table(options: ModelOptions) -> list[tuple[str, ...]]:
     """What the model needs and gets, before it is loaded. Raises as open_model."""
     opened = open_model(options)
     try:
-        return opened.fit.rows()
+        return opened.fit.rows() + [("note", note) for note in opened.notes]
     finally:
         opened.source.close()
 
