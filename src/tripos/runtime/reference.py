@@ -40,7 +40,7 @@ def activate(x: F32, act: str) -> F32:
 
 def normalize(x: F32, weight: F32, bias: F32 | None, *, kind: str, eps: float) -> F32:
     """RMS norm (Zhang & Sennrich 2019) or layer norm, over groups of len(weight) columns."""
-    groups = x.reshape(x.shape[0], -1, len(weight)).astype(np.float32)
+    groups = x.reshape(x.shape[0], x.shape[1] // len(weight), len(weight)).astype(np.float32)
     if kind == "layer":
         groups = groups - groups.mean(-1, keepdims=True)
     y = groups / np.sqrt(np.mean(groups * groups, -1, keepdims=True) + np.float32(eps)) * weight

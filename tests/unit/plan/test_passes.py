@@ -100,3 +100,10 @@ def test_wrong_shapes_are_refused_while_tracing() -> None:
         t.attention(x, x, x, num_heads=3, num_kv_heads=2, head_dim=8, scale=1.0)
     with pytest.raises(ShapeError):
         t.embed("e", 11, 16)
+
+
+def test_a_step_may_want_no_logits() -> None:
+    executor = ReferenceExecutor(ExecutorOptions(block_size=4))
+    executor.load(optimize(decoder()), weights(decoder()))
+    executor.reserve(8)
+    assert len(executor.run(one_sequence(TOKENS, 4, rows=[])).token_ids) == 0
