@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -21,7 +20,7 @@ from tripos.engine.llm import LanguageModel
 from tripos.runtime.executor import ExecutorOptions
 from tripos.service import Service
 from tripos.testing import ScriptedExecutor, byte_tokenizer
-from tripos.types import Generate, Message, Model, ModelCard
+from tripos.types import Message, Model, ModelCard
 
 VOCAB_SIZE = 257  # bytes and </s>
 WINDOW = 256
@@ -45,21 +44,6 @@ class TinyModel(LanguageModel):
             name=name, task="generate", digest="ab" * 32, max_model_len=WINDOW, vocab_size=VOCAB_SIZE, created=1
         )
         super().__init__(card, byte_tokenizer(), engine, self._template)
-
-    async def encode(self, request: Generate) -> list[int]:
-        return await self._encode(request)
-
-    def stats(self) -> Any:
-        """What metering reads."""
-        scheduler, pool = self.engine.scheduler, self.engine.pool
-        return SimpleNamespace(
-            num_running=len(scheduler.running),
-            num_waiting=scheduler.num_waiting,
-            kv_usage=pool.num_held / pool.num_blocks,
-            prefix_queries=0,
-            prefix_hits=0,
-            num_preemptions=scheduler.num_preemptions,
-        )
 
     def _template(self, messages: tuple[Message, ...], tools: Any, args: dict[str, Any]) -> list[int]:
         text = "".join(f"{message.role}: {message.content}\n" for message in messages)
