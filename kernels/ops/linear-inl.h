@@ -40,10 +40,10 @@ struct TileInput {
   size_t next_step;
 };
 
-// Tall tiles reuse what they read: leave L1 to the activations.
-template <int kRows>
+// Short tiles consume as fast as memory gives: straight to L1. Tall ones leave L1 to the activations.
+template <bool kIsTall>
 inline void PrefetchLines(const uint8_t* p) {
-  if constexpr (kRows >= 6) {
+  if constexpr (kIsTall) {
     Simd::PrefetchL2(p);
     Simd::PrefetchL2(p + 64);
   } else {
@@ -116,7 +116,7 @@ struct FloatKernel {
     int64_t k = 0;
     for (; k + kStep <= in.k; k += kStep, w += Loader::kBytes, next += next_step) {
       F b[kStep][2];
-      PrefetchLines<kRows>(next);
+      PrefetchLines<(2 * kRows >= kMaxRows)>(next);
       Loader::Load(w, in.pass, b);
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
@@ -172,7 +172,7 @@ struct Int8Kernel {
     const int64_t quads = PaddedK(in.k) / 4;
     for (int64_t q = 0; q < quads; ++q, w += 128, a += 4, next += in.next_step) {
       I b[2];
-      PrefetchLines<kRows>(next);
+      PrefetchLines<(2 * kRows >= kMaxRows)>(next);
       b[0] = Simd::LoadI(w);
       b[1] = Simd::LoadI(w + 64);
 #pragma GCC unroll 16
@@ -220,7 +220,7 @@ struct Int4Kernel {
       for (int c = 0; c < 4; ++c, next += in.next_step) {
         I low[2], high[2];
         const uint8_t* wp = w + 128 + c * 128 + in.pass * Simd::kLanes * 4;
-        PrefetchLines<kRows>(next);
+        PrefetchLines<(2 * kRows >= kMaxRows)>(next);
         Simd::LoadNibbles(wp, &low[0], &high[0]);
         Simd::LoadNibbles(wp + 64, &low[1], &high[1]);
 #pragma GCC unroll 16
@@ -236,7 +236,7 @@ struct Int4Kernel {
       const uint16_t* half = reinterpret_cast<const uint16_t*>(w) + in.pass * Simd::kLanes;
       const F scale[2] = {Simd::LoadF16(half), Simd::LoadF16(half + 16)};
       const F minimum[2] = {Simd::LoadF16(half + 32), Simd::LoadF16(half + 48)};
-      PrefetchLines<kRows>(next);
+      PrefetchLines<(2 * kRows >= kMaxRows)>(next);
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
         const F sum = Simd::Set1(reinterpret_cast<const float*>(in.rows + r * in.row_bytes + sums)[g]);
@@ -286,7 +286,7 @@ struct Int8GroupKernel {
       for (int c = 0; c < 8; ++c, next += in.next_step) {
         I b[2];
         const uint8_t* wp = w + 64 + c * 128 + in.pass * Simd::kLanes * 4;
-        PrefetchLines<kRows>(next);
+        PrefetchLines<(2 * kRows >= kMaxRows)>(next);
         b[0] = Simd::LoadI(wp);
         b[1] = Simd::LoadI(wp + 64);
 #pragma GCC unroll 16

@@ -24,7 +24,7 @@ struct RowHeader {
 inline constexpr size_t kRowHeaderBytes = 64;
 inline constexpr size_t kInt4GroupBytes = 128 + 512;
 inline constexpr size_t kInt8GroupBytes = 64 + 1024;
-inline constexpr size_t kPrefetchBytes = 4096;                      // ahead in a stream that is read once
+inline constexpr size_t kPrefetchBytes = 8192;                      // ahead in a stream that is read once
 inline constexpr size_t kPanelGroupBytes = size_t{128} << 10;  // of panels that several row tiles share, twice in L2
 
 constexpr int64_t PaddedK(int64_t k) { return (k + kGroup - 1) / kGroup * kGroup; }
