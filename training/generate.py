@@ -28,7 +28,7 @@ from training.phrases import (
     UNKNOWN,
     USER_WITH_PASSAGE,
 )
-from training.values import make_value
+from training.values import MAKERS, make_value
 
 Message = dict[str, str]
 
@@ -319,13 +319,24 @@ def _talk_without_passage(rng: random.Random, split: Split, max_turns: int) -> C
     return Conversation(messages, kinds)
 
 
+def make_repetition(rng: random.Random, split: Split) -> Conversation:
+    """Some values to be said again: an exercise in copying, for training only."""
+    kinds = rng.choices(sorted(MAKERS), k=rng.randint(4, 12))
+    text = rng.choice((" ", ", ", ". ")).join(make_value(rng, kind, split.values) for kind in kinds)
+    messages = [{"role": "user", "content": f"Repeat: {text}"}, {"role": "assistant", "content": text}]
+    return Conversation(messages, ["repetition"])
+
+
 def conversations(
-    seed: int | str, split: Split, max_turns: int, answerable_share: float = 0.72
+    seed: int | str, split: Split, max_turns: int, answerable_share: float = 0.72, repetition_share: float = 0.0
 ) -> Iterator[Conversation]:
     """Endless conversations; the same seed gives the same ones."""
     rng = random.Random(seed)
     while True:
-        yield make_conversation(rng, split, max_turns, answerable_share)
+        if repetition_share and rng.random() < repetition_share:
+            yield make_repetition(rng, split)
+        else:
+            yield make_conversation(rng, split, max_turns, answerable_share)
 
 
 def main() -> None:

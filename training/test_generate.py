@@ -9,7 +9,7 @@ from itertools import islice
 import pytest
 
 from training import phrases
-from training.facts import choose, expand, fill
+from training.facts import Ask, Fact, choose, expand, fill
 from training.generate import (
     ASKS,
     FACTS,
@@ -25,6 +25,7 @@ from training.phrases import SMALL_TALK, UNKNOWN, Sides
 from training.values import MAKERS, SHARED, is_held_out, make_value
 
 SPLITS = [TRAINING, NEW_PHRASING, NEW_BOTH]
+SOURCES: list[Ask | Fact] = [*ASKS.values(), *FACTS]
 WRAPPERS = [value for value in vars(phrases).values() if isinstance(value, Sides)]
 
 
@@ -32,31 +33,28 @@ def all_readings(texts: list[str]) -> set[str]:
     return set().union(*(expand(text) for text in texts))
 
 
-@pytest.mark.parametrize(
-    "source", [*ASKS.values(), *FACTS], ids=lambda source: f"{type(source).__name__}-{source.name}"
-)
-def test_no_phrase_is_on_both_sides(source):
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: f"{type(source).__name__}-{source.name}")
+def test_no_phrase_is_on_both_sides(source: Ask | Fact) -> None:
     assert source.training
     assert len(source.held_out) >= 2
     assert not all_readings(source.training) & all_readings(source.held_out)
 
 
-def test_no_sentence_of_any_fact_is_on_both_sides():
-    sources = [*ASKS.values(), *FACTS]
-    training = set().union(*(all_readings(source.training) for source in sources))
-    held_out = set().union(*(all_readings(source.held_out) for source in sources))
+def test_no_sentence_of_any_fact_is_on_both_sides() -> None:
+    training = set().union(*(all_readings(source.training) for source in SOURCES))
+    held_out = set().union(*(all_readings(source.held_out) for source in SOURCES))
     assert not training & held_out
 
 
 @pytest.mark.parametrize("sides", [*WRAPPERS, *SMALL_TALK.values()])
-def test_no_wrapper_or_small_talk_is_on_both_sides(sides):
+def test_no_wrapper_or_small_talk_is_on_both_sides(sides: Sides) -> None:
     assert not {" ".join(text.lower().split()) for text in sides.training} & {
         " ".join(text.lower().split()) for text in sides.held_out
     }
 
 
 @pytest.mark.parametrize("kind", sorted(set(MAKERS) - SHARED))
-def test_no_value_is_on_both_sides(kind):
+def test_no_value_is_on_both_sides(kind: str) -> None:
     rng = random.Random(kind)
     training = {make_value(rng, kind, held_out=False).lower() for _ in range(2000)}
     held_out = {make_value(rng, kind, held_out=True).lower() for _ in range(2000)}
@@ -64,25 +62,25 @@ def test_no_value_is_on_both_sides(kind):
     assert not any(is_held_out(kind, value) for value in training)
 
 
-def test_every_sentence_states_every_slot():
+def test_every_sentence_states_every_slot() -> None:
     for fact in FACTS:
         for phrase in fact.training + fact.held_out:
             assert all(f"<{slot}>" in phrase for slot in fact.slots), phrase
 
 
-def test_every_question_about_a_fact_is_known():
+def test_every_question_about_a_fact_is_known() -> None:
     assert {ask for fact in FACTS for ask in fact.asks} == set(ASKS)
     assert {ask.kind for ask in ASKS.values()} == set(KINDS)
 
 
-def test_same_seed_gives_the_same_conversations():
+def test_same_seed_gives_the_same_conversations() -> None:
     first, second = (list(islice(conversations(7, TRAINING, 4), 200)) for _ in range(2))
     assert first == second
     assert first != list(islice(conversations(8, TRAINING, 4), 200))
 
 
 @pytest.mark.parametrize("split", SPLITS, ids=str)
-def test_answers_stand_in_the_passage(split: Split):
+def test_answers_stand_in_the_passage(split: Split) -> None:
     rng = random.Random(3)
     for _ in range(500):
         maker = PassageMaker(rng, split)
@@ -96,7 +94,7 @@ def test_answers_stand_in_the_passage(split: Split):
 
 
 @pytest.mark.parametrize("split", SPLITS, ids=str)
-def test_all_kinds_of_answers_occur(split: Split):
+def test_all_kinds_of_answers_occur(split: Split) -> None:
     drawn = list(islice(conversations(5, split, 3), 1000))
     kinds = [kind for conversation in drawn for kind in conversation.kinds]
     assert 0.1 < kinds.count("unanswerable") / len(kinds) < 0.5
@@ -108,7 +106,7 @@ def test_all_kinds_of_answers_occur(split: Split):
         assert not any(re.search(r"<\w+>", message["content"]) for message in conversation.messages)
 
 
-def test_choose_and_expand_agree():
+def test_choose_and_expand_agree() -> None:
     rng = random.Random(1)
     phrase = "{When|At what time} does {the|your} shop[ in <place>] open{| today}?"
     readings = expand(phrase)

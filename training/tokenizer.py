@@ -96,7 +96,8 @@ def encode_conversation(
     roles = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
     texts = tokenizer.encode_batch([message["content"].strip() for message in messages], add_special_tokens=False)
     end_id = tokenizer.token_to_id(END)
-    ids, answers = [tokenizer.token_to_id(BOS)], []
+    ids: list[int] = [tokenizer.token_to_id(BOS)]
+    answers: list[tuple[int, int]] = []
     for message, text in zip(messages, texts, strict=True):
         ids.append(tokenizer.token_to_id(roles[message["role"]]))
         start = len(ids)

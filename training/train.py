@@ -1,7 +1,8 @@
 """Trains the demo assistant on generated conversations and writes it in the Hugging Face Llama layout.
 
 The loss is the mean over the answers' tokens plus a small share of the mean over all others, which helps the
-attention heads that copy to form early. Matrices are trained with Muon, the rest with AdamW.
+attention heads to form early. Two layers' attention starts as a mechanism for copying and stays so; the other
+matrices are trained with Muon, the rest with AdamW.
 
     python -m training.train --work FOLDER --out FOLDER
 """
@@ -24,12 +25,17 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.generate import NEW_BOTH, TRAINING, Split, conversations
+from training.generate import NEW_BOTH, TRAINING, Conversation, conversations
 from training.tokenizer import BOS, END, MAX_LENGTH, PAD, encode_conversation, save_tokenizer, train_tokenizer
 
+Example = tuple[list[int], list[tuple[int, int]]]  # token ids, (start, end) of each answer
+
 IGNORED = -100
+EMBEDDING_STD = 0.2
 OTHER_SHARE = 0.3  # share of the tokens outside the answers that the loss looks at (the scores are costly)
-NUM_EASY_PARTS, EASY_LENGTH = 4, 112  # training starts with so many parts of short conversations
+PART_SIZE = 3000  # conversations
+NUM_EASY_PARTS, EASY_LENGTH = 2, 112  # training starts with so many parts of short conversations
+REPETITION_SHARE = 0.05  # of exercises in copying, in the parts after those
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class LlamaConfig:
     num_key_value_heads: int = 3
     head_dim: int = 32
     rms_norm_eps: float = 1e-5
-    rope_theta: float = 10000.0
+    rope_theta: float = 100000.0
     max_position_embeddings: int = MAX_LENGTH
 
 
@@ -115,7 +121,8 @@ class Llama(nn.Module):
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 scale = 0.0 if name.endswith(("o_proj.weight", "down_proj.weight")) else parameter.shape[1] ** -0.5
-                nn.init.normal_(parameter, std=0.02 if "embed" in name else scale)
+                nn.init.normal_(parameter, std=EMBEDDING_STD if "embed" in name else scale)
+        start_copying(self)
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """token_ids: (batch, length), padded on the right. Returns (batch, length, hidden_size), normed."""
@@ -132,6 +139,44 @@ class Llama(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores over the vocabulary for the given positions."""
         return functional.linear(hidden, self.embed_tokens.weight)
+
+
+@torch.no_grad()
+def start_copying(model: Llama) -> None:
+    """Start with copying in place, which is slow to learn: layer 0 attends to the token before, layer 1 to what
+    followed the present token earlier (an induction head, Olsson et al., 2022). Training goes on from there.
+
+    Embeddings share a constant in entry 0, so that a query can be the same at every position. Rotary pairs turn
+    fast at the front of a head and slowly at its back: positions are matched with the front, tokens with the back.
+    """
+    config = model.config
+    size, half, num_groups = config.head_dim, config.head_dim // 2, config.num_key_value_heads
+    per_group = config.num_attention_heads // num_groups
+    model.embed_tokens.weight[:, 0] = EMBEDDING_STD * 8  # about half of the norm of an embedding
+    directions = torch.linalg.qr(torch.randn(config.hidden_size, 2 * num_groups * size))[0]
+    directions[0] = 0
+    front, back = torch.arange(6), torch.cat((torch.arange(6, half), torch.arange(6, half) + half))
+    previous, induction = model.layers[0].self_attn, model.layers[1].self_attn
+    angles = config.rope_theta ** (-front * 2 / size)
+    for group in range(num_groups):
+        keys = slice(group * size, (group + 1) * size)
+        where = directions[:, keys]  # where layer 0 writes the token before
+        what = directions[:, num_groups * size :][:, keys]  # the part of an embedding that both read
+        previous.k_proj.weight[keys] = 0
+        previous.k_proj.weight[group * size + front, 0] = angles.cos()
+        previous.k_proj.weight[group * size + half + front, 0] = angles.sin()
+        previous.v_proj.weight[keys] = what.T
+        induction.k_proj.weight[keys] = 0
+        induction.k_proj.weight[group * size + back] = 2 * where.T[back]
+        induction.v_proj.weight[keys] = what.T
+        for head in range(group * per_group, (group + 1) * per_group):
+            queries = slice(head * size, (head + 1) * size)
+            previous.q_proj.weight[queries] = 0
+            previous.q_proj.weight[head * size + front, 0] = 1.0
+            previous.o_proj.weight[:, queries] = where * (3 * EMBEDDING_STD / per_group)
+            induction.q_proj.weight[queries] = 0
+            induction.q_proj.weight[head * size + back] = 3 * what.T[back]
+            induction.o_proj.weight[:, queries] = what * (8 * EMBEDDING_STD / per_group)
 
 
 def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -188,7 +233,7 @@ class Batch:
     others: Tensor
 
 
-def make_batch(examples: list[tuple[list[int], list[tuple[int, int]]]], pad_id: int) -> Batch:
+def make_batch(examples: list[Example], pad_id: int) -> Batch:
     """Pad the examples on the right; targets are the next tokens."""
     length = max(len(ids) for ids, _ in examples)
     token_ids = torch.full((len(examples), length), pad_id)
@@ -204,10 +249,18 @@ def make_batch(examples: list[tuple[list[int], list[tuple[int, int]]]], pad_id: 
     return Batch(token_ids, answers, others)
 
 
-def encoded(tokenizer: Tokenizer, seed: str, split: Split, max_turns: int, count: int, max_length: int) -> list:
-    """`count` conversations as (ids, answer spans), the too long ones left out."""
-    drawn = (encode_conversation(tokenizer, c.messages) for c in conversations(seed, split, max_turns))
+def encoded(tokenizer: Tokenizer, source: Iterator[Conversation], count: int, max_length: int) -> list[Example]:
+    """`count` conversations as token ids and answer spans, the too long ones left out."""
+    drawn = (encode_conversation(tokenizer, conversation.messages) for conversation in source)
     return list(islice((example for example in drawn if len(example[0]) <= max_length), count))
+
+
+def training_part(tokenizer: Tokenizer, seed: int, part: int, max_length: int) -> list[Example]:
+    """The examples of one part: short conversations first, then all lengths with exercises in copying."""
+    limit = EASY_LENGTH if part < NUM_EASY_PARTS else max_length
+    repetition_share = 0.0 if part < NUM_EASY_PARTS else REPETITION_SHARE
+    source = conversations(f"{seed}/{part}", TRAINING, 6, repetition_share=repetition_share)
+    return encoded(tokenizer, source, PART_SIZE, limit)
 
 
 def batches(tokenizer: Tokenizer, seed: int, num_tokens: int, first: int, max_length: int) -> Iterator[Batch]:
@@ -216,9 +269,8 @@ def batches(tokenizer: Tokenizer, seed: int, num_tokens: int, first: int, max_le
     done = 0
     for part in range(1_000_000):
         rng = random.Random(f"{seed}/{part}")
-        limit = EASY_LENGTH if part < NUM_EASY_PARTS else max_length
-        examples = sorted(encoded(tokenizer, f"{seed}/{part}", TRAINING, 6, 3000, limit), key=lambda e: len(e[0]))
-        groups: list[list] = [[]]
+        examples = sorted(training_part(tokenizer, seed, part, max_length), key=lambda example: len(example[0]))
+        groups: list[list[Example]] = [[]]
         for example in examples:
             if (len(groups[-1]) + 1) * len(example[0]) > num_tokens:
                 groups.append([])
@@ -237,7 +289,7 @@ def target_loss(model: Llama, hidden: Tensor, targets: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def exact_match(model: Llama, examples: list, pad_id: int) -> float:
+def exact_match(model: Llama, examples: list[Example], pad_id: int) -> float:
     """Share of answers that greedy decoding gives exactly (each token is the argmax given the true ones before it)."""
     num_right = num_answers = 0
     examples = sorted(examples, key=lambda e: len(e[0]))
@@ -293,7 +345,9 @@ def train(options: argparse.Namespace) -> None:
     tokenizer = Tokenizer.from_file(str(tokenizer_path))
     pad_id = tokenizer.token_to_id(PAD)
     model = Llama(LlamaConfig(vocab_size=tokenizer.get_vocab_size()))
-    matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
+    for layer in model.layers[:2]:
+        layer.self_attn.requires_grad_(False)  # where copying was put in place: the first updates would undo it
+    matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and p.requires_grad and "embed" not in name]
     rest = [p for name, p in model.named_parameters() if p.dim() == 1 or "embed" in name]
     optimizers = [
         Muon(matrices, options.matrix_lr),
@@ -307,7 +361,7 @@ def train(options: argparse.Namespace) -> None:
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         first = state["step"]
-    held_out = encoded(tokenizer, "held-out", NEW_BOTH, 3, 200, options.max_length)
+    held_out = encoded(tokenizer, conversations("held-out", NEW_BOTH, 3), 200, options.max_length)
     print(
         f"{sum(p.numel() for p in model.parameters()):,} parameters, from step {first} to {options.steps}",
         flush=True,
@@ -355,16 +409,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="checkpoints; outside the repository")
     parser.add_argument("--out", type=Path, required=True, help="the model folder to write")
-    parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--batch-tokens", type=int, default=4096)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--batch-tokens", type=int, default=2048)
     parser.add_argument("--max-length", type=int, default=MAX_LENGTH)
-    parser.add_argument("--matrix-lr", type=float, default=0.02)
-    parser.add_argument("--lr", type=float, default=0.004)
-    parser.add_argument("--warmup", type=int, default=100)
+    parser.add_argument("--matrix-lr", type=float, default=0.01)
+    parser.add_argument("--lr", type=float, default=0.003)
+    parser.add_argument("--warmup", type=int, default=30)
     parser.add_argument("--other-share", type=float, default=0.2, help="weight of the loss outside the answers")
     parser.add_argument("--save-every", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     train(parser.parse_args())
 
 
