@@ -4,6 +4,7 @@ TriposError
 ├── InvalidRequest            400  the client's mistake; `param` names the JSON path
 │   ├── ContextLengthExceeded 400
 │   ├── NotFound              404  (model_not_found, not_found)
+│   ├── RequestTimeout        408  the client sends or reads too slowly
 │   ├── RequestTooLarge       413
 │   ├── Unauthorized          401
 │   └── PermissionDenied      403
@@ -56,6 +57,11 @@ class ContextLengthExceeded(InvalidRequest):
 class NotFound(InvalidRequest):
     status = 404
     code = "not_found"
+
+
+class RequestTimeout(InvalidRequest):
+    status = 408
+    code = "request_timeout"
 
 
 class RequestTooLarge(InvalidRequest):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import tripos
 from tripos.api.app import ROUTES
 from tripos.metering.metrics import Metrics
 from tripos.wire.fields import Field, Table
@@ -50,3 +51,11 @@ def test_every_route_is_documented() -> None:
 def test_every_metric_is_documented() -> None:
     found = {family.name for family in Metrics().registry.collect()}
     assert found == set(re.findall(r"`((?:vllm:|gen_ai_server_)\w+)`", section("Metrics")))
+
+
+def test_every_error_code_that_a_client_can_get_is_documented() -> None:
+    elsewhere = {"invalid_config", "environment", "internal_error", "model_refused"}  # exit codes of the command line
+    elsewhere |= {"permission_denied", "rate_limit_exceeded"}  # nothing raises them yet
+    sources = Path(tripos.__file__).parent.rglob("*.py")
+    found = {code for file in sources for code in re.findall(r"\bcode(?:: str)? ?= ?\"(\w+)\"", file.read_text())}
+    assert found - elsewhere <= set(re.findall(r"`(\w+)`", section("Errors")))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import tripos
 from tests.api.running import Running
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -93,6 +94,10 @@ async def test_small_answers(server: Running, path: str) -> None:
     assert "server" not in response.headers
     head = await server.http.head(path)
     assert (head.status_code, head.content) == (200, b"")
+
+
+async def test_version_is_the_packages_own(server: Running) -> None:
+    assert (await server.http.get("/version")).json() == {"version": tripos.__version__}
 
 
 async def test_request_id_is_echoed_or_made(server: Running) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.api.running import HELLO, Running, TinyModel, running
 from tripos.testing import ScriptedModel
-from tripos.types import Delta, Finish, TokenLogprob, Usage
+from tripos.types import Delta, Finish, Generate, ModelCard, Sampling, TokenLogprob, Usage
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -237,3 +237,18 @@ async def test_client_raises_the_error_of_a_late_failure() -> None:
         whole = await server.post("/v1/completions", {"model": "scripted", "prompt": "x"})
         assert whole.status_code == 500
         assert whole.json()["error"]["code"] == "request_failed"
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+async def test_what_a_client_leaves_out_is_as_the_model_recommends(path: str) -> None:
+    recommended = Sampling(temperature=0.0, top_k=7, top_p=0.5, min_p=0.1, repetition_penalty=1.5)
+    model = ScriptedModel(card=ModelCard(name="scripted", task="generate", digest="0" * 64, sampling=recommended))
+    body: dict[str, Any] = {"model": "scripted", "prompt": "x"}
+    if "chat" in path:
+        body = {"model": "scripted", "messages": HELLO}
+    async with running(model) as server:
+        for given in ({}, {"temperature": 1.0, "top_k": -1, "top_p": 1, "min_p": 0, "repetition_penalty": None}):
+            assert (await server.post(path, body | given)).status_code == 200
+    silent, spoken = (call.request.sampling for call in model.calls if isinstance(call.request, Generate))
+    assert silent == recommended
+    assert spoken == Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.5)

@@ -16,7 +16,7 @@ from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
 
-from tripos.errors import InvalidRequest, RequestTooLarge, TriposError
+from tripos.errors import InvalidRequest, RequestTimeout, RequestTooLarge, TriposError
 from tripos.wire.json import encode
 from tripos.wire.openai.errors import encode_error
 
@@ -34,11 +34,6 @@ Headers = list[tuple[bytes, bytes]]
 
 class ClientLeft(Exception):
     """The client closed the connection; nobody waits for the answer."""
-
-
-class BodyTimeout(InvalidRequest):
-    status = 408
-    code = "request_timeout"
 
 
 class LengthRequired(InvalidRequest):
@@ -76,7 +71,7 @@ class Exchange:
         return found[0] if found else None
 
     async def read_body(self) -> bytes:
-        """The JSON body. Raises RequestTooLarge, BodyTimeout, LengthRequired, UnsupportedMediaType, ClientLeft."""
+        """The JSON body. Raises RequestTooLarge, RequestTimeout, LengthRequired, UnsupportedMediaType, ClientLeft."""
         await self._check_body_headers()
         loop = asyncio.get_running_loop()
         began_s = loop.time()
@@ -89,7 +84,7 @@ class Exchange:
                     message = await self._receive()
             except TimeoutError:
                 self.headers.append((b"connection", b"close"))
-                raise BodyTimeout(f"only {num_bytes} bytes of the body came in {allowed_s:.0f} s") from None
+                raise RequestTimeout(f"only {num_bytes} bytes of the body came in {allowed_s:.0f} s") from None
             if message["type"] == "http.disconnect":
                 raise ClientLeft
             parts.append(message.get("body", b""))

@@ -12,8 +12,9 @@ from tripos.api.exchange import Exchange
 from tripos.api.sse import DONE, frame
 from tripos.service import Service
 from tripos.types import Call, Event, ModelCard
+from tripos.wire.generation import Asked, with_recommended
 from tripos.wire.openai import chat, completions
-from tripos.wire.openai.generation import Answer, Asked, Identity
+from tripos.wire.openai.generation import Answer, Identity
 
 MAX_UNSENT_EVENTS = 64  # per stream; then the model waits, and merges what it makes meanwhile
 
@@ -46,6 +47,7 @@ def find_card(exchange: Exchange, service: Service, name: str) -> ModelCard:
 async def deliver(exchange: Exchange, service: Service, asked: Asked, answer: Answer) -> None:
     """Run the calls of a request and send what comes, in chunks or at once."""
     arrival_s = time.monotonic()
+    asked = with_recommended(asked, service.model(asked.model).card.sampling)
     calls = [
         Call(
             id=exchange.request_id if len(asked.requests) == 1 else f"{exchange.request_id}-{i}",

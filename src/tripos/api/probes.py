@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version as installed
-
+from tripos import __version__
 from tripos.api.exchange import Exchange
 from tripos.errors import Overloaded
 from tripos.metering.metrics import CONTENT_TYPE
@@ -28,4 +27,4 @@ async def metrics(exchange: Exchange, service: Service) -> None:
 
 
 async def version(exchange: Exchange, service: Service) -> None:
-    await exchange.answer_json({"version": installed("tripos")})
+    await exchange.answer_json({"version": __version__})

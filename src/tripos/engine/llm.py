@@ -23,7 +23,7 @@ from tripos.engine.check import check_request, check_text_length, check_token_id
 from tripos.engine.engine import Engine, EngineLoop, EngineStats, Output
 from tripos.engine.sequence import Sequence, choice_seed
 from tripos.engine.text import ChoiceText
-from tripos.errors import EngineFailed, InvalidRequest, RequestFailed, TriposError
+from tripos.errors import EngineFailed, InvalidRequest, RequestFailed, RequestTimeout, TriposError
 from tripos.models.tokenizer import Tokenizer
 from tripos.types import Call, Delta, Event, Finish, Generate, Message, ModelCard, Usage
 
@@ -185,7 +185,7 @@ class LanguageModel:
                 self._abort(stream.sequences)
             stream.wake()
             if stream.unread_s(now_s) > READER_STALL_S:
-                stream.end(RequestFailed(f"the answer was not read for {READER_STALL_S:.0f} s", code="reader_stalled"))
+                stream.end(RequestTimeout(f"the answer was not read for {READER_STALL_S:.0f} s"))
                 self._abort(stream.sequences)
 
     def _abort(self, sequences: list[Sequence]) -> None:

@@ -21,6 +21,7 @@ from tripos.errors import (
     InvalidRequest,
     Overloaded,
     RequestFailed,
+    RequestTimeout,
 )
 from tripos.models.tokenizer import IncrementalDecoder
 from tripos.runtime.executor import Executor, ExecutorOptions, StepInput
@@ -177,7 +178,7 @@ async def test_a_reader_that_stopped_reading_is_let_go(monkeypatch: pytest.Monke
         await anext(events)
         await settled(model)
         assert model.engine.pool.num_held == 0
-        with pytest.raises(RequestFailed, match="not read"):
+        with pytest.raises(RequestTimeout, match="not read"):
             async for _ in events:
                 pass
     assert executor.num_steps < 100

@@ -8,20 +8,10 @@ from typing import Any
 from tripos.errors import InvalidRequest
 from tripos.types import Delta, Generate, Message, TokenLogprob, ToolCall
 from tripos.wire.fields import Field, check, read, table
+from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, Asked, Choice
 from tripos.wire.json import parse, shown
-from tripos.wire.openai.generation import (
-    DELIVERY,
-    IGNORED,
-    MAX_TOKENS,
-    SAMPLING,
-    Answer,
-    Asked,
-    Choice,
-    read_delivery,
-    read_sampling,
-)
+from tripos.wire.openai.generation import DELIVERY, IGNORED, SAMPLING, Answer, read_delivery, read_sampling
 
-MAX_MESSAGES = 2048
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _LATER = "it comes with a later version"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]")

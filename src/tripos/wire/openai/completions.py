@@ -9,20 +9,17 @@ from msgspec.structs import replace
 from tripos.errors import InvalidRequest
 from tripos.types import Delta, Generate, TokenLogprob
 from tripos.wire.fields import Field, kind_of, read, table
+from tripos.wire.generation import MAX_TOKENS, Asked, Choice, read_token_ids
 from tripos.wire.json import parse
 from tripos.wire.openai.generation import (
     DELIVERY,
     IGNORED,
-    MAX_TOKENS,
     SAMPLING,
     Answer,
-    Asked,
-    Choice,
     Identity,
     Texts,
     read_delivery,
     read_sampling,
-    read_token_ids,
 )
 
 MAX_PROMPTS = 64

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -10,21 +9,42 @@ from typing import Any
 import msgspec
 
 from tripos.errors import InvalidRequest
-from tripos.types import Delta, Finish, Generate, Priority, Sampling, TokenLogprob, Usage
+from tripos.types import Delta, Finish, Priority, Sampling, Usage
 from tripos.wire.fields import Field, items, read
+from tripos.wire.generation import (
+    INT31,
+    INT63,
+    MAX_TIMEOUT_S,
+    MODEL,
+    RECOMMENDED,
+    Asked,
+    Choice,
+    check_model,
+    read_stop,
+    read_token_ids,
+)
 from tripos.wire.json import shown
 
-MAX_MODEL_NAME = 256
-MAX_TIMEOUT_S = 600.0
-MAX_TOKENS = 2**31 - 1
-INT31, INT63 = 2**31 - 1, 2**63 - 1
-
 SAMPLING = (
-    Field("temperature", "number", "0: always the likeliest token. Default 1.", low=0, high=2),
-    Field("top_p", "number", "Draw from this much of the probability. Default 1.", low=1e-9, high=1),
-    Field("top_k", "integer", "Draw from the k likeliest tokens. 0 or -1: from all.", low=-1, high=INT31),
-    Field("min_p", "number", "Least probability relative to the likeliest token.", low=0, high=1),
-    Field("repetition_penalty", "number", "Divides logits of tokens seen before. Default 1.", low=0.01, high=10),
+    Field("temperature", "number", "0: always the likeliest token. Default: the model's, else 1.", low=0, high=2),
+    Field("top_p", "number", "Draw from this much of the probability. Default: the model's, else 1.", low=1e-9, high=1),
+    Field(
+        "top_k",
+        "integer",
+        "Draw from the k likeliest tokens; 0 or -1: from all. Default: the model's, else 0.",
+        low=-1,
+        high=INT31,
+    ),
+    Field(
+        "min_p", "number", "Least probability relative to the likeliest. Default: the model's, else 0.", low=0, high=1
+    ),
+    Field(
+        "repetition_penalty",
+        "number",
+        "Divides logits of tokens seen before. Default: the model's, else 1.",
+        low=0.01,
+        high=10,
+    ),
     Field("presence_penalty", "number", "Subtracted once from tokens of the output.", low=-2, high=2),
     Field("frequency_penalty", "number", "Subtracted per occurrence in the output.", low=-2, high=2),
     Field("logit_bias", "object", "Token id → number from -100 to 100.", max_items=1024),
@@ -39,7 +59,7 @@ SAMPLING = (
 )
 
 DELIVERY = (
-    Field("model", "string", "Name of a served model.", max_bytes=MAX_MODEL_NAME, required=True),
+    MODEL,
     Field("stream", "boolean", "Send the answer as server-sent events."),
     Field("stream_options", "object", "With stream: {include_usage}."),
     Field("service_tier", "string", "flex: run as batch work.", choices=("auto", "default", "flex", "priority")),
@@ -56,28 +76,11 @@ IGNORED = (
     Field("store", "boolean", "Nothing is stored.", use="ignored"),
 )
 
-_STOP_ITEM = Field("stop", "string", "")
-_TOKEN_ID = Field("token id", "integer", "", low=0, high=INT31)
 _BIAS = Field("bias", "number", "", low=-100, high=100)
 _STREAM_OPTIONS = {
     "include_usage": Field("include_usage", "boolean", "End with a chunk that holds the usage."),
     "include_obfuscation": Field("include_obfuscation", "boolean", "No padding is added.", use="ignored"),
 }
-
-
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """A decoded body: one Generate per prompt, and how the answer is to be delivered."""
-
-    model: str
-    requests: tuple[Generate, ...]
-    stream: bool = False
-    include_usage: bool = False
-    priority: Priority = Priority.ONLINE
-    timeout_s: float | None = None
-
-    @property
-    def n(self) -> int:
-        return self.requests[0].n
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,7 +106,7 @@ def read_sampling(found: dict[str, Any], logprobs: int | None) -> Sampling:
         logit_bias=_read_logit_bias(found.get("logit_bias", {})),
         seed=found.get("seed"),
         min_tokens=found.get("min_tokens", 0),
-        stop=_read_stop(found.get("stop", ())),
+        stop=read_stop(found.get("stop", ()), "stop"),
         stop_token_ids=read_token_ids(found.get("stop_token_ids", []), "stop_token_ids"),
         include_stop=found.get("include_stop_str_in_output", False),
         ignore_eos=found.get("ignore_eos", False),
@@ -117,8 +120,6 @@ def read_delivery(found: dict[str, Any]) -> dict[str, Any]:
     if best_of is not None and best_of != n:
         message = f"best_of is {best_of} and n is {n}: only equal values are supported"
         raise InvalidRequest(message, code="invalid_value", param="best_of")
-    if not found["model"]:
-        raise InvalidRequest("model is empty", code="missing_field", param="model")
     stream = found.get("stream", False)
     options = found.get("stream_options")
     if options is not None and not stream:
@@ -128,37 +129,13 @@ def read_delivery(found: dict[str, Any]) -> dict[str, Any]:
         raise InvalidRequest("cache_salt is empty: leave it out", code="invalid_value", param="cache_salt")
     is_batch = found.get("service_tier") == "flex" or found.get("priority", 0) > 0
     return {
-        "model": found["model"],
+        "model": check_model(found),
+        "given": RECOMMENDED & found.keys(),
         "stream": stream,
         "include_usage": read(options or {}, _STREAM_OPTIONS, "stream_options").get("include_usage", False),
         "priority": Priority.BATCH if is_batch else Priority.ONLINE,
         "timeout_s": found.get("timeout"),
     }
-
-
-def read_token_ids(values: Sequence[Any], path: str) -> tuple[int, ...]:
-    """Non-negative 31-bit integers. Raises InvalidRequest: invalid_type, out_of_range."""
-    if values and (set(map(type, values)) != {int} or min(values) < 0 or max(values) > INT31):
-        items(values, _TOKEN_ID, path)  # finds the culprit
-    return tuple(values)
-
-
-def _read_stop(value: Any) -> tuple[str, ...]:
-    stops = [value] if isinstance(value, str) else value
-    if not isinstance(stops, list | tuple):
-        raise InvalidRequest("stop must be a string or an array", code="invalid_type", param="stop")
-    if len(stops) > 16:
-        message = f"stop has {len(stops)} items, at most 16 may be given"
-        raise InvalidRequest(message, code="too_many_items", param="stop")
-    for i, stop in enumerate(stops):
-        path = "stop" if isinstance(value, str) else f"stop[{i}]"
-        if not isinstance(stop, str) or not stop:
-            raise InvalidRequest(f"{path} must be a string that is not empty", code="invalid_value", param=path)
-        if len(stop.encode()) > 256:
-            raise InvalidRequest(f"{path} is longer than 256 bytes", code="invalid_value", param=path)
-        if all(map(unicodedata.combining, stop)):
-            raise InvalidRequest(f"{path} holds combining marks only", code="invalid_value", param=path)
-    return tuple(stops)
 
 
 def _read_logit_bias(value: dict[str, Any]) -> dict[int, float]:
@@ -172,30 +149,6 @@ def _read_logit_bias(value: dict[str, Any]) -> dict[int, float]:
             raise InvalidRequest(f"token {int(key)} appears twice", code="invalid_value", param="logit_bias")
         found[int(key)] = float(bias)
     return found
-
-
-class Choice:
-    """The Deltas of one choice, put together."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self.logprobs: list[TokenLogprob] = []
-        self.prompt_token_ids: tuple[int, ...] = ()
-        self.prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
-        self.finish_reason: str | None = None
-        self.stop: str | int | None = None
-
-    def add(self, delta: Delta) -> None:
-        self.texts.append(delta.text)
-        self.logprobs += delta.logprobs or ()
-        self.prompt_token_ids = self.prompt_token_ids or delta.prompt_token_ids
-        self.prompt_logprobs = self.prompt_logprobs or delta.prompt_logprobs or ()
-        if delta.finish_reason is not None:
-            self.finish_reason, self.stop = delta.finish_reason, delta.stop
-
-    @property
-    def text(self) -> str:
-        return "".join(self.texts)
 
 
 def encode_usage(usages: Iterable[Usage]) -> dict[str, Any]:

@@ -10,14 +10,12 @@ import msgspec
 from tripos.errors import InvalidRequest
 from tripos.types import Message
 from tripos.wire.fields import Field, read, table
+from tripos.wire.generation import MAX_MESSAGES, MODEL, read_token_ids
 from tripos.wire.json import parse
-from tripos.wire.openai.chat import MAX_MESSAGES, read_messages, read_template_args
-from tripos.wire.openai.generation import MAX_MODEL_NAME, read_token_ids
-
-_MODEL = Field("model", "string", "Name of a served model.", max_bytes=MAX_MODEL_NAME, required=True)
+from tripos.wire.openai.chat import read_messages, read_template_args
 
 TOKENIZE = table(
-    _MODEL,
+    MODEL,
     Field("prompt", "string", "The text. Give this or messages."),
     Field("messages", "array", "A conversation, through the model's template.", max_items=MAX_MESSAGES),
     Field("add_special_tokens", "boolean", "With prompt: begin as a completion does. Default true."),
@@ -25,7 +23,7 @@ TOKENIZE = table(
     Field("chat_template_kwargs", "object", "With messages: scalars for the template.", max_items=16),
     Field("return_token_strs", "boolean", "Also the text of each token."),
 )
-DETOKENIZE = table(_MODEL, Field("tokens", "array", "Token ids.", required=True))
+DETOKENIZE = table(MODEL, Field("tokens", "array", "Token ids.", required=True))
 
 
 class Tokenize(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,132 @@
+"""What every dialect of text generation shares: Asked, Choice, limits of fields, stop strings, token ids.
+
+Owns the rule that fields a client leaves out take what the model's makers recommend.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from tripos.errors import InvalidRequest
+from tripos.types import Delta, Finish, Generate, Priority, Sampling, TokenLogprob, Usage
+from tripos.wire.fields import Field, items
+
+MAX_MODEL_NAME = 256
+MAX_MESSAGES = 2048
+MAX_TIMEOUT_S = 600.0
+MAX_TOKENS = 2**31 - 1
+MAX_STOPS, MAX_STOP_BYTES = 16, 256
+INT31, INT63 = 2**31 - 1, 2**63 - 1
+# Of Sampling: what a model's makers may recommend, and a client's silence leaves to them.
+RECOMMENDED = frozenset({"temperature", "top_k", "top_p", "min_p", "repetition_penalty"})
+
+MODEL = Field("model", "string", "Name of a served model.", max_bytes=MAX_MODEL_NAME, required=True)
+_TOKEN_ID = Field("token id", "integer", "", low=0, high=INT31)
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """A decoded body: one Generate per prompt, and how the answer is to be delivered."""
+
+    model: str
+    requests: tuple[Generate, ...]
+    given: frozenset[str] = RECOMMENDED  # of RECOMMENDED, the fields that the client sent
+    stream: bool = False
+    include_usage: bool = False
+    priority: Priority = Priority.ONLINE
+    timeout_s: float | None = None
+
+    @property
+    def n(self) -> int:
+        return self.requests[0].n
+
+
+def with_recommended(asked: Asked, recommended: Sampling) -> Asked:
+    """`asked` with the model's values for what the client left out."""
+    missing = {name: getattr(recommended, name) for name in RECOMMENDED - asked.given}
+    if not missing:
+        return asked
+    requests = tuple(replace(each, sampling=replace(each.sampling, **missing)) for each in asked.requests)
+    return replace(asked, requests=requests)
+
+
+def check_model(found: dict[str, Any]) -> str:
+    """The model's name. Raises InvalidRequest (missing_field)."""
+    if not found.get("model"):
+        raise InvalidRequest("model is empty", code="missing_field", param="model")
+    name: str = found["model"]
+    return name
+
+
+def read_stop(value: Any, path: str) -> tuple[str, ...]:
+    """A string or a list of them, none empty. Raises InvalidRequest: invalid_type, invalid_value, too_many_items."""
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list | tuple):
+        raise InvalidRequest(f"{path} must be a string or an array", code="invalid_type", param=path)
+    if len(stops) > MAX_STOPS:
+        message = f"{path} has {len(stops)} items, at most {MAX_STOPS} may be given"
+        raise InvalidRequest(message, code="too_many_items", param=path)
+    for i, stop in enumerate(stops):
+        where = path if isinstance(value, str) else f"{path}[{i}]"
+        if not isinstance(stop, str) or not stop:
+            raise InvalidRequest(f"{where} must be a string that is not empty", code="invalid_value", param=where)
+        if len(stop.encode()) > MAX_STOP_BYTES:
+            message = f"{where} is longer than {MAX_STOP_BYTES} bytes"
+            raise InvalidRequest(message, code="invalid_value", param=where)
+        if all(map(unicodedata.combining, stop)):
+            raise InvalidRequest(f"{where} holds combining marks only", code="invalid_value", param=where)
+    return tuple(stops)
+
+
+def read_token_ids(values: Sequence[Any], path: str) -> tuple[int, ...]:
+    """Non-negative 31-bit integers. Raises InvalidRequest: invalid_type, out_of_range."""
+    if values and (set(map(type, values)) != {int} or min(values) < 0 or max(values) > INT31):
+        items(values, _TOKEN_ID, path)  # finds the culprit
+    return tuple(values)
+
+
+class Choice:
+    """The Deltas of one choice, put together."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.prompt_token_ids: tuple[int, ...] = ()
+        self.prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
+        self.finish_reason: str | None = None
+        self.stop: str | int | None = None
+
+    def add(self, delta: Delta) -> None:
+        self.texts.append(delta.text)
+        self.logprobs += delta.logprobs or ()
+        self.prompt_token_ids = self.prompt_token_ids or delta.prompt_token_ids
+        self.prompt_logprobs = self.prompt_logprobs or delta.prompt_logprobs or ()
+        if delta.finish_reason is not None:
+            self.finish_reason, self.stop = delta.finish_reason, delta.stop
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+
+class OneAnswer:
+    """The events of a request with one choice: its text so far, how it ended and what it took."""
+
+    def __init__(self) -> None:
+        self.choice = Choice()
+        self.usage = Usage()
+
+    def collect(self, events: Iterable[Delta | Finish]) -> str:
+        """Remember events; returns the text that is new."""
+        texts = []
+        for event in events:
+            if isinstance(event, Finish):
+                self.usage = event.usage
+            else:
+                self.choice.add(event)
+                texts.append(event.text)
+        return "".join(texts)
