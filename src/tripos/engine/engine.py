@@ -17,7 +17,7 @@ import numpy as np
 
 from tripos.engine.block_pool import BlockPool
 from tripos.engine.pack import PackedStep, Packer, RowOwner
-from tripos.engine.scheduler import Scheduler, SchedulerOptions
+from tripos.engine.scheduler import Schedule, Scheduler, SchedulerOptions
 from tripos.engine.sequence import Sequence, Status
 from tripos.errors import DeadlineExceeded, EngineFailed, RequestFailed, TriposError
 from tripos.runtime.executor import Executor, StepOutput
@@ -56,6 +56,8 @@ class EngineStats:
     prefix_queries: int  # tokens looked up in the prefix cache
     prefix_hits: int  # tokens found there
     num_preemptions: int
+    drafted_tokens: int  # guessed and computed
+    accepted_tokens: int  # of these, also drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,8 @@ class Engine:
             prefix_queries=scheduler.num_prefix_queries,
             prefix_hits=scheduler.num_prefix_hits,
             num_preemptions=scheduler.num_preemptions,
+            drafted_tokens=scheduler.speculator.num_drafted,
+            accepted_tokens=scheduler.speculator.num_accepted,
         )
 
     def add(self, sequence: Sequence) -> None:
@@ -147,7 +151,7 @@ class Engine:
         if failed:
             outputs += self._fail(failed, len(schedule.entries))
         self.num_steps += 1
-        self._observe(schedule.num_tokens, end_s - now_s)
+        self._observe(schedule, end_s - now_s)
         return outputs
 
     def fail(self, error: EngineFailed) -> list[Output]:
@@ -174,6 +178,8 @@ class Engine:
             failed += [(sequence, error) for sequence, _ in entries]
             return []
         except Exception as error:
+            if any(sequence.num_drafts for sequence, _ in entries):  # no guess may make a request fail
+                return self._run([_without_drafts(sequence, n) for sequence, n in entries], failed)
             if len(entries) == 1:
                 log.warning("a sequence made its step fail: %s", type(error).__name__)
                 failed.append((entries[0][0], error))
@@ -182,10 +188,8 @@ class Engine:
             return self._run(entries[:half], failed) + self._run(entries[half:], failed)
 
     def _update(self, packed: PackedStep, result: StepOutput, now_s: float) -> list[Output]:
-        advance = self.scheduler.advance
-        for sequence, num_tokens in packed.entries:
-            advance(sequence, num_tokens)
         outputs: dict[Sequence, Output] = {}
+        astray: set[Sequence] = set()  # whose next guess did not hold: later rows mean nothing
         token_ids = result.token_ids.tolist()
         oks = result.ok.tolist()
         for row, owner in enumerate(packed.owners):
@@ -193,21 +197,34 @@ class Engine:
             output = outputs.get(sequence)
             if output is None:
                 output = outputs[sequence] = Output(sequence, [], [])
-            elif output.is_last:
+            elif output.is_last or sequence in astray:
                 continue
             if not oks[row]:
                 output.error = RequestFailed("the model gave non-finite numbers for this request")
                 continue
+            if sequence.num_drafts and sequence.tokens[owner.position] != token_ids[row]:
+                astray.add(sequence)
             self._take_row(output, owner, _token_output(owner, row, token_ids[row], result), now_s)
+        self._advance(packed.entries, outputs)
         for sequence, _ in packed.entries:
-            if sequence.num_computed_tokens >= sequence.max_num_tokens and sequence not in outputs:
-                outputs[sequence] = Output(sequence, [], [])  # max_tokens = 0: only the prompt was wanted
+            if sequence.num_computed_tokens >= sequence.max_num_tokens:  # max_tokens = 0: only the prompt was wanted
+                output = outputs.setdefault(sequence, Output(sequence, [], []))
+                if not output.is_last:
+                    output.finish_reason = "length"
         for sequence, output in outputs.items():
-            if not output.is_last and self._is_full(sequence):
-                output.finish_reason = "length"
             if output.is_last:
                 self.scheduler.finish(sequence)
         return list(outputs.values())
+
+    def _advance(self, entries: list[tuple[Sequence, int]], outputs: dict[Sequence, Output]) -> None:
+        scheduler = self.scheduler
+        for sequence, num_tokens in entries:
+            num_drafts = sequence.num_drafts
+            if num_drafts:  # the token drawn last is the only known one that is not computed
+                num_tokens = sequence.num_tokens - 1 - sequence.num_computed_tokens
+            scheduler.advance(sequence, num_tokens)
+            if sequence in outputs:
+                scheduler.speculator.settle(sequence, [each.token_id for each in outputs[sequence].tokens], num_drafts)
 
     def _take_row(self, output: Output, owner: RowOwner, token: TokenOutput, now_s: float) -> None:
         sequence = owner.sequence
@@ -222,11 +239,8 @@ class Engine:
         if token.token_id in sequence.stop_ids and sequence.num_output_tokens > sequence.sampling.min_tokens:
             output.finish_reason = "stop"
             output.stop_token = token.token_id
-
-    def _is_full(self, sequence: Sequence) -> bool:
-        """Whether nothing more may be drawn and everything asked about the prompt is computed."""
-        has_room = sequence.num_tokens < min(sequence.max_num_tokens, self.options.max_num_tokens)
-        return not has_room and (sequence.max_tokens > 0 or sequence.num_computed_tokens >= sequence.num_tokens)
+        elif sequence.num_tokens >= min(sequence.max_num_tokens, self.options.max_num_tokens):
+            output.finish_reason = "length"
 
     def _attribute(self, entries: list[tuple[Sequence, int]], seconds: float) -> None:
         """Share a step's seconds out by work: tokens, each with the cached tokens it reads."""
@@ -239,10 +253,13 @@ class Engine:
             else:
                 sequence.decode_s += units * per_unit
 
-    def _observe(self, num_tokens: int, seconds: float) -> None:
-        """Keep the rate that tells refused clients when to retry (moving average over about 16 steps)."""
+    def _observe(self, schedule: Schedule, seconds: float) -> None:
+        """Keep what steps cost, and the rate that tells refused clients when to retry (over about 16 steps)."""
+        if schedule.is_decoding:
+            costs = self.scheduler.speculator.costs
+            costs.observe(len(schedule.entries), schedule.num_drafts, seconds)
         admission = self.scheduler.admission
-        rate = num_tokens / max(seconds, 1e-6)
+        rate = schedule.num_tokens / max(seconds, 1e-6)
         admission.tokens_per_s += (rate - admission.tokens_per_s) / 16 if admission.tokens_per_s else rate
 
     def _expire(self, sequence: Sequence) -> Output:
@@ -280,6 +297,11 @@ class Engine:
     def _end(self, sequence: Sequence, error: TriposError) -> Output:
         self.scheduler.finish(sequence)
         return Output(sequence, [], [], error=error)
+
+
+def _without_drafts(sequence: Sequence, num_tokens: int) -> tuple[Sequence, int]:
+    num_drafts, sequence.num_drafts = sequence.num_drafts, 0
+    return sequence, num_tokens - num_drafts
 
 
 def _token_output(owner: RowOwner, row: int, token_id: int, result: StepOutput) -> TokenOutput:

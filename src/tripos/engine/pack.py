@@ -132,9 +132,11 @@ class Packer:
                     if position < sequence.num_prompt_tokens:
                         owners.append(RowOwner(sequence, position, True))
                         rows.append(at + position - 1 - first)
-            if first + count == sequence.num_tokens < sequence.max_num_tokens:
-                owners.append(RowOwner(sequence, sequence.num_tokens, False))
-                rows.append(at + count - 1)
+            known = sequence.num_tokens
+            if known < sequence.max_num_tokens:  # one row for the last known token, and one for each guess after it
+                for position in range(known, first + count + 1):
+                    owners.append(RowOwner(sequence, position, False))
+                    rows.append(at + position - 1 - first)
         return owners, np.array(rows, np.int32)
 
     def _sampling(self, owners: list[RowOwner]) -> SamplingInput:
@@ -148,8 +150,9 @@ class Packer:
             if owner.is_forced:
                 forced[row] = owner.sequence.tokens[owner.position]
                 columns["num_logprobs"][row] = owner.sequence.prompt_logprobs
-        adjusted = [(row, owner.sequence) for row, owner in enumerate(owners) if owner.sequence.is_adjusted]
-        adjusted = [(row, sequence) for row, sequence in adjusted if forced[row] < 0]
+        adjusted = [
+            (row, owner) for row, owner in enumerate(owners) if owner.sequence.is_adjusted and not owner.is_forced
+        ]
         history_start, history_ids, history_counts = self._history(adjusted, num_rows)
         bias_start, bias_ids, bias_values = self._biases(adjusted, num_rows)
         return SamplingInput(
@@ -166,8 +169,8 @@ class Packer:
             mask=_NO_MASK,
         )
 
-    def _history(self, adjusted: list[tuple[int, Sequence]], num_rows: int) -> tuple[I32, I32, I32]:
-        counts_of = [(row, sequence.history) for row, sequence in adjusted if sequence.history is not None]
+    def _history(self, adjusted: list[tuple[int, RowOwner]], num_rows: int) -> tuple[I32, I32, I32]:
+        counts_of = [(row, owner.sequence.history) for row, owner in adjusted if owner.sequence.history is not None]
         if not counts_of:
             return np.zeros(num_rows + 1, np.int32), _NO_IDS, _NO_IDS
         start = _starts(num_rows, [(row, history.size) for row, history in counts_of])
@@ -177,17 +180,18 @@ class Packer:
             np.concatenate([history.counts for _, history in counts_of]),
         )
 
-    def _biases(self, adjusted: list[tuple[int, Sequence]], num_rows: int) -> tuple[I32, I32, F32]:
-        biases = [(row, *self._bias_of(sequence)) for row, sequence in adjusted]
+    def _biases(self, adjusted: list[tuple[int, RowOwner]], num_rows: int) -> tuple[I32, I32, F32]:
+        biases = [(row, *self._bias_of(owner)) for row, owner in adjusted]
         if not biases:
             return np.zeros(num_rows + 1, np.int32), _NO_IDS, _NO_VALUES
         start = _starts(num_rows, [(row, len(ids)) for row, ids, _ in biases])
         return start, np.concatenate([ids for _, ids, _ in biases]), np.concatenate([values for _, _, values in biases])
 
-    def _bias_of(self, sequence: Sequence) -> tuple[I32, F32]:
+    def _bias_of(self, owner: RowOwner) -> tuple[I32, F32]:
         """The request's own bias, and the ban on every ending until min_tokens are out."""
+        sequence = owner.sequence
         ids, values = self._bias[sequence.slot]
-        if sequence.num_output_tokens < sequence.sampling.min_tokens:
+        if owner.position - sequence.num_prompt_tokens < sequence.sampling.min_tokens:
             banned = np.array(sorted(sequence.banned_ids), np.int32)
             ids = np.concatenate((ids, banned))
             values = np.concatenate((values, np.full(len(banned), -math.inf, np.float32)))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from tripos.engine.admission import Admission
 from tripos.engine.block_pool import NO_PARENT, BlockPool
 from tripos.engine.sequence import Sequence, Status
+from tripos.engine.speculate import Speculator
 from tripos.errors import ConfigError, ContextLengthExceeded
 from tripos.types import Priority
 
@@ -26,6 +27,7 @@ class SchedulerOptions:
     token_budget: int = 512  # T of a step
     max_num_rows: int = 256  # S of a step: sampled tokens and prompt logprobs
     max_prefill_tokens: int = 256  # of a step that also decodes: bounds the time between a stream's tokens
+    max_draft_tokens: int = 8  # guessed ahead for one sequence and step; 0: never
     max_waiting: int = 256  # requests
     max_waiting_tokens: int = 262_144  # prompt tokens
 
@@ -47,6 +49,8 @@ class Schedule:
 
     entries: list[tuple[Sequence, int]] = field(default_factory=list)
     num_tokens: int = 0
+    num_drafts: int = 0  # of these tokens, guessed
+    is_decoding: bool = False  # nothing but pending tokens and guesses
 
 
 class Scheduler:
@@ -69,6 +73,7 @@ class Scheduler:
         self._num_waiting = 0
         self._slots = list(range(options.max_num_seqs - 1, -1, -1))
         self._orders = itertools.count()
+        self.speculator = Speculator(options.max_draft_tokens)
         self.num_preemptions = 0
         self.num_prefix_queries = 0  # tokens
         self.num_prefix_hits = 0
@@ -123,11 +128,17 @@ class Scheduler:
                     step.add(sequence, step.chunk_of(sequence))
             if not step.preempted:
                 self._admit(step, priority)
-        return step.finish()
+        is_decoding = all(s.num_tokens - s.num_computed_tokens == 1 and not s.wants_prompt_rows for s in step.counts)
+        if is_decoding and self.options.max_draft_tokens:
+            self._speculate(step)
+        return step.finish(is_decoding)
 
     def advance(self, sequence: Sequence, num_tokens: int) -> None:
-        """Note that a step computed `num_tokens` more of a sequence; full blocks become reusable."""
+        """Note that a step computed `num_tokens` more of a sequence; full blocks become reusable. Guesses that did not
+        hold do not count: their places in the cache are written again.
+        """
         sequence.num_computed_tokens += num_tokens
+        sequence.num_drafts = 0
         self._register(sequence)
         if sequence.siblings and sequence.num_computed_tokens >= sequence.num_prompt_tokens:
             self._free_siblings(sequence)
@@ -136,6 +147,7 @@ class Scheduler:
         """End a sequence in any state and free what it holds. Idempotent."""
         if sequence.status is Status.FINISHED:
             return
+        self.speculator.forget(sequence)
         if sequence.status is Status.RUNNING:
             self._leave(sequence)
         else:
@@ -259,6 +271,19 @@ class Scheduler:
         sequence.block_table += self.pool.allocate(missing)
         return True
 
+    def _speculate(self, step: _Step) -> None:
+        """Let sequences guess ahead with the rows, tokens and blocks that nobody else needs."""
+        pool = self.pool
+        room = min(step.num_tokens_left, step.num_rows_left)
+        for sequence, guess in self.speculator.propose(list(step.counts), room):
+            spare = max(0, pool.num_available - len(self.running))
+            most = (len(sequence.block_table) + spare) * pool.block_size - sequence.num_tokens
+            sequence.draft(guess[:most])
+            missing = pool.num_blocks_for(sequence.num_tokens + sequence.num_drafts) - len(sequence.block_table)
+            if missing > 0:
+                sequence.block_table += pool.allocate(missing)
+            step.extend(sequence, sequence.num_drafts)
+
     def _start(self, sequence: Sequence) -> None:
         sequence.status = Status.RUNNING
         sequence.slot = self._slots.pop()
@@ -273,7 +298,7 @@ class Scheduler:
         self._slots.append(sequence.slot)
         sequence.slot = -1
         sequence.block_table = []
-        sequence.num_computed_tokens = sequence.num_registered_blocks = 0
+        sequence.num_computed_tokens = sequence.num_registered_blocks = sequence.num_drafts = 0
         sequence.last_registered = NO_PARENT
 
     def _preempt(self, sequence: Sequence, step: _Step) -> None:
@@ -292,6 +317,7 @@ class _Step:
     def __init__(self, num_tokens: int, num_rows: int) -> None:
         self.num_tokens_left = num_tokens
         self.num_rows_left = num_rows
+        self.num_drafts = 0
         self.counts: dict[Sequence, int] = {}
         self.preempted: set[Sequence] = set()
 
@@ -315,5 +341,12 @@ class _Step:
             self.num_rows_left += self._num_rows(sequence, num_tokens)
         self.preempted.add(sequence)
 
-    def finish(self) -> Schedule:
-        return Schedule(list(self.counts.items()), sum(self.counts.values()))
+    def extend(self, sequence: Sequence, num_drafts: int) -> None:
+        """Guesses after the pending token, each with a row of its own."""
+        self.counts[sequence] += num_drafts
+        self.num_tokens_left -= num_drafts
+        self.num_rows_left -= num_drafts
+        self.num_drafts += num_drafts
+
+    def finish(self, is_decoding: bool) -> Schedule:
+        return Schedule(list(self.counts.items()), sum(self.counts.values()), self.num_drafts, is_decoding)

@@ -85,6 +85,7 @@ class ChoiceText:
         self._num_decoded = 0  # characters
         self._text: list[str] = []
         self._num_released = 0  # characters
+        self._num_taken = 0  # characters, of tokens taken
         self._prompt_logprobs: list[TokenLogprob | None] = []
         self._prompt = tuple(prompt)
         self._echo_text = echo_text
@@ -100,7 +101,7 @@ class ChoiceText:
             self._prompt_logprobs.append(self._logprob(prompt_token))
         for token in output.tokens:
             if self.finish_reason is None:
-                self._push_token(token, is_stop=output.stop_token == token.token_id)
+                self._push_token(token, is_stop=output.stop_token is not None and token is output.tokens[-1])
         if self.finish_reason is None and output.finish_reason is not None:
             self.finish_reason = output.finish_reason
             self.stop = output.stop_token
@@ -157,13 +158,14 @@ class ChoiceText:
         self.finish_reason, self.stop = "stop", stop
         if self._sampling.include_stop:
             self._release(stop)
-        while self._tokens and self._starts_after_release():
+        while self._tokens and self._is_cut_off():
             self._tokens.pop()
         self._tokens = deque((self._num_released, token) for _, token in self._tokens)
 
-    def _starts_after_release(self) -> bool:
-        start = self._tokens[-2][0] if len(self._tokens) > 1 else self._num_released - 1
-        return start >= self._num_released
+    def _is_cut_off(self) -> bool:
+        """Whether the last token has text and none of it is released."""
+        start = self._tokens[-2][0] if len(self._tokens) > 1 else self._num_taken
+        return start >= self._num_released and self._tokens[-1][0] > self._num_released
 
     def _release(self, text: str) -> None:
         if text:
@@ -174,7 +176,8 @@ class ChoiceText:
         tokens = []
         is_over = self.finish_reason is not None
         while self._tokens and (is_over or self._tokens[0][0] <= self._num_released):
-            tokens.append(self._tokens.popleft()[1])
+            self._num_taken, token = self._tokens.popleft()
+            tokens.append(token)
         return tokens
 
     def _logprob(self, token: TokenOutput) -> TokenLogprob:

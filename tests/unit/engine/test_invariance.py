@@ -112,7 +112,8 @@ def check(make: Callable[[int], Executor], num_batches: int, threads: tuple[int,
     size = executor.options.block_size  # type: ignore[attr-defined]
     most = 64 * WINDOW // size
     executor.reserve(most)
-    alone = [answer(executor, [request], most, SchedulerOptions(), Counter())[0] for request in requests]
+    plain = SchedulerOptions(max_draft_tokens=0)
+    alone = [answer(executor, [request], most, plain, Counter())[0] for request in requests]
     assert all(len(tokens) == MAX_TOKENS for tokens, _ in alone)
     executor.close()
     met: Counter[str] = Counter()
