@@ -145,7 +145,7 @@ def scheduler_options(options: ModelOptions) -> SchedulerOptions:
         max_num_seqs=options.max_sequences,
         token_budget=max(options.token_budget, options.max_sequences),
         max_num_rows=max(options.max_sequences, MAX_NUM_ROWS),
-        max_draft_tokens=SchedulerOptions.max_draft_tokens if options.speculate else 0,
+        max_draft_tokens=0 if options.speculate == "off" else SchedulerOptions.max_draft_tokens,
         max_waiting=4 * options.max_sequences,
     )
 

@@ -46,7 +46,9 @@ def _settings(*names: str) -> Callable[[Command], Command]:
     return add
 
 
-MODEL_SETTINGS = ("threads", "weights", "kv_cache", "max_sequences", "max_model_len", "token_budget", "memory")
+MODEL_SETTINGS = (
+    "threads", "weights", "kv_cache", "max_sequences", "max_model_len", "token_budget", "speculate", "memory",
+)  # fmt: skip
 SERVER_SETTINGS = ("name", "host", "port", "api_key_file", "i_accept_no_auth", "drain_s")
 
 

@@ -58,7 +58,12 @@ class ModelOptions:
         0, "count", "Most tokens of prompt and output together. 0: what the model was made for.", high=2**24
     )
     token_budget: int = _setting(2048, "count", "Most tokens computed in one step.", low=16, high=2**16)
-    speculate: bool = _setting(True, "switch", "Guess ahead from a text's own repetitions where that saves time.")
+    speculate: str = _setting(
+        "auto",
+        "text",
+        "Guess tokens ahead from a text's own repetitions. auto: where measured steps say that it saves time.",
+        choices=("auto", "off"),
+    )
     memory: int = _setting(
         0, "bytes", "Memory for weights and cache together. 0: what is free now, less a reserve.", high=2**46
     )

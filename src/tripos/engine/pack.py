@@ -8,26 +8,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tripos.engine.sequence import Sequence
 from tripos.runtime.executor import F32, I32, SamplingInput, StepInput
 
-_ROW = np.dtype(
-    [
-        ("temperature", np.float32),
-        ("top_k", np.int32),
-        ("top_p", np.float32),
-        ("min_p", np.float32),
-        ("repetition_penalty", np.float32),
-        ("presence_penalty", np.float32),
-        ("frequency_penalty", np.float32),
-        ("seed", np.uint64),
-        ("num_logprobs", np.int32),
-    ]
-)
+_COLUMNS: dict[str, type[np.generic]] = {
+    "temperature": np.float32,
+    "top_k": np.int32,
+    "top_p": np.float32,
+    "min_p": np.float32,
+    "repetition_penalty": np.float32,
+    "presence_penalty": np.float32,
+    "frequency_penalty": np.float32,
+    "seed": np.uint64,
+    "num_logprobs": np.int32,
+}
 _NO_IDS = np.zeros(0, np.int32)
 _NO_VALUES = np.zeros(0, np.float32)
 _NO_MASK = np.zeros((0, 0), np.uint32)
@@ -58,7 +56,7 @@ class Packer:
         self._tenants: list[tuple[Sequence | None, int]] = [(None, -1)] * max_num_seqs
         self._num_blocks = [0] * max_num_seqs
         self._block_tables = np.zeros((max_num_seqs, max_blocks), np.int32)
-        self._rows = np.zeros(max_num_seqs, _ROW)
+        self._columns = {name: np.zeros(max_num_seqs, dtype) for name, dtype in _COLUMNS.items()}
         self._bias: list[tuple[I32, F32]] = [(_NO_IDS, _NO_VALUES)] * max_num_seqs
 
     def pack(self, entries: list[tuple[Sequence, int]]) -> PackedStep:
@@ -105,17 +103,10 @@ class Packer:
         sampling = sequence.sampling
         self._tenants[slot] = (sequence, sequence.num_preemptions)
         self._num_blocks[slot] = 0
-        self._rows[slot] = (
-            sampling.temperature,
-            sampling.top_k,
-            sampling.top_p,
-            sampling.min_p,
-            sampling.repetition_penalty,
-            sampling.presence_penalty,
-            sampling.frequency_penalty,
-            sequence.seed,
-            -1 if sampling.logprobs is None else sampling.logprobs,
-        )
+        num_logprobs = -1 if sampling.logprobs is None else sampling.logprobs
+        own = {"seed": sequence.seed, "num_logprobs": num_logprobs}
+        for name, column in self._columns.items():
+            column[slot] = own[name] if name in own else getattr(sampling, name)
         bias = sampling.logit_bias
         self._bias[slot] = (
             np.fromiter(bias.keys(), np.int32, len(bias)),
@@ -141,10 +132,9 @@ class Packer:
 
     def _sampling(self, owners: list[RowOwner]) -> SamplingInput:
         num_rows = len(owners)
-        slots = np.fromiter((owner.sequence.slot for owner in owners), np.int64, num_rows)
-        positions = np.fromiter((owner.position for owner in owners), np.uint64, num_rows)
-        rows = self._rows[slots]
-        columns = {name: np.ascontiguousarray(rows[name]) for name in _ROW.names or ()}
+        slots = np.array([owner.sequence.slot for owner in owners], np.int64)
+        positions = np.array([owner.position for owner in owners], np.uint64)
+        columns: dict[str, Any] = {name: column[slots] for name, column in self._columns.items()}
         forced = np.full(num_rows, -1, np.int32)
         for row, owner in enumerate(owners):
             if owner.is_forced:

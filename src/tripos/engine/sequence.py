@@ -143,7 +143,7 @@ class Sequence:
     def draft(self, tokens: list[int]) -> None:
         """Guess what follows the known tokens, for one step."""
         end = self.num_tokens + len(tokens)
-        if end > len(self.tokens):
+        if end >= len(self.tokens):  # the token drawn after the last guess has its place too
             self.tokens = np.concatenate((self.tokens, np.empty_like(self.tokens)))
         self.tokens[self.num_tokens : end] = tokens
         self.num_drafts = len(tokens)

@@ -276,6 +276,15 @@ def test_repeating_text_is_guessed_and_takes_fewer_steps() -> None:
     assert num_steps[8] < 30
 
 
+def test_guesses_end_anywhere_in_the_token_buffer() -> None:
+    for num_prompt in range(1, 24):
+        executor = ScriptedExecutor(VOCAB_SIZE, ExecutorOptions(block_size=BLOCK_SIZE), next_token=repeating)
+        engine = make_engine(executor=executor)
+        engine.scheduler.speculator.costs.best = lambda num_sequences, gains: len(gains)  # type: ignore[method-assign]
+        (answer,) = run(engine, [known([1] * num_prompt, 150)])
+        assert [token.token_id for token in answer[0]] == [97 + (num_prompt + i) % 10 for i in range(150)]
+
+
 @pytest.mark.parametrize("fields", [{"stop": ("efg",)}, {"stop": ("cde",), "min_tokens": 25}, {"max_tokens": 33}])
 @pytest.mark.parametrize("include_stop", [False, True])
 def test_stop_strings_cut_exactly_in_the_middle_of_guesses(fields: dict[str, object], include_stop: bool) -> None:
