@@ -44,8 +44,8 @@ const char* tripos_about(void) {
     for (tripos::Isa isa : {tripos::Isa::kAvx512, tripos::Isa::kAvx2, tripos::Isa::kScalar}) {
       if (isa <= cpu.isa) isas += std::string(isas.empty() ? "" : ",") + tripos::IsaName(isa);
     }
-    return tripos::Format("abi=%d\ncpu=%s\nisas=%s\nbf16=%d\ncores=%d\n", TRIPOS_ABI, cpu.name.c_str(), isas.c_str(),
-                          cpu.has_bf16 ? 1 : 0, cpu.num_cores);
+    return tripos::Format("abi=%d\ncpu=%s\nisas=%s\nbf16=%d\ncores=%d\npanel_layout=%d\n", TRIPOS_ABI, cpu.name.c_str(), isas.c_str(),
+                          cpu.has_bf16 ? 1 : 0, cpu.num_cores, tripos::linear::kPanelLayout);
   }();
   return about.c_str();
 }
@@ -63,6 +63,10 @@ int tripos_load(TriposExecutor* executor, const void* plan, size_t plan_bytes, c
   return Guard([&] { executor->executor.Load(plan, plan_bytes, {weights, num_weights}); });
 }
 
+int tripos_panels(TriposExecutor* executor, int32_t weight, TriposPanels* panels) {
+  return Guard([&] { *panels = executor->executor.Panels(weight); });
+}
+
 int tripos_reserve(TriposExecutor* executor, int64_t num_blocks) {
   return Guard([&] { executor->executor.Reserve(num_blocks); });
 }
@@ -78,7 +82,7 @@ const char* tripos_describe(TriposExecutor* executor) {
 
 int tripos_dequantize(int32_t format, const void* blocks, int64_t count, float* values) {
   return Guard([&] {
-    if (format < TRIPOS_F32 || format > TRIPOS_Q6_K) throw tripos::Error("dequantize: unknown format");
+    if (format < TRIPOS_F32 || format > TRIPOS_Q4_1) throw tripos::Error("dequantize: unknown format");
     const auto type = static_cast<tripos::linear::SourceType>(format);
     if (count < 0 || !tripos::linear::DequantizeRow(type, blocks, count, values)) {
       throw tripos::Error("dequantize: count is not a multiple of the format's block");

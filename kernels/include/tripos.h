@@ -19,7 +19,7 @@
 extern "C" {
 #endif
 
-#define TRIPOS_ABI 1 /* changes whenever a struct below or the plan's layout (plan/plan.h) does */
+#define TRIPOS_ABI 2 /* changes whenever a struct below or the plan's layout (plan/plan.h) does */
 
 typedef struct TriposExecutor TriposExecutor;
 
@@ -32,7 +32,9 @@ enum TriposFormat {
   TRIPOS_Q4_0 = 4,
   TRIPOS_Q4_K = 5,
   TRIPOS_Q5_K = 6,
-  TRIPOS_Q6_K = 7
+  TRIPOS_Q6_K = 7,
+  TRIPOS_Q4_1 = 8,
+  TRIPOS_PANELS = 255 /* a whole packed weight, as tripos_panels gave it */
 };
 
 typedef struct {
@@ -55,8 +57,17 @@ typedef struct {
   int64_t rows;
   int64_t cols;
   int32_t format;
-  int32_t reserved;
+  int32_t panel_format; /* of TRIPOS_PANELS, whose data is 64-byte aligned and read in place */
 } TriposWeight;
+
+/* A linear's weight as the kernels hold it, the same for every instruction set. tripos_about tells the version of this
+ * layout ("panel_layout"); `data` lives as long as the executor is loaded. */
+typedef struct {
+  const void* data;
+  int64_t bytes;
+  int32_t panel_format; /* linear.h, WeightFormat; 256 is added when two parts are interleaved */
+  int32_t reserved;
+} TriposPanels;
 
 /* One step; arrays as in runtime/executor.py, all int32 unless typed otherwise, C-contiguous. */
 typedef struct {
@@ -120,6 +131,8 @@ TRIPOS_API int tripos_create(const TriposOptions* options, TriposExecutor** exec
 TRIPOS_API void tripos_destroy(TriposExecutor* executor);
 TRIPOS_API int tripos_load(TriposExecutor* executor, const void* plan, size_t plan_bytes, const TriposWeight* weights,
                            size_t num_weights);
+/* The packed form of weight `weight` of the loaded plan, which a linear must use. */
+TRIPOS_API int tripos_panels(TriposExecutor* executor, int32_t weight, TriposPanels* panels);
 TRIPOS_API int tripos_reserve(TriposExecutor* executor, int64_t num_blocks);
 TRIPOS_API int tripos_run(TriposExecutor* executor, const TriposStep* step, const TriposOutput* output);
 

@@ -17,6 +17,9 @@
 
 namespace tripos::linear {
 
+// Raise with every change of the bytes inside a panel (linear_layout.h): packed checkpoints are refused by it.
+inline constexpr int kPanelLayout = 1;
+
 // Values are stored in packed checkpoints: append only.
 enum class WeightFormat : uint8_t {
   kF32 = 0,
@@ -28,7 +31,7 @@ enum class WeightFormat : uint8_t {
   kInt8Group = 6,  // groups of 32 along k, each with a half scale (GGUF Q8_0 without loss)
 };
 
-enum class SourceType : uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_K, kQ5_K, kQ6_K };
+enum class SourceType : uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_K, kQ5_K, kQ6_K, kQ4_1 };
 
 // Row-major [rows, cols] as stored in the checkpoint; not owned.
 struct SourceMatrix {
@@ -66,7 +69,7 @@ int64_t NumPanels(int64_t n);
 bool Pack(const PackedMatrix& matrix, std::span<const SourceMatrix> parts, int64_t first_panel, int64_t last_panel,
           uint8_t* data);
 
-// The format that keeps a source's values (kInt4 for Q4_0 and Q4_K, kInt8Group for Q8_0, Q5_K and Q6_K ...).
+// The format that keeps a source's values (kInt4 for Q4_0, Q4_1 and Q4_K, kInt8Group for Q8_0, Q5_K and Q6_K ...).
 WeightFormat NativeFormat(SourceType type);
 
 // One row of any source type to float32, k values. False: unknown type.

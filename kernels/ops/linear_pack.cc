@@ -155,6 +155,7 @@ void PackGroups(const SourceRow (&rows)[kCols], int64_t k, size_t group_bytes, u
 
 bool DirectInt4(const SourceRow& row, int64_t k, Int4Group* groups) {
   if (row.type == SourceType::kQ4_0) return quant::UnpackQ4_0(row.data, k, groups), true;
+  if (row.type == SourceType::kQ4_1) return quant::UnpackQ4_1(row.data, k, groups), true;
   if (row.type == SourceType::kQ4_K) return quant::UnpackQ4_K(row.data, k, groups), true;
   return false;
 }
@@ -214,6 +215,7 @@ WeightFormat NativeFormat(SourceType type) {
     case SourceType::kF16: return WeightFormat::kF16;
     case SourceType::kBF16: return WeightFormat::kBF16;
     case SourceType::kQ4_0:
+    case SourceType::kQ4_1:
     case SourceType::kQ4_K: return WeightFormat::kInt4;
     default: return WeightFormat::kInt8Group;
   }
@@ -229,6 +231,7 @@ size_t SourceRowBytes(SourceType type, int64_t k) {
     case SourceType::kBF16: return blocks(1, 2);
     case SourceType::kQ8_0: return blocks(32, quant::kQ8_0Bytes);
     case SourceType::kQ4_0: return blocks(32, quant::kQ4_0Bytes);
+    case SourceType::kQ4_1: return blocks(32, quant::kQ4_1Bytes);
     case SourceType::kQ4_K: return blocks(256, quant::kQ4_KBytes);
     case SourceType::kQ5_K: return blocks(256, quant::kQ5_KBytes);
     case SourceType::kQ6_K: return blocks(256, quant::kQ6_KBytes);
@@ -256,6 +259,7 @@ bool DequantizeRow(SourceType type, const void* row, int64_t k, float* out) {
       return true;
     case SourceType::kQ8_0: return quant::DequantizeQ8_0(bytes, k, out), true;
     case SourceType::kQ4_0: return quant::DequantizeQ4_0(bytes, k, out), true;
+    case SourceType::kQ4_1: return quant::DequantizeQ4_1(bytes, k, out), true;
     case SourceType::kQ4_K: return quant::DequantizeQ4_K(bytes, k, out), true;
     case SourceType::kQ5_K: return quant::DequantizeQ5_K(bytes, k, out), true;
     case SourceType::kQ6_K: return quant::DequantizeQ6_K(bytes, k, out), true;

@@ -59,6 +59,15 @@ void Executor::Load(const void* bytes, size_t num_bytes, std::span<const TriposW
   plan_ = std::move(lowered);
 }
 
+TriposPanels Executor::Panels(int32_t weight) const {
+  Require(plan_.has_value(), "load() comes before panels()");
+  const auto found = plan_->matrix_of_weight.find(weight);
+  if (found == plan_->matrix_of_weight.end()) throw Error(Format("weight %d is not packed: no linear uses it", weight));
+  const linear::PackedMatrix& matrix = plan_->matrices[found->second].matrix();
+  const int32_t format = static_cast<int32_t>(matrix.format) | (matrix.is_interleaved ? kInterleavedPanels : 0);
+  return {matrix.data, static_cast<int64_t>(matrix.bytes()), format, 0};
+}
+
 void Executor::Reserve(int64_t num_blocks) {
   Require(plan_.has_value(), "load() comes before reserve()");
   Require(num_blocks >= 0, "num_blocks must not be negative");

@@ -29,6 +29,7 @@ class Executor {
   explicit Executor(const TriposOptions& options);
 
   void Load(const void* plan, size_t plan_bytes, std::span<const TriposWeight> weights);
+  TriposPanels Panels(int32_t weight) const;
   void Reserve(int64_t num_blocks);
   void Run(const TriposStep& step, const TriposOutput& output);
   const std::string& Describe();

@@ -11,7 +11,7 @@ namespace {
 size_t RoundUp64(size_t n) { return (n + 63) / 64 * 64; }
 
 linear::SourceType SourceTypeOf(const TriposWeight& weight) {
-  if (weight.format < TRIPOS_F32 || weight.format > TRIPOS_Q6_K) throw Error(Format("weight %s: unknown format", weight.name));
+  if (weight.format < TRIPOS_F32 || weight.format > TRIPOS_Q4_1) throw Error(Format("weight %s: unknown format", weight.name));
   return static_cast<linear::SourceType>(weight.format);  // both lists are in the order of plan/formats.py
 }
 
@@ -138,20 +138,45 @@ class Lowering {
   }
 
   linear::PackedMatrix Matrix(int weight) {
-    const auto known = matrices_.find(weight);
-    if (known != matrices_.end()) return out_.matrices[known->second].matrix();
+    const auto known = out_.matrix_of_weight.find(weight);
+    if (known != out_.matrix_of_weight.end()) return out_.matrices[known->second].matrix();
     const PlanWeight& w = plan_.weights[static_cast<size_t>(weight)];
+    const bool is_packed = Parts(weight)[0].format == TRIPOS_PANELS;
+    out_.matrices.push_back(is_packed ? OwnedMatrix::Map(PanelsOf(w, Parts(weight)[0])) : PackParts(weight, w));
+    out_.matrix_of_weight[weight] = out_.matrices.size() - 1;
+    const linear::PackedMatrix& matrix = out_.matrices.back().matrix();
+    out_.weight_bytes += matrix.bytes();
+    out_.kernels[std::string("linear.") + FormatName(matrix.format)] = linear_->name;
+    return matrix;
+  }
+
+  OwnedMatrix PackParts(int weight, const PlanWeight& w) {
     std::vector<linear::SourceMatrix> parts;
     for (const Table::Part& part : TableOf(weight).parts) parts.push_back({part.type, part.data, part.rows, w.cols});
     linear::PackedMatrix shape;
     shape.format = FormatFor(options_.weights, parts[0].type);
     shape.n = w.rows;
     shape.k = w.cols;
-    out_.matrices.push_back(OwnedMatrix::Pack(shape, parts, pool_));
-    matrices_[weight] = out_.matrices.size() - 1;
-    out_.weight_bytes += out_.matrices.back().matrix().bytes();
-    out_.kernels[std::string("linear.") + FormatName(shape.format)] = linear_->name;
-    return out_.matrices.back().matrix();
+    return OwnedMatrix::Pack(shape, parts, pool_);
+  }
+
+  static linear::PackedMatrix PanelsOf(const PlanWeight& w, const TriposWeight& part) {
+    linear::PackedMatrix matrix;
+    if (part.panel_format < 0 || part.panel_format > static_cast<int32_t>(linear::WeightFormat::kInt8Group)) {
+      throw Error(Format("weight %s: panels of kind %d are not known", part.name, part.panel_format));
+    }
+    matrix.format = static_cast<linear::WeightFormat>(part.panel_format);
+    matrix.n = w.rows;
+    matrix.k = w.cols;
+    matrix.data = static_cast<const uint8_t*>(part.data);
+    if (w.num_parts != 1 || part.bytes != static_cast<int64_t>(matrix.bytes())) {
+      throw Error(Format("weight %s: %lld bytes of panels, its shape needs %zu", part.name,
+                         static_cast<long long>(part.bytes), matrix.bytes()));
+    }
+    if (reinterpret_cast<uintptr_t>(part.data) % linear::kAlignment != 0) {
+      throw Error(Format("weight %s: its panels are not aligned to %zu bytes", part.name, linear::kAlignment));
+    }
+    return matrix;
   }
 
   void LowerOp(const PlanOp& op) {
@@ -334,7 +359,6 @@ class Lowering {
   const linear::Kernels* const linear_;
   LoweredPlan out_;
   int partials_buffer_ = -1;
-  std::map<int, size_t> matrices_;                          // weight -> index
   std::map<std::pair<int, float>, Operand> rope_tables_;    // (table, scale)
   std::map<std::pair<int, int>, Operand> prepared_;         // (tensor, offset)
 };
@@ -343,6 +367,12 @@ class Lowering {
 
 OwnedMatrix::~OwnedMatrix() {
   if (bytes_ != nullptr) linear::FreePacked(bytes_, matrix_.bytes());
+}
+
+OwnedMatrix OwnedMatrix::Map(const linear::PackedMatrix& matrix) {
+  OwnedMatrix mapped;
+  mapped.matrix_ = matrix;
+  return mapped;
 }
 
 OwnedMatrix OwnedMatrix::Pack(linear::PackedMatrix shape, std::span<const linear::SourceMatrix> parts, ThreadPool& pool) {

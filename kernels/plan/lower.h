@@ -14,7 +14,9 @@
 
 namespace tripos {
 
-// A packed matrix and its bytes.
+inline constexpr int32_t kInterleavedPanels = 256;  // in TriposPanels.panel_format
+
+// A packed matrix and its bytes, which it owns unless they are mapped.
 class OwnedMatrix {
  public:
   OwnedMatrix() = default;
@@ -26,12 +28,14 @@ class OwnedMatrix {
   }
   ~OwnedMatrix();
 
+  // Reads the caller's panels in place.
+  static OwnedMatrix Map(const linear::PackedMatrix& matrix);
   static OwnedMatrix Pack(linear::PackedMatrix shape, std::span<const linear::SourceMatrix> parts, ThreadPool& pool);
   const linear::PackedMatrix& matrix() const { return matrix_; }
 
  private:
   linear::PackedMatrix matrix_;
-  uint8_t* bytes_ = nullptr;
+  uint8_t* bytes_ = nullptr;  // nullptr: not ours
 };
 
 struct LoweredPlan {
@@ -39,6 +43,7 @@ struct LoweredPlan {
   std::vector<std::unique_ptr<Phase>> phases;
   std::vector<Buffer> buffers;
   std::vector<OwnedMatrix> matrices;
+  std::map<int, size_t> matrix_of_weight;
   ArenaSize arena;
   Operand logits;
   int queries_per_tile = 0;  // 0: no attention

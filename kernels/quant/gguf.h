@@ -16,12 +16,14 @@ namespace tripos::quant {
 
 inline constexpr size_t kQ8_0Bytes = 34;   // 32 values
 inline constexpr size_t kQ4_0Bytes = 18;   // 32 values
+inline constexpr size_t kQ4_1Bytes = 20;   // 32 values
 inline constexpr size_t kQ4_KBytes = 144;  // 256 values
 inline constexpr size_t kQ5_KBytes = 176;  // 256 values
 inline constexpr size_t kQ6_KBytes = 210;  // 256 values
 
 void DequantizeQ8_0(const uint8_t* row, int64_t count, float* out);
 void DequantizeQ4_0(const uint8_t* row, int64_t count, float* out);
+void DequantizeQ4_1(const uint8_t* row, int64_t count, float* out);
 void DequantizeQ4_K(const uint8_t* row, int64_t count, float* out);
 void DequantizeQ5_K(const uint8_t* row, int64_t count, float* out);
 void DequantizeQ6_K(const uint8_t* row, int64_t count, float* out);
@@ -30,6 +32,8 @@ void DequantizeQ6_K(const uint8_t* row, int64_t count, float* out);
 void UnpackQ8_0(const uint8_t* row, int64_t count, Int8Group* groups);
 // Lossless: minimum = -8 scale.
 void UnpackQ4_0(const uint8_t* row, int64_t count, Int4Group* groups);
+// Lossless.
+void UnpackQ4_1(const uint8_t* row, int64_t count, Int4Group* groups);
 // The levels without loss; scale and minimum, products of a half and six bits, rounded to halves.
 void UnpackQ4_K(const uint8_t* row, int64_t count, Int4Group* groups);
 

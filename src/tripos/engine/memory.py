@@ -22,6 +22,7 @@ DTYPE_FORMAT = {
     "q5_k": "int8",
     "q6_k": "int8",
     "q4_0": "int4",
+    "q4_1": "int4",
     "q4_k": "int4",
 }
 

@@ -22,6 +22,7 @@ FORMATS: dict[str, tuple[int, int]] = {
     "q4_k": (256, 144),
     "q5_k": (256, 176),
     "q6_k": (256, 210),
+    "q4_1": (32, 20),
 }
 
 
@@ -49,6 +50,11 @@ def _q8_0(raw: U8) -> F32:
 def _q4_0(raw: U8) -> F32:
     quants = np.concatenate([raw[:, 2:] & 15, raw[:, 2:] >> 4], axis=1).astype(np.float32)
     return _half(raw, 0) * (quants - 8)
+
+
+def _q4_1(raw: U8) -> F32:
+    quants = np.concatenate([raw[:, 4:] & 15, raw[:, 4:] >> 4], axis=1).astype(np.float32)
+    return _half(raw, 0) * quants + _half(raw, 2)
 
 
 def _k_scales(raw: U8) -> tuple[F32, F32]:
@@ -90,6 +96,7 @@ def _q6_k(raw: U8) -> F32:
 _DEQUANTIZE: dict[str, Callable[[U8], F32]] = {
     "q8_0": _q8_0,
     "q4_0": _q4_0,
+    "q4_1": _q4_1,
     "q4_k": _q4_k,
     "q5_k": _q5_k,
     "q6_k": _q6_k,

@@ -84,17 +84,34 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Panels:
+    """A linear's weight as the native kernels hold it (kernels/ops/linear.h), usually a view into a mapped file.
+
+    The bytes are the same for every instruction set; `layout` is the version of what is inside them.
+    """
+
+    parts: tuple[str, ...]  # checkpoint tensors stacked along axis 0, in order
+    shape: tuple[int, int]
+    format: str  # fp32, bf16, fp16, int8, int4, fp8 or int8_group
+    is_interleaved: bool
+    layout: int
+    data: np.ndarray  # uint8, 64-byte aligned
+
+
+@dataclass(frozen=True)
 class WeightTensor:
     """A checkpoint tensor, usually a view into a mapped file.
 
-    dtype: f32, f16, bf16 (data uint16), or a block format (q8_0, q4_0, q4_k, q5_k, q6_k: data is the raw
-    uint8 bytes, shape is the logical one, row-major with the last axis contiguous).
+    dtype: f32, f16, bf16 (data uint16), or a block format (q8_0, q4_0, q4_1, q4_k, q5_k, q6_k: data is the raw
+    uint8 bytes, shape is the logical one, row-major with the last axis contiguous), or `panels`: no data of its own,
+    only the packed form that it is part of. A table that is also a linear's weight has both.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     data: np.ndarray
+    panels: Panels | None = None
 
 
 Weights = Mapping[str, WeightTensor]

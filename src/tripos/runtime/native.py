@@ -16,14 +16,17 @@ import numpy.typing as npt
 
 from tripos.errors import ConfigError, EnvironmentProblem, ModelRefused, TriposError
 from tripos.plan.formats import FORMATS
-from tripos.plan.ir import Op, Plan, Weights, WeightTensor
+from tripos.plan.ir import Op, Panels, Plan, Weights, WeightSpec, WeightTensor
 from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, StepInput, StepOutput
 
-ABI = 1  # TRIPOS_ABI
+ABI = 2  # TRIPOS_ABI
 LIBRARY_NAME = "libtripos_kernels.so"
 PEAKS = ("read", "fp32", "bf16", "int8", "barriers")
 
-_FORMATS = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k")  # TriposFormat
+_FORMATS = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k", "q4_1")  # TriposFormat
+_PANELS = 255  # TRIPOS_PANELS
+_PANEL_FORMATS = ("fp32", "bf16", "fp16", "int8", "int4", "fp8", "int8_group")  # linear.h, WeightFormat
+_INTERLEAVED = 256
 _KINDS = ("embed", "norm", "linear", "rope", "attention", "glu", "act", "add", "select", "add_norm")  # OpKind
 _ACTS = ("silu", "gelu", "gelu_tanh", "relu")  # ActKind
 _SOURCES = ("token_ids", "positions")
@@ -42,7 +45,14 @@ class _Options(ctypes.Structure):
 class _Weight(ctypes.Structure):
     _fields_ = [
         ("name", ctypes.c_char_p), ("data", ctypes.c_void_p), ("bytes", ctypes.c_int64), ("rows", ctypes.c_int64),
-        ("cols", ctypes.c_int64), ("format", ctypes.c_int32), ("reserved", ctypes.c_int32),
+        ("cols", ctypes.c_int64), ("format", ctypes.c_int32), ("panel_format", ctypes.c_int32),
+    ]  # fmt: skip
+
+
+class _Panels(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p), ("bytes", ctypes.c_int64), ("panel_format", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
     ]  # fmt: skip
 
 
@@ -111,6 +121,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         "tripos_create": (status, (ctypes.POINTER(_Options), ctypes.POINTER(executor))),
         "tripos_destroy": (None, (executor,)),
         "tripos_load": (status, (executor, text, ctypes.c_size_t, ctypes.POINTER(_Weight), ctypes.c_size_t)),
+        "tripos_panels": (status, (executor, ctypes.c_int32, ctypes.POINTER(_Panels))),
         "tripos_reserve": (status, (executor, ctypes.c_int64)),
         "tripos_run": (status, (executor, ctypes.POINTER(_Step), ctypes.POINTER(_Output))),
         "tripos_describe": (text, (executor,)),
@@ -119,12 +130,13 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
             status, (ctypes.c_int32, text, ctypes.c_int32, ctypes.c_int64, ctypes.POINTER(ctypes.c_double)),
         ),
     }  # fmt: skip
-    for name, (result, arguments) in signatures.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
+    library.tripos_about.restype = text
     about = _lines(library.tripos_about())
     if about["abi"] != str(ABI):
         raise EnvironmentProblem(f"the native kernels are of version {about['abi']}, need {ABI}: build them again")
+    for name, (result, arguments) in signatures.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
     return library
 
 
@@ -132,13 +144,13 @@ def _lines(text: bytes) -> dict[str, str]:
     return dict(line.split("=", 1) for line in text.decode().splitlines())
 
 
-def _check(library: ctypes.CDLL, status: int, error: type[TriposError]) -> None:
+def _check(library: ctypes.CDLL, status: int, error: type[Exception]) -> None:
     if status != 0:
         raise error(library.tripos_error().decode())
 
 
 def about() -> dict[str, str]:
-    """cpu, isas (best first, comma-separated), bf16, cores."""
+    """cpu, isas (best first, comma-separated), bf16, cores, panel_layout."""
     return _lines(load_library().tripos_about())
 
 
@@ -186,7 +198,10 @@ def _encode_op(op: Op, weight_index: dict[str, int]) -> bytes:
         return names.index(str(op.attrs[name])) if name in op.attrs else 0
 
     views = [(v.tensor, v.offset, v.cols) for v in op.inputs] + [(0, 0, 0)] * (3 - len(op.inputs))
-    weights = [weight_index[name] for name in op.weights]
+    keys = list(op.weights)
+    if op.kind == "linear" and _packed(keys[0]) in weight_index:
+        keys[0] = _packed(keys[0])
+    weights = [weight_index[key] for key in keys]
     ints = [
         _KINDS.index(op.kind), len(op.inputs), *(field for view in views for field in view),
         len(op.outputs), *_padded(op.outputs, 2), len(weights), *_padded(weights, 2),
@@ -202,6 +217,11 @@ def _padded(values: Iterable[int], size: int) -> list[int]:
     return known + [0] * (size - len(known))
 
 
+def _packed(name: str) -> str:
+    """The key of a weight's panels, beside the key of its tensors: an embedding table may have both."""
+    return f"panels of {name}"
+
+
 class _WeightTable:
     """The checkpoint tensors of a plan, one entry per part, and which entries make each weight."""
 
@@ -210,13 +230,17 @@ class _WeightTable:
         self.entries: list[_Weight] = []
         self.index: dict[str, int] = {}
         self._rows: list[tuple[int, int, int, int]] = []  # PlanWeight
+        linears = {op.weights[0] for op in plan.ops if op.kind == "linear"}
+        others = {name for op in plan.ops for name in op.weights[op.kind == "linear" :]}
         for name, spec in plan.weights.items():
-            cols = spec.shape[1] if len(spec.shape) > 1 else 1
-            self._begin(name, spec.shape[0], cols, len(spec.parts))
-            for part in spec.parts:
-                if part not in weights:
-                    raise ModelRefused(f"the checkpoint has no tensor {part}")
-                self._add(weights[part])
+            panels = self._tensor(weights, spec.parts[0]).panels if name in linears else None
+            if panels is not None:
+                self._begin(_packed(name), spec.shape[0], spec.shape[1], 1)
+                self._add_panels(spec, panels)
+            if panels is None or name in others:
+                self._begin(name, spec.shape[0], spec.shape[1] if len(spec.shape) > 1 else 1, len(spec.parts))
+                for part in spec.parts:
+                    self._add(self._tensor(weights, part))
         for name, table in plan.constants.items():
             self._begin(name, table.size, 1, 1)
             self._add(WeightTensor(name, "f32", table.shape, table))
@@ -224,9 +248,18 @@ class _WeightTable:
     def encode(self) -> bytes:
         return np.array(self._rows, np.int32).tobytes()
 
+    def index_of_linear(self, name: str) -> int:
+        return self.index[_packed(name) if _packed(name) in self.index else name]
+
     def arrays_of(self, name: str) -> list[npt.NDArray[Any]]:
         _, _, first, count = self._rows[self.index[name]]
         return self.arrays[first : first + count]
+
+    @staticmethod
+    def _tensor(weights: Weights, name: str) -> WeightTensor:
+        if name not in weights:
+            raise ModelRefused(f"the checkpoint has no tensor {name}")
+        return weights[name]
 
     def _begin(self, name: str, rows: int, cols: int, num_parts: int) -> None:
         self.index[name] = len(self._rows)
@@ -251,6 +284,28 @@ class _WeightTable:
             )
         )  # fmt: skip
 
+    def _add_panels(self, spec: WeightSpec, panels: Panels) -> None:
+        layout = int(about()["panel_layout"])
+        if panels.layout != layout:
+            raise ModelRefused(
+                f"tensor {spec.parts[0]}: packed in layout {panels.layout}, these kernels read {layout}: "
+                "pack the model again with tripos quantize"
+            )
+        if panels.parts != spec.parts or panels.shape != spec.shape:
+            raise ModelRefused(
+                f"tensor {spec.parts[0]}: packed with {len(panels.parts) - 1} others as {list(panels.shape)}, the plan "
+                f"wants {list(spec.shape)} of {len(spec.parts)}: pack the model again with tripos quantize"
+            )
+        if panels.format not in _PANEL_FORMATS:
+            raise ModelRefused(f"tensor {spec.parts[0]}: packed as {panels.format}; known: {', '.join(_PANEL_FORMATS)}")
+        kind = _PANEL_FORMATS.index(panels.format) + (_INTERLEAVED if panels.is_interleaved else 0)
+        self.arrays.append(panels.data)
+        self.entries.append(
+            _Weight(
+                spec.parts[0].encode(), panels.data.ctypes.data, panels.data.nbytes, *panels.shape, _PANELS, kind
+            )
+        )  # fmt: skip
+
 
 class NativeExecutor:
     """Implements runtime.executor.Executor."""
@@ -261,6 +316,7 @@ class NativeExecutor:
         self._library = load_library()
         self._handle: ctypes.c_void_p | None = ctypes.c_void_p()
         self._arrays: list[npt.NDArray[Any]] = []
+        self._matrices: dict[WeightSpec, int] = {}
         self._vocab_size = 0
         o = self.options
         isa = os.environ.get("TRIPOS_ISA", o.isa) if o.isa == "auto" else o.isa
@@ -278,10 +334,26 @@ class NativeExecutor:
         entries = (_Weight * len(table.entries))(*table.entries)
         status = self._library.tripos_load(self._open, encoded, len(encoded), entries, len(entries))
         _check(self._library, status, ModelRefused)
-        # Embedding tables are read in place; the packed matrices are copies.
+        # Embedding tables and ready-made panels are read in place; the matrices packed here are copies.
         in_place = {name for op in plan.ops if op.kind == "embed" for name in op.weights}
+        in_place |= {name for name in table.index if name.startswith(_packed(""))}
         self._arrays = [array for name in in_place for array in table.arrays_of(name)]
+        linears = [op.weights[0] for op in plan.ops if op.kind == "linear"]
+        self._matrices = {plan.weights[name]: table.index_of_linear(name) for name in linears}
         self._vocab_size = plan.vocab_size
+
+    def panels(self) -> list[Panels]:
+        """The packed form of every linear's weight, in the order of the plan. Valid until load or close."""
+        return [self._panels(spec, index) for spec, index in self._matrices.items()]
+
+    def _panels(self, spec: WeightSpec, index: int) -> Panels:
+        native = _Panels()
+        _check(self._library, self._library.tripos_panels(self._open, index, ctypes.byref(native)), ValueError)
+        data = np.ctypeslib.as_array(ctypes.cast(native.data, ctypes.POINTER(ctypes.c_uint8)), (native.bytes,))
+        kind = _PANEL_FORMATS[native.panel_format % _INTERLEAVED]
+        is_interleaved = native.panel_format >= _INTERLEAVED
+        rows, cols = spec.shape
+        return Panels(spec.parts, (rows, cols), kind, is_interleaved, int(about()["panel_layout"]), data)
 
     def reserve(self, num_blocks: int) -> int:
         _check(self._library, self._library.tripos_reserve(self._open, num_blocks), EnvironmentProblem)
