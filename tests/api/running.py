@@ -93,6 +93,14 @@ class Running:
             writer.close()
 
 
+def error_code(response: httpx.Response) -> str:
+    """The code of an error in any dialect; "" for none."""
+    body = response.json()
+    inner = body.get("error", {}) if isinstance(body, dict) else {}
+    code: str = (inner if isinstance(inner, dict) else body).get("code", "")
+    return code
+
+
 @asynccontextmanager
 async def running(*models: Model, keys: Keys | None = None, drain_s: float = 5.0) -> AsyncIterator[Running]:
     service = Service()

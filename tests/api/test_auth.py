@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.running import TinyModel, running
+from tests.api.running import TinyModel, error_code, running
 from tripos.api.app import ROUTES
 from tripos.api.auth import Keys, read_keys
 from tripos.errors import ConfigError, EnvironmentProblem, Unauthorized
@@ -23,7 +23,12 @@ WRONG = [
     ({"authorization": "Bearer " + KEY + "x"}, "invalid_api_key"),
     ({"authorization": "Bearer ' OR 1=1 --"}, "invalid_api_key"),
     ({"authorization": "Bearer " + "k" * 5000}, "invalid_api_key"),
+    ({"x-api-key": ""}, "missing_api_key"),
+    ({"x-api-key": "x" * 32}, "invalid_api_key"),
+    ({"x-api-key": "Bearer " + KEY}, "invalid_api_key"),
+    ({"x-api-key": KEY, "authorization": "Bearer " + KEY}, "invalid_api_key"),
 ]
+RIGHT = [{"authorization": f"bearer {KEY}"}, {"authorization": f"Bearer {OTHER}"}, {"x-api-key": KEY}]
 
 
 def test_only_the_probes_are_public() -> None:
@@ -39,9 +44,12 @@ async def test_every_route_asks_for_the_key() -> None:
                 if route.is_public:
                     assert response.status_code == 200
                 else:
-                    assert (response.status_code, response.json()["error"]["code"]) == (401, code), (path, headers)
-            for key in (KEY, OTHER):
-                headers = {"authorization": f"bearer {key}"}
+                    assert (response.status_code, error_code(response)) == (401, code), (path, headers)
+            for headers in (
+                {"authorization": f"bearer {KEY}"},
+                {"authorization": f"Bearer {OTHER}"},
+                {"x-api-key": KEY},
+            ):
                 response = await server.http.request(route.method, path, headers=headers)
                 assert response.status_code != 401, path
 
@@ -86,9 +94,11 @@ def test_keys_come_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"# ours\n{KEY}\n\n{OTHER}\n")
     keys = read_keys(str(file))
-    assert keys.principal([f"Bearer {KEY}".encode()]) != keys.principal([f"Bearer {OTHER}".encode()])
+    assert keys.principal([(b"authorization", f"Bearer {KEY}".encode())]) != keys.principal(
+        [(b"x-api-key", OTHER.encode())]
+    )
     with pytest.raises(Unauthorized):
-        keys.principal([b"Bearer " + b"x" * 32])
+        keys.principal([(b"authorization", b"Bearer " + b"x" * 32)])
 
 
 @pytest.mark.parametrize("text", ["", "# none\n", "short\n", "a b" * 10 + "\n"])

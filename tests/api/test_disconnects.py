@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.api.running import HELLO, Running, TinyModel, running
+from tests.api.posts import POSTS, Post, body_of
+from tests.api.running import Running, TinyModel, running
 from tripos.errors import TriposError
 from tripos.testing import ScriptedModel
 
@@ -27,12 +28,11 @@ async def until(condition: Any) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
-async def test_leaving_before_the_first_token_cancels_the_call(path: str, stream: bool) -> None:
+@pytest.mark.parametrize("post", [post for post in POSTS if post.generates], ids=lambda post: post.path)
+async def test_leaving_before_the_first_token_cancels_the_call(post: Post, stream: bool) -> None:
     model = ScriptedModel(delay_s=60)
     async with running(model) as server:
-        body = {"model": "scripted", "stream": stream}
-        body |= {"messages": HELLO} if "chat" in path else {"prompt": ["a", "b"]}
+        path, body = post.path, body_of(post, "scripted", stream=stream)
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(request(path, body))
         await until(lambda: model.num_active)

@@ -8,17 +8,15 @@ from pathlib import Path
 import pytest
 
 import tripos
+from tests.api.posts import POSTS
 from tripos.api.app import ROUTES
 from tripos.metering.metrics import Metrics
 from tripos.wire.fields import Field, Table
-from tripos.wire.openai import chat, completions, tokens
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "http-api.md").read_text(encoding="utf-8")
-SECTIONS: dict[str, tuple[Table, ...]] = {
-    "Chat completions": (chat.FIELDS,),
-    "Completions": (completions.FIELDS,),
-    "Tokens": (tokens.TOKENIZE, tokens.DETOKENIZE),
-}
+SECTIONS: dict[str, list[Table]] = {}
+for post in POSTS:
+    SECTIONS.setdefault(post.section, []).extend([post.table, *(table for _, table in post.nested)])
 FIELDS = [(title, field) for title, tables in SECTIONS.items() for table in tables for field in table.values()]
 
 

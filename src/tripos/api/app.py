@@ -7,6 +7,7 @@ otherwise. No other middleware.
 from __future__ import annotations
 
 import asyncio
+import difflib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -16,8 +17,10 @@ from starlette.routing import Match
 from starlette.routing import Route as Path
 from starlette.types import Receive, Scope, Send
 
-from tripos.api import access_log, generate, models, probes, tokens
+from tripos.api import access_log, anthropic, generate, models, probes, tokens
+from tripos.api.anthropic import ANTHROPIC
 from tripos.api.auth import Keys
+from tripos.api.dialect import OPENAI, Dialect
 from tripos.api.exchange import ClientLeft, Exchange
 from tripos.api.hosts import LOOPBACK, check_host
 from tripos.errors import InvalidRequest, NotFound, Overloaded, RequestFailed, TriposError
@@ -54,12 +57,15 @@ class Route:
     method: str
     path: str
     endpoint: Endpoint
+    dialect: Dialect = OPENAI
     is_public: bool = False
 
 
 ROUTES = (
     Route("POST", "/v1/chat/completions", generate.complete_chat),
     Route("POST", "/v1/completions", generate.complete),
+    Route("POST", "/v1/messages", anthropic.create_message, ANTHROPIC),
+    Route("POST", "/v1/messages/count_tokens", anthropic.count_tokens, ANTHROPIC),
     Route("GET", "/v1/models", models.list_models),
     Route("GET", "/v1/models/{name:path}", models.show_model),
     Route("POST", "/tokenize", tokens.tokenize),
@@ -103,8 +109,7 @@ class App:
             check_host(exchange.scope["headers"], exchange.scope["http_version"], self.hosts)
             route = self._find(exchange)
             if not route.is_public:
-                given = [value for name, value in exchange.scope["headers"] if name == b"authorization"]
-                exchange.principal = self.keys.principal(given)
+                exchange.principal = self.keys.principal(exchange.scope["headers"])
             await route.endpoint(exchange, self.service)
         except TriposError as error:
             if error.status == 500:
@@ -121,6 +126,8 @@ class App:
         allowed: list[str] = []
         for path, route in self._paths:
             match, found = path.matches(exchange.scope)
+            if match is not Match.NONE:
+                exchange.dialect = route.dialect
             if match is Match.FULL:
                 exchange.path_name = found["path_params"].get("name", "")
                 return route
@@ -129,7 +136,8 @@ class App:
         if allowed:
             exchange.headers.append((b"allow", ", ".join(allowed).encode()))
             raise MethodNotAllowed(f"this path takes {', '.join(allowed)}")
-        raise NotFound("there is nothing at this path: see /v1/models")
+        near = difflib.get_close_matches(exchange.scope["path"][:128], [route.path for route in ROUTES], n=1)
+        raise NotFound(f"there is nothing at this path: {f'did you mean {near[0]}?' if near else 'see /openapi.json'}")
 
 
 async def _unused(scope: Scope, receive: Receive, send: Send) -> None:

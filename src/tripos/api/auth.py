@@ -9,12 +9,16 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from tripos.errors import ConfigError, EnvironmentProblem, Unauthorized
 
 MIN_KEY_CHARS, MAX_KEY_CHARS = 16, 512
-_BEARER = re.compile(rb"(?i:bearer) +([\x21-\x7e]{1,512})")
+_PATTERNS = {
+    b"authorization": re.compile(rb"(?i:bearer) +([\x21-\x7e]{1,512})"),
+    b"x-api-key": re.compile(rb"([\x21-\x7e]{1,512})"),
+}
 
 
 class Keys:
@@ -27,15 +31,17 @@ class Keys:
     def __bool__(self) -> bool:
         return bool(self._digests)
 
-    def principal(self, authorization: list[bytes]) -> str:
-        """The id of the key in the Authorization headers. Raises Unauthorized."""
+    def principal(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
+        """The id of the key in Authorization or x-api-key; one of them. Raises Unauthorized."""
         if not self._digests:
             return ""
-        if not authorization or not authorization[0].strip():
-            raise Unauthorized("send Authorization: Bearer <key>", code="missing_api_key")
-        match = _BEARER.fullmatch(authorization[0]) if len(authorization) == 1 else None
+        sent = [(name, value) for name, value in headers if name in _PATTERNS and value.strip()]
+        if not sent:
+            raise Unauthorized("send Authorization: Bearer <key>, or x-api-key: <key>", code="missing_api_key")
+        name, value = sent[0]
+        match = _PATTERNS[name].fullmatch(value) if len(sent) == 1 else None
         if match is None:
-            raise Unauthorized("the Authorization header is not one `Bearer <key>`")
+            raise Unauthorized("send one key: Authorization: Bearer <key>, or x-api-key: <key>")
         given = _digest(match[1])
         found = ""
         for digest, key_id in self._digests.items():

@@ -11,14 +11,14 @@ import contextlib
 import random
 import re
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
 
+from tripos.api.dialect import OPENAI, Dialect
 from tripos.errors import InvalidRequest, RequestTimeout, RequestTooLarge, TriposError
 from tripos.wire.json import encode
-from tripos.wire.openai.errors import encode_error
 
 MAX_BODY_BYTES = 8 * 2**20
 BODY_GRACE_S = 10.0
@@ -26,7 +26,6 @@ MIN_BODY_BYTES_PER_S = 1024
 MAX_BODY_S = 120.0
 MAX_DISCARD_BYTES, DISCARD_S = 2 * MAX_BODY_BYTES, 2.0  # of a body that is refused
 JSON = b"application/json"
-EVENT_STREAM = b"text/event-stream; charset=utf-8"
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 Headers = list[tuple[bytes, bytes]]
@@ -47,13 +46,17 @@ class UnsupportedMediaType(InvalidRequest):
 
 
 class Exchange:
-    """`path_name` is what the route's pattern matched; `principal` is set once the caller is known."""
+    """`path_name` is what the route's pattern matched; `principal` is set once the caller is known, `dialect` once the
+    route is. `encode_failure`: how an error ends a stream, where that is not as in a response.
+    """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
         self._receive = receive
         self._send = send
         self.request_id = self._read_request_id()
+        self.dialect: Dialect = OPENAI
+        self.encode_failure: Callable[[TriposError], Any] | None = None
         self.principal = ""
         self.path_name = ""
         self.model = ""  # for the log: a served name or nothing
@@ -118,35 +121,42 @@ class Exchange:
     async def answer_json(self, value: Any, status: int = 200) -> None:
         await self.answer(status, encode(value))
 
-    async def start_stream(self) -> None:
-        """The headers of a stream of server-sent events."""
-        no_buffer = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
-        await self._start(200, [(b"content-type", EVENT_STREAM), *no_buffer, *self.headers])
+    async def stream(self, values: Iterable[Any]) -> None:
+        """More of a stream, in the dialect's framing."""
+        await self._start_stream()
+        await self._write(self.dialect.frame(values), is_last=False)
 
-    async def write(self, data: bytes) -> None:
-        await self._write(data, is_last=False)
-
-    async def end_stream(self, data: bytes) -> None:
-        await self._write(data, is_last=True)
+    async def end_stream(self, values: Iterable[Any]) -> None:
+        """The last values of a stream that went well."""
+        await self._start_stream()
+        await self._write(self.dialect.frame(values) + self.dialect.end, is_last=True)
 
     async def fail(self, error: TriposError) -> None:
         """The error contract: a response, or the last event of a stream that has begun."""
         self.code = error.code
-        body = encode(encode_error(error))
         if self.is_over:
             return
         if self.status:
-            await self.end_stream(b"data: " + body + b"\n\n")
+            failure = self.encode_failure(error) if self.encode_failure else self._encode_error(error)
+            await self._write(self.dialect.frame([failure]), is_last=True)
             return
         if error.retry_after_s is not None or error.status in (429, 503):
-            wait_s = (error.retry_after_s or 1.0) * random.uniform(
-                1.0, 1.5
-            )  # so that they do not all come back at once
+            # Drawn, so that they do not all come back at once.
+            wait_s = (error.retry_after_s or 1.0) * random.uniform(1.0, 1.5)
             self.headers.append((b"retry-after", str(max(1, round(wait_s))).encode()))
             self.headers.append((b"retry-after-ms", str(max(1, round(wait_s * 1e3))).encode()))
         if error.status >= 400:
             self.headers.append((b"x-should-retry", b"true" if error.is_retryable else b"false"))
-        await self.answer(error.status, body)
+        await self.answer_json(self._encode_error(error), error.status)
+
+    def _encode_error(self, error: TriposError) -> dict[str, Any]:
+        return self.dialect.encode_error(error, self.request_id)
+
+    async def _start_stream(self) -> None:
+        """The headers, once."""
+        if not self.status:
+            no_buffer = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+            await self._start(200, [(b"content-type", self.dialect.stream_type), *no_buffer, *self.headers])
 
     async def _start(self, status: int, headers: Headers) -> None:
         self.status = status

@@ -6,15 +6,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from tripos.api.exchange import Exchange
-from tripos.api.sse import DONE, frame
 from tripos.service import Service
 from tripos.types import Call, Event, ModelCard
 from tripos.wire.generation import Asked, with_recommended
 from tripos.wire.openai import chat, completions
-from tripos.wire.openai.generation import Answer, Identity
+from tripos.wire.openai.generation import Identity
 
 MAX_UNSENT_EVENTS = 64  # per stream; then the model waits, and merges what it makes meanwhile
 
@@ -44,11 +43,37 @@ def find_card(exchange: Exchange, service: Service, name: str) -> ModelCard:
     return card
 
 
+class Answer(Protocol):
+    """Makes bodies of the events of one request."""
+
+    def take(self, events: Sequence[tuple[int, Event]]) -> list[Any]:
+        """Remember (index of the call, event) pairs; returns what a stream sends now."""
+
+    def end(self, elapsed_s: float) -> list[Any]:
+        """What a stream sends last. `elapsed_s`: wall time since arrival."""
+
+    def response(self, elapsed_s: float) -> Any:
+        """The whole body."""
+
+
 async def deliver(exchange: Exchange, service: Service, asked: Asked, answer: Answer) -> None:
-    """Run the calls of a request and send what comes, in chunks or at once."""
+    """Run the calls of a request and send what comes, in pieces or at once."""
     arrival_s = time.monotonic()
-    asked = with_recommended(asked, service.model(asked.model).card.sampling)
-    calls = [
+    calls = _calls(exchange, with_recommended(asked, service.model(asked.model).card.sampling), arrival_s)
+    async with aclosing(cast("Any", run_together(service, calls))) as batches:
+        async for batch in batches:
+            values = answer.take(batch)
+            if values and asked.stream:
+                await exchange.stream(values)
+    elapsed_s = time.monotonic() - arrival_s
+    if asked.stream:
+        await exchange.end_stream(answer.end(elapsed_s))
+    else:
+        await exchange.answer_json(answer.response(elapsed_s))
+
+
+def _calls(exchange: Exchange, asked: Asked, arrival_s: float) -> list[Call]:
+    return [
         Call(
             id=exchange.request_id if len(asked.requests) == 1 else f"{exchange.request_id}-{i}",
             route=asked.model,
@@ -60,27 +85,6 @@ async def deliver(exchange: Exchange, service: Service, asked: Asked, answer: An
         )
         for i, request in enumerate(asked.requests)
     ]
-    async with aclosing(cast("Any", run_together(service, calls))) as batches:
-        async for batch in batches:
-            choices = [choice for prompt_idx, event in batch for choice in answer.take(prompt_idx, event)]
-            if choices:
-                await _send_choices(exchange, answer, choices)
-    elapsed_s = time.monotonic() - arrival_s
-    if not asked.stream:
-        await exchange.answer_json(answer.response(elapsed_s))
-        return
-    if not exchange.status:
-        await exchange.start_stream()
-    usage = frame([answer.usage_chunk(elapsed_s)]) if asked.include_usage else b""
-    await exchange.end_stream(usage + DONE)
-
-
-async def _send_choices(exchange: Exchange, answer: Answer, choices: list[dict[str, Any]]) -> None:
-    chunks = [answer.chunk([choice]) for choice in choices]
-    if not exchange.status:
-        await exchange.start_stream()
-        chunks = [answer.chunk([choice]) for choice in answer.opening()] + chunks
-    await exchange.write(frame(chunks))
 
 
 async def run_together(service: Service, calls: Sequence[Call]) -> AsyncIterator[list[tuple[int, Event]]]:

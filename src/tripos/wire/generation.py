@@ -6,14 +6,14 @@ Owns the rule that fields a client leaves out take what the model's makers recom
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from tripos.errors import InvalidRequest
-from tripos.types import Delta, Finish, Generate, Priority, Sampling, TokenLogprob, Usage
+from tripos.types import Delta, Event, Finish, Generate, Priority, Sampling, TokenLogprob, Usage
 from tripos.wire.fields import Field, items
 
 MAX_MODEL_NAME = 256
@@ -113,20 +113,20 @@ class Choice:
         return "".join(self.texts)
 
 
-class OneAnswer:
-    """The events of a request with one choice: its text so far, how it ended and what it took."""
+class Single:
+    """The answer to a request with one choice, as its events come."""
 
     def __init__(self) -> None:
         self.choice = Choice()
         self.usage = Usage()
 
-    def collect(self, events: Iterable[Delta | Finish]) -> str:
+    def collect(self, events: Sequence[tuple[int, Event]]) -> str:
         """Remember events; returns the text that is new."""
         texts = []
-        for event in events:
+        for _, event in events:
             if isinstance(event, Finish):
                 self.usage = event.usage
-            else:
+            elif isinstance(event, Delta):
                 self.choice.add(event)
                 texts.append(event.text)
         return "".join(texts)

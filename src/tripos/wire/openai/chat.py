@@ -227,7 +227,7 @@ class ChatAnswer(Answer):
     object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
-    def opening(self) -> list[dict[str, Any]]:
+    def _opening(self) -> list[dict[str, Any]]:
         """The choices of the first chunk: who speaks."""
         return [
             {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}

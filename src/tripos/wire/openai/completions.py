@@ -98,7 +98,7 @@ class CompletionAnswer(Answer):
         self._texts = texts
         self._offsets = [0] * len(self._choices)  # characters streamed so far
 
-    def opening(self) -> list[dict[str, Any]]:
+    def _opening(self) -> list[dict[str, Any]]:
         """Completions begin with text at once."""
         return []
 

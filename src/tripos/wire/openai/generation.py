@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from tripos.errors import InvalidRequest
-from tripos.types import Delta, Finish, Priority, Sampling, Usage
+from tripos.types import Delta, Event, Finish, Priority, Sampling, Usage
 from tripos.wire.fields import Field, items, read
 from tripos.wire.generation import (
     INT31,
@@ -203,36 +203,46 @@ class Answer(ABC):
         self.asked = asked
         self._choices = [Choice() for _ in range(len(asked.requests) * asked.n)]
         self._usages: list[Usage | None] = [None] * len(asked.requests)
+        self._is_opened = False
         self._identity = msgspec.to_builtins(identity)
 
-    def take(self, prompt_idx: int, event: Delta | Finish) -> list[dict[str, Any]]:
-        """Remember an event; returns the choices of a chunk, if it is to be streamed."""
-        if isinstance(event, Finish):
-            self._usages[prompt_idx] = event.usage
-            return []
-        index = prompt_idx * self.asked.n + event.index
-        self._choices[index].add(event)
-        return [self._stream_choice(index, prompt_idx, event)] if self.asked.stream else []
+    def take(self, events: Sequence[tuple[int, Event]]) -> list[dict[str, Any]]:
+        """Remember (index of the prompt, event) pairs; returns the chunks of a stream."""
+        choices = []
+        for prompt_idx, event in events:
+            if isinstance(event, Finish):
+                self._usages[prompt_idx] = event.usage
+            if not isinstance(event, Delta):
+                continue
+            index = prompt_idx * self.asked.n + event.index
+            self._choices[index].add(event)
+            if self.asked.stream:
+                choices.append(self._stream_choice(index, prompt_idx, event))
+        if choices and not self._is_opened:
+            self._is_opened = True
+            choices = self._opening() + choices
+        return [self._chunk([choice]) for choice in choices]
 
-    def chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        body = {**self._identity, "object": self.chunk_object, "choices": choices}
-        if self.asked.include_usage:
-            body["usage"] = None
-        return body
-
-    def usage_chunk(self, elapsed_s: float) -> dict[str, Any]:
-        return {**self.chunk([]), **self._totals(elapsed_s)}
+    def end(self, elapsed_s: float) -> list[dict[str, Any]]:
+        """The usage, if it was asked for."""
+        return [{**self._chunk([]), **self._totals(elapsed_s)}] if self.asked.include_usage else []
 
     def response(self, elapsed_s: float) -> dict[str, Any]:
         choices = [self._whole_choice(index, choice) for index, choice in enumerate(self._choices)]
         return {**self._identity, "object": self.object, "choices": choices, **self._totals(elapsed_s)}
+
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        body = {**self._identity, "object": self.chunk_object, "choices": choices}
+        if self.asked.include_usage:
+            body["usage"] = None
+        return body
 
     def _totals(self, elapsed_s: float) -> dict[str, Any]:
         usages = [usage for usage in self._usages if usage is not None]
         return {"usage": encode_usage(usages), "metrics": encode_metrics(usages, elapsed_s)}
 
     @abstractmethod
-    def opening(self) -> list[dict[str, Any]]:
+    def _opening(self) -> list[dict[str, Any]]:
         """The choices of the chunks that come before any text."""
 
     @abstractmethod

@@ -10,7 +10,7 @@ import msgspec
 from tripos.errors import InvalidRequest
 from tripos.types import Message
 from tripos.wire.fields import Field, read, table
-from tripos.wire.generation import MAX_MESSAGES, MODEL, read_token_ids
+from tripos.wire.generation import MAX_MESSAGES, MODEL, check_model, read_token_ids
 from tripos.wire.json import parse
 from tripos.wire.openai.chat import read_messages, read_template_args
 
@@ -44,7 +44,7 @@ def decode_tokenize(body: bytes) -> Tokenize:
         code = "invalid_value" if "prompt" in found else "missing_field"
         raise InvalidRequest(message, code=code, param="prompt")
     return Tokenize(
-        model=found["model"],
+        model=check_model(found),
         prompt=found["prompt"] if "prompt" in found else read_messages(found["messages"]),
         add_special=found.get("add_special_tokens", True),
         template_args=read_template_args(found),
@@ -66,4 +66,4 @@ def encode_tokens(
 def decode_detokenize(body: bytes) -> tuple[str, tuple[int, ...]]:
     """Model name and token ids. Raises InvalidRequest."""
     found = read(parse(body), DETOKENIZE)
-    return found["model"], read_token_ids(found["tokens"], "tokens")
+    return check_model(found), read_token_ids(found["tokens"], "tokens")

@@ -1,0 +1,28 @@
+"""POST /v1/messages and /v1/messages/count_tokens."""
+
+from __future__ import annotations
+
+from tripos.api.dialect import Dialect, typed_events
+from tripos.api.exchange import Exchange
+from tripos.api.generate import deliver, find_card
+from tripos.api.tokens import find_tokenizing
+from tripos.service import Service
+from tripos.wire.anthropic import messages
+from tripos.wire.anthropic.errors import encode_error
+
+ANTHROPIC = Dialect(encode_error, typed_events)
+
+
+async def create_message(exchange: Exchange, service: Service) -> None:
+    asked = messages.decode(await exchange.read_body())
+    card = find_card(exchange, service, asked.model)
+    answer = messages.MessageAnswer("msg_" + exchange.request_id.removeprefix("req-"), card.name)
+    exchange.headers.append((b"request-id", exchange.request_id.encode()))
+    await exchange.work(deliver(exchange, service, asked, answer))
+
+
+async def count_tokens(exchange: Exchange, service: Service) -> None:
+    name, request = messages.decode_count(await exchange.read_body())
+    find_card(exchange, service, name)
+    tokens = await find_tokenizing(service, name).encode(request)
+    await exchange.answer_json(messages.encode_count(len(tokens)))

@@ -1,0 +1,41 @@
+"""How each family of clients wants its errors and its streams: shapes come from wire/, bytes are made here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from tripos.errors import TriposError
+from tripos.wire.json import encode
+from tripos.wire.openai.errors import encode_error
+
+EVENT_STREAM = b"text/event-stream; charset=utf-8"
+
+
+def data_events(values: Iterable[Any]) -> bytes:
+    """JSON values as `data:` events."""
+    return b"".join([b"data: " + encode(value) + b"\n\n" for value in values])
+
+
+def typed_events(values: Iterable[Any]) -> bytes:
+    """JSON objects as events named by their `type`."""
+    return b"".join([b"event: " + value["type"].encode() + b"\ndata: " + encode(value) + b"\n\n" for value in values])
+
+
+def lines(values: Iterable[Any]) -> bytes:
+    """JSON values, one per line."""
+    return b"".join([encode(value) + b"\n" for value in values])
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """`encode_error` takes the error and the request's id; `end` closes a stream that went well."""
+
+    encode_error: Callable[[TriposError, str], dict[str, Any]]
+    frame: Callable[[Iterable[Any]], bytes]
+    stream_type: bytes = EVENT_STREAM
+    end: bytes = b""
+
+
+OPENAI = Dialect(lambda error, request_id: encode_error(error), data_events, end=b"data: [DONE]\n\n")

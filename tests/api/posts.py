@@ -1,0 +1,38 @@
+"""Every POST route with a small good body and its field tables: what the tests of all routes run over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tests.api.running import HELLO
+from tripos.wire.anthropic import messages
+from tripos.wire.fields import Table
+from tripos.wire.openai import chat, completions, tokens
+
+
+@dataclass(frozen=True)
+class Post:
+    """`section`: of the documentation; `generates`: whether a model runs."""
+
+    path: str
+    section: str
+    table: Table
+    body: dict[str, Any]
+    generates: bool = True
+    needed: frozenset[str] = frozenset()  # beside those that the table requires
+    nested: tuple[tuple[str, Table], ...] = ()  # fields that hold tables of their own
+
+
+POSTS = (
+    Post("/v1/chat/completions", "Chat completions", chat.FIELDS, {"messages": HELLO, "max_tokens": 1}),
+    Post("/v1/completions", "Completions", completions.FIELDS, {"prompt": "x", "max_tokens": 1}),
+    Post("/v1/messages", "Anthropic messages", messages.FIELDS, {"messages": HELLO, "max_tokens": 1}),
+    Post("/v1/messages/count_tokens", "Anthropic messages", messages.COUNT, {"messages": HELLO}, generates=False),
+    Post("/tokenize", "Tokens", tokens.TOKENIZE, {"prompt": "x"}, generates=False, needed=frozenset({"prompt"})),
+    Post("/detokenize", "Tokens", tokens.DETOKENIZE, {"tokens": [1]}, generates=False),
+)
+
+
+def body_of(post: Post, model: str = "tiny", **fields: Any) -> dict[str, Any]:
+    return {"model": model, **post.body, **fields}
