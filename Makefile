@@ -48,6 +48,8 @@ lock: $(VENV)/python
 	$(BIN)/pip install --quiet 'uv>=0.9'
 	$(BIN)/python requirements/lock.py
 
+-include benchmarks/peers/peers.mk
+
 clean:
 	rm -rf $(VENV) build site
 

@@ -1,0 +1,28 @@
+# make bench-peers: the peers' environments, each made once, then ours and each peer in turn.
+# A peer that cannot be installed leaves its reason in `failed`, and the table shows it.
+
+PEERS := .venv-peers
+PEER_ENVIRONMENTS := transformers llama openvino onnx convert vllm
+PEER_TIMEOUT ?= 1800
+
+.PHONY: bench-peers clean-peers
+
+bench-peers: $(VENV)/installed $(PEER_ENVIRONMENTS:%=$(PEERS)/%/tried)
+	$(BIN)/python -m benchmarks.peers.run $(ARGS)
+
+# A failed installation is tried again when its requirements change, or after `make clean-peers`.
+# torchvision and torchaudio come along with some peers and refuse to load beside a CPU build of torch.
+$(PEERS)/%/tried: benchmarks/peers/requirements/%.txt
+	@mkdir -p $(PEERS)
+	rm -rf $(PEERS)/$*
+	$(PYTHON) -m venv $(PEERS)/$*
+	@echo 'installing the peer environment $*; its log is $(PEERS)/$*/log'
+	@timeout $(PEER_TIMEOUT) env CMAKE_ARGS=-DGGML_NATIVE=ON $(PEERS)/$*/bin/pip install --progress-bar off \
+	  -r $< >$(PEERS)/$*/log 2>&1 \
+	  && { $(PEERS)/$*/bin/pip uninstall --yes torchvision torchaudio >>$(PEERS)/$*/log 2>&1; true; } \
+	  || { grep -v '^WARNING' $(PEERS)/$*/log | tail -n 1 | cut -c 1-200 >$(PEERS)/$*/failed; \
+	       echo 'peer environment $* failed:'; cat $(PEERS)/$*/failed; }
+	@touch $@
+
+clean-peers:
+	rm -rf $(PEERS)

@@ -1,0 +1,147 @@
+"""Driver processes: start, ask, stop. Every wait has an end, and a driver that fails says why in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from benchmarks.peers.engines import OURS, Engine
+from benchmarks.peers.work import Setup
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Failed(Exception):
+    """An engine could not be installed, made, loaded or run; the text is the reason that the table shows."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where environments and models lie, and where drivers write what they have to say."""
+
+    environments: Path
+    models: Path
+    threads: int
+
+    @property
+    def logs(self) -> Path:
+        return self.models / "logs"
+
+    def program(self, environment: str, name: str = "python") -> str:
+        if environment == OURS:
+            return sys.executable
+        path = self.environments / environment / "bin" / name
+        failed = self.environments / environment / "failed"
+        if failed.exists():
+            raise Failed(f"not installed: {failed.read_text().strip()}")
+        if not path.exists():
+            raise Failed(f"not installed: no {environment}/bin/{name}")
+        return str(path)
+
+    def variables(self, environment: str) -> dict[str, str]:
+        threads = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+        quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "DO_NOT_TRACK": "1"}
+        ours = os.environ.get("PYTHONPATH", "") if environment == OURS else ""
+        path = os.pathsep.join(filter(None, (str(ROOT), ours)))
+        return os.environ | threads | quiet | {"PYTHONPATH": path}
+
+
+def prepare(engine: Engine, places: Places, timeout_s: float) -> None:
+    """Make the engine's model out of the checkpoint, unless it is there."""
+    model = places.models / engine.model
+    done = places.models / f"{engine.model}.done"
+    if not engine.prepare or done.exists():
+        return
+    program = places.program(engine.prepare_in, engine.prepare[0])
+    values = {"checkpoint": str(places.models / "checkpoint"), "model": str(model)}
+    command = [program, *(word.format(**values) for word in engine.prepare[1:])]
+    log = places.logs / f"{engine.name}.prepare.log"
+    with log.open("w") as output:
+        try:
+            variables = places.variables(engine.prepare_in)
+            subprocess.run(command, stdout=output, stderr=output, check=True, timeout=timeout_s, env=variables)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"its model was not made within {timeout_s:.0f} s") from None
+        except subprocess.CalledProcessError:
+            raise Failed(f"its model was not made: {last_line(log)}") from None
+    done.touch()
+
+
+def last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:200] if lines else "it said nothing"
+
+
+class Driver:
+    """A started driver. `load_s` and `version` are known once `wait` came back."""
+
+    def __init__(self, engine: Engine, setup: Setup, places: Places) -> None:
+        self._log = places.logs / f"{engine.name}.log"
+        self._began_s = time.time()
+        module = f"benchmarks.peers.{engine.driver}"
+        with self._log.open("w") as errors:
+            self._process = subprocess.Popen(
+                [places.program(engine.environment), "-m", module, json.dumps(asdict(setup))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=places.variables(engine.environment),
+            )
+        self._unread = b""
+        self.version = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def wait(self, timeout_s: float) -> None:
+        """Until it is loaded. Raises Failed."""
+        self.version = str(self._reply(timeout_s)["version"])
+
+    def ask(self, row: str, turn: int, timeout_s: float) -> dict[str, Any]:
+        """One job's answer. Raises Failed."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"work": row, "turn": turn}).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the answer says why
+        return self._reply(timeout_s)
+
+    def since_start_s(self, answer: dict[str, Any]) -> float:
+        return float(answer["done_s"]) - self._began_s
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.close()
+            self._process.wait(20)
+        except (BrokenPipeError, subprocess.TimeoutExpired):
+            self._process.kill()
+            self._process.wait()
+
+    def _reply(self, timeout_s: float) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        deadline_s = time.monotonic() + timeout_s
+        descriptor = self._process.stdout.fileno()
+        while b"\n" not in self._unread:
+            ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline_s - time.monotonic()))
+            if not ready:
+                self._process.kill()
+                raise Failed(f"no answer within {timeout_s:.0f} s")
+            read = os.read(descriptor, 1 << 16)
+            if not read:
+                raise Failed(last_line(self._log))
+            self._unread += read
+        line, _, self._unread = self._unread.partition(b"\n")
+        found: dict[str, Any] = json.loads(line)
+        return found

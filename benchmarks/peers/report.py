@@ -1,0 +1,206 @@
+"""What was measured, as a table for people and as JSON: medians, spread, ratios, limits, and every loss and failure."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from benchmarks.peers.engines import OURS, Engine
+
+UNITS = {"decode": "tokens/s", "pp": "prompt tokens/s", "batch": "generated tokens/s, whole run", "cold": "seconds"}
+
+
+@dataclass(frozen=True)
+class Measured:
+    figure: float  # tokens/s, or seconds of a cold start
+    peak_mb: int
+
+
+@dataclass
+class Pairs:
+    """One peer beside one of ours in one row, round by round."""
+
+    ours: Engine
+    peer: Engine
+    row: str
+    rounds: list[tuple[Measured, Measured]] = field(default_factory=list)
+
+    def ratio(self) -> float:
+        """How many times as fast ours was: the median of the rounds' own ratios."""
+        return median(faster(self.row, ours.figure, theirs.figure) for ours, theirs in self.rounds)
+
+
+def faster(row: str, ours: float, theirs: float) -> float:
+    return theirs / ours if row == "cold" else ours / theirs
+
+
+@dataclass
+class Table:
+    """Everything of one run."""
+
+    shape: str
+    threads: int
+    pairs: list[Pairs] = field(default_factory=list)
+    failures: list[tuple[Engine, str, str]] = field(default_factory=list)
+    limits: dict[tuple[int, str], float] = field(default_factory=dict)  # (bits, row) -> tokens/s
+    machine: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    date: str = field(default_factory=lambda: datetime.date.today().isoformat())
+
+    @property
+    def cpu(self) -> str:
+        from tripos.runtime.machine import cpu_name
+
+        return cpu_name()
+
+    def add_pair(self, ours: Engine, peer: Engine, row: str, our: Measured, theirs: Measured) -> None:
+        for pairs in self.pairs:
+            if (pairs.ours, pairs.peer, pairs.row) == (ours, peer, row):
+                pairs.rounds.append((our, theirs))
+                return
+        self.pairs.append(Pairs(ours, peer, row, [(our, theirs)]))
+
+    def fail(self, engine: Engine, row: str, reason: str) -> None:
+        if (engine, row, reason) not in self.failures:
+            self.failures.append((engine, row, reason))
+
+    def rows(self) -> list[str]:
+        return list(dict.fromkeys(pairs.row for pairs in self.pairs))
+
+    def measured(self, row: str) -> dict[Engine, list[Measured]]:
+        """By engine, ours first."""
+        found: dict[Engine, list[Measured]] = {}
+        for pairs in self.pairs:
+            if pairs.row == row:
+                found.setdefault(pairs.ours, []).extend(our for our, _ in pairs.rounds)
+        for pairs in self.pairs:
+            if pairs.row == row:
+                found.setdefault(pairs.peer, []).extend(theirs for _, theirs in pairs.rounds)
+        return found
+
+    def best_peer(self, row: str, ours: Engine) -> tuple[Engine, float] | None:
+        """The fastest peer with as many bits as ours or more, and how many times as fast ours is."""
+        candidates = [
+            (engine, median(one.figure for one in figures))
+            for engine, figures in self.measured(row).items()
+            if engine.environment != OURS and engine.bits >= ours.bits
+        ]
+        if not candidates:
+            return None
+        best = (min if row == "cold" else max)(candidates, key=lambda candidate: candidate[1])[0]
+        for pairs in self.pairs:
+            if (pairs.ours, pairs.peer, pairs.row) == (ours, best, row):
+                return best, pairs.ratio()  # measured in turn
+        figures = self.measured(row)
+        medians = [median(one.figure for one in figures[engine]) for engine in (ours, best)]
+        return best, faster(row, *medians)
+
+    def as_json(self) -> dict[str, Any]:
+        rows = [
+            {
+                "row": row,
+                "engine": engine.name,
+                "median": round(median(one.figure for one in figures), 3),
+                "min": round(min(one.figure for one in figures), 3),
+                "max": round(max(one.figure for one in figures), 3),
+                "rounds": len(figures),
+                "peak_mb": max(one.peak_mb for one in figures),
+                "limit": round(limit, 1) if (limit := self.limits.get((engine.bits, row))) else None,
+            }
+            for row in self.rows()
+            for engine, figures in self.measured(row).items()
+        ]
+        ratios = [
+            {"row": p.row, "ours": p.ours.name, "peer": p.peer.name, "ratio": round(p.ratio(), 3)} for p in self.pairs
+        ]
+        failures = [{"engine": engine.name, "row": row, "reason": reason} for engine, row, reason in self.failures]
+        return {
+            "shape": self.shape, "cpu": self.cpu, "threads": self.threads, "date": self.date, "machine": self.machine,
+            "versions": self.versions, "rows": rows, "ratios": ratios, "best": best(self), "failures": failures,
+        }  # fmt: skip
+
+
+def best(table: Table) -> list[dict[str, Any]]:
+    """For each row and each of ours: the best peer at the same bits or more."""
+    found = []
+    for row in table.rows():
+        for ours in [engine for engine in table.measured(row) if engine.environment == OURS]:
+            beside = table.best_peer(row, ours)
+            if beside is not None:
+                figure = median(one.figure for one in table.measured(row)[ours])
+                limit = table.limits.get((ours.bits, row))
+                found.append({
+                    "row": row, "ours": ours.name, "figure": round(figure, 3), "best_peer": beside[0].name,
+                    "ratio": round(beside[1], 3), "limit_share": round(figure / limit, 3) if limit else None,
+                })  # fmt: skip
+    return found
+
+
+def markdown(table: Table) -> str:
+    lines = [
+        f"# {table.shape} beside its peers",
+        "",
+        f"{table.date}, {table.cpu}, {table.threads} threads. Medians of rounds in turn (ours, peer, ours, peer …).",
+        "The ratio is the median of the rounds' own ratios; below 1 ours is slower. The limit is what the machine",
+        "could do at most with weights of so many bits.",
+        "",
+        "## Ours beside the best peer with the same bits or more",
+        "",
+        "| row | ours | figure | of the limit | best peer | times as fast |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in best(table):
+        share = "–" if one["limit_share"] is None else f"{one['limit_share']:.0%}"
+        lines.append(
+            f"| {one['row']} | {one['ours']} | {number(one['figure'])} | {share} | {one['best_peer']} |"
+            f" {one['ratio']:.2f} |"
+        )
+    for row in table.rows():
+        lines += ["", *row_lines(table, row)]
+    lines += ["", *ending(table)]
+    return "\n".join(lines) + "\n"
+
+
+def row_lines(table: Table, row: str) -> list[str]:
+    unit = next(unit for kind, unit in UNITS.items() if row.startswith(kind))
+    ratios = {pairs.peer: pairs for pairs in table.pairs if pairs.row == row}
+    lines = [
+        f"## {row}, {unit}",
+        "",
+        "| engine | weights | median | min – max | rounds | limit | of it | peak MB | ours is × as fast |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for engine, figures in table.measured(row).items():
+        values = [one.figure for one in figures]
+        middle, peak_mb = median(values), max(one.peak_mb for one in figures)
+        limit = table.limits.get((engine.bits, row))
+        share = f"{middle / limit:.0%}" if limit else "–"
+        beside = f"{ratios[engine].ratio():.2f} ({ratios[engine].ours.weights})" if engine in ratios else ""
+        lines.append(
+            f"| {engine.title} | {engine.weights} | {number(middle)} | {number(min(values))} – {number(max(values))} |"
+            f" {len(values)} | {number(limit) if limit else '–'} | {share} | {peak_mb:,} | {beside} |"
+        )
+    lines += [
+        f"| {engine.title} | {engine.weights} | failed: {reason} | | | | | | |"
+        for engine, failed, reason in table.failures
+        if failed in (row, "") and engine not in table.measured(row)
+    ]
+    return lines
+
+
+def ending(table: Table) -> list[str]:
+    lines = ["## The machine and the engines", ""]
+    for bits, found in table.machine.items():
+        lines.append(
+            f"- {bits}-bit weights: {found['read_gb_s']} GB/s read at their size, {found['peak_gop_s']:,} Gop/s"
+        )
+    lines += [f"- {name}: {version}" for name, version in table.versions.items()]
+    for engine, row, reason in table.failures:
+        lines.append(f"- {engine.name} failed{f' in {row}' if row else ''}: {reason}")
+    return lines
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"

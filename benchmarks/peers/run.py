@@ -1,0 +1,206 @@
+"""Ours and each peer in turn (A B A B) on the same work in one run: the ratio table, its losses, and one JSON line.
+
+Every peer is one process beside one of ours; a round gives the same prompts first to the one, then to the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers import checkpoint, engines, limits, report
+from benchmarks.peers.engines import Engine
+from benchmarks.peers.process import ROOT, Driver, Failed, Places, prepare
+from benchmarks.peers.report import Measured, Table
+from benchmarks.peers.work import Timing, tokens_per_s, work
+
+ROWS = "decode,pp512,pp2048,batch16,batch64,cold"
+FIRST_TOKEN = "pp16"  # the job of a cold start
+LOAD_S, PREPARE_S = 900.0, 1800.0  # a compiler may be at work
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", default="smollm2-135m")
+    parser.add_argument("--workloads", default=ROWS, help=f"of {ROWS}; any pp<tokens> and batch<requests>")
+    parser.add_argument("--only", default="", help="peers, by the beginning of their name: llama,openvino-int8")
+    parser.add_argument("--ours", default="int8,int4", help="our types of weights, weights:kv-cache where not ours")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--row-limit", type=float, default=900, help="seconds of a row, then no further round")
+    parser.add_argument("--timeout", type=float, default=3600, help="seconds of one answer, then it has failed")
+    parser.add_argument("--environments", type=Path, default=ROOT / ".venv-peers")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--list", action="store_true", help="name the peers")
+    return parser.parse_args()
+
+
+class Comparison:
+    """One run: places, turns, and what was measured so far."""
+
+    def __init__(self, arguments: argparse.Namespace, table: Table) -> None:
+        from tripos.models.shapes import SHAPES
+
+        self.arguments, self.table = arguments, table
+        self.rows = arguments.workloads.split(",")
+        self.vocab_size: int = SHAPES[arguments.shape]["vocab_size"]
+        models = arguments.environments / "models" / arguments.shape
+        self.places = Places(arguments.environments, models, arguments.threads)
+        self._turns = itertools.count(1)  # no prompt comes twice: ours has a prefix cache
+
+    def make_checkpoint(self) -> None:
+        self.places.logs.mkdir(parents=True, exist_ok=True)
+        directory, done = self.places.models / "checkpoint", self.places.models / "checkpoint.done"
+        if not done.exists():
+            directory.mkdir(exist_ok=True)
+            checkpoint.write(self.arguments.shape, directory)
+            done.touch()
+
+    def compare(self, ours: Engine, peer: Engine) -> None:
+        """All rows of one peer; what fails is noted and ends that peer, not the run."""
+        try:
+            prepare(peer, self.places, PREPARE_S)
+        except Failed as problem:
+            self.fail(peer, "", problem)
+            return
+        rows = [row for row in self.rows if peer.measures(row)]
+        warm = [row for row in rows if row != "cold"]
+        if warm:
+            self._compare_warm(ours, peer, warm)
+        if "cold" in rows:
+            self._compare_cold(ours, peer)
+
+    def _compare_warm(self, ours: Engine, peer: Engine, rows: list[str]) -> None:
+        """A row that fails is noted, and the rows after it are tried with new processes."""
+        left = list(rows)
+        while left:
+            doing, row = peer, ""
+            try:
+                with self._load(peer) as theirs:
+                    doing = ours
+                    with self._load(ours) as our:
+                        while left:
+                            row = left.pop(0)
+                            for turn in self._rounds(peer, row):
+                                doing = ours
+                                figure = self._figure(our, row, turn)
+                                doing = peer
+                                self.table.add_pair(ours, peer, row, figure, self._figure(theirs, row, turn))
+            except Failed as problem:
+                self.fail(doing, row, problem)
+                if not row:
+                    return
+
+    def _compare_cold(self, ours: Engine, peer: Engine) -> None:
+        doing = ours
+        try:
+            for turn in self._rounds(peer, "cold"):
+                doing = ours
+                figure = self._first_token(ours, turn)
+                doing = peer
+                self.table.add_pair(ours, peer, "cold", figure, self._first_token(peer, turn))
+        except Failed as problem:
+            self.fail(doing, "cold", problem)
+
+    def _rounds(self, peer: Engine, row: str) -> Iterator[int]:
+        """Turns of a row; a row that takes long gets fewer."""
+        began = datetime.datetime.now()
+        for count in range(self.arguments.rounds):
+            if count and (datetime.datetime.now() - began).total_seconds() > self.arguments.row_limit:
+                return
+            print(f"{peer.name} {row} {count + 1}/{self.arguments.rounds}", file=sys.stderr, flush=True)
+            yield next(self._turns)
+
+    def _start(self, engine: Engine) -> Driver:
+        return Driver(engine, engine.setup(self.places.models, self.arguments.threads, self.vocab_size), self.places)
+
+    def _load(self, engine: Engine) -> Driver:
+        driver = self._start(engine)
+        try:
+            driver.wait(LOAD_S)
+            driver.ask("pp128", next(self._turns), self.arguments.timeout)  # wakes threads, touches memory
+        except BaseException:
+            driver.close()
+            raise
+        self.table.versions[engine.name] = driver.version
+        return driver
+
+    def _figure(self, driver: Driver, row: str, turn: int) -> Measured:
+        answer = driver.ask(row, turn, self.arguments.timeout)
+        figure = tokens_per_s(row, Timing(answer["first_s"], answer["total_s"]))
+        return Measured(figure, answer["peak_mb"])
+
+    def _first_token(self, engine: Engine, turn: int) -> Measured:
+        """Seconds from the start of a process to the first token of a short prompt."""
+        with self._start(engine) as driver:
+            driver.wait(LOAD_S)
+            answer = driver.ask(FIRST_TOKEN, turn, self.arguments.timeout)
+            return Measured(driver.since_start_s(answer), answer["peak_mb"])
+
+    def fail(self, engine: Engine, row: str, problem: Exception) -> None:
+        print(f"{engine.name} {row}: {problem}", file=sys.stderr, flush=True)
+        self.table.fail(engine, row, str(problem))
+
+
+def beside(ours: list[Engine], peer: Engine) -> Engine:
+    """Of ours, the one with the most bits that are not more than the peer's; with no such, the one with the fewest."""
+    fitting = [engine for engine in ours if engine.bits <= peer.bits]
+    return max(fitting, key=lambda engine: engine.bits) if fitting else min(ours, key=lambda engine: engine.bits)
+
+
+def measure_limits(arguments: argparse.Namespace, table: Table) -> None:
+    from tripos.errors import TriposError
+
+    try:
+        measured = limits.measure(arguments.shape, arguments.threads)
+    except (TriposError, RuntimeError) as problem:
+        print(f"no limits: {problem}", file=sys.stderr)
+        return
+    table.machine = limits.described(measured)
+    rows = [row for row in arguments.workloads.split(",") if row != "cold"]
+    table.limits = {(bits, row): limits.tokens_per_s(limit, row) for bits, limit in measured.items() for row in rows}
+
+
+def write_results(arguments: argparse.Namespace, table: Table, text: str, found: dict[str, Any]) -> Path:
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    cpu = "".join(c if c.isalnum() else "-" for c in table.cpu.lower()).strip("-")
+    stem = f"{table.date}-{cpu}-{arguments.shape}"
+    directory: Path = arguments.results
+    (directory / f"{stem}.json").write_text(json.dumps(found, indent=1) + "\n")
+    (directory / f"{stem}.md").write_text(text)
+    return directory / f"{stem}.md"
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    prefixes = tuple(filter(None, arguments.only.split(",")))
+    peers = [peer for peer in engines.PEERS if not prefixes or peer.name.startswith(prefixes)]
+    if arguments.list or not peers:
+        print(*(peer.name for peer in engines.PEERS), sep="\n")
+        sys.exit(None if arguments.list else f"--only {arguments.only}: no such peer")
+    for row in arguments.workloads.split(","):
+        _ = row == "cold" or work(row)  # a wrong name now, not in an hour
+    ours = [engines.ours(*name.split(":")) for name in arguments.ours.split(",")]
+    table = Table(arguments.shape, arguments.threads)
+    comparison = Comparison(arguments, table)
+    comparison.make_checkpoint()
+    measure_limits(arguments, table)
+    for peer in peers:
+        comparison.compare(beside(ours, peer), peer)
+        found = table.as_json()
+        text = report.markdown(table)
+        path = write_results(arguments, table, text, found)  # a run that is broken off keeps what it has
+    print(text)
+    print(f"written to {path}", end="\n\n")
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
