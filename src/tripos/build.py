@@ -23,11 +23,11 @@ from tripos.engine.memory import Fit, MemoryOptions, fit, mib
 from tripos.engine.scheduler import SchedulerOptions
 from tripos.errors import ConfigError, EnvironmentProblem, TriposError
 from tripos.models.config import ModelConfig, parse_config
+from tripos.models.packed import Packing, write_packed
 from tripos.models.registry import adapt_weights, check_weights, trace
 from tripos.models.source import GenerationDefaults, Source, open_source
 from tripos.models.tokenizer import Tokenizer
-from tripos.models.weights import check_finite
-from tripos.plan.ir import Plan, Weights
+from tripos.plan.ir import Plan, Weights, WeightTensor
 from tripos.plan.passes import optimize
 from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
 from tripos.runtime.machine import available_memory_bytes, cpu_name, num_cores
@@ -71,12 +71,22 @@ class Opened:
 
     def optimized(self) -> Plan:
         """The plan that runs: fused, except across weights that are stored in different formats."""
-        return optimize(self.plan, {name: self.weights[name].dtype for name in self.plan.weights})
+        return optimize(self.plan, {name: _kind(self.weights[name]) for name in self.plan.weights})
+
+
+def _kind(tensor: WeightTensor) -> str:
+    """Equal for weights that may be stacked: the stored type, or the stack that they were packed in."""
+    return tensor.dtype if tensor.panels is None else " ".join(tensor.panels.parts)
 
 
 def open_model(options: ModelOptions) -> Opened:
     """Open and check. Milliseconds: files are mapped, not read. Raises ModelRefused, ConfigError."""
     source = open_source(options.source)
+    if source.packed_as is not None and options.weights not in ("auto", source.packed_as):
+        raise ConfigError(
+            f"{source.name} is packed as {source.packed_as} and cannot run as {options.weights}: "
+            "leave --weights out, or give the model that it was packed from"
+        )
     config = parse_config(source.config, source.name)
     plan = trace(config)
     weights = adapt_weights(config, source.weights)
@@ -88,18 +98,12 @@ def open_model(options: ModelOptions) -> Opened:
     return Opened(source, config, plan, weights, fits, notes)
 
 
-def _inspect(source: Source) -> str:
-    """The digest of weights that are all finite. Raises ModelRefused."""
-    check_finite(source.weights)
-    return source.digest
-
-
 def load_model(options: ModelOptions, progress: Progress = ignore_progress) -> LanguageModel:
     """Open, check, pack and reserve. Raises ModelRefused, ConfigError, EnvironmentProblem."""
     progress("open", 0.0)
     opened = open_model(options)
     with ThreadPoolExecutor(1, thread_name_prefix="tripos-digest") as pool:
-        digest = pool.submit(_inspect, opened.source)  # releases the GIL, so it runs beside packing
+        digest = pool.submit(lambda: opened.source.digest)  # releases the GIL, so it runs beside packing
         progress("pack", 0.0)
         executor = make_executor(executor_options(options))
         executor.load(opened.optimized(), opened.weights)
@@ -161,6 +165,39 @@ def make_executor(options: ExecutorOptions) -> Executor:
 
         warnings.warn(f"{problem.message}; running on the numpy reference, which is very slow", stacklevel=2)
         return ReferenceExecutor(options)
+
+
+def quantize_model(options: ModelOptions, folder: Path, progress: Progress = ignore_progress) -> None:
+    """Write `options.source`, its matrices packed as `options.weights`, as a directory that loads without conversion.
+
+    Raises ModelRefused, ConfigError, EnvironmentProblem.
+    """
+    from tripos.runtime.native import NativeExecutor
+
+    progress("open", 0.0)
+    opened = open_model(replace(options, max_model_len=1))  # no cache is wanted
+    if opened.source.packed_as is not None:
+        raise ConfigError(f"{opened.source.name} is packed already: give the model that it was packed from")
+    plan = opened.optimized()
+    executor = NativeExecutor(executor_options(options))
+    try:
+        progress("check", 0.0)
+        digest = opened.source.digest
+        progress("pack", 0.0)
+        executor.load(plan, opened.weights)
+        unpacked = {name for op in plan.ops for name in op.weights[op.kind == "linear" :]} - set(plan.constants)
+        packing = Packing(
+            weights=options.weights,
+            source_digest=digest,
+            panels=executor.panels(),
+            rows={name: spec.shape[0] for name, spec in opened.plan.weights.items()},
+            tensors=[opened.weights[part] for name in sorted(unpacked) for part in plan.weights[name].parts],
+            files=opened.source.files(),
+        )
+        write_packed(folder, packing, lambda done: progress("write", done))
+    finally:
+        executor.close()
+        opened.source.close()
 
 
 def _card(options: ModelOptions, opened: Opened, info: ExecutorInfo, digest: str) -> ModelCard:

@@ -144,6 +144,26 @@ def chat(model: str, system: str, max_tokens: int, temperature: float, **flags: 
 
 
 @tripos.command()
+@click.argument("model", metavar="SOURCE")
+@click.option("-o", "--output", required=True, metavar="DIR", help="Directory to write. Must not exist, or be empty.")
+@_settings("weights", "threads")
+def quantize(model: str, output: str, **flags: Flags) -> None:
+    """Write SOURCE with its weights packed as --weights: a directory that loads without conversion.
+
+    With --weights auto the weights keep the types that they are stored in.
+    """
+    options = config.read_options((model,), _given(flags), os.environ)
+    from pathlib import Path
+
+    from tripos import build
+
+    startup = Startup()
+    build.quantize_model(options.models[0], Path(output), progress=startup)
+    startup.finish()
+    click.echo(f"wrote {output}")
+
+
+@tripos.command()
 @click.argument("model", required=False)
 @_settings(*MODEL_SETTINGS)
 def doctor(model: str | None, **flags: Flags) -> None:

@@ -50,9 +50,11 @@ class ModelOptions:
         "auto",
         "text",
         "Type the weights run in. auto: the type of the checkpoint.",
-        choices=("auto", "fp32", "bf16", "fp16"),
+        choices=("auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8"),
     )
-    kv_cache: str = _setting("auto", "text", "Type of the cached keys and values.", choices=("auto", "fp32", "fp16"))
+    kv_cache: str = _setting(
+        "auto", "text", "Type of the cached keys and values.", choices=("auto", "fp32", "fp16", "int8")
+    )
     max_sequences: int = _setting(64, "count", "Most sequences in one step.", low=1, high=4096)
     max_model_len: int = _setting(
         0, "count", "Most tokens of prompt and output together. 0: what the model was made for.", high=2**24

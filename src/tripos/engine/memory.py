@@ -113,5 +113,6 @@ def stored_format(plan: Plan, weights: Weights) -> str:
     sizes: dict[str, int] = {}
     for name in plan.weights:
         tensor = weights[name]
-        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + prod(tensor.shape)
-    return DTYPE_FORMAT[max(sizes, key=lambda dtype: sizes[dtype])]
+        kind = tensor.panels.format if tensor.panels is not None else DTYPE_FORMAT[tensor.dtype]
+        sizes[kind] = sizes.get(kind, 0) + prod(tensor.shape)
+    return max(sizes, key=lambda kind: sizes[kind]).removesuffix("_group")

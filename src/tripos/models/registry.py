@@ -68,7 +68,7 @@ class AdaptedWeights(Weights):
 
     def __getitem__(self, name: str) -> WeightTensor:
         tensor = replace(self._weights[self._stored_names[name]], name=name)
-        if not name.endswith(self._transposed):
+        if tensor.panels is not None or not name.endswith(self._transposed):
             return tensor
         if len(tensor.shape) != 2 or tensor.dtype not in ("f32", "f16", "bf16"):
             raise ModelRefused(
@@ -95,6 +95,6 @@ def check_weights(plan: Plan, weights: Weights) -> tuple[str, ...]:
             raise ModelRefused(f"tensor {name} is missing from the checkpoint; the config asks for {list(spec.shape)}")
         if tensor.shape != spec.shape:
             raise ModelRefused(f"tensor {name} has shape {list(tensor.shape)}; the config asks for {list(spec.shape)}")
-        if tensor.dtype not in FORMATS:
+        if tensor.dtype not in FORMATS and tensor.panels is None:
             raise ModelRefused(f"tensor {name} is stored as {tensor.dtype}; supported: {', '.join(FORMATS)}")
     return tuple(sorted(set(weights) - set(plan.weights)))

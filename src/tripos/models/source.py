@@ -7,9 +7,10 @@ for hf: names.
 from __future__ import annotations
 
 import importlib.resources
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from tripos.errors import EnvironmentProblem, ModelRefused
 from tripos.models.config import CODE_KEYS, Family, Fields, read_json
 from tripos.models.digest import model_digest
 from tripos.models.gguf import GgufFile, read_gguf
+from tripos.models.packed import MANIFEST, PackedWeights, open_packed
 from tripos.models.tokenizer import MAX_TOKENIZER_BYTES, Tokenizer, tokenizer_from_json
 from tripos.models.translation import TranslatedWeights, translated_config
 from tripos.models.vocabulary import vocabulary_json
-from tripos.models.weights import PICKLE_SUFFIXES, open_checkpoint
+from tripos.models.weights import PICKLE_SUFFIXES, check_finite, open_checkpoint
 from tripos.plan.ir import Weights
 
 MAX_TEMPLATE_BYTES = 1 << 20
@@ -54,8 +56,31 @@ class Source:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over tensors, tokenizer, template and config. Reads every weight once."""
+        """SHA-256 over tensors, tokenizer, template and config. Reads every weight once, and raises ModelRefused naming
+        the tensor that is damaged: of packed ones every bit is known, of others that they are finite."""
+        if isinstance(self.weights, PackedWeights):
+            return self.weights.verify()
+        check_finite(self.weights)
         return model_digest(self.config, self.weights, self.tokenizer.identity, self.tokenizer.template_source)
+
+    @property
+    def packed_as(self) -> str | None:
+        """The weight format of a packed checkpoint; None: it is not packed."""
+        return self.weights.manifest.weights if isinstance(self.weights, PackedWeights) else None
+
+    def files(self) -> dict[str, bytes]:
+        """Name -> content of all that open_source wants beside the weights, whatever it was read from."""
+        tokens = {"bos_token_id": self.tokenizer.bos_id, "eos_token_id": sorted(self.tokenizer.eos_ids) or None}
+        config = {key: value for key, value in self.config.items() if key not in (*CODE_KEYS, "quantization_config")}
+        generation = {key: value for key, value in asdict(self.generation).items() if value is not None}
+        files = {
+            "config.json": json.dumps(config | tokens, indent=1).encode(),
+            "generation_config.json": json.dumps(generation, indent=1).encode(),
+            "tokenizer.json": self.tokenizer.to_json(),
+        }
+        if self.tokenizer.template_source is not None:
+            files["chat_template.jinja"] = self.tokenizer.template_source.encode()
+        return files
 
     def close(self) -> None:
         """Let go of the files, if their reader holds any."""
@@ -84,10 +109,11 @@ def open_source(spec: str) -> Source:
 
 
 def _open_folder(folder: Path, name: str) -> Source:
+    packed = open_packed(folder) if (folder / MANIFEST).exists() else None
     config = read_json(folder / "config.json")
     generation = _optional_json(folder / "generation_config.json")
     settings = _optional_json(folder / "tokenizer_config.json")
-    weights = open_checkpoint(folder)
+    weights = packed or open_checkpoint(folder)
     tokenizer = _read_tokenizer(folder, config, generation, settings)
     notes = _notes(folder, config, tokenizer)
     return _checked(Source(name, config, weights, tokenizer, parse_generation(generation), notes))

@@ -129,6 +129,10 @@ class Tokenizer:
         id: int | None = self._backend.token_to_id(text)
         return id
 
+    def to_json(self) -> bytes:
+        """A tokenizer.json that defines the same tokenizer, without its roles."""
+        return str(self._backend.to_str(pretty=False)).encode()
+
     def encode(self, text: str, add_special: bool = True) -> list[int]:
         """Ids of a caller's text. Special tokens spelled in it are plain text; `add_special` adds the model's BOS."""
         with _guarded(RequestFailed, "tokenizing failed"):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tripos.errors import ConfigError, EnvironmentProblem, ModelRefused, TriposError
+from tripos.errors import ConfigError, EnvironmentProblem, ModelRefused
 from tripos.plan.formats import FORMATS
 from tripos.plan.ir import Op, Panels, Plan, Weights, WeightSpec, WeightTensor
 from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, StepInput, StepOutput

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from tripos.errors import ModelRefused
 from tripos.plan.formats import to_float32
 from tripos.plan.ir import Op, Plan, View, Weights, WeightSpec
 from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, StepInput, StepOutput
@@ -62,6 +63,11 @@ class ReferenceExecutor:
         """Take the plan and a float32 copy of every weight."""
 
         def stack(spec: WeightSpec) -> F32:
+            if any(weights[part].dtype == "panels" for part in spec.parts):
+                raise ModelRefused(
+                    f"{spec.parts[0]} is packed for the native kernels, which are not built: "
+                    "give the model that it was packed from"
+                )
             return np.concatenate([to_float32(weights[part]).reshape(-1, *spec.shape[1:]) for part in spec.parts])
 
         self._plan = plan
