@@ -121,7 +121,7 @@ def _read_manifest(path: Path) -> Manifest:
         if version != VERSION:
             raise ModelRefused(f"{path.name}: is of version {version!a}, this Tripos reads {VERSION}: {AGAIN}")
         manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.DecodeError, RecursionError) as problem:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise ModelRefused(f"{path.name}: is no manifest of a packed checkpoint: {problem}") from problem
     if manifest.digest() != manifest.sha256:
         raise ModelRefused(f"{path.name}: is damaged (SHA-256 differs): {AGAIN}")
