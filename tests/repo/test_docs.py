@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
+import tripos
 from tests.repo.tree import ROOT, name_of, tracked
 from tripos import cli, config
 
@@ -99,6 +100,12 @@ def test_every_dependency_has_its_sentence() -> None:
     page = (ROOT / "docs" / "decisions" / "0002-dependencies.md").read_text()
     names = [re.split(r"[<>=\[]", requirement)[0] for requirement in project["dependencies"]]
     assert not [name for name in names if not re.search(rf"^\| {re.escape(name)} \| .+\.", page, flags=re.M)]
+
+
+def test_every_place_tells_the_same_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert tripos.__version__ == project["version"]
+    assert f"\n## {project['version']}" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_ci_runs_check_and_test_and_nothing_else() -> None:

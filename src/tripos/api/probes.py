@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tripos import __version__
 from tripos.api.exchange import Exchange
 from tripos.errors import Overloaded
 from tripos.metering.metrics import CONTENT_TYPE
 from tripos.service import RETRY_S, Service
+from tripos.version import __version__
 
 
 async def livez(exchange: Exchange, service: Service) -> None:
