@@ -51,17 +51,13 @@ KINDS = sorted({fact.kind for fact in FACTS})
 
 # Questions that a careful reader could also answer from the other fact: never asked as unanswerable beside it.
 NEAR = [
-    {"open", "close", "hours", "days", "closedday", "chathours"},
-    {"address", "office", "pickup"},
-    {"shiptime", "arrival", "express"},
-    {"status", "arrival", "carrier", "destination"},
-    {"eventdate", "eventtime"},
+    {"open", "close", "hours", "days", "closedday"},
+    {"address", "office"},
+    {"shiptime", "arrival"},
+    {"status", "arrival", "carrier"},
     {"email", "phone", "website"},
     {"cancel", "returns"},
-    {"discount", "coupon", "newsletter"},
     {"shipcost", "freeship"},
-    {"released", "stock"},
-    {"manager", "who"},
 ]
 
 
@@ -104,18 +100,18 @@ class PassageMaker:
         self.stated: list[Stated] = []
         self.subjects: dict[str, list[str]] = {}
         self.named: dict[str, bool] = {}
-        self.place_noun = rng.choice(PLACE_NOUNS) if rng.random() < 0.25 else ""
+        self.place_noun = rng.choice(PLACE_NOUNS) if rng.random() < 0.1 else ""
 
     def write(self) -> str:
         """Choose subjects and facts, then write them down."""
         self._choose_subjects()
-        self._choose_facts(self.rng.choice((1, 2, 3, 3, 4, 4, 5, 5, 6, 7, 8)))
+        self._choose_facts(self.rng.choice((1, 2, 2, 3, 3, 4, 5)))
         return self._join(self._sentences())
 
     def _choose_subjects(self) -> None:
         rng = self.rng
-        for kind in rng.sample(KINDS, rng.choice((1, 1, 2, 2, 3))):
-            count = rng.choice((2, 3, 4, 5)) if kind == "item" else rng.choice((1, 1, 1, 2, 2, 3))
+        for kind in rng.sample(KINDS, rng.choice((1, 1, 1, 2))):
+            count = rng.choice((1, 1, 1, 2))
             names = [] if kind == "company" else [self._value(kind) for _ in range(count)]
             self.subjects[kind] = list(dict.fromkeys(names)) or [""]
             self.named[kind] = kind != "place" or len(self.subjects[kind]) > 1 or rng.random() < 0.5
@@ -125,7 +121,7 @@ class PassageMaker:
         taken: set[tuple[str, str]] = set()
         candidates = [(fact, name) for fact in FACTS for name in self.subjects.get(fact.kind, [])]
         rng.shuffle(candidates)
-        if len(self.subjects) == 1 and rng.random() < 0.3:  # the same few facts about several subjects
+        if len(self.subjects) == 1 and rng.random() < 0.15:  # the same few facts about several subjects
             keep = {fact.name for fact, _ in candidates[:2]}
             candidates = [pair for pair in candidates if pair[0].name in keep]
         for fact, name in candidates:
@@ -155,7 +151,7 @@ class PassageMaker:
                     text = "It " + text[len(start) :]
             sentences.append(text)
             previous = subject
-        for _ in range(rng.choice((0, 0, 0, 1, 1, 2))):
+        for _ in range(rng.choice((0, 0, 0, 1))):
             filler = rng.choice(FILLERS.pick(self.split.phrasing))
             sentences.insert(rng.randint(0, len(sentences)), filler)
         return sentences
