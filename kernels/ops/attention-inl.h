@@ -1,4 +1,4 @@
-// Attention over the paged cache, one tile and one key partition at a time. Needs simd-inl.h.
+// Attention over a paged cache of floats, one tile and one key partition at a time. Needs simd-inl.h.
 //
 // Every score is one chain of fused multiply-adds over head_dim, every output one chain over keys, whatever the tile:
 // a query's arithmetic is the same in decode, in a chunk of any size and in any batch.
@@ -20,7 +20,6 @@ constexpr float kMinusInfinity = -__builtin_inff();
 
 inline Vec LoadKv(const float* p) { return Load(p); }
 inline Vec LoadKv(const uint16_t* p) { return LoadHalf(p); }
-inline Vec LoadKv(const int8_t* p) { return LoadInt8(p); }
 
 // The keys [low, high) that a tile row sees of the partition, relative to its first key.
 struct Visible {
@@ -49,7 +48,6 @@ struct TileView {
     const int32_t block = tile.block_table[(partition * kPartition + key) / layout.block_size];
     return tile.chunks + static_cast<size_t>(block) * layout.block_bytes();
   }
-  const float* Scales(int key) const { return reinterpret_cast<const float*>(Chunk(key) + layout.scale_offset); }
 };
 
 // The cache streams from memory, block by block from anywhere: no hardware prefetcher follows that. So each load is
@@ -136,7 +134,6 @@ void AllScores(const TileView& view, int num_rows, int low, int high, float* sco
 }
 
 // Scale, softcap and mask a row's scores, then turn them into weights. Returns through `out` the row's maximum and sum.
-template <bool kHasScales>
 void Softmax(const TileView& view, int row, int low, int high, float* scores, const Partial& out) {
   const Visible visible = view.Of(row);
   const AttentionTile& tile = view.tile;
@@ -144,7 +141,6 @@ void Softmax(const TileView& view, int row, int low, int high, float* scores, co
   Vec largest = minus_infinity;
   for (int key = low; key < high; key += kLanes) {
     Vec s = Load(scores + key);
-    if constexpr (kHasScales) s = Mul(s, Load(view.Scales(key) + key % view.layout.block_size));
     s = Mul(s, scale);
     if (tile.softcap > 0.0f) s = Mul(cap, Tanh(Div(s, cap)));
     if (key < visible.low || key + kLanes > visible.high) {
@@ -159,13 +155,8 @@ void Softmax(const TileView& view, int row, int low, int high, float* scores, co
   const bool sees_any = visible.low < visible.high;
   Vec sum = Set(0.0f);
   for (int key = low; key < high; key += kLanes) {
-    Vec p = sees_any ? Exp(Sub(Load(scores + key), Set(peak))) : Set(0.0f);
+    const Vec p = sees_any ? Exp(Sub(Load(scores + key), Set(peak))) : Set(0.0f);
     sum = Add(sum, p);
-    if constexpr (kHasScales) {
-      // Lanes that no row of the tile sees may hold the scales of a cache slot never written: weight 0 must stay 0.
-      const Vec scaled = Mul(p, Load(view.Scales(key) + view.layout.block_size + key % view.layout.block_size));
-      p = Select(Less(Set(0.0f), p), scaled, Set(0.0f));
-    }
     Store(scores + key, p);
   }
   out.largest[row] = sees_any ? peak : kMinusInfinity;
@@ -229,7 +220,6 @@ void AllValues(const TileView& view, int num_rows, int low, int high, const floa
 
 template <typename T>
 void AttendAs(const TileView& view, float* scores, const Partial& out) {
-  constexpr bool kHasScales = sizeof(T) == 1;
   const int num_rows = view.tile.num_queries * view.tile.num_heads;
   const Visible first = view.Of(0), last = view.Of(num_rows - 1);
   if (first.low >= last.high) {  // the window has left this partition behind
@@ -239,17 +229,8 @@ void AttendAs(const TileView& view, float* scores, const Partial& out) {
   const int low = first.low / kLanes * kLanes;  // block_size is a multiple of kLanes
   const int high = (last.high + kLanes - 1) / kLanes * kLanes;
   AllScores<T>(view, num_rows, low, high, scores);
-  for (int row = 0; row < num_rows; ++row) Softmax<kHasScales>(view, row, low, high, scores + row * kPartition, out);
+  for (int row = 0; row < num_rows; ++row) Softmax(view, row, low, high, scores + row * kPartition, out);
   AllValues<T>(view, num_rows, first.low, last.high, scores, out);
-}
-
-void Attend(const KvLayout& layout, const AttentionTile& tile, int partition, float* scores, const Partial& out) {
-  const TileView view{layout, tile, partition};
-  switch (layout.type) {
-    case KvType::kF32: return AttendAs<float>(view, scores, out);
-    case KvType::kF16: return AttendAs<uint16_t>(view, scores, out);
-    case KvType::kInt8: return AttendAs<int8_t>(view, scores, out);
-  }
 }
 
 void Merge(const Partial& total, const Partial& next, int num_rows, int padded_dim) {
@@ -282,43 +263,6 @@ void Finish(const AttentionTile& tile, const Partial& total, int head_dim, int p
     for (int i = 0; i < head_dim; i += kLanes) {
       const int lanes = head_dim - i < kLanes ? head_dim - i : kLanes;
       StoreN(out + i, Mul(Load(values + i), inverse), lanes);
-    }
-  }
-}
-
-// Symmetric int8 of one head's row: returns its scale, largest magnitude / 127.
-inline float Quantize(const float* x, int n, int8_t* out, int stride) {
-  float largest = 0.0f;
-  for (int i = 0; i < n; ++i) largest = std::fabs(x[i]) > largest ? std::fabs(x[i]) : largest;
-  const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
-  for (int i = 0; i < n; ++i) {
-    const float scaled = x[i] * inverse;
-    // Adding and taking away 1.5 * 2^23 rounds to the nearest integer, ties to even.
-    const float rounded = (scaled + 12582912.0f) - 12582912.0f;
-    out[i * stride] = rounded >= -127.0f && rounded <= 127.0f ? static_cast<int8_t>(rounded) : int8_t{0};
-  }
-  // A row with NaN or infinity must stay poisoned: its request fails, it does not answer nonsense.
-  float sum = 0.0f;
-  for (int i = 0; i < n; ++i) sum += x[i] * 0.0f;
-  return largest / 127.0f + sum;
-}
-
-void WriteKv(const KvLayout& layout, uint8_t* layer_cache, int32_t slot, const float* k, const float* v) {
-  const int size = layout.block_size, dim = layout.head_dim, at = slot % size;
-  uint8_t* block = layer_cache + static_cast<size_t>(slot / size) * layout.block_bytes();
-  for (int head = 0; head < layout.num_kv_heads; ++head, k += dim, v += dim) {
-    uint8_t* k_out = block + static_cast<size_t>(head) * layout.chunk_bytes;
-    uint8_t* v_out = k_out + layout.v_offset;
-    float* scales = reinterpret_cast<float*>(k_out + layout.scale_offset);
-    if (layout.type == KvType::kF32) {
-      for (int i = 0; i < dim; ++i) reinterpret_cast<float*>(k_out)[i * size + at] = k[i];
-      std::memcpy(reinterpret_cast<float*>(v_out) + at * layout.padded_dim, v, static_cast<size_t>(dim) * sizeof(float));
-    } else if (layout.type == KvType::kF16) {
-      for (int i = 0; i < dim; ++i) reinterpret_cast<uint16_t*>(k_out)[i * size + at] = FloatToHalf(k[i]);
-      for (int i = 0; i < dim; ++i) reinterpret_cast<uint16_t*>(v_out)[at * layout.padded_dim + i] = FloatToHalf(v[i]);
-    } else {
-      scales[at] = Quantize(k, dim, reinterpret_cast<int8_t*>(k_out) + at, size);
-      scales[size + at] = Quantize(v, dim, reinterpret_cast<int8_t*>(v_out) + at * layout.padded_dim, 1);
     }
   }
 }

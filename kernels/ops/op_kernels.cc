@@ -34,7 +34,8 @@ KvLayout KvLayout::Make(KvType type, int block_size, int num_kv_heads, int head_
   layout.head_dim = head_dim;
   layout.padded_dim = (head_dim + 15) / 16 * 16;
   const size_t size = static_cast<size_t>(block_size);
-  layout.v_offset = round_up(size * static_cast<size_t>(head_dim) * element);
+  const int key_dim = type == KvType::kInt8 ? (head_dim + 3) / 4 * 4 : head_dim;
+  layout.v_offset = round_up(size * static_cast<size_t>(key_dim) * element);
   layout.scale_offset = layout.v_offset + round_up(size * static_cast<size_t>(layout.padded_dim) * element);
   layout.chunk_bytes = layout.scale_offset + (type == KvType::kInt8 ? round_up(2 * size * sizeof(float)) : 0);
   return layout;

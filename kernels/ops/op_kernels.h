@@ -24,8 +24,9 @@ struct NormArgs {
 
 enum class KvType : int32_t { kF32, kF16, kInt8 };
 
-// How one layer's cache is laid out: [block][kv head] chunks of K [head_dim][block_size], V [block_size][padded_dim] and,
-// for int8, the scales of K and of V [block_size] each. K is transposed so that tokens are vector lanes.
+// How one layer's cache is laid out: [block][kv head] chunks of K [head_dim][block_size] and V [block_size][padded_dim],
+// K transposed so that tokens are vector lanes. int8 lies as attention_int8-inl.h says, followed by the scales of K and
+// of V [block_size] each.
 struct KvLayout {
   KvType type = KvType::kF32;
   int block_size = 0;
@@ -42,6 +43,12 @@ struct KvLayout {
 
 inline constexpr int kPartition = 512;  // keys per partial softmax, aligned to absolute position
 inline constexpr int kTileRows = 16;    // (query, head) pairs that share each load of K and V
+inline constexpr int kMaxHeadDim = 512;
+
+// Of attend's scratch: the scores; for int8 also weights as bytes and their scales, queries as bytes, scales and sums.
+inline size_t AttendScratchFloats(int padded_dim) {
+  return kTileRows * (kPartition + kPartition / 4 + kPartition / 32 + 2 + static_cast<size_t>(padded_dim) / 4);
+}
 
 // One tile: `num_queries` consecutive queries of a sequence times `num_heads` heads of one kv head.
 struct AttentionTile {
@@ -82,8 +89,8 @@ struct OpKernels {
 
   // One token's k and v (all kv heads) into its slot of a layer's cache.
   void (*write_kv)(const KvLayout& layout, uint8_t* layer_cache, int32_t slot, const float* k, const float* v);
-  // A tile's partial softmax over one partition. scores: scratch of kTileRows * kPartition floats.
-  void (*attend)(const KvLayout& layout, const AttentionTile& tile, int partition, float* scores, const Partial& out);
+  // A tile's partial softmax over one partition. scratch: AttendScratchFloats.
+  void (*attend)(const KvLayout& layout, const AttentionTile& tile, int partition, float* scratch, const Partial& out);
   // Folds `next` into `total`; the order of calls is the order of partitions.
   void (*merge)(const Partial& total, const Partial& next, int num_rows, int padded_dim);
   void (*finish)(const AttentionTile& tile, const Partial& total, int head_dim, int padded_dim);

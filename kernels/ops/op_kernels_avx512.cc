@@ -3,6 +3,8 @@
 #include "kernels/util/simd-inl.h"
 
 #include "kernels/ops/attention-inl.h"
+#include "kernels/ops/attention_int8-inl.h"
+#include "kernels/ops/attend-inl.h"
 #include "kernels/ops/rows-inl.h"
 #include "kernels/ops/sampling-inl.h"
 #include "kernels/util/peaks-inl.h"

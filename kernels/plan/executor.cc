@@ -36,7 +36,7 @@ Executor::Executor(const TriposOptions& options)
     : settings_(SettingsOf(options)), kernels_(ChooseOpKernels(settings_.isa)), pool_(settings_.threads) {}
 
 size_t Executor::ScratchFloats() const {
-  return kTileRows * kPartition + 2 * Partial::Floats(layout_.padded_dim);
+  return AttendScratchFloats(layout_.padded_dim) + 2 * Partial::Floats(layout_.padded_dim);
 }
 
 void Executor::Load(const void* bytes, size_t num_bytes, std::span<const TriposWeight> weights) {
@@ -44,6 +44,7 @@ void Executor::Load(const void* bytes, size_t num_bytes, std::span<const TriposW
   num_blocks_ = 0;
   const Plan plan = ReadPlan(bytes, num_bytes, weights);
   LoweredPlan lowered = Lower(plan, weights, {settings_.isa, settings_.weights}, pool_);
+  Require(lowered.header.head_dim <= kMaxHeadDim, "head_dim is larger than 512");
   layout_ = KvLayout::Make(settings_.kv_type, settings_.block_size, lowered.header.num_kv_heads, lowered.header.head_dim);
 
   const size_t num_threads = static_cast<size_t>(settings_.threads);

@@ -178,8 +178,9 @@ void AttentionPhase::Run(const StepState& state, int thread) const {
 void AttentionPhase::RunWhole(const StepState& state, int thread) const {
   const KvLayout& layout = state.cache.layout;
   float* scores = state.scratch[static_cast<size_t>(thread)];
-  const Partial total = Partial::At(scores + kTileRows * kPartition);
-  const Partial part = Partial::At(scores + kTileRows * kPartition + Partial::Floats(layout.padded_dim));
+  const size_t partial_floats = Partial::Floats(layout.padded_dim);
+  const Partial total = Partial::At(scores + AttendScratchFloats(layout.padded_dim));
+  const Partial part = Partial::At(scores + AttendScratchFloats(layout.padded_dim) + partial_floats);
   const int64_t num_units = static_cast<int64_t>(state.tiles.size()) * NumHeadTiles();
   std::atomic<int64_t>& next = state.counters[static_cast<size_t>(counter)];
   for (int64_t unit; (unit = next.fetch_add(1, std::memory_order_relaxed)) < num_units;) {

@@ -46,9 +46,6 @@ inline Vec Ramp() { return _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 
 inline Vec LoadHalf(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
-inline Vec LoadInt8(const int8_t* p) {
-  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
-}
 
 #elif defined(__AVX2__)
 
@@ -90,9 +87,6 @@ inline Vec PowerOfTwo(Vec n) {
 }
 inline Vec Ramp() { return _mm256_set_ps(7, 6, 5, 4, 3, 2, 1, 0); }
 inline Vec LoadHalf(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
-inline Vec LoadInt8(const int8_t* p) {
-  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
-}
 
 #else  // plain C++: four lanes, which every 64-bit machine has
 
@@ -153,9 +147,6 @@ inline float HalfToFloat(uint16_t half) {
 }
 inline Vec LoadHalf(const uint16_t* p) {
   return Vec{HalfToFloat(p[0]), HalfToFloat(p[1]), HalfToFloat(p[2]), HalfToFloat(p[3])};
-}
-inline Vec LoadInt8(const int8_t* p) {
-  return Vec{static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2]), static_cast<float>(p[3])};
 }
 
 #endif

@@ -1,0 +1,34 @@
+// The cache's formats behind one face: writing a token, attending a tile. Needs the two attention headers.
+#include "kernels/ops/op_kernels.h"
+
+namespace tripos {
+namespace {
+
+void Attend(const KvLayout& layout, const AttentionTile& tile, int partition, float* scratch, const Partial& out) {
+  const TileView view{layout, tile, partition};
+  switch (layout.type) {
+    case KvType::kF32: return AttendAs<float>(view, scratch, out);
+    case KvType::kF16: return AttendAs<uint16_t>(view, scratch, out);
+    case KvType::kInt8: return AttendInt8(layout, tile, partition, scratch, out);
+  }
+}
+
+void WriteKv(const KvLayout& layout, uint8_t* layer_cache, int32_t slot, const float* k, const float* v) {
+  const int size = layout.block_size, dim = layout.head_dim, at = slot % size;
+  uint8_t* chunk = layer_cache + static_cast<size_t>(slot / size) * layout.block_bytes();
+  for (int head = 0; head < layout.num_kv_heads; ++head, k += dim, v += dim, chunk += layout.chunk_bytes) {
+    uint8_t* v_out = chunk + layout.v_offset;
+    if (layout.type == KvType::kF32) {
+      for (int i = 0; i < dim; ++i) reinterpret_cast<float*>(chunk)[i * size + at] = k[i];
+      std::memcpy(reinterpret_cast<float*>(v_out) + at * layout.padded_dim, v, static_cast<size_t>(dim) * sizeof(float));
+    } else if (layout.type == KvType::kF16) {
+      for (int i = 0; i < dim; ++i) reinterpret_cast<uint16_t*>(chunk)[i * size + at] = FloatToHalf(k[i]);
+      for (int i = 0; i < dim; ++i) reinterpret_cast<uint16_t*>(v_out)[at * layout.padded_dim + i] = FloatToHalf(v[i]);
+    } else {
+      WriteKvInt8(layout, chunk, at, k, v);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tripos
