@@ -8,6 +8,8 @@ from typing import Any
 from tests.api.running import HELLO
 from tripos.wire.anthropic import messages
 from tripos.wire.fields import Table
+from tripos.wire.ollama import generation
+from tripos.wire.ollama import models as ollama_models
 from tripos.wire.openai import chat, completions, tokens
 
 
@@ -29,6 +31,21 @@ POSTS = (
     Post("/v1/completions", "Completions", completions.FIELDS, {"prompt": "x", "max_tokens": 1}),
     Post("/v1/messages", "Anthropic messages", messages.FIELDS, {"messages": HELLO, "max_tokens": 1}),
     Post("/v1/messages/count_tokens", "Anthropic messages", messages.COUNT, {"messages": HELLO}, generates=False),
+    Post(
+        "/api/chat",
+        "Ollama",
+        generation.CHAT,
+        {"messages": HELLO, "stream": False, "options": {"num_predict": 1}},
+        nested=(("options", generation.OPTIONS),),
+    ),
+    Post(
+        "/api/generate",
+        "Ollama",
+        generation.GENERATE,
+        {"prompt": "x", "stream": False, "options": {"num_predict": 1}},
+        nested=(("options", generation.OPTIONS),),
+    ),
+    Post("/api/show", "Ollama", ollama_models.SHOW, {}, generates=False),
     Post("/tokenize", "Tokens", tokens.TOKENIZE, {"prompt": "x"}, generates=False, needed=frozenset({"prompt"})),
     Post("/detokenize", "Tokens", tokens.DETOKENIZE, {"tokens": [1]}, generates=False),
 )

@@ -275,8 +275,42 @@ MESSAGE_ROWS: list[tuple[str, Any, str]] = [
     ("think S", changed(MESSAGES, thinking={"type": "disabled"}), ""),
     ("U01", changed(MESSAGES, messages=[{"role": "user", "content": "a" * MIB}]), "context_length_exceeded"),
 ]
+OLLAMA: dict[str, Any] = {"model": "tiny", "messages": HELLO, "stream": False, "options": {"num_predict": 1}}
+OLLAMA_ROWS: list[tuple[str, Any, str]] = [
+    ("P04", changed(OLLAMA, options={"num_predict": 0}), "out_of_range"),
+    ("P04", changed(OLLAMA, options={"num_predict": WINDOW + 1}), "context_length_exceeded"),
+    ("P04 S", changed(OLLAMA, options={"num_ctx": WINDOW, "num_predict": 1}), ""),
+    ("P04", changed(OLLAMA, options={"num_ctx": WINDOW + 1}), "context_length_exceeded"),
+    ("P12", changed(OLLAMA, options={"stop": ["x", None]}), "invalid_value"),
+    ("P12", changed(OLLAMA, options={"stop": ["x"] * 17}), "too_many_items"),
+    ("P13", changed(OLLAMA, top_logprobs=2), "invalid_value"),
+    ("J14", changed(OLLAMA, options={"__class__": 1}), "unknown_field"),
+    ("M01 S", changed(OLLAMA, messages=[]), ""),
+    ("M01", changed(OLLAMA, messages=[1]), "invalid_type"),
+    ("M02", changed(OLLAMA, messages=[{"role": "root", "content": "x"}]), "invalid_value"),
+    ("M02", changed(OLLAMA, messages=[{"role": "tool", "content": "x"}]), "invalid_value"),
+    ("M03", changed(OLLAMA, messages=[{"role": "user", "content": ["x"]}]), "invalid_type"),
+    ("M04", changed(OLLAMA, messages=[{"role": "user", "content": "x", "images": ["AA=="]}]), "too_many_items"),
+    ("M07", changed(OLLAMA, tools=[{"type": "function"}]), "invalid_value"),
+    ("M07 S", changed(OLLAMA, tools=[]), ""),
+    ("M15", changed(OLLAMA, format="json"), "unsupported_schema"),
+    ("M15", changed(OLLAMA, format={"type": "object"}), "unsupported_schema"),
+    ("think", changed(OLLAMA, think=True), "invalid_value"),
+    ("think", changed(OLLAMA, think="high"), "invalid_value"),
+    ("keep S", changed(OLLAMA, keep_alive="5m"), ""),
+    ("U01", changed(OLLAMA, messages=[{"role": "user", "content": "a" * MIB}]), "context_length_exceeded"),
+]
+GENERATE: dict[str, Any] = {"model": "tiny", "prompt": "x", "stream": False, "options": {"num_predict": 1}}
+GENERATE_ROWS: list[tuple[str, Any, str]] = [
+    ("P15 S", changed(GENERATE, prompt=""), ""),
+    ("P23", changed(GENERATE, raw=True, system="x"), "invalid_value"),
+    ("P23", changed(GENERATE, template="{{ .Prompt }}"), "invalid_value"),
+    ("U10", changed(GENERATE, raw=True, prompt="x" * WINDOW), "context_length_exceeded"),
+]
 
 ROWS = [
+    *((id, "/api/chat", body, code) for id, body, code in OLLAMA_ROWS),
+    *((id, "/api/generate", body, code) for id, body, code in GENERATE_ROWS),
     *(row for post in POSTS for row in every_post_rows(post)),
     *((id, "/v1/messages", body, code) for id, body, code in MESSAGE_ROWS),
     *((id, "/v1/completions", body, code) for id, body, code in COMPLETION_ROWS),
@@ -331,7 +365,7 @@ async def test_a_misspelt_field_gets_the_nearest_known(server: Running, post: Po
     for name, field in post.table.items():
         if field.use == "refused" or len(name) < 5:
             continue
-        response = await server.post(post.path, body_of(post, **{name[:-1] + "xx": 1}))
+        response = await server.post(post.path, with_field(post, "", name[:-1] + "xx", 1))
         assert error_code(response) == "unknown_field"
         assert "did you mean" in response.text
 
@@ -349,40 +383,43 @@ WRONG: dict[str, list[Any]] = {
     "array": [5, "x", {}],
     "object": [5, "x", []],
 }
-FIELDS = [(post, field) for post in POSTS for field in post.table.values()]
+FIELDS = [(post, "", field) for post in POSTS for field in post.table.values()]
+FIELDS += [(post, within, field) for post in POSTS for within, table in post.nested for field in table.values()]
 
 
-@pytest.mark.parametrize(
-    ("post", "field"), FIELDS, ids=lambda value: getattr(value, "name", getattr(value, "path", ""))
-)
-async def test_every_field_of_the_table_keeps_its_bounds(server: Running, post: Post, field: Field) -> None:
-    base = body_of(post)
-    bodies = [raw_field(base, field.name, value) for value in WRONG.get(field.kind, [])]
+def str_of(value: Any) -> str:
+    return getattr(value, "path", "") or getattr(value, "name", "") or str(value)
+
+
+@pytest.mark.parametrize(("post", "within", "field"), FIELDS, ids=str_of)
+async def test_every_field_keeps_its_bounds(server: Running, post: Post, within: str, field: Field) -> None:
+    bodies = [with_field(post, within, field.name, value) for value in WRONG.get(field.kind, [])]
     for bound, step in ((field.low, -1), (field.high, 1)):
         if bound is not None:
-            bodies.append(raw_field(base, field.name, bound + step))
+            bodies.append(with_field(post, within, field.name, bound + step))
     if field.kind in ("integer", "number"):
-        bodies += [raw_field(base, field.name, value) for value in (2**63, -(2**63), 1e308, -1e308)]
-        bodies += [json.dumps(base)[:-1].encode() + f',"{field.name}":1{"0" * 400}}}'.encode()]
+        bodies += [with_field(post, within, field.name, value) for value in (2**63, -(2**63), 1e308, -1e308)]
+        bodies += [with_field(post, within, field.name, "HUGE").replace(b'"HUGE"', b"1" + b"0" * 400)]
     if field.max_bytes:
-        bodies.append(raw_field(base, field.name, "x" * (field.max_bytes + 1)))
+        bodies.append(with_field(post, within, field.name, "x" * (field.max_bytes + 1)))
     if field.max_items and field.kind == "array":
-        bodies.append(raw_field(base, field.name, [1] * (field.max_items + 1)))
+        bodies.append(with_field(post, within, field.name, [1] * (field.max_items + 1)))
     if field.choices:
-        bodies.append(raw_field(base, field.name, "not a choice"))
+        bodies.append(with_field(post, within, field.name, "not a choice"))
     if field.use == "refused":
-        bodies.append(raw_field(base, field.name, {}))
+        bodies.append(with_field(post, within, field.name, {}))
     for body in bodies:
         response = await server.post(post.path, body)
         assert response.status_code == 400, (body, response.text)
         assert error_code(response) in (
             "invalid_type", "out_of_range", "too_many_items", "invalid_value", "invalid_json"
         ), body  # fmt: skip
-    absent = await server.post(post.path, {**base, field.name: None})
-    assert (
-        absent.status_code == (400 if field.required or field.name in post.body else 200) or field.name == "max_tokens"
-    )
+    absent = await server.post(post.path, with_field(post, within, field.name, None))
+    assert absent.status_code == (400 if field.required or field.name in post.needed else 200)
 
 
-def raw_field(base: dict[str, Any], name: str, value: Any) -> bytes:
-    return json.dumps({**base, name: value}).encode()
+def with_field(post: Post, within: str, name: str, value: Any) -> bytes:
+    """A good body but for one field, at the top or in the object `within`."""
+    body = body_of(post)
+    body |= {within: {**body.get(within, {}), name: value}} if within else {name: value}
+    return json.dumps(body).encode()

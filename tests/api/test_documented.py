@@ -42,7 +42,7 @@ def test_no_field_is_documented_that_does_not_exist() -> None:
 
 
 def test_every_route_is_documented() -> None:
-    named = set(re.findall(r"^\| `(GET|POST) (\S+)` \|", PAGE, flags=re.M))
+    named = set(re.findall(r"^\| `(GET|POST|DELETE) (\S+)` \|", PAGE, flags=re.M))
     assert named == {(route.method, route.path.replace("{name:path}", "{id}")) for route in ROUTES}
 
 

@@ -17,12 +17,14 @@ from starlette.routing import Match
 from starlette.routing import Route as Path
 from starlette.types import Receive, Scope, Send
 
-from tripos.api import access_log, anthropic, generate, models, probes, tokens
+from tripos.api import access_log, anthropic, generate, models, ollama, probes, tokens
+from tripos.api.absent import absent
 from tripos.api.anthropic import ANTHROPIC
 from tripos.api.auth import Keys
 from tripos.api.dialect import OPENAI, Dialect
 from tripos.api.exchange import ClientLeft, Exchange
 from tripos.api.hosts import LOOPBACK, check_host
+from tripos.api.ollama import OLLAMA
 from tripos.errors import InvalidRequest, NotFound, Overloaded, RequestFailed, TriposError
 from tripos.service import RETRY_S, Service
 
@@ -61,6 +63,9 @@ class Route:
     is_public: bool = False
 
 
+NO_EMBEDDINGS = "embeddings come with a later version; /v1/models lists what is served"
+NO_STORE = "name models when it starts (tripos serve MODEL ...); /api/tags lists them"
+
 ROUTES = (
     Route("POST", "/v1/chat/completions", generate.complete_chat),
     Route("POST", "/v1/completions", generate.complete),
@@ -68,6 +73,20 @@ ROUTES = (
     Route("POST", "/v1/messages/count_tokens", anthropic.count_tokens, ANTHROPIC),
     Route("GET", "/v1/models", models.list_models),
     Route("GET", "/v1/models/{name:path}", models.show_model),
+    Route("POST", "/v1/embeddings", absent(NO_EMBEDDINGS)),
+    Route("POST", "/api/chat", ollama.chat, OLLAMA),
+    Route("POST", "/api/generate", ollama.generate, OLLAMA),
+    Route("GET", "/api/tags", ollama.tags, OLLAMA),
+    Route("GET", "/api/ps", ollama.ps, OLLAMA),
+    Route("POST", "/api/show", ollama.show, OLLAMA),
+    Route("GET", "/api/version", ollama.version, OLLAMA),
+    Route("POST", "/api/embed", absent(NO_EMBEDDINGS), OLLAMA),
+    Route("POST", "/api/embeddings", absent(NO_EMBEDDINGS), OLLAMA),
+    Route("POST", "/api/pull", absent(NO_STORE), OLLAMA),
+    Route("POST", "/api/push", absent(NO_STORE), OLLAMA),
+    Route("POST", "/api/create", absent(NO_STORE), OLLAMA),
+    Route("POST", "/api/copy", absent(NO_STORE), OLLAMA),
+    Route("DELETE", "/api/delete", absent(NO_STORE), OLLAMA),
     Route("POST", "/tokenize", tokens.tokenize),
     Route("POST", "/detokenize", tokens.detokenize),
     Route("GET", "/livez", probes.livez, is_public=True),

@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 from tripos.api.exchange import Exchange
 from tripos.service import Service
 from tripos.types import Call, Event, ModelCard
-from tripos.wire.generation import Asked, with_recommended
+from tripos.wire.generation import Asked, for_model
 from tripos.wire.openai import chat, completions
 from tripos.wire.openai.generation import Identity
 
@@ -59,7 +59,7 @@ class Answer(Protocol):
 async def deliver(exchange: Exchange, service: Service, asked: Asked, answer: Answer) -> None:
     """Run the calls of a request and send what comes, in pieces or at once."""
     arrival_s = time.monotonic()
-    calls = _calls(exchange, with_recommended(asked, service.model(asked.model).card.sampling), arrival_s)
+    calls = _calls(exchange, for_model(asked, service.model(asked.model).card), arrival_s)
     async with aclosing(cast("Any", run_together(service, calls))) as batches:
         async for batch in batches:
             values = answer.take(batch)

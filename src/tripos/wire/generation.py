@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from tripos.errors import InvalidRequest
-from tripos.types import Delta, Event, Finish, Generate, Priority, Sampling, TokenLogprob, Usage
+from tripos.types import Delta, Event, Finish, Generate, ModelCard, Priority, TokenLogprob, Usage
 from tripos.wire.fields import Field, items
 
 MAX_MODEL_NAME = 256
@@ -39,15 +39,22 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     include_usage: bool = False
     priority: Priority = Priority.ONLINE
     timeout_s: float | None = None
+    window: int = 0  # tokens of context that the client wants at least
 
     @property
     def n(self) -> int:
         return self.requests[0].n
 
 
-def with_recommended(asked: Asked, recommended: Sampling) -> Asked:
-    """`asked` with the model's values for what the client left out."""
-    missing = {name: getattr(recommended, name) for name in RECOMMENDED - asked.given}
+def for_model(asked: Asked, card: ModelCard) -> Asked:
+    """`asked` with the model's values for what the client left out.
+
+    Raises InvalidRequest (context_length_exceeded) when it wants a larger window than there is.
+    """
+    if asked.window > card.max_model_len:
+        message = f"a window of {asked.window} tokens was asked for, {card.name} has {card.max_model_len}"
+        raise InvalidRequest(message, code="context_length_exceeded", param="options.num_ctx")
+    missing = {name: getattr(card.sampling, name) for name in RECOMMENDED - asked.given}
     if not missing:
         return asked
     requests = tuple(replace(each, sampling=replace(each.sampling, **missing)) for each in asked.requests)

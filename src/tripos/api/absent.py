@@ -1,0 +1,23 @@
+"""Endpoints that clients know and this server does not serve: 501, naming what does the job."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from tripos.api.exchange import Exchange
+from tripos.errors import TriposError
+from tripos.service import Service
+
+
+class NotImplementedHere(TriposError):
+    status = 501
+    code = "not_implemented"
+
+
+def absent(instead: str) -> Callable[[Exchange, Service], Awaitable[None]]:
+    """An endpoint that says what to do instead."""
+
+    async def refuse(exchange: Exchange, service: Service) -> None:
+        raise NotImplementedHere(f"this server does not do that: {instead}")
+
+    return refuse

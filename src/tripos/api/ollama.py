@@ -1,0 +1,54 @@
+"""Ollama's /api: chat, generate, and what is served."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from tripos import __version__
+from tripos.api.dialect import Dialect, lines
+from tripos.api.exchange import Exchange
+from tripos.api.generate import deliver, find_card
+from tripos.service import Service
+from tripos.wire.generation import Asked
+from tripos.wire.ollama import generation, models
+from tripos.wire.ollama.errors import encode_error
+
+OLLAMA = Dialect(encode_error, lines, b"application/x-ndjson")
+
+
+async def chat(exchange: Exchange, service: Service) -> None:
+    await _answer(exchange, service, generation.decode_chat, generation.ChatLines)
+
+
+async def generate(exchange: Exchange, service: Service) -> None:
+    await _answer(exchange, service, generation.decode_generate, generation.GenerateLines)
+
+
+async def tags(exchange: Exchange, service: Service) -> None:
+    await exchange.answer_json(models.encode_tags(service.cards))
+
+
+async def ps(exchange: Exchange, service: Service) -> None:
+    await exchange.answer_json(models.encode_ps(service.cards))
+
+
+async def show(exchange: Exchange, service: Service) -> None:
+    name = models.decode_show(await exchange.read_body())
+    await exchange.answer_json(models.encode_show(find_card(exchange, service, name)))
+
+
+async def version(exchange: Exchange, service: Service) -> None:
+    await exchange.answer_json({"version": __version__})
+
+
+async def _answer(
+    exchange: Exchange,
+    service: Service,
+    decode: Callable[[bytes], Asked],
+    make: Callable[[Asked, str, str], generation.LineAnswer],
+) -> None:
+    asked = decode(await exchange.read_body())
+    card = find_card(exchange, service, asked.model)
+    answer = make(asked, card.name, models.iso(time.time()))
+    await exchange.work(deliver(exchange, service, asked, answer))

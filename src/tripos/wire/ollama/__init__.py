@@ -1,0 +1,1 @@
+"""The Ollama dialect: chat, generate, the models and their cards, errors."""

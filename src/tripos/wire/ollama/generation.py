@@ -1,0 +1,233 @@
+"""POST /api/chat and /api/generate: body → Asked, events → lines. Streams unless told otherwise, as Ollama does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tripos.errors import InvalidRequest
+from tripos.types import Event, Generate, Message, Sampling, TokenLogprob
+from tripos.wire.fields import Field, read, table
+from tripos.wire.generation import (
+    INT31,
+    INT63,
+    MAX_MESSAGES,
+    MAX_TOKENS,
+    MODEL,
+    RECOMMENDED,
+    Asked,
+    Single,
+    check_model,
+    read_stop,
+)
+from tripos.wire.json import parse
+
+_LATER = "it comes with a later version"
+_MACHINE = "The server's own settings decide."
+
+_SHARED = (
+    MODEL,
+    Field("stream", "boolean", "Send the answer as lines. Default true."),
+    Field("options", "object", "See below.", max_items=64),
+    Field("logprobs", "boolean", "Report the log-probability of each token."),
+    Field("top_logprobs", "integer", "Likeliest alternatives per token; needs logprobs.", low=0, high=20),
+    Field("format", "any", 'Only "": JSON comes with a later version.'),
+    Field("think", "any", "Only false."),
+    Field("keep_alive", "any", "Models stay loaded.", use="ignored"),
+)
+CHAT = table(
+    Field("messages", "array", "The conversation. None: the model is loaded, which it is.", max_items=MAX_MESSAGES),
+    *_SHARED,
+    Field("tools", "array", "Only an empty list: tools come with a later version."),
+)
+GENERATE = table(
+    Field("prompt", "string", "What to answer. None: the model is loaded, which it is."),
+    Field("system", "string", "Goes before the prompt."),
+    Field("raw", "boolean", "Continue the prompt as it is, without the model's template."),
+    *_SHARED,
+    Field("template", "string", "templates come with the model", use="refused"),
+    Field("suffix", "string", "the models fill no gaps", use="refused"),
+    Field("images", "array", "this server reads text only", use="refused"),
+    Field("context", "array", "send the conversation to /api/chat", use="refused"),
+    Field("width", "integer", "this server makes no images", use="refused"),
+    Field("height", "integer", "this server makes no images", use="refused"),
+    Field("steps", "integer", "this server makes no images", use="refused"),
+)
+OPTIONS = table(
+    Field("num_predict", "integer", "Most tokens of the answer; below 0: as it fits.", low=-2, high=MAX_TOKENS),
+    Field("temperature", "number", "0: always the likeliest token. Default: the model's, else 1.", low=0, high=2),
+    Field("top_k", "integer", "Draw from the k likeliest; 0: from all. Default: the model's.", low=0, high=INT31),
+    Field("top_p", "number", "Draw from this much of the probability. Default: the model's.", low=1e-9, high=1),
+    Field("min_p", "number", "Least probability relative to the likeliest. Default: the model's.", low=0, high=1),
+    Field("repeat_penalty", "number", "Over prompt and answer. Default: the model's.", low=0.01, high=10),
+    Field("presence_penalty", "number", "Subtracted once from tokens of the output.", low=-2, high=2),
+    Field("frequency_penalty", "number", "Subtracted per occurrence in the output.", low=-2, high=2),
+    Field("seed", "integer", "Makes draws repeatable.", low=0, high=INT63),
+    Field("stop", "any", "A string or a list of up to 16, each of 1 to 256 bytes; matched exactly."),
+    Field("num_ctx", "integer", "At most the model's window, which is always whole.", low=1, high=INT31),
+    *(
+        Field(name, "integer", _MACHINE, low=-1, high=INT31, use="ignored")
+        for name in ("num_keep", "num_batch", "num_gpu", "main_gpu", "num_thread")
+    ),
+    *(
+        Field(name, "boolean", _MACHINE, use="ignored")
+        for name in ("numa", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mmap", "use_mlock",
+                     "embedding_only", "penalize_newline")
+    ),
+    *(
+        Field(name, "any", "use temperature, top_k, top_p and min_p", use="refused")
+        for name in ("mirostat", "mirostat_tau", "mirostat_eta", "tfs_z", "typical_p")
+    ),
+    Field("repeat_last_n", "integer", "penalties reach over the whole text", use="refused"),
+)  # fmt: skip
+_MESSAGE = table(
+    Field("role", "string", "", choices=("system", "user", "assistant"), required=True),
+    Field("content", "string", ""),
+    Field("images", "array", "", max_items=0),
+    Field("tool_calls", "array", "", max_items=0),
+    Field("thinking", "string", "Of an earlier answer.", use="ignored"),
+    Field("tool_name", "string", _LATER, use="refused"),
+)
+
+
+def decode_chat(body: bytes) -> Asked:
+    """No request when there are no messages. Raises InvalidRequest."""
+    found = read(parse(body), CHAT)
+    if found.get("tools"):
+        raise InvalidRequest(f"tools is not supported: {_LATER}", code="invalid_value", param="tools")
+    messages = tuple(_read_message(value, f"messages[{i}]") for i, value in enumerate(found.get("messages", ())))
+    return _asked(found, messages)
+
+
+def decode_generate(body: bytes) -> Asked:
+    """No request when there is no prompt. Raises InvalidRequest."""
+    found = read(parse(body), GENERATE)
+    prompt, system = found.get("prompt", ""), found.get("system")
+    if found.get("raw"):
+        if system is not None:
+            raise InvalidRequest("raw and system exclude each other", code="invalid_value", param="system")
+        return _asked(found, prompt)
+    before = () if system is None else (Message(role="system", content=system),)
+    return _asked(found, (*before, Message(role="user", content=prompt)) if prompt else ())
+
+
+def _read_message(value: Any, path: str) -> Message:
+    found = read(value, _MESSAGE, path)
+    return Message(role=found["role"], content=found.get("content", ""))
+
+
+def _asked(found: dict[str, Any], prompt: str | tuple[Message, ...]) -> Asked:
+    if found.get("format", "") != "":
+        message = "format is not supported: JSON comes with a later version"
+        raise InvalidRequest(message, code="unsupported_schema", param="format")
+    if found.get("think", False) is not False:
+        raise InvalidRequest("think: only false is supported", code="invalid_value", param="think")
+    if "top_logprobs" in found and not found.get("logprobs"):
+        message = "top_logprobs needs logprobs: true"
+        raise InvalidRequest(message, code="invalid_value", param="top_logprobs")
+    options = read(found.get("options", {}), OPTIONS, "options")
+    num_predict = options.get("num_predict", -1)
+    if num_predict == 0:
+        message = "options.num_predict is 0: leave prompt or messages out to load a model"
+        raise InvalidRequest(message, code="out_of_range", param="options.num_predict")
+    request = Generate(
+        prompt=prompt,
+        max_tokens=num_predict if num_predict > 0 else None,
+        sampling=_read_sampling(options, found.get("top_logprobs", 0) if found.get("logprobs") else None),
+    )
+    given = {"repetition_penalty" if name == "repeat_penalty" else name for name in options}
+    return Asked(
+        model=check_model(found),
+        requests=(request,) if prompt else (),
+        given=RECOMMENDED & given,
+        stream=found.get("stream", True),
+        window=options.get("num_ctx", 0),
+    )
+
+
+def _read_sampling(options: dict[str, Any], logprobs: int | None) -> Sampling:
+    return Sampling(
+        temperature=float(options.get("temperature", 1.0)),
+        top_k=options.get("top_k", 0),
+        top_p=float(options.get("top_p", 1.0)),
+        min_p=float(options.get("min_p", 0.0)),
+        repetition_penalty=float(options.get("repeat_penalty", 1.0)),
+        presence_penalty=float(options.get("presence_penalty", 0.0)),
+        frequency_penalty=float(options.get("frequency_penalty", 0.0)),
+        seed=options.get("seed"),
+        stop=read_stop(options.get("stop", ()), "options.stop"),
+        logprobs=logprobs,
+    )
+
+
+class LineAnswer(Single):
+    """One object, or lines of text and a last one with the timings."""
+
+    def __init__(self, asked: Asked, model: str, created_at: str) -> None:
+        super().__init__()
+        self._asked = asked
+        self._identity = {"model": model, "created_at": created_at}
+        self._num_logprobs = 0  # sent so far
+
+    def take(self, events: Sequence[tuple[int, Event]]) -> list[dict[str, Any]]:
+        text = self.collect(events)
+        logprobs = self._new_logprobs()
+        return [{**self._identity, **self._text(text), "done": False, **logprobs}] if text or logprobs else []
+
+    def end(self, elapsed_s: float) -> list[dict[str, Any]]:
+        return [{**self._identity, **self._text(""), **self._ending(elapsed_s)}]
+
+    def response(self, elapsed_s: float) -> dict[str, Any]:
+        self._num_logprobs = 0
+        return {
+            **self._identity, **self._text(self.choice.text), **self._ending(elapsed_s), **self._new_logprobs()
+        }  # fmt: skip
+
+    def _text(self, text: str) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _new_logprobs(self) -> dict[str, Any]:
+        new, self._num_logprobs = self.choice.logprobs[self._num_logprobs :], len(self.choice.logprobs)
+        return {"logprobs": [_encode_logprob(token) for token in new]} if new else {}
+
+    def _ending(self, elapsed_s: float) -> dict[str, Any]:
+        """Wall times in nanoseconds: waiting counts to the total only."""
+        if not self._asked.requests:
+            return {"done": True, "done_reason": "load"}
+        usage = self.usage
+        return {
+            "done": True,
+            "done_reason": self.choice.finish_reason,
+            "total_duration": _ns(elapsed_s),
+            "load_duration": 0,
+            "prompt_eval_count": usage.prompt_tokens,
+            "prompt_eval_duration": _ns(usage.ttft_s - usage.queue_s),
+            "eval_count": usage.output_tokens,
+            "eval_duration": _ns(elapsed_s - usage.ttft_s),
+        }
+
+
+class ChatLines(LineAnswer):
+    """The answer to /api/chat."""
+
+    def _text(self, text: str) -> dict[str, Any]:
+        return {"message": {"role": "assistant", "content": text}}
+
+
+class GenerateLines(LineAnswer):
+    """The answer to /api/generate."""
+
+    def _text(self, text: str) -> dict[str, Any]:
+        return {"response": text}
+
+
+def _ns(seconds: float) -> int:
+    return max(1, round(seconds * 1e9))  # clients divide by it
+
+
+def _encode_logprob(token: TokenLogprob) -> dict[str, Any]:
+    return {**_encode_one(token), "top_logprobs": [_encode_one(each) for each in token.top]}
+
+
+def _encode_one(token: TokenLogprob) -> dict[str, Any]:
+    return {"token": token.text, "logprob": max(token.logprob, -9999.0), "bytes": list(token.data)}
