@@ -146,12 +146,12 @@ class Engine:
         done = self._run(schedule.entries, failed)
         end_s = self.clock()
         self._attribute(schedule.entries, end_s - now_s)
+        self._observe(schedule, end_s - now_s)
         for packed, result in done:
             outputs += self._update(packed, result, end_s)
         if failed:
             outputs += self._fail(failed, len(schedule.entries))
         self.num_steps += 1
-        self._observe(schedule, end_s - now_s)
         return outputs
 
     def fail(self, error: EngineFailed) -> list[Output]:
@@ -254,13 +254,15 @@ class Engine:
                 sequence.decode_s += units * per_unit
 
     def _observe(self, schedule: Schedule, seconds: float) -> None:
-        """Keep what steps cost, and the rate that tells refused clients when to retry (over about 16 steps)."""
+        """Keep what steps cost, and how fast prompts are served while others wait."""
         if schedule.is_decoding:
             costs = self.scheduler.speculator.costs
             costs.observe(len(schedule.entries), schedule.num_drafts, seconds)
-        admission = self.scheduler.admission
-        rate = schedule.num_tokens / max(seconds, 1e-6)
-        admission.tokens_per_s += (rate - admission.tokens_per_s) / 16 if admission.tokens_per_s else rate
+        if self.scheduler.num_waiting:
+            num_prompt = sum(n for sequence, n in schedule.entries if sequence.first_token_s is None)
+            self.scheduler.admission.observe(num_prompt, seconds)
+        else:
+            self.scheduler.admission.relax()
 
     def _expire(self, sequence: Sequence) -> Output:
         where = "waiting" if sequence.num_computed_tokens == 0 else f"after {sequence.num_output_tokens} tokens"

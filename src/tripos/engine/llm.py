@@ -25,7 +25,7 @@ from tripos.engine.sequence import Sequence, choice_seed
 from tripos.engine.text import ChoiceText
 from tripos.errors import EngineFailed, InvalidRequest, RequestFailed, RequestTimeout, TriposError
 from tripos.models.tokenizer import Tokenizer
-from tripos.types import Call, Delta, Event, Finish, Generate, Message, ModelCard, Usage
+from tripos.types import Call, Delta, Event, Finish, Generate, Message, ModelCard, TokenLogprob, Usage
 
 log = logging.getLogger(__name__)
 
@@ -249,7 +249,7 @@ class LanguageModel:
                 priority=call.priority,
                 deadline_s=call.deadline_s,
                 arrival_s=arrival_s,
-                prompt_logprobs=request.prompt_logprobs,
+                prompt_logprobs=request.prompt_logprobs if index == 0 else None,  # choices share a prompt
                 index=index,
             )
             for index in range(request.n)
@@ -267,8 +267,10 @@ class _Stream:
     def __init__(self, tokenizer: Tokenizer, request: Generate, prompt: list[int], sequences: list[Sequence]) -> None:
         self.sequences = sequences
         echo_text = _prompt_text(tokenizer, request, prompt) if request.echo else None
+        prompt_logprobs: list[TokenLogprob | None] = []
         self._choices = [
-            ChoiceText(tokenizer, request.sampling, index, prompt, echo_text) for index in range(len(sequences))
+            ChoiceText(tokenizer, request.sampling, index, prompt, echo_text, prompt_logprobs)
+            for index in range(len(sequences))
         ]
         self._error: TriposError | None = None
         self._news = asyncio.Event()

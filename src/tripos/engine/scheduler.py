@@ -15,6 +15,7 @@ from tripos.engine.admission import Admission
 from tripos.engine.block_pool import NO_PARENT, BlockPool
 from tripos.engine.sequence import Sequence, Status
 from tripos.engine.speculate import Speculator
+from tripos.engine.waiting import BATCH_SHARE, BatchDebt, WaitingRoom
 from tripos.errors import ConfigError, ContextLengthExceeded
 from tripos.types import Priority
 
@@ -30,6 +31,7 @@ class SchedulerOptions:
     max_draft_tokens: int = 8  # guessed ahead for one sequence and step; 0: never
     max_waiting: int = 256  # requests
     max_waiting_tokens: int = 262_144  # prompt tokens
+    max_wait_s: float = 30.0  # predicted, for the next to come
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "token_budget", "max_num_rows", "max_prefill_tokens", "max_waiting"):
@@ -64,12 +66,12 @@ class Scheduler:
     def __init__(self, pool: BlockPool, options: SchedulerOptions | None = None) -> None:
         self.options = options = options or SchedulerOptions()
         self.pool = pool
-        self.admission = Admission(options.max_waiting, options.max_waiting_tokens)
+        self.admission = Admission(options.max_waiting, options.max_waiting_tokens, options.max_wait_s)
         self.running: list[Sequence] = []  # by key
-        self._waiting: list[
-            tuple[tuple[int, tuple[int, int]], Sequence]
-        ] = []  # heap by key, finished ones lazily dropped
-        self._deadlines: list[tuple[float, int, Sequence]] = []  # heap, likewise
+        self._waiting = WaitingRoom()
+        self._batch_debt = BatchDebt(options.token_budget)
+        self._kept: set[Sequence] = set()  # batch sequences that no online newcomer may replace
+        self._deadlines: list[tuple[float, int, Sequence]] = []  # heap, finished ones lazily dropped
         self._num_waiting = 0
         self._slots = list(range(options.max_num_seqs - 1, -1, -1))
         self._orders = itertools.count()
@@ -122,16 +124,46 @@ class Scheduler:
                 step.add(sequence, 1)
         if step.counts:  # others wait for this step's tokens: keep it short
             step.num_tokens_left = min(step.num_tokens_left, self.options.max_prefill_tokens)
-        for priority in Priority:  # batch work gets what online work, running or waiting, leaves
-            for sequence in behind:
-                if sequence.priority == priority and sequence.status is Status.RUNNING:
-                    step.add(sequence, step.chunk_of(sequence))
-            if not step.preempted:
-                self._admit(step, priority)
+        self._fill(step, behind)
+        self._settle_batch(step)
         is_decoding = all(s.num_tokens - s.num_computed_tokens == 1 and not s.wants_prompt_rows for s in step.counts)
         if is_decoding and self.options.max_draft_tokens:
             self._speculate(step)
         return step.finish(is_decoding)
+
+    def _fill(self, step: _Step, behind: list[Sequence]) -> None:
+        """Prompts and newcomers: batch work gets what online work, running or waiting, leaves, and what it is owed."""
+        may_admit = not step.preempted
+        if self._batch_debt.is_due:
+            self._catch_up(step, behind, Priority.BATCH)
+            if len(self._kept) < 1 + BATCH_SHARE * self.options.max_num_seqs:
+                may_admit = self._keep_one() or (may_admit and self._admit(step, Priority.BATCH, keep_one=True))
+        for priority in Priority:
+            self._catch_up(step, behind, priority)
+            may_admit = may_admit and not step.preempted and self._admit(step, priority)
+
+    def _keep_one(self) -> bool:
+        """Let a running batch sequence keep its place against online newcomers; False: there is no other."""
+        for sequence in reversed(self.running):
+            if sequence.priority is not Priority.BATCH:
+                break
+            if sequence not in self._kept:
+                self._kept.add(sequence)
+                return True
+        return False
+
+    def _catch_up(self, step: _Step, behind: list[Sequence], priority: Priority) -> None:
+        for sequence in behind:
+            if sequence.priority == priority and sequence.status is Status.RUNNING and sequence not in step.counts:
+                step.add(sequence, step.chunk_of(sequence))
+
+    def _settle_batch(self, step: _Step) -> None:
+        is_running = bool(self.running) and self.running[-1].priority is Priority.BATCH
+        if not is_running and self._waiting.first(Priority.BATCH) is None:
+            self._batch_debt.clear()
+            return
+        num_batch = sum(n for sequence, n in step.counts.items() if sequence.priority is Priority.BATCH)
+        self._batch_debt.settle(sum(step.counts.values()), num_batch)
 
     def advance(self, sequence: Sequence, num_tokens: int) -> None:
         """Note that a step computed `num_tokens` more of a sequence; full blocks become reusable. Guesses that did not
@@ -171,15 +203,12 @@ class Scheduler:
 
     def unfinished(self) -> list[Sequence]:
         """Every sequence that still runs or waits, in the order served."""
-        waiting = [sequence for _, sequence in sorted(self._waiting, key=lambda entry: entry[0])]
-        known = [*self.running, *(s for s in waiting if not s.is_finished)]
+        known = [*self.running, *self._waiting.in_order()]
         return [*known, *(s for leader in known for s in leader.siblings if not s.is_finished)]
 
     def _push(self, sequence: Sequence) -> None:
-        if len(self._waiting) > 2 * self._num_waiting + 64:  # mostly aborted ones
-            self._waiting = [entry for entry in self._waiting if not entry[1].is_finished]
-            heapq.heapify(self._waiting)
-        heapq.heappush(self._waiting, (sequence.key, sequence))
+        self._waiting.prune(self._num_waiting)
+        self._waiting.push(sequence)
 
     def _free_siblings(self, sequence: Sequence) -> None:
         for sibling in sequence.siblings:
@@ -187,22 +216,29 @@ class Scheduler:
                 self._push(sibling)
         sequence.siblings = []
 
-    def _admit(self, step: _Step, priority: Priority) -> None:
-        """Start waiting sequences of a priority while there is room; they may take the place of lower ones."""
-        while self._waiting and step.num_tokens_left > 0 and step.num_rows_left > 0:
-            sequence = self._waiting[0][1]
-            if sequence.is_finished:
-                heapq.heappop(self._waiting)
-            elif sequence.priority > priority or sequence in step.preempted:
-                return
-            elif self._slots and self._take_blocks(sequence):
-                heapq.heappop(self._waiting)
+    def _admit(self, step: _Step, priority: Priority, *, keep_one: bool = False) -> bool:
+        """Start waiting sequences of a priority while there is room (`keep_one`: one, to keep its place); they may take
+        the place of lower ones that are not kept. Returns whether there was room.
+        """
+        while (sequence := self._waiting.first(priority)) is not None:
+            if step.num_tokens_left <= 0 or step.num_rows_left <= 0 or sequence in step.preempted:
+                return False
+            if self._slots and self._take_blocks(sequence):
+                self._waiting.pop(priority)
                 self._start(sequence)
                 step.add(sequence, step.chunk_of(sequence))
-            elif self.running and self.running[-1].priority > sequence.priority:
-                self._preempt(self.running[-1], step)
+                if keep_one:
+                    self._kept.add(sequence)
+                    return True
+            elif (victim := self._last_below(priority)) is not None:
+                self._preempt(victim, step)
             else:
-                return
+                return False
+        return True
+
+    def _last_below(self, priority: Priority) -> Sequence | None:
+        lower = itertools.takewhile(lambda sequence: sequence.priority > priority, reversed(self.running))
+        return next((sequence for sequence in lower if sequence not in self._kept), None)
 
     def _take_blocks(self, sequence: Sequence) -> bool:
         """Give a sequence blocks for all its known tokens, cached ones where the content is the same.
@@ -294,6 +330,7 @@ class Scheduler:
 
     def _leave(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
+        self._kept.discard(sequence)
         self.pool.release(sequence.block_table)
         self._slots.append(sequence.slot)
         sequence.slot = -1

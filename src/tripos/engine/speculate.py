@@ -191,8 +191,9 @@ class Speculator:
             return
         was = list(guesser.rates)
         guesser.settle(drawn)
-        for i in range(2):
-            self._rates[i] += (guesser.rates[i] - was[i]) / 4
+        for i, (now, before) in enumerate(zip(guesser.rates, was, strict=True)):
+            if now != before:
+                self._rates[i] += (now - self._rates[i]) / 64
 
     def forget(self, sequence: Sequence) -> None:
         self._guessers.pop(sequence, None)

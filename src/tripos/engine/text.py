@@ -74,8 +74,15 @@ class ChoiceText:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, sampling: Sampling, index: int, prompt: Sequence[int], echo_text: str | None = None
+        self,
+        tokenizer: Tokenizer,
+        sampling: Sampling,
+        index: int,
+        prompt: Sequence[int],
+        echo_text: str | None = None,
+        prompt_logprobs: list[TokenLogprob | None] | None = None,
     ) -> None:
+        """`prompt_logprobs` is one list for all choices of a prompt; the first choice fills it before others begin."""
         self._tokenizer = tokenizer
         self._sampling = sampling
         self._index = index
@@ -86,7 +93,7 @@ class ChoiceText:
         self._text: list[str] = []
         self._num_released = 0  # characters
         self._num_taken = 0  # characters, of tokens taken
-        self._prompt_logprobs: list[TokenLogprob | None] = []
+        self._prompt_logprobs = prompt_logprobs if prompt_logprobs is not None else []
         self._prompt = tuple(prompt)
         self._echo_text = echo_text
         self._is_first = True

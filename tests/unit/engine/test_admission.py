@@ -50,6 +50,26 @@ def test_the_time_to_retry_follows_the_measured_rate(rate: float, retry_s: float
     assert refusal.value.retry_after_s == retry_s
 
 
+def test_a_wait_that_would_be_too_long_is_refused_at_once() -> None:
+    admission = Admission(max_waiting=99, max_waiting_tokens=100_000, max_wait_s=30.0)
+    admission.enter().set_tokens(4000)
+    for _ in range(300):
+        admission.observe(10, 0.1)
+    with pytest.raises(Overloaded, match="4000 tokens wait, about 40 s of work; at most 30 s may") as refusal:
+        admission.enter()
+    assert refusal.value.retry_after_s == pytest.approx(40.0, rel=0.02)
+    admission.relax()
+    admission.enter()
+
+
+def test_no_wait_is_predicted_from_a_queue_that_was_seen_too_shortly() -> None:
+    admission = Admission(max_waiting=99, max_waiting_tokens=100_000)
+    admission.enter().set_tokens(90_000)
+    for _ in range(20):
+        admission.observe(10, 0.1)
+    admission.enter()
+
+
 def test_a_draining_model_says_so() -> None:
     admission = Admission(max_waiting=1, max_waiting_tokens=1000)
     admission.close()

@@ -24,7 +24,7 @@ from tripos.errors import (
     RequestTimeout,
 )
 from tripos.models.tokenizer import IncrementalDecoder
-from tripos.runtime.executor import Executor, ExecutorOptions, StepInput
+from tripos.runtime.executor import Executor, ExecutorOptions, StepInput, StepOutput
 from tripos.testing import ScriptedExecutor
 from tripos.types import Call, Delta, Embed, Event, Finish, Generate, Message
 
@@ -316,6 +316,26 @@ async def test_echo_of_the_prompt_with_its_logprobs_and_nothing_more() -> None:
     assert delta.prompt_logprobs is not None
     assert delta.prompt_logprobs[0] is None
     assert [each.text for each in delta.prompt_logprobs[1:] if each is not None] == list("ello")
+
+
+async def test_choices_share_prompt_logprobs_that_are_computed_once() -> None:
+    executor = ScriptedExecutor(VOCAB_SIZE, OPTIONS)
+    forced = []
+    run = executor.run
+
+    def counting(step: StepInput) -> StepOutput:
+        forced.append(int((step.sampling.forced_token >= 0).sum()))
+        return run(step)
+
+    executor.run = counting  # type: ignore[method-assign]
+    async with started(executor) as model:
+        events = await read(model, call("hello there", n=3, prompt_logprobs=2, echo=True))
+    firsts = [event for event in events if isinstance(event, Delta) and event.prompt_token_ids]
+    assert sorted(first.index for first in firsts) == [0, 1, 2]
+    assert firsts[0].prompt_logprobs is not None
+    assert all(first.prompt_logprobs == firsts[0].prompt_logprobs for first in firsts)
+    assert len(firsts[0].prompt_logprobs) == len("hello there")
+    assert sum(forced) == len("hello there") - 1
 
 
 async def test_long_prompts_are_encoded_off_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:

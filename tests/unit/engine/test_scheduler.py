@@ -111,6 +111,33 @@ def test_online_takes_the_place_of_running_batch() -> None:
     assert simulation.finished[0] is online
 
 
+@pytest.mark.parametrize("max_num_seqs", [1, 2, 8])
+def test_batch_keeps_its_share_while_online_work_never_ends(max_num_seqs: int) -> None:
+    simulation = Simulation(num_blocks=64, max_num_seqs=max_num_seqs, token_budget=32)
+    batch = [sequence(9, max_tokens=20, first=1000 * i, priority=Priority.BATCH) for i in range(60)]
+    simulation.add(*batch)
+    tokens = {Priority.ONLINE: 0, Priority.BATCH: 0}
+    for _ in range(800):
+        while sum(s.priority is Priority.ONLINE for s in simulation.added if not s.is_finished) < max_num_seqs + 2:
+            simulation.add(sequence(10, max_tokens=8, first=100_000 + 16 * len(simulation.added)))
+        for each, num_tokens in simulation.step().entries:
+            tokens[each.priority] += num_tokens
+        assert tokens[Priority.BATCH] > 0.05 * sum(tokens.values()) - 2 * simulation.options.token_budget
+    assert tokens[Priority.BATCH] < 0.3 * tokens[Priority.ONLINE], "and no more than is fair"
+    assert any(each in batch for each in simulation.finished)
+
+
+def test_online_work_alone_owes_batch_nothing() -> None:
+    simulation = Simulation(max_num_seqs=1)
+    for first in range(30):
+        simulation.add(sequence(10, max_tokens=8, first=first * 16))
+    simulation.run()
+    late = [sequence(5, priority=Priority.BATCH), sequence(5, first=900)]
+    simulation.add(*late)
+    simulation.run()
+    assert simulation.finished[-2:] == [late[1], late[0]]
+
+
 def test_a_long_batch_prompt_lets_online_work_pass() -> None:
     simulation = Simulation(token_budget=16)
     batch = sequence(60, priority=Priority.BATCH)
