@@ -67,7 +67,9 @@ class AdaptedWeights(Weights):
         }
 
     def __getitem__(self, name: str) -> WeightTensor:
-        tensor = replace(self._weights[self._stored_names[name]], name=name)
+        tensor = self._weights[self._stored_names[name]]
+        if tensor.name != name:
+            tensor = replace(tensor, name=name)
         if tensor.panels is not None or not name.endswith(self._transposed):
             return tensor
         if len(tensor.shape) != 2 or tensor.dtype not in ("f32", "f16", "bf16"):

@@ -20,6 +20,7 @@ from tripos.models.config import CODE_KEYS, Family, Fields, read_json
 from tripos.models.digest import model_digest
 from tripos.models.gguf import GgufFile, read_gguf
 from tripos.models.packed import MANIFEST, PackedWeights, open_packed
+from tripos.models.quantized import read_quantized
 from tripos.models.tokenizer import MAX_TOKENIZER_BYTES, Tokenizer, tokenizer_from_json
 from tripos.models.translation import TranslatedWeights, translated_config
 from tripos.models.vocabulary import vocabulary_json
@@ -71,7 +72,7 @@ class Source:
     def files(self) -> dict[str, bytes]:
         """Name -> content of all that open_source wants beside the weights, whatever it was read from."""
         tokens = {"bos_token_id": self.tokenizer.bos_id, "eos_token_id": sorted(self.tokenizer.eos_ids) or None}
-        config = {key: value for key, value in self.config.items() if key not in (*CODE_KEYS, "quantization_config")}
+        config = {key: value for key, value in self.config.items() if key not in CODE_KEYS}
         generation = {key: value for key, value in asdict(self.generation).items() if value is not None}
         files = {
             "config.json": json.dumps(config | tokens, indent=1).encode(),
@@ -113,9 +114,13 @@ def _open_folder(folder: Path, name: str) -> Source:
     config = read_json(folder / "config.json")
     generation = _optional_json(folder / "generation_config.json")
     settings = _optional_json(folder / "tokenizer_config.json")
-    weights = packed or open_checkpoint(folder)
+    weights: Weights = packed or open_checkpoint(folder)
+    quantized: tuple[str, ...] = ()
+    if (quantization := config.pop("quantization_config", None)) is not None:
+        weights = read_quantized(quantization, weights)
+        quantized = weights.notes
     tokenizer = _read_tokenizer(folder, config, generation, settings)
-    notes = _notes(folder, config, tokenizer)
+    notes = quantized + _notes(folder, config, tokenizer)
     return _checked(Source(name, config, weights, tokenizer, parse_generation(generation), notes))
 
 

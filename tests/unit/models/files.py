@@ -14,7 +14,7 @@ GGML_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}
 
 
 def safetensors_bytes(tensors: dict[str, np.ndarray], metadata: dict[str, Any] | None = None) -> bytes:
-    names = {"float32": "F32", "float16": "F16", "int64": "I64", "uint8": "U8"}
+    names = {"float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32", "uint8": "U8"}
     header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
     data = b""
     for name, array in tensors.items():

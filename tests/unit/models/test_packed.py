@@ -160,7 +160,7 @@ def test_a_truncated_file_is_refused(packed: Path, tmp_path: Path, size: int) ->
     broken = copied(packed, tmp_path / "broken")
     data = (broken / WEIGHTS_FILE).read_bytes()
     (broken / WEIGHTS_FILE).write_bytes(data[:size])
-    with pytest.raises(ModelRefused, match="packed.safetensors"):
+    with pytest.raises(ModelRefused, match=r"packed\.safetensors"):
         load(broken)
 
 
