@@ -10,7 +10,7 @@ from tripos.wire.anthropic import messages
 from tripos.wire.fields import Table
 from tripos.wire.ollama import generation
 from tripos.wire.ollama import models as ollama_models
-from tripos.wire.openai import chat, completions, tokens
+from tripos.wire.openai import chat, completions, responses, tokens
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Post:
 POSTS = (
     Post("/v1/chat/completions", "Chat completions", chat.FIELDS, {"messages": HELLO, "max_tokens": 1}),
     Post("/v1/completions", "Completions", completions.FIELDS, {"prompt": "x", "max_tokens": 1}),
+    Post("/v1/responses", "Responses", responses.FIELDS, {"input": "x", "max_output_tokens": 1}),
+    Post("/v1/responses/input_tokens", "Responses", responses.COUNT, {"input": "x"}, generates=False),
     Post("/v1/messages", "Anthropic messages", messages.FIELDS, {"messages": HELLO, "max_tokens": 1}),
     Post("/v1/messages/count_tokens", "Anthropic messages", messages.COUNT, {"messages": HELLO}, generates=False),
     Post(

@@ -307,8 +307,52 @@ GENERATE_ROWS: list[tuple[str, Any, str]] = [
     ("P23", changed(GENERATE, template="{{ .Prompt }}"), "invalid_value"),
     ("U10", changed(GENERATE, raw=True, prompt="x" * WINDOW), "context_length_exceeded"),
 ]
+RESPONSE: dict[str, Any] = {"model": "tiny", "input": "x", "max_output_tokens": 1}
+
+
+def item(**fields: Any) -> dict[str, Any]:
+    return changed(RESPONSE, input=[changed({"role": "user", "content": "x"}, **fields)])
+
+
+RESPONSE_ROWS: list[tuple[str, Any, str]] = [
+    ("P04", changed(RESPONSE, max_output_tokens=0), "out_of_range"),
+    ("P04", changed(RESPONSE, max_output_tokens=WINDOW + 1), "context_length_exceeded"),
+    ("P13", changed(RESPONSE, top_logprobs=2), "invalid_value"),
+    ("P13", changed(RESPONSE, include=["web_search_call.action.sources"]), "invalid_value"),
+    ("P14", changed(RESPONSE, input=[]), "missing_field"),
+    ("P14", changed(RESPONSE, input=5), "invalid_type"),
+    ("P14", changed(RESPONSE, input=[1]), "invalid_type"),
+    ("P14", changed(RESPONSE, input=[{}] * 30_000), "too_many_items"),
+    ("P18", changed(RESPONSE, metadata={"a": "x" * 513}), "out_of_range"),
+    ("P18", changed(RESPONSE, metadata={"a" * 65: "x"}), "out_of_range"),
+    ("P18", changed(RESPONSE, metadata={"a": 1}), "invalid_type"),
+    ("P18", changed(RESPONSE, metadata={str(i): "x" for i in range(17)}), "too_many_items"),
+    ("M02", item(role="tool"), "invalid_value"),
+    ("M02", item(role=DROP), "missing_field"),
+    ("M03", item(content=None), "missing_field"),
+    ("M03", item(content=[]), "invalid_type"),
+    ("M03", item(content=[["x"]]), "invalid_type"),
+    ("M04", item(content=[{"type": "input_image", "image_url": "x"}]), "invalid_value"),
+    ("M04", item(content=[{"type": "input_text"}]), "missing_field"),
+    (
+        "M04",
+        changed(RESPONSE, input=[{"type": "function_call_output", "call_id": "1", "output": "x"}]),
+        "invalid_value",
+    ),
+    ("M07", changed(RESPONSE, tools=[{"type": "web_search"}]), "invalid_value"),
+    ("M07 S", changed(RESPONSE, tools=[], tool_choice="none"), ""),
+    ("M09", changed(RESPONSE, tool_choice="required"), "invalid_value"),
+    ("M15", changed(RESPONSE, text={"format": {"type": "json_object"}}), "unsupported_schema"),
+    ("M15 S", changed(RESPONSE, text={"format": {"type": "text"}}), ""),
+    ("store", changed(RESPONSE, previous_response_id="resp_0"), "not_found"),
+    ("store", changed(RESPONSE, previous_response_id=""), "not_found"),
+    ("store", changed(RESPONSE, truncation="auto"), "invalid_value"),
+    ("store", changed(RESPONSE, background=True), "invalid_value"),
+    ("U01", changed(RESPONSE, input="a" * MIB), "context_length_exceeded"),
+]
 
 ROWS = [
+    *((id, "/v1/responses", body, code) for id, body, code in RESPONSE_ROWS),
     *((id, "/api/chat", body, code) for id, body, code in OLLAMA_ROWS),
     *((id, "/api/generate", body, code) for id, body, code in GENERATE_ROWS),
     *(row for post in POSTS for row in every_post_rows(post)),

@@ -17,7 +17,7 @@ from starlette.routing import Match
 from starlette.routing import Route as Path
 from starlette.types import Receive, Scope, Send
 
-from tripos.api import access_log, anthropic, generate, models, ollama, probes, tokens
+from tripos.api import access_log, anthropic, generate, models, ollama, probes, responses, tokens
 from tripos.api.absent import absent
 from tripos.api.anthropic import ANTHROPIC
 from tripos.api.auth import Keys
@@ -25,6 +25,8 @@ from tripos.api.dialect import OPENAI, Dialect
 from tripos.api.exchange import ClientLeft, Exchange
 from tripos.api.hosts import LOOPBACK, check_host
 from tripos.api.ollama import OLLAMA
+from tripos.api.responses import RESPONSES
+from tripos.api.stored import ResponseStore
 from tripos.errors import InvalidRequest, NotFound, Overloaded, RequestFailed, TriposError
 from tripos.service import RETRY_S, Service
 
@@ -69,6 +71,10 @@ NO_STORE = "name models when it starts (tripos serve MODEL ...); /api/tags lists
 ROUTES = (
     Route("POST", "/v1/chat/completions", generate.complete_chat),
     Route("POST", "/v1/completions", generate.complete),
+    Route("POST", "/v1/responses", responses.create_response, RESPONSES),
+    Route("POST", "/v1/responses/input_tokens", responses.count_tokens, RESPONSES),
+    Route("GET", "/v1/responses/{name:path}", responses.show_response, RESPONSES),
+    Route("DELETE", "/v1/responses/{name:path}", responses.delete_response, RESPONSES),
     Route("POST", "/v1/messages", anthropic.create_message, ANTHROPIC),
     Route("POST", "/v1/messages/count_tokens", anthropic.count_tokens, ANTHROPIC),
     Route("GET", "/v1/models", models.list_models),
@@ -104,13 +110,14 @@ class App:
         self.service = service
         self.keys = keys or Keys()
         self.hosts = hosts
+        self._stored = ResponseStore()
         self._paths = [(Path(route.path, _unused, methods=[route.method]), route) for route in ROUTES]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         began_s = time.monotonic()
-        exchange = Exchange(scope, receive, send)
+        exchange = Exchange(scope, receive, send, self._stored)
         try:
             await self._serve(exchange)
         except ClientLeft:

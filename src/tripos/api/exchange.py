@@ -17,6 +17,7 @@ from typing import Any
 from starlette.types import Message, Receive, Scope, Send
 
 from tripos.api.dialect import OPENAI, Dialect
+from tripos.api.stored import ResponseStore
 from tripos.errors import InvalidRequest, RequestTimeout, RequestTooLarge, TriposError
 from tripos.wire.json import encode
 
@@ -50,13 +51,14 @@ class Exchange:
     route is. `encode_failure`: how an error ends a stream, where that is not as in a response.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, stored: ResponseStore) -> None:
         self.scope = scope
+        self.stored = stored
         self._receive = receive
         self._send = send
         self.request_id = self._read_request_id()
         self.dialect: Dialect = OPENAI
-        self.encode_failure: Callable[[TriposError], Any] | None = None
+        self.encode_failure: Callable[[TriposError], list[Any]] | None = None
         self.principal = ""
         self.path_name = ""
         self.model = ""  # for the log: a served name or nothing
@@ -137,8 +139,8 @@ class Exchange:
         if self.is_over:
             return
         if self.status:
-            failure = self.encode_failure(error) if self.encode_failure else self._encode_error(error)
-            await self._write(self.dialect.frame([failure]), is_last=True)
+            last = self.encode_failure(error) if self.encode_failure else [self._encode_error(error)]
+            await self._write(self.dialect.frame(last), is_last=True)
             return
         if error.retry_after_s is not None or error.status in (429, 503):
             # Drawn, so that they do not all come back at once.

@@ -1,0 +1,83 @@
+"""/v1/responses: create, count, show and delete."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from tripos.api.dialect import Dialect, typed_events
+from tripos.api.exchange import Exchange
+from tripos.api.generate import deliver, find_card
+from tripos.api.tokens import find_tokenizing
+from tripos.service import Service
+from tripos.types import Event, Message
+from tripos.wire.generation import for_model
+from tripos.wire.json import encode
+from tripos.wire.openai import responses
+from tripos.wire.openai.errors import encode_error
+from tripos.wire.openai.responses import ResponseAnswer, Wanted
+
+RESPONSES = Dialect(lambda error, request_id: encode_error(error), typed_events)
+
+
+async def create_response(exchange: Exchange, service: Service) -> None:
+    wanted = responses.decode(await exchange.read_body())
+    card = find_card(exchange, service, wanted.asked.model)
+    before = _said_before(exchange, wanted)
+    asked = for_model(responses.ask(wanted, before), card)
+    response_id = "resp_" + secrets.token_hex(16)  # not the request's own id, which a client may choose
+    answer = ResponseAnswer(wanted, asked, response_id, int(time.time()), card.name)
+    exchange.encode_failure = answer.failure
+    kept = _Kept(exchange, answer, response_id, (*before, *wanted.messages)) if wanted.is_stored else answer
+    await exchange.work(deliver(exchange, service, asked, kept))
+
+
+async def count_tokens(exchange: Exchange, service: Service) -> None:
+    wanted = responses.decode_count(await exchange.read_body())
+    find_card(exchange, service, wanted.asked.model)
+    asked = responses.ask(wanted, _said_before(exchange, wanted))
+    tokens = await find_tokenizing(service, asked.model).encode(asked.requests[0])
+    await exchange.answer_json(responses.encode_count(len(tokens)))
+
+
+async def show_response(exchange: Exchange, service: Service) -> None:
+    await exchange.answer(200, exchange.stored.get(exchange.principal, exchange.path_name).body)
+
+
+async def delete_response(exchange: Exchange, service: Service) -> None:
+    exchange.stored.delete(exchange.principal, exchange.path_name)
+    await exchange.answer_json(responses.encode_deleted(exchange.path_name))
+
+
+def _said_before(exchange: Exchange, wanted: Wanted) -> tuple[Message, ...]:
+    """Raises NotFound."""
+    if wanted.previous_response_id is None:
+        return ()
+    return exchange.stored.get(exchange.principal, wanted.previous_response_id, "previous_response_id").messages
+
+
+class _Kept:
+    """An answer that is stored before its client learns that it is whole."""
+
+    def __init__(
+        self, exchange: Exchange, answer: ResponseAnswer, response_id: str, messages: tuple[Message, ...]
+    ) -> None:
+        self._exchange, self._answer, self._id, self._messages = exchange, answer, response_id, messages
+
+    def take(self, events: Sequence[tuple[int, Event]]) -> list[Any]:
+        return self._answer.take(events)
+
+    def end(self, elapsed_s: float) -> list[Any]:
+        self._keep(self._answer.response(elapsed_s))
+        return self._answer.end(elapsed_s)
+
+    def response(self, elapsed_s: float) -> Any:
+        body = self._answer.response(elapsed_s)
+        self._keep(body)
+        return body
+
+    def _keep(self, body: Any) -> None:
+        messages = (*self._messages, Message(role="assistant", content=self._answer.choice.text))
+        self._exchange.stored.put(self._exchange.principal, self._id, encode(body), messages)
