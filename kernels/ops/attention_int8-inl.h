@@ -32,7 +32,7 @@ inline void StoreInt8(int8_t* p, Vec x) {
 inline void StoreUint8(uint8_t* p, Vec x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(x)));
 }
-inline Vec TimesPowerOfTwo(Vec x, Vec n) { return _mm512_scalef_ps(x, n); }
+inline Vec TimesPowerOfTwo(Vec x, Vec n) { return _mm512_scalef_ps(x, n); }  // 0 for n as low as -1e30
 
 #elif defined(__AVX2__)
 
@@ -109,14 +109,15 @@ inline Vec TimesPowerOfTwo(Vec x, Vec n) {
 constexpr int kWeightRun = 32;      // keys whose weights share a scale
 constexpr int kKeyTile = 16;  // keys that lie together
 constexpr int kKeyTiles = kPartition / kKeyTile;
-constexpr int kPrefetchTiles = 4;
+constexpr int kPrefetchTiles = 8;
 constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
 constexpr float kMasked = -1e30f;  // a score that weighs exactly 0, and finite, so that it may be subtracted from itself
 
 // 2^x within 3e-6, far below a byte's rounding.
 inline Vec Exp2(Vec x) {
-  const Vec n = Round(Max(Set(-1e4f), x));  // in this order NaN stays NaN
-  const Vec r = Sub(Max(Set(-1e4f), x), n);
+  if constexpr (kLanes < 16) x = Max(Set(-1e4f), x);  // in this order NaN stays NaN
+  const Vec n = Round(x);
+  const Vec r = Sub(x, n);
   Vec p = Set(9.570096670e-03f);
   p = Fma(p, r, Set(5.591785991e-02f));
   p = Fma(p, r, Set(2.402474496e-01f));
@@ -125,7 +126,8 @@ inline Vec Exp2(Vec x) {
   return TimesPowerOfTwo(p, n);
 }
 
-// Symmetric int8 of one head's row; the rest up to a whole vector becomes 0. Returns the scale, largest magnitude / 127.
+// Symmetric int8 of one head's row; the rest up to a whole vector becomes 0. Returns the scale, largest magnitude / 127,
+// or infinity for a row with NaN or infinity: it must stay poisoned, so that its request fails and answers no nonsense.
 inline float QuantizeHead(const float* x, int n, int8_t* out) {
   Vec largest = Set(0.0f), poison = Set(0.0f);
   for (int i = 0; i < n; i += kLanes) {
@@ -138,8 +140,7 @@ inline float QuantizeHead(const float* x, int n, int8_t* out) {
   for (int i = 0; i < n; i += kLanes) {
     StoreInt8(out + i, Mul(LoadN(x + i, n - i < kLanes ? n - i : kLanes), inverse));
   }
-  // A row with NaN or infinity must stay poisoned: its request fails, it does not answer nonsense.
-  return peak / 127.0f + SumLanes(poison);
+  return SumLanes(poison) == 0.0f ? peak / 127.0f : -kMinusInfinity;
 }
 
 struct Int8Tile {
@@ -172,7 +173,7 @@ struct Int8Tile {
   void QuantizeQueries(int num_rows) {
     for (int row = 0; row < num_rows; ++row) {
       int8_t* q = query + row * dim;
-      scale[row] = QuantizeHead(view.Query(row), view.layout.head_dim, q) * view.tile.scale;
+      scale[row] = QuantizeHead(view.Query(row), view.layout.head_dim, q) * view.tile.scale * (view.tile.softcap > 0.0f ? 1.0f : kLog2E);
       int32_t sum = 0;
       for (int i = 0; i < view.layout.head_dim; ++i) sum += q[i];
       bias[row] = -kKeyBias * sum;
@@ -236,9 +237,44 @@ inline void KeyScores(const Int8Tile& t, int row, int key) {
 
 template <int kRows>
 void KeyScoresOf(const Int8Tile& t, int row, int low, int high) {
+  constexpr int kVecs = kLanes == 16 && kRows <= 4 ? 4 : 2;  // enough chains to hide the latency of a product
   int key = low;
-  for (; key + 2 * kLanes <= high; key += 2 * kLanes) KeyScores<kRows, 2>(t, row, key);
+  for (; key + kVecs * kLanes <= high; key += kVecs * kLanes) KeyScores<kRows, kVecs>(t, row, key);
   for (; key < high; key += kLanes) KeyScores<kRows, 1>(t, row, key);
+}
+
+// Scores, those that a row does not see masked.
+inline Vec Masked(Vec s, int key, Visible visible) {
+  const Vec lane = Add(Ramp(), Set(static_cast<float>(key)));
+  s = Select(Less(lane, Set(static_cast<float>(visible.low))), Set(kMasked), s);
+  return Select(Less(lane, Set(static_cast<float>(visible.high))), s, Set(kMasked));
+}
+
+// One run's weights as bytes and their scale; returns the sum of exp(score - peak) so far.
+template <bool kIsInside>
+inline Vec WeighRun(const Int8Tile& t, int row, int run, int end, Vec peak, Vec sum) {
+  const float* scores = t.scores + row * kPartition;
+  Vec w[kWeightRun / kLanes];
+  Vec top = Set(0.0f);
+#pragma GCC unroll 8
+  for (int v = 0; v < kWeightRun / kLanes; ++v) {
+    const int key = run + v * kLanes;
+    w[v] = Set(0.0f);
+    if (!kIsInside && key >= end) continue;
+    const Vec p = Exp2(Sub(Load(scores + key), peak));
+    sum = Add(sum, p);
+    w[v] = Mul(p, Load(t.scales[key / kKeyTile] + t.view.layout.block_size + key % kKeyTile));
+    // Slots that this row does not see may hold anything: weight 0 must stay 0.
+    if constexpr (!kIsInside) w[v] = Select(Less(Set(0.0f), p), w[v], Set(0.0f));
+    top = Max(top, w[v]);
+  }
+  const float scale = MaxLanes(top);
+  const float inverse = scale > 1e-30f ? kWeightLevels / scale : 0.0f;
+  t.run_scales[row * (kPartition / kWeightRun) + run / kWeightRun] = scale > 1e-30f ? scale * (1.0f / kWeightLevels) : 0.0f;
+  uint8_t* bytes = t.weights + row * kPartition + run;
+#pragma GCC unroll 8
+  for (int v = 0; v < kWeightRun / kLanes; ++v) StoreUint8(bytes + v * kLanes, Mul(w[v], Set(inverse)));
+  return sum;
 }
 
 // Turns a row's scores over [low, high) into bytes and their scales. low: a multiple of kWeightRun; high: of kKeyTile.
@@ -249,43 +285,22 @@ void Weigh(const Int8Tile& t, int row, int low, int high, const Partial& out) {
   Vec largest = Set(kMasked);
   for (int key = low; key < high; key += kLanes) {
     Vec s = Load(scores + key);
-    if (softcap > 0.0f) s = Mul(Set(softcap), Tanh(Div(s, Set(softcap))));
-    s = Mul(s, Set(kLog2E));
-    if (key < visible.low || key + kLanes > visible.high) {
-      const Vec lane = Add(Ramp(), Set(static_cast<float>(key)));
-      s = Select(Less(lane, Set(static_cast<float>(visible.low))), Set(kMasked), s);
-      s = Select(Less(lane, Set(static_cast<float>(visible.high))), s, Set(kMasked));
-    }
-    Store(scores + key, s);
+    const bool is_edge = key < visible.low || key + kLanes > visible.high;
+    if (softcap > 0.0f) s = Mul(Set(softcap * kLog2E), Tanh(Div(s, Set(softcap))));
+    if (is_edge) s = Masked(s, key, visible);
+    if (is_edge || softcap > 0.0f) Store(scores + key, s);
     largest = Max(s, largest);
   }
   const bool sees_any = visible.low < visible.high;
   const float peak = sees_any ? MaxLanes(largest) : 0.0f;
-  Vec sum = Set(0.0f), poison = Set(0.0f);
-  uint8_t* bytes = t.weights + row * kPartition;
+  Vec sum = Set(0.0f);
   for (int run = low; run < high; run += kWeightRun) {
     const int end = run + kWeightRun < high ? run + kWeightRun : high;
-    Vec w[kWeightRun / kLanes];
-    Vec top = Set(0.0f);
-    for (int v = 0; v < kWeightRun / kLanes; ++v) {
-      const int key = run + v * kLanes;
-      w[v] = Set(0.0f);
-      if (key >= end) continue;
-      const Vec p = Exp2(Sub(Load(scores + key), Set(peak)));
-      sum = Add(sum, p);
-      // Slots that this row does not see may hold anything: weight 0 must stay 0.
-      const Vec scaled = Mul(p, Load(t.scales[key / kKeyTile] + t.view.layout.block_size + key % kKeyTile));
-      w[v] = Select(Less(Set(0.0f), p), scaled, Set(0.0f));
-      poison = Fma(w[v], Set(0.0f), poison);
-      top = Max(top, w[v]);
-    }
-    const float scale = MaxLanes(top);
-    const float inverse = scale > 1e-30f ? kWeightLevels / scale : 0.0f;
-    t.run_scales[row * (kPartition / kWeightRun) + run / kWeightRun] = scale > 1e-30f ? scale * (1.0f / kWeightLevels) : 0.0f;
-    for (int v = 0; v < kWeightRun / kLanes; ++v) StoreUint8(bytes + run + v * kLanes, Mul(w[v], Set(inverse)));
+    sum = run >= visible.low && run + kWeightRun <= visible.high ? WeighRun<true>(t, row, run, end, Set(peak), sum)
+                                                                 : WeighRun<false>(t, row, run, end, Set(peak), sum);
   }
   out.largest[row] = sees_any ? peak * kLn2 : kMinusInfinity;
-  out.sum[row] = SumLanes(sum) + SumLanes(poison);
+  out.sum[row] = SumLanes(sum);
 }
 
 // kRows x kVecs * kLanes columns of weights · V.
