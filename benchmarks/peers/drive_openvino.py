@@ -15,8 +15,8 @@ STEP_TOKENS = 2048  # most tokens of one step; its default of 256 is slower here
 def load(setup: work.Setup) -> work.Answer:
     scheduler = genai.SchedulerConfig()
     scheduler.max_num_batched_tokens = STEP_TOKENS
-    scheduler.max_num_seqs = work.MOST_SEQUENCES
-    scheduler.num_kv_blocks = work.BATCH_TOKENS // BLOCK_SIZE + work.MOST_SEQUENCES
+    scheduler.max_num_seqs = setup.max_sequences
+    scheduler.num_kv_blocks = setup.cache_tokens // BLOCK_SIZE
     properties = {"INFERENCE_NUM_THREADS": setup.threads, "KV_CACHE_PRECISION": setup.kv_cache}
     pipeline = genai.ContinuousBatchingPipeline(setup.model, scheduler, "CPU", properties)
 

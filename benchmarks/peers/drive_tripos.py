@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from benchmarks.peers import work
 
 
@@ -18,10 +20,14 @@ def load(setup: work.Setup) -> work.Answer:
         threads=setup.threads,
         weights=setup.weights,
         kv_cache=setup.kv_cache,
-        max_sequences=work.MOST_SEQUENCES,
-        max_model_len=work.LONGEST,
+        max_sequences=setup.max_sequences,
+        max_model_len=setup.max_tokens,
+        speculate="off",  # random weights repeat themselves more than a model would
     )
-    engine = build.load_model(options).engine
+    # As much cache as the rows need: all of it is touched at load.
+    needs = build.open_model(options).fit
+    memory = needs.weight_bytes + setup.cache_tokens * needs.kv_bytes_per_token
+    engine = build.load_model(replace(options, memory=memory)).engine
     sampling = Sampling(temperature=0.0, ignore_eos=True)
 
     def answer(prompts: list[list[int]], max_tokens: int) -> work.Timing:

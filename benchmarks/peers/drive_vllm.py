@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 
 from benchmarks.peers import work
+
+
+def cache_gib(setup: work.Setup) -> int:
+    """Whole GiB that hold the cache of the largest row in bf16."""
+    config = json.loads((Path(setup.model) / "config.json").read_text())
+    values = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"]
+    return int(-(-2 * values * setup.cache_tokens // 2**30))
 
 
 def load(setup: work.Setup) -> work.Answer:
     os.environ |= {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # so that its memory is this process's
-        "VLLM_CPU_KVCACHE_SPACE": "4",  # GiB
+        "VLLM_CPU_KVCACHE_SPACE": str(cache_gib(setup)),
         "VLLM_CPU_OMP_THREADS_BIND": "-".join(map(str, (0, setup.threads - 1))),
         "VLLM_LOGGING_LEVEL": "WARNING",
         "HF_HUB_OFFLINE": "1",
@@ -20,8 +29,8 @@ def load(setup: work.Setup) -> work.Answer:
     engine = vllm.LLM(
         setup.model,
         dtype="bfloat16",
-        max_num_seqs=work.MOST_SEQUENCES,
-        max_model_len=work.LONGEST,
+        max_num_seqs=setup.max_sequences,
+        max_model_len=max(setup.max_tokens, 256),
         enable_prefix_caching=False,
     ).llm_engine
 

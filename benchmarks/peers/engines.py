@@ -38,13 +38,14 @@ class Engine:
     def measures(self, row: str) -> bool:
         return row.startswith(self.only)
 
-    def setup(self, models: Path, threads: int, vocab_size: int) -> Setup:
+    def setup(self, models: Path, threads: int, vocab_size: int, rows: list[str]) -> Setup:
         return Setup(
             model=str(models / self.model),
             weights=self.weights,
             kv_cache=self.kv_cache,
             threads=threads,
             vocab_size=vocab_size,
+            rows=rows,
             mode=self.mode,
         )
 

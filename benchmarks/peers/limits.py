@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from benchmarks import engine, machine
 from benchmarks.peers.work import work
@@ -52,8 +51,10 @@ def tokens_per_s(limits: engine.Limits, row: str) -> float:
     return given.output_tokens / (prefill_s + limits.decode_s(lengths, given.max_tokens))
 
 
-def described(limits: dict[int, engine.Limits]) -> dict[str, Any]:
-    return {
-        str(bits): {"read_gb_s": round(limit.bytes_per_s / 1e9, 1), "peak_gop_s": round(limit.ops_per_s / 1e9)}
-        for bits, limit in limits.items()
-    }
+def better(one: engine.Limits, other: engine.Limits) -> engine.Limits:
+    """The best of both in each rate."""
+    return replace(
+        one,
+        bytes_per_s=max(one.bytes_per_s, other.bytes_per_s),
+        ops_per_s=max(one.ops_per_s, other.ops_per_s),
+    )

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from benchmarks.engine import Limits
+from benchmarks.peers import limits
 from benchmarks.peers.engines import OURS, Engine
 
 UNITS = {"decode": "tokens/s", "pp": "prompt tokens/s", "batch": "generated tokens/s, whole run", "cold": "seconds"}
@@ -45,7 +47,7 @@ class Table:
     pairs: list[Pairs] = field(default_factory=list)
     failures: list[tuple[Engine, str, str]] = field(default_factory=list)
     limits: dict[tuple[int, str], float] = field(default_factory=dict)  # (bits, row) -> tokens/s
-    machine: dict[str, Any] = field(default_factory=dict)
+    machine: dict[int, Limits] = field(default_factory=dict)  # by bits
     versions: dict[str, str] = field(default_factory=dict)
     date: str = field(default_factory=lambda: datetime.date.today().isoformat())
 
@@ -61,6 +63,20 @@ class Table:
                 pairs.rounds.append((our, theirs))
                 return
         self.pairs.append(Pairs(ours, peer, row, [(our, theirs)]))
+
+    def add_limits(self, measured: dict[int, Limits], rows: list[str]) -> None:
+        """The best so far counts: a limit is what the machine can do undisturbed."""
+        for bits, found in measured.items():
+            self.machine[bits] = limits.better(self.machine.get(bits, found), found)
+            for row in rows:
+                if row != "cold":
+                    self.limits[bits, row] = limits.tokens_per_s(self.machine[bits], row)
+
+    def rates(self) -> dict[str, dict[str, float]]:
+        return {
+            str(bits): {"read_gb_s": round(found.bytes_per_s / 1e9, 1), "peak_gop_s": round(found.ops_per_s / 1e9)}
+            for bits, found in self.machine.items()
+        }
 
     def fail(self, engine: Engine, row: str, reason: str) -> None:
         if (engine, row, reason) not in self.failures:
@@ -117,7 +133,7 @@ class Table:
         ]
         failures = [{"engine": engine.name, "row": row, "reason": reason} for engine, row, reason in self.failures]
         return {
-            "shape": self.shape, "cpu": self.cpu, "threads": self.threads, "date": self.date, "machine": self.machine,
+            "shape": self.shape, "cpu": self.cpu, "threads": self.threads, "date": self.date, "machine": self.rates(),
             "versions": self.versions, "rows": rows, "ratios": ratios, "best": best(self), "failures": failures,
         }  # fmt: skip
 
@@ -192,7 +208,7 @@ def row_lines(table: Table, row: str) -> list[str]:
 
 def ending(table: Table) -> list[str]:
     lines = ["## The machine and the engines", ""]
-    for bits, found in table.machine.items():
+    for bits, found in table.rates().items():
         lines.append(
             f"- {bits}-bit weights: {found['read_gb_s']} GB/s read at their size, {found['peak_gop_s']:,} Gop/s"
         )

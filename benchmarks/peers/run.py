@@ -22,7 +22,7 @@ from benchmarks.peers.report import Measured, Table
 from benchmarks.peers.work import Timing, tokens_per_s, work
 
 ROWS = "decode,pp512,pp2048,batch16,batch64,cold"
-FIRST_TOKEN = "pp16"  # the job of a cold start
+FIRST_TOKEN, WARM_UP = "pp16", "pp128"  # the job of a cold start, and of every other before it is measured
 LOAD_S, PREPARE_S = 900.0, 1800.0  # a compiler may be at work
 
 
@@ -83,9 +83,9 @@ class Comparison:
         while left:
             doing, row = peer, ""
             try:
-                with self._load(peer) as theirs:
+                with self._load(peer, left) as theirs:
                     doing = ours
-                    with self._load(ours) as our:
+                    with self._load(ours, left) as our:
                         while left:
                             row = left.pop(0)
                             for turn in self._rounds(peer, row):
@@ -118,14 +118,15 @@ class Comparison:
             print(f"{peer.name} {row} {count + 1}/{self.arguments.rounds}", file=sys.stderr, flush=True)
             yield next(self._turns)
 
-    def _start(self, engine: Engine) -> Driver:
-        return Driver(engine, engine.setup(self.places.models, self.arguments.threads, self.vocab_size), self.places)
+    def _start(self, engine: Engine, rows: list[str]) -> Driver:
+        setup = engine.setup(self.places.models, self.arguments.threads, self.vocab_size, rows)
+        return Driver(engine, setup, self.places)
 
-    def _load(self, engine: Engine) -> Driver:
-        driver = self._start(engine)
+    def _load(self, engine: Engine, rows: list[str]) -> Driver:
+        driver = self._start(engine, [WARM_UP, *rows])
         try:
             driver.wait(LOAD_S)
-            driver.ask("pp128", next(self._turns), self.arguments.timeout)  # wakes threads, touches memory
+            driver.ask(WARM_UP, next(self._turns), self.arguments.timeout)  # wakes threads, touches memory
         except BaseException:
             driver.close()
             raise
@@ -139,7 +140,7 @@ class Comparison:
 
     def _first_token(self, engine: Engine, turn: int) -> Measured:
         """Seconds from the start of a process to the first token of a short prompt."""
-        with self._start(engine) as driver:
+        with self._start(engine, [FIRST_TOKEN]) as driver:
             driver.wait(LOAD_S)
             answer = driver.ask(FIRST_TOKEN, turn, self.arguments.timeout)
             return Measured(driver.since_start_s(answer), answer["peak_mb"])
@@ -156,16 +157,13 @@ def beside(ours: list[Engine], peer: Engine) -> Engine:
 
 
 def measure_limits(arguments: argparse.Namespace, table: Table) -> None:
+    """Before, between and after the peers: what the machine can do is what it did undisturbed at least once."""
     from tripos.errors import TriposError
 
     try:
-        measured = limits.measure(arguments.shape, arguments.threads)
+        table.add_limits(limits.measure(arguments.shape, arguments.threads), arguments.workloads.split(","))
     except (TriposError, RuntimeError) as problem:
         print(f"no limits: {problem}", file=sys.stderr)
-        return
-    table.machine = limits.described(measured)
-    rows = [row for row in arguments.workloads.split(",") if row != "cold"]
-    table.limits = {(bits, row): limits.tokens_per_s(limit, row) for bits, limit in measured.items() for row in rows}
 
 
 def write_results(arguments: argparse.Namespace, table: Table, text: str, found: dict[str, Any]) -> Path:
@@ -194,6 +192,7 @@ def main() -> None:
     measure_limits(arguments, table)
     for peer in peers:
         comparison.compare(beside(ours, peer), peer)
+        measure_limits(arguments, table)
         found = table.as_json()
         text = report.markdown(table)
         path = write_results(arguments, table, text, found)  # a run that is broken off keeps what it has

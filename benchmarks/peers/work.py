@@ -19,9 +19,7 @@ from pathlib import Path
 
 DECODE_TOKENS = 128  # of prompt, and of output, in decode; of output in a batch
 BATCH_PROMPTS = (64, 512)  # tokens, uniform
-LONGEST = 2048 + DECODE_TOKENS  # tokens of one sequence in any of the rows
-MOST_SEQUENCES = 64
-BATCH_TOKENS = MOST_SEQUENCES * (BATCH_PROMPTS[1] + DECODE_TOKENS)  # of cache that any row may take
+CACHE_UNIT = 64  # tokens; caches come in blocks, of 16 to 32 tokens in most engines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +31,22 @@ class Setup:
     kv_cache: str
     threads: int
     vocab_size: int
+    rows: list[str]  # what it must be able to do
     mode: str = ""  # where an engine can answer a batch in several ways
+
+    @property
+    def max_sequences(self) -> int:
+        return max(len(work(row).lengths) for row in self.rows)
+
+    @property
+    def max_tokens(self) -> int:
+        """Of the longest sequence."""
+        return max(max(work(row).lengths) + work(row).max_tokens for row in self.rows)
+
+    @property
+    def cache_tokens(self) -> int:
+        """That the largest row holds at its end, in whole units, and one unit more for each sequence."""
+        return max(work(row).cache_tokens for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,10 @@ class Work:
     @property
     def output_tokens(self) -> int:
         return len(self.lengths) * self.max_tokens
+
+    @property
+    def cache_tokens(self) -> int:
+        return sum(((length + self.max_tokens) // CACHE_UNIT + 2) * CACHE_UNIT for length in self.lengths)
 
 
 def work(name: str) -> Work:
