@@ -349,7 +349,9 @@ class NativeExecutor:
     def _panels(self, spec: WeightSpec, index: int) -> Panels:
         native = _Panels()
         _check(self._library, self._library.tripos_panels(self._open, index, ctypes.byref(native)), ValueError)
-        data = np.ctypeslib.as_array(ctypes.cast(native.data, ctypes.POINTER(ctypes.c_uint8)), (native.bytes,))
+        memory = (ctypes.c_uint8 * native.bytes).from_address(native.data)
+        memory.executor = self  # the view keeps its owner alive
+        data = np.frombuffer(memory, np.uint8)
         kind = _PANEL_FORMATS[native.panel_format % _INTERLEAVED]
         is_interleaved = native.panel_format >= _INTERLEAVED
         rows, cols = spec.shape

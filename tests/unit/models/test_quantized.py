@@ -283,7 +283,8 @@ def test_a_checkpoint_answers_as_the_floats_it_stands_for(writer: Writer, tmp_pa
     }
     for norm in ("input_layernorm", "post_attention_layernorm"):
         floats[f"model.layers.0.{norm}.weight"] = np.ones(64, np.float32)
-    small, settings = dict(floats), {}
+    settings: dict[str, Any] = {}
+    small = dict(floats)
     for seed, (name, (rows, cols)) in enumerate(LINEARS.items()):
         parts = drawn(rows, cols, 32, seed)
         parts[2][:] = 8

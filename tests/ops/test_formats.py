@@ -1,0 +1,123 @@
+"""Linears in every weight format: the values that the format's definition gives, and the same bits in any batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tests.ops.executors import assert_close, logits_of, native
+from tests.ops.steps import Batch, random_weights
+from tests.ops.test_ops import VOCAB, plan_of
+from tripos.plan.formats import bf16_to_float32, float32_to_bf16
+from tripos.plan.ir import Plan, Weights
+from tripos.runtime.native import NativeExecutor
+
+F32 = npt.NDArray[np.float32]
+FORMATS = ("fp32", "bf16", "fp16", "int8", "int4", "fp8")
+SHAPES = pytest.mark.parametrize(("k", "n"), [(1, 1), (33, 31), (32, 32), (96, 65), (172, 64), (576, 100)])
+ROWS = 6
+
+
+def model(k: int, n: int) -> tuple[Plan, Weights, F32, F32]:
+    """A linear of random weights [n, k], and the rows [ROWS, k] that it is given."""
+    plan = plan_of(k, lambda t, x: t.linear(x, "w", n))
+    weights = random_weights(plan, np.random.default_rng(1))
+    x = weights["table"].data[Batch((ROWS,), VOCAB).tokens[0]]
+    return plan, weights, weights["w"].data, x
+
+
+def run(executor: NativeExecutor, rows: int = ROWS) -> F32:
+    return logits_of(executor, Batch((ROWS,), VOCAB).step({0: rows}))
+
+
+def int8_rows(values: F32) -> tuple[npt.NDArray[np.int64], F32]:
+    """Levels -127..127 and the scale of each row: symmetric, by the largest value."""
+    largest = np.abs(values).max(axis=1, keepdims=True)
+    inverse = np.float32(127) / largest
+    return np.rint(values * inverse).astype(np.int64), largest / np.float32(127)
+
+
+def fp8_values() -> F32:
+    """All finite e4m3 values, in order."""
+    positive = [f / 8 * 2.0**-6 if e == 0 else (1 + f / 8) * 2.0 ** (e - 7) for e in range(16) for f in range(8)][:-1]
+    return np.array(sorted({-v for v in positive} | set(positive)), np.float32)
+
+
+def int4_matrix(panels: npt.NDArray[np.uint8], n: int, k: int) -> F32:
+    """The values in panels of 32 outputs, byte by byte as kernels/ops/linear_layout.h describes them (layout 1)."""
+    out = np.zeros((n, k), np.float32)
+    groups = -(-k // 32)
+    for row in range(n):
+        panel, column = divmod(row, 32)
+        for group in range(groups):
+            at = (panel * groups + group) * 640
+            halves = panels[at : at + 128].view(np.float16).astype(np.float32)
+            scale, minimum = halves[column], halves[32 + column]
+            for j in range(min(32, k - 32 * group)):
+                byte = panels[at + 128 + j // 8 * 128 + 4 * column + j % 4]
+                level = byte >> 4 if j % 8 >= 4 else byte & 15
+                out[row, 32 * group + j] = scale * np.float32(level) + minimum
+    return out
+
+
+@SHAPES
+def test_bf16_and_fp16_round_the_weights_only(isa: str, k: int, n: int) -> None:
+    plan, weights, w, x = model(k, n)
+    bf16 = bf16_to_float32(float32_to_bf16(w))
+    assert_close(run(native(plan, weights, isa=isa, weight_format="bf16")), x @ bf16.T, terms=k)
+    fp16 = w.astype(np.float16).astype(np.float32)
+    assert_close(run(native(plan, weights, isa=isa, weight_format="fp16")), x @ fp16.T, terms=k)
+
+
+@SHAPES
+def test_int8_is_exact_in_the_levels(isa: str, k: int, n: int) -> None:
+    plan, weights, w, x = model(k, n)
+    levels, scales = int8_rows(w)
+    row_levels, row_scales = int8_rows(x)
+    want = (row_levels @ levels.T).astype(np.float32) * row_scales * scales.T
+    assert_close(run(native(plan, weights, isa=isa, weight_format="int8")), want)
+
+
+@SHAPES
+def test_fp8_takes_the_nearest_value(isa: str, k: int, n: int) -> None:
+    plan, weights, w, x = model(k, n)
+    scales = np.abs(w).max(axis=1, keepdims=True) / np.float32(448)
+    values = fp8_values()
+    nearest = values[np.abs((w / scales)[..., None] - values).argmin(-1)]
+    assert_close(run(native(plan, weights, isa=isa, weight_format="fp8")), x @ (nearest * scales).T, terms=k)
+
+
+@SHAPES
+def test_int4_is_near_and_multiplies_what_its_panels_hold(isa: str, k: int, n: int) -> None:
+    plan, weights, w, x = model(k, n)
+    executor = native(plan, weights, isa=isa, weight_format="int4")
+    held = int4_matrix(executor.panels()[0].data, n, k)
+    for start in range(0, k, 32):
+        group = w[:, start : start + 32]
+        spread = np.ptp(np.concatenate([group, np.zeros((n, 1))], 1) if group.shape[1] < 32 else group, axis=1)
+        worst = np.abs(held[:, start : start + 32] - group).max(axis=1)
+        # the range may be cut by a tenth at each end; then half a step of fifteen, and halves
+        assert (worst <= spread * (0.1 + 0.5 / 15) + np.abs(group).max(axis=1) * 2.0**-9).all()
+    row_levels, row_scales = int8_rows(x)
+    assert_close(run(executor), row_levels.astype(np.float32) @ held.T * row_scales, terms=k)
+
+
+@pytest.mark.parametrize("weight_format", FORMATS)
+def test_same_bits_in_any_batch_and_on_any_number_of_threads(isa: str, weight_format: str) -> None:
+    plan, weights, _, _ = model(172, 100)
+    together = run(native(plan, weights, isa=isa, weight_format=weight_format, threads=2))
+    for threads in (1, 2, 3):
+        executor = native(plan, weights, isa=isa, weight_format=weight_format, threads=threads)
+        batch = Batch((ROWS,), VOCAB)
+        alone = np.concatenate([logits_of(executor, batch.step({0: 1})) for _ in range(ROWS)])
+        np.testing.assert_array_equal(alone, together)
+
+
+@pytest.mark.parametrize("weight_format", FORMATS)
+def test_panels_are_the_same_bytes_for_every_instruction_set(isa: str, weight_format: str) -> None:
+    plan, weights, _, _ = model(172, 70)
+    mine = native(plan, weights, isa=isa, weight_format=weight_format, threads=2).panels()[0]
+    scalar = native(plan, weights, isa="scalar", weight_format=weight_format).panels()[0]
+    assert mine.format == weight_format
+    np.testing.assert_array_equal(mine.data, scalar.data)
