@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ class Clock:
 
 
 def _gaps(spans: list[tuple[float, float]]) -> list[float]:
-    return [later[0] - earlier[1] for earlier, later in zip(spans, spans[1:], strict=False)]
+    return [later[0] - earlier[1] for earlier, later in pairwise(spans)]
 
 
 class TimedLibrary:
