@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,17 @@ def test_reader_that_left_is_no_error() -> None:
     os.close(write)
     assert done.returncode == 1
     assert not done.stderr
+
+
+def test_quantize_writes_a_directory_that_answers_the_same(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
+    model, packed = str(shared_data("lm/stories260K/derived-hf")), str(tmp_path / "stories-int8")
+    done = run("quantize", model, "--weights", "int8", "-o", packed)
+    assert (done.returncode, done.stdout) == (0, f"wrote {packed}\n"), done.stderr
+    arguments = ("Once upon", "--temperature", "0", "--max-tokens", "16")
+    assert run("generate", packed, *arguments).stdout == run("generate", model, *arguments, "--weights", "int8").stdout
+    refused(run("quantize", model, "--weights", "int8", "-o", packed), 2, packed, "choose another one")
+    refused(run("generate", packed, "hi", "--weights", "int4"), 2, "packed as int8")
+
+
+def test_quantize_needs_somewhere_to_write() -> None:
+    refused(run("quantize", "demo:assistant", "--weights", "int8"), 2, "--output")
