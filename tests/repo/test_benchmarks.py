@@ -6,9 +6,10 @@ import argparse
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks import engine, machine
+from benchmarks import engine, machine, quality
 from tripos.models.shapes import SHAPES
 
 TINY = SHAPES["smollm2-135m"] | {"num_hidden_layers": 2, "vocab_size": 512}
@@ -42,3 +43,21 @@ def test_machine_benchmark_prints_each_limit() -> None:
     limits = machine.measure(working_sets=(2 * machine.MIB,))
     assert all(value is None or value > 0 for row in limits["peak_gop_s"].values() for value in row.values())
     assert "read 2 MiB" in machine.table(limits)
+
+
+def test_quality_compares_distributions_number_by_number() -> None:
+    texts = [quality.Text((5, 1, 0), start=1)]
+    right = [np.log(np.array([[0.5, 0.25, 0.25], [0.8, 0.1, 0.1]], np.float32))]
+    other = [np.log(np.array([[0.25, 0.5, 0.25], [0.8, 0.1, 0.1]], np.float32))]
+    perplexity, kl, top1 = quality.compare(texts, right, other)
+    assert perplexity == pytest.approx((0.5 * 0.8) ** -0.5)  # the judged tokens are 1 and 0
+    assert kl == pytest.approx((0.5 * np.log(2) - 0.25 * np.log(2)) / 2)
+    assert top1 == 0.5
+    assert quality.compare(texts, right, right)[1:] == (0.0, 1.0)
+
+
+def test_quality_judges_each_token_by_what_came_before() -> None:
+    step = quality.step_of(quality.Text((7, 8, 9, 10, 11), start=3))
+    assert step.token_ids.tolist() == [7, 8, 9, 10]
+    assert step.last_rows.tolist() == [2, 3]  # whose logits judge 10 and 11
+    assert step.slots.tolist() == step.positions.tolist() == [0, 1, 2, 3]
