@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.api.running import TinyModel, error_code, running
-from tripos.api.app import ROUTES
 from tripos.api.auth import Keys, read_keys
+from tripos.api.routes import ROUTES
 from tripos.errors import ConfigError, EnvironmentProblem, Unauthorized
 
 KEY, OTHER = "k" * 32, "o" * 32

@@ -9,7 +9,7 @@ import pytest
 
 import tripos
 from tests.api.posts import POSTS
-from tripos.api.app import ROUTES
+from tripos.api.routes import ROUTES
 from tripos.metering.metrics import Metrics
 from tripos.wire.fields import Field, Table
 

@@ -1,7 +1,6 @@
 """The ASGI application: every request through the same steps, then to its endpoint.
 
-Host, route, key, endpoint, error contract, one log line. Owns the route table; a route is private unless it says
-otherwise. No other middleware.
+Host, route, key, endpoint, error contract, one log line. The routes are a table (routes.py). No other middleware.
 """
 
 from __future__ import annotations
@@ -10,22 +9,16 @@ import asyncio
 import difflib
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 from starlette.routing import Match
 from starlette.routing import Route as Path
 from starlette.types import Receive, Scope, Send
 
-from tripos.api import access_log, anthropic, generate, models, ollama, probes, responses, tokens
-from tripos.api.absent import absent
-from tripos.api.anthropic import ANTHROPIC
+from tripos.api import access_log
 from tripos.api.auth import Keys
-from tripos.api.dialect import OPENAI, Dialect
 from tripos.api.exchange import ClientLeft, Exchange
 from tripos.api.hosts import LOOPBACK, check_host
-from tripos.api.ollama import OLLAMA
-from tripos.api.responses import RESPONSES
+from tripos.api.routes import ROUTES, Route
 from tripos.api.stored import ResponseStore
 from tripos.errors import InvalidRequest, NotFound, Overloaded, RequestFailed, TriposError
 from tripos.service import RETRY_S, Service
@@ -35,8 +28,6 @@ log = logging.getLogger(__name__)
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 16 * 1024
 MAX_TARGET_BYTES = 8 * 1024
-
-Endpoint = Callable[[Exchange, Service], Awaitable[None]]
 
 
 class MethodNotAllowed(InvalidRequest):
@@ -52,55 +43,6 @@ class UriTooLong(InvalidRequest):
 class HeadersTooLarge(InvalidRequest):
     status = 431
     code = "headers_too_large"
-
-
-@dataclass(frozen=True)
-class Route:
-    """One line of the route table. `path` may end in {name:path}."""
-
-    method: str
-    path: str
-    endpoint: Endpoint
-    dialect: Dialect = OPENAI
-    is_public: bool = False
-
-
-NO_EMBEDDINGS = "embeddings come with a later version; /v1/models lists what is served"
-NO_STORE = "name models when it starts (tripos serve MODEL ...); /api/tags lists them"
-
-ROUTES = (
-    Route("POST", "/v1/chat/completions", generate.complete_chat),
-    Route("POST", "/v1/completions", generate.complete),
-    Route("POST", "/v1/responses", responses.create_response, RESPONSES),
-    Route("POST", "/v1/responses/input_tokens", responses.count_tokens, RESPONSES),
-    Route("GET", "/v1/responses/{name:path}", responses.show_response, RESPONSES),
-    Route("DELETE", "/v1/responses/{name:path}", responses.delete_response, RESPONSES),
-    Route("POST", "/v1/messages", anthropic.create_message, ANTHROPIC),
-    Route("POST", "/v1/messages/count_tokens", anthropic.count_tokens, ANTHROPIC),
-    Route("GET", "/v1/models", models.list_models),
-    Route("GET", "/v1/models/{name:path}", models.show_model),
-    Route("POST", "/v1/embeddings", absent(NO_EMBEDDINGS)),
-    Route("POST", "/api/chat", ollama.chat, OLLAMA),
-    Route("POST", "/api/generate", ollama.generate, OLLAMA),
-    Route("GET", "/api/tags", ollama.tags, OLLAMA),
-    Route("GET", "/api/ps", ollama.ps, OLLAMA),
-    Route("POST", "/api/show", ollama.show, OLLAMA),
-    Route("GET", "/api/version", ollama.version, OLLAMA),
-    Route("POST", "/api/embed", absent(NO_EMBEDDINGS), OLLAMA),
-    Route("POST", "/api/embeddings", absent(NO_EMBEDDINGS), OLLAMA),
-    Route("POST", "/api/pull", absent(NO_STORE), OLLAMA),
-    Route("POST", "/api/push", absent(NO_STORE), OLLAMA),
-    Route("POST", "/api/create", absent(NO_STORE), OLLAMA),
-    Route("POST", "/api/copy", absent(NO_STORE), OLLAMA),
-    Route("DELETE", "/api/delete", absent(NO_STORE), OLLAMA),
-    Route("POST", "/tokenize", tokens.tokenize),
-    Route("POST", "/detokenize", tokens.detokenize),
-    Route("GET", "/livez", probes.livez, is_public=True),
-    Route("GET", "/readyz", probes.readyz, is_public=True),
-    Route("GET", "/health", probes.readyz),
-    Route("GET", "/metrics", probes.metrics),
-    Route("GET", "/version", probes.version),
-)
 
 
 class App:

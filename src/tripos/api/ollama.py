@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from tripos import __version__
 from tripos.api.dialect import Dialect, lines
 from tripos.api.exchange import Exchange
 from tripos.api.generate import deliver, find_card
 from tripos.service import Service
+from tripos.version import __version__
 from tripos.wire.generation import Asked
 from tripos.wire.ollama import generation, models
 from tripos.wire.ollama.errors import encode_error

@@ -1,0 +1,162 @@
+"""The route table: what this server answers to, and the document of it. Private unless a line says otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+
+from tripos.api import anthropic, generate, models, ollama, probes, responses, tokens
+from tripos.api.absent import absent
+from tripos.api.anthropic import ANTHROPIC
+from tripos.api.dialect import OPENAI, Dialect
+from tripos.api.exchange import Exchange
+from tripos.api.ollama import OLLAMA
+from tripos.api.responses import RESPONSES
+from tripos.service import Service
+from tripos.version import __version__
+from tripos.wire.anthropic import messages
+from tripos.wire.fields import Table
+from tripos.wire.json import encode
+from tripos.wire.ollama import generation as ollama_generation
+from tripos.wire.ollama import models as ollama_models
+from tripos.wire.openai import chat, completions
+from tripos.wire.openai import responses as responses_wire
+from tripos.wire.openai import tokens as tokens_wire
+from tripos.wire.openapi import Operation, encode_document
+
+Endpoint = Callable[[Exchange, Service], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Route:
+    """One line of the table. `path` may end in {name:path}. `fields`: of the body, `nested`: of its objects."""
+
+    method: str
+    path: str
+    endpoint: Endpoint
+    doc: str
+    dialect: Dialect = OPENAI
+    fields: Table | None = None
+    nested: Mapping[str, Table] = field(default_factory=dict)
+    is_public: bool = False
+
+    @property
+    def operation(self) -> Operation:
+        """The route as the document has it."""
+        stream = self.dialect.stream_type.partition(b";")[0].decode()
+        return Operation(
+            method=self.method,
+            path=self.path.replace("{name:path}", "{name}"),
+            doc=self.doc,
+            fields=self.fields,
+            nested=dict(self.nested),
+            stream_type=stream if self.fields and "stream" in self.fields else "",
+            example_error=self.dialect.encode_error,
+            is_public=self.is_public,
+        )
+
+
+async def show_document(exchange: Exchange, service: Service) -> None:
+    await exchange.answer(200, _document())
+
+
+@cache
+def _document() -> bytes:
+    return encode(encode_document([route.operation for route in ROUTES], __version__))
+
+
+NO_EMBEDDINGS = "embeddings come with a later version; /v1/models lists what is served"
+NO_STORE = "name models when it starts (tripos serve MODEL ...); /api/tags lists them"
+OPTIONS = {"options": ollama_generation.OPTIONS}
+
+ROUTES = (
+    Route(
+        "POST",
+        "/v1/chat/completions",
+        generate.complete_chat,
+        "Answer a conversation, whole or as a stream",
+        fields=chat.FIELDS,
+    ),
+    Route(
+        "POST",
+        "/v1/completions",
+        generate.complete,
+        "Continue text or token ids, one prompt or a list",
+        fields=completions.FIELDS,
+    ),
+    Route(
+        "POST",
+        "/v1/responses",
+        responses.create_response,
+        "Answer, keep the conversation, and go on from it",
+        RESPONSES,
+        responses_wire.FIELDS,
+    ),
+    Route(
+        "POST",
+        "/v1/responses/input_tokens",
+        responses.count_tokens,
+        "How many tokens a response's prompt would have",
+        RESPONSES,
+        responses_wire.COUNT,
+    ),
+    Route("GET", "/v1/responses/{name:path}", responses.show_response, "A stored response", RESPONSES),
+    Route("DELETE", "/v1/responses/{name:path}", responses.delete_response, "Forget a stored response", RESPONSES),
+    Route(
+        "POST",
+        "/v1/messages",
+        anthropic.create_message,
+        "Answer a conversation as Anthropic does, whole or as a stream",
+        ANTHROPIC,
+        messages.FIELDS,
+    ),
+    Route(
+        "POST",
+        "/v1/messages/count_tokens",
+        anthropic.count_tokens,
+        "How many tokens a message's prompt would have",
+        ANTHROPIC,
+        messages.COUNT,
+    ),
+    Route("GET", "/v1/models", models.list_models, "List what is served, with window and digest"),
+    Route("GET", "/v1/models/{name:path}", models.show_model, "One of them; the name may hold : and /"),
+    Route("POST", "/v1/embeddings", absent(NO_EMBEDDINGS), "501 until embeddings land"),
+    Route(
+        "POST",
+        "/api/chat",
+        ollama.chat,
+        "Answer a conversation as Ollama does, in lines or whole",
+        OLLAMA,
+        ollama_generation.CHAT,
+        OPTIONS,
+    ),
+    Route(
+        "POST",
+        "/api/generate",
+        ollama.generate,
+        "Answer or continue one prompt",
+        OLLAMA,
+        ollama_generation.GENERATE,
+        OPTIONS,
+    ),
+    Route("GET", "/api/tags", ollama.tags, "List what is served", OLLAMA),
+    Route("GET", "/api/ps", ollama.ps, "The same: every served model is loaded", OLLAMA),
+    Route("POST", "/api/show", ollama.show, "One model's card", OLLAMA, ollama_models.SHOW),
+    Route("GET", "/api/version", ollama.version, "The version of the server", OLLAMA),
+    Route("POST", "/api/embed", absent(NO_EMBEDDINGS), "501 until embeddings land", OLLAMA),
+    Route("POST", "/api/embeddings", absent(NO_EMBEDDINGS), "501 until embeddings land", OLLAMA),
+    Route("POST", "/api/pull", absent(NO_STORE), "501: models are named when the server starts", OLLAMA),
+    Route("POST", "/api/push", absent(NO_STORE), "501: models are named when the server starts", OLLAMA),
+    Route("POST", "/api/create", absent(NO_STORE), "501: models are named when the server starts", OLLAMA),
+    Route("POST", "/api/copy", absent(NO_STORE), "501: models are named when the server starts", OLLAMA),
+    Route("DELETE", "/api/delete", absent(NO_STORE), "501: models are named when the server starts", OLLAMA),
+    Route("POST", "/tokenize", tokens.tokenize, "Text or messages to token ids", fields=tokens_wire.TOKENIZE),
+    Route("POST", "/detokenize", tokens.detokenize, "Token ids to text", fields=tokens_wire.DETOKENIZE),
+    Route("GET", "/livez", probes.livez, "The process answers", is_public=True),
+    Route("GET", "/readyz", probes.readyz, "Every model moves on and new calls are taken, else 503", is_public=True),
+    Route("GET", "/health", probes.readyz, "As /readyz, but with a key if keys are configured"),
+    Route("GET", "/metrics", probes.metrics, "Prometheus text"),
+    Route("GET", "/version", probes.version, "The version of the server"),
+    Route("GET", "/openapi.json", show_document, "This document"),
+)
