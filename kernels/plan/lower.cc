@@ -42,10 +42,14 @@ class Lowering {
       out_.buffers.push_back({tensor.rows, RoundUp64(static_cast<size_t>(tensor.cols) * sizeof(float))});
     }
     partials_buffer_ = NewBuffer(Rows::kTokens, 0);
-    for (const PlanOp& op : plan_.ops) LowerOp(op);
+    CountReads();
+    for (size_t i = 0; i < plan_.ops.size(); ++i) {
+      if (!is_fused_[i]) LowerOp(plan_.ops[i], i);
+    }
     PlaceBarriers();
     out_.arena = PlaceBuffers(out_.buffers);
     for (auto& phase : out_.phases) phase->Bind(out_.buffers);
+    out_.phases = JoinRowPhases(std::move(out_.phases));
     out_.logits = Whole(plan_.header.output);
     out_.logits.buffer_offset = out_.buffers[static_cast<size_t>(plan_.header.output)].offset;
     return std::move(out_);
@@ -60,7 +64,7 @@ class Lowering {
   Operand View(const PlanView& view) const {
     const PlanTensor& tensor = plan_.tensors[static_cast<size_t>(view.tensor)];
     Operand operand;
-    operand.buffer = view.tensor;
+    operand.buffer = BufferOf(view.tensor);
     operand.rows = tensor.rows;
     operand.cols = view.cols;
     operand.stride = RoundUp64(static_cast<size_t>(tensor.cols) * sizeof(float));
@@ -77,12 +81,16 @@ class Lowering {
     return operand;
   }
 
+  int BufferOf(int tensor) const {
+    const auto alias = alias_.find(tensor);
+    return alias == alias_.end() ? tensor : BufferOf(alias->second);
+  }
+
   template <typename P>
   P& Emit(std::unique_ptr<P> phase, Rows rows, std::vector<int> reads, std::vector<int> writes) {
     phase->rows = rows;
     phase->reads = std::move(reads);
     phase->writes = std::move(writes);
-    phase->counter = static_cast<int>(out_.phases.size());
     P& result = *phase;
     out_.phases.push_back(std::move(phase));
     return result;
@@ -137,12 +145,12 @@ class Lowering {
     return values;
   }
 
-  linear::PackedMatrix Matrix(int weight) {
+  linear::PackedMatrix Matrix(int weight, bool is_interleaved) {
     const auto known = out_.matrix_of_weight.find(weight);
     if (known != out_.matrix_of_weight.end()) return out_.matrices[known->second].matrix();
     const PlanWeight& w = plan_.weights[static_cast<size_t>(weight)];
     const bool is_packed = Parts(weight)[0].format == TRIPOS_PANELS;
-    out_.matrices.push_back(is_packed ? OwnedMatrix::Map(PanelsOf(w, Parts(weight)[0])) : PackParts(weight, w));
+    out_.matrices.push_back(is_packed ? OwnedMatrix::Map(PanelsOf(w, Parts(weight)[0])) : PackParts(weight, w, is_interleaved));
     out_.matrix_of_weight[weight] = out_.matrices.size() - 1;
     const linear::PackedMatrix& matrix = out_.matrices.back().matrix();
     out_.weight_bytes += matrix.bytes();
@@ -150,11 +158,12 @@ class Lowering {
     return matrix;
   }
 
-  OwnedMatrix PackParts(int weight, const PlanWeight& w) {
+  OwnedMatrix PackParts(int weight, const PlanWeight& w, bool is_interleaved) {
     std::vector<linear::SourceMatrix> parts;
     for (const Table::Part& part : TableOf(weight).parts) parts.push_back({part.type, part.data, part.rows, w.cols});
     linear::PackedMatrix shape;
     shape.format = FormatFor(options_.weights, parts[0].type);
+    shape.is_interleaved = is_interleaved;
     shape.n = w.rows;
     shape.k = w.cols;
     return OwnedMatrix::Pack(shape, parts, pool_);
@@ -162,10 +171,12 @@ class Lowering {
 
   static linear::PackedMatrix PanelsOf(const PlanWeight& w, const TriposWeight& part) {
     linear::PackedMatrix matrix;
-    if (part.panel_format < 0 || part.panel_format > static_cast<int32_t>(linear::WeightFormat::kInt8Group)) {
+    const int32_t format = part.panel_format & ~kInterleavedPanels;
+    matrix.is_interleaved = format != part.panel_format;
+    if (format < 0 || format > static_cast<int32_t>(linear::WeightFormat::kInt8Group) || (matrix.is_interleaved && w.rows % 2 != 0)) {
       throw Error(Format("weight %s: panels of kind %d are not known", part.name, part.panel_format));
     }
-    matrix.format = static_cast<linear::WeightFormat>(part.panel_format);
+    matrix.format = static_cast<linear::WeightFormat>(format);
     matrix.n = w.rows;
     matrix.k = w.cols;
     matrix.data = static_cast<const uint8_t*>(part.data);
@@ -179,14 +190,14 @@ class Lowering {
     return matrix;
   }
 
-  void LowerOp(const PlanOp& op) {
+  void LowerOp(const PlanOp& op, size_t index) {
     static constexpr const char* kNames[] = {"embed", "norm", "linear", "rope", "attention", "glu", "act", "add", "select", "norm"};
     if (op.kind != OpKind::kLinear) out_.kernels[kNames[static_cast<int>(op.kind)]] = IsaName(kernels_.isa);
     switch (op.kind) {
       case OpKind::kEmbed: return LowerEmbed(op);
       case OpKind::kNorm:
-      case OpKind::kAddNorm: return LowerNorm(op);
-      case OpKind::kLinear: return LowerLinear(op);
+      case OpKind::kAddNorm: return LowerNorm(op, has_sum_.contains(index));
+      case OpKind::kLinear: return LowerLinear(op, index);
       case OpKind::kRope: return LowerRope(op);
       case OpKind::kAttention: return LowerAttention(op);
       case OpKind::kGlu: {
@@ -223,10 +234,16 @@ class Lowering {
     known = known == 0 ? limit : std::min(known, limit);
   }
 
-  void LowerNorm(const PlanOp& op) {
+  // has_sum: the linear before has already added; the first output is the sum.
+  void LowerNorm(const PlanOp& op, bool has_sum) {
     std::vector<Operand> in, out;
-    for (int i = 0; i < op.num_inputs; ++i) in.push_back(View(op.inputs[i]));
-    for (int i = 0; i < op.num_outputs; ++i) out.push_back(Whole(op.outputs[i]));
+    if (has_sum) {
+      in.push_back(Whole(op.outputs[0]));
+      out.push_back(Whole(op.outputs[1]));
+    } else {
+      for (int i = 0; i < op.num_inputs; ++i) in.push_back(View(op.inputs[i]));
+      for (int i = 0; i < op.num_outputs; ++i) out.push_back(Whole(op.outputs[i]));
+    }
     const Rows rows = in[0].rows;
     NormPhase& phase = EmitRows<NormPhase>(std::move(in), std::move(out), rows);
     phase.weight = Vector(op.weights[0]);
@@ -256,16 +273,72 @@ class Lowering {
     phase.half = half;
   }
 
-  void LowerLinear(const PlanOp& op) {
+  void LowerLinear(const PlanOp& op, size_t index) {
+    const PlanOp* glu = GluOf(index);
     auto owned = std::make_unique<LinearPhase>();
     owned->kernels = linear_;
-    owned->matrix = Matrix(op.weights[0]);
+    owned->matrix = Matrix(op.weights[0], glu != nullptr);
     if (op.num_weights > 1) owned->bias = Vector(op.weights[1]);
     owned->in = Prepared(op.inputs[0], owned->matrix);
     owned->out = Whole(op.outputs[0]);
+    if (glu != nullptr && owned->matrix.is_interleaved) {
+      owned->epilogue = glu->act == ActKind::kSilu ? linear::Epilogue::kGluSilu : linear::Epilogue::kGluGeluTanh;
+      owned->out = Whole(glu->outputs[0]);
+      out_.kernels["glu"] = linear_->name;
+      is_fused_[index + 1] = true;
+    } else if (const int residual = ResidualOf(index); residual >= 0) {
+      owned->epilogue = linear::Epilogue::kAdd;
+      owned->out = Whole(residual);
+    }
     const std::vector<int> reads{owned->in.buffer}, writes{owned->out.buffer};
     const Rows rows = owned->out.rows;
     Emit(std::move(owned), rows, reads, writes);
+  }
+
+  // The glu that takes both halves of this linear's output, which nothing else reads.
+  const PlanOp* GluOf(size_t index) const {
+    const PlanOp& op = plan_.ops[index];
+    if (index + 1 == plan_.ops.size() || plan_.ops[index + 1].kind != OpKind::kGlu) return nullptr;
+    const PlanOp& glu = plan_.ops[index + 1];
+    const int32_t half = plan_.tensors[static_cast<size_t>(op.outputs[0])].cols / 2;
+    const PlanView &gate = glu.inputs[0], &up = glu.inputs[1];
+    const bool takes_halves = gate.tensor == op.outputs[0] && up.tensor == op.outputs[0] && gate.offset == 0 &&
+                              gate.cols == half && up.offset == half && up.cols == half;
+    if (!takes_halves || reads_[static_cast<size_t>(op.outputs[0])].size() != 2 || op.outputs[0] == plan_.header.output) return nullptr;
+    return glu.act == ActKind::kSilu || glu.act == ActKind::kGeluTanh ? &glu : nullptr;
+  }
+
+  // The tensor that the next op adds this linear's output to, where neither is read again: the linear then adds in
+  // place, and the sum is an alias. -1: none.
+  int ResidualOf(size_t index) {
+    const int32_t output = plan_.ops[index].outputs[0];
+    if (index + 1 == plan_.ops.size() || output == plan_.header.output) return -1;
+    const PlanOp& next = plan_.ops[index + 1];
+    if (next.kind != OpKind::kAdd && next.kind != OpKind::kAddNorm) return -1;
+    const PlanView& residual = next.inputs[next.inputs[0].tensor == output ? 1 : 0];
+    const PlanView& mine = next.inputs[next.inputs[0].tensor == output ? 0 : 1];
+    const auto is_whole = [this](const PlanView& view) { return view.cols == plan_.tensors[static_cast<size_t>(view.tensor)].cols; };
+    const std::vector<size_t>& residual_reads = reads_[static_cast<size_t>(residual.tensor)];
+    const bool fits = mine.tensor == output && residual.tensor != output && is_whole(mine) && is_whole(residual) &&
+                      reads_[static_cast<size_t>(output)].size() == 1 && residual_reads.back() == index + 1 &&
+                      std::count(residual_reads.begin(), residual_reads.end(), index + 1) == 1 &&
+                      std::find(residual_reads.begin(), residual_reads.end(), index) == residual_reads.end() &&
+                      residual.tensor != plan_.header.output && next.outputs[0] != plan_.header.output;
+    if (!fits) return -1;
+    alias_[next.outputs[0]] = residual.tensor;
+    if (next.kind == OpKind::kAdd) is_fused_[index + 1] = true;
+    has_sum_.insert(index + 1);
+    return residual.tensor;
+  }
+
+  // Which ops read each tensor, in order.
+  void CountReads() {
+    reads_.resize(plan_.tensors.size());
+    is_fused_.resize(plan_.ops.size());
+    for (size_t i = 0; i < plan_.ops.size(); ++i) {
+      const PlanOp& op = plan_.ops[i];
+      for (int j = 0; j < op.num_inputs; ++j) reads_[static_cast<size_t>(op.inputs[j].tensor)].push_back(i);
+    }
   }
 
   // The activation itself, or its quantized rows: once per activation, since tensors are written once.
@@ -343,6 +416,28 @@ class Lowering {
     logits.last = interval + 1;
   }
 
+  // Row phases with no barrier between become one, which takes a few rows through all of them.
+  static std::vector<std::unique_ptr<Phase>> JoinRowPhases(std::vector<std::unique_ptr<Phase>> phases) {
+    std::vector<std::unique_ptr<Phase>> joined;
+    for (auto& phase : phases) {
+      if (!phase->is_row_wise) {
+        joined.push_back(std::move(phase));
+        continue;
+      }
+      auto* run = joined.empty() ? nullptr : dynamic_cast<RowRunPhase*>(joined.back().get());
+      if (run == nullptr || phase->needs_barrier || run->rows != phase->rows) {
+        auto fresh = std::make_unique<RowRunPhase>();
+        fresh->rows = phase->rows;
+        fresh->needs_barrier = phase->needs_barrier;
+        run = fresh.get();
+        joined.push_back(std::move(fresh));
+      }
+      run->phases.emplace_back(static_cast<RowPhase*>(phase.release()));
+    }
+    for (size_t i = 0; i < joined.size(); ++i) joined[i]->counter = static_cast<int>(i);
+    return joined;
+  }
+
   void Note(std::map<int, const Phase*>& touched, int buffer, const Phase& phase, int interval) {
     const auto [entry, is_new] = touched.emplace(buffer, &phase);
     if (!is_new && entry->second->is_row_wise) entry->second = &phase;
@@ -359,6 +454,10 @@ class Lowering {
   const linear::Kernels* const linear_;
   LoweredPlan out_;
   int partials_buffer_ = -1;
+  std::vector<std::vector<size_t>> reads_;  // per tensor
+  std::vector<bool> is_fused_;              // ops that an earlier phase does as well
+  std::set<size_t> has_sum_;                // add_norms whose sum an earlier phase makes
+  std::map<int, int> alias_;                // tensor -> the tensor whose buffer it shares
   std::map<std::pair<int, float>, Operand> rope_tables_;    // (table, scale)
   std::map<std::pair<int, int>, Operand> prepared_;         // (tensor, offset)
 };

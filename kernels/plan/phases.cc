@@ -1,5 +1,6 @@
 #include "kernels/plan/phases.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -13,6 +14,19 @@ void Table::Row(int64_t row, float* out) const {
     }
     row -= part.rows;
   }
+}
+
+void RowRunPhase::Run(const StepState& state, int thread) const {
+  constexpr int64_t kRows = 8;
+  const Range range = RangeOf(state.NumRows(rows), thread, state.num_threads);
+  for (int64_t first = range.first; first < range.last; first += kRows) {
+    const int64_t last = std::min(first + kRows, range.last);
+    for (const auto& phase : phases) phase->RunRows(state, first, last);
+  }
+}
+
+void RowRunPhase::Bind(const std::vector<Buffer>& buffers) {
+  for (const auto& phase : phases) phase->Bind(buffers);
 }
 
 void EmbedPhase::RunRows(const StepState& state, int64_t first, int64_t last) const {

@@ -16,6 +16,7 @@ class RowPhase : public Phase {
     const Range range = RangeOf(state.NumRows(rows), thread, state.num_threads);
     RunRows(state, range.first, range.last);
   }
+  virtual void RunRows(const StepState& state, int64_t first, int64_t last) const = 0;
   void Bind(const std::vector<Buffer>& buffers) override {
     for (Operand& operand : in) BindOperand(operand, buffers);
     for (Operand& operand : out) BindOperand(operand, buffers);
@@ -24,8 +25,17 @@ class RowPhase : public Phase {
   std::vector<Operand> in, out;
 
  protected:
-  virtual void RunRows(const StepState& state, int64_t first, int64_t last) const = 0;
   const OpKernels& kernels_;
+};
+
+// Row phases one after another, a few rows at a time, so that what one writes the next finds in L1.
+class RowRunPhase : public Phase {
+ public:
+  RowRunPhase() { is_row_wise = true; }
+  void Run(const StepState& state, int thread) const override;
+  void Bind(const std::vector<Buffer>& buffers) override;
+
+  std::vector<std::unique_ptr<RowPhase>> phases;
 };
 
 class EmbedPhase : public RowPhase {
@@ -36,7 +46,6 @@ class EmbedPhase : public RowPhase {
   int row_offset = 0;
   float scale = 1.0f;
 
- protected:
   void RunRows(const StepState& state, int64_t first, int64_t last) const override;
 };
 
@@ -46,7 +55,6 @@ class NormPhase : public RowPhase {  // also add_norm: two inputs, outputs sum a
   NormArgs args{};
   std::vector<float> weight, bias;
 
- protected:
   void RunRows(const StepState& state, int64_t first, int64_t last) const override;
 };
 
@@ -57,7 +65,6 @@ class RopeTablePhase : public RowPhase {
   std::vector<float> inv_freq;
   float scale = 1.0f;
 
- protected:
   void RunRows(const StepState& state, int64_t first, int64_t last) const override;
 };
 
@@ -66,7 +73,6 @@ class RopePhase : public RowPhase {  // in: x, table
   using RowPhase::RowPhase;
   int head_dim = 0, half = 0;
 
- protected:
   void RunRows(const StepState& state, int64_t first, int64_t last) const override;
 };
 
@@ -75,7 +81,6 @@ class GluPhase : public RowPhase {  // also act: one input
   using RowPhase::RowPhase;
   ActKind act = ActKind::kSilu;
 
- protected:
   void RunRows(const StepState& state, int64_t first, int64_t last) const override;
 };
 
@@ -83,7 +88,6 @@ class AddPhase : public RowPhase {
  public:
   using RowPhase::RowPhase;
 
- protected:
   void RunRows(const StepState& state, int64_t first, int64_t last) const override;
 };
 
@@ -91,7 +95,6 @@ class SelectPhase : public RowPhase {
  public:
   using RowPhase::RowPhase;
 
- protected:
   void RunRows(const StepState& state, int64_t first, int64_t last) const override;
 };
 
@@ -101,7 +104,6 @@ class PreparePhase : public RowPhase {
   using RowPhase::RowPhase;
   const linear::Kernels* linear_kernels = nullptr;
 
- protected:
   void RunRows(const StepState& state, int64_t first, int64_t last) const override;
 };
 
@@ -110,7 +112,6 @@ class WriteKvPhase : public RowPhase {  // in: k, v
   using RowPhase::RowPhase;
   int layer = 0;
 
- protected:
   void RunRows(const StepState& state, int64_t first, int64_t last) const override;
 };
 
