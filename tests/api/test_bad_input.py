@@ -384,10 +384,21 @@ async def test_bad_input_gets_its_code_and_harms_nobody(
     tiny.engine.pool.check_integrity()
 
 
-@pytest.mark.parametrize("length", range(0, len(json.dumps(TEXT)), 3))
-async def test_truncated_body_is_invalid_json(server: Running, length: int) -> None:
-    response = await server.post("/v1/completions", json.dumps(TEXT).encode()[:length])
-    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_json")
+@pytest.mark.parametrize("post", POSTS, ids=lambda post: post.path)
+async def test_a_body_truncated_anywhere_is_invalid_json(server: Running, post: Post) -> None:
+    body = json.dumps(body_of(post)).encode()
+    for length in range(len(body)):
+        response = await server.post(post.path, body[:length])
+        assert (response.status_code, error_code(response)) == (400, "invalid_json"), body[:length]
+
+
+@pytest.mark.parametrize("post", POSTS, ids=lambda post: post.path)
+@pytest.mark.parametrize("kind", ["text/plain", "application/json; charset=utf-7", ""])
+async def test_a_body_of_another_type_is_not_read(server: Running, post: Post, kind: str) -> None:
+    response = await server.http.post(
+        post.path, content=json.dumps(body_of(post)), headers={"content-type": kind} if kind else {}
+    )
+    assert (response.status_code, error_code(response)) == (415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize(

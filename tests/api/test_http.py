@@ -96,6 +96,20 @@ async def test_small_answers(server: Running, path: str) -> None:
     assert (head.status_code, head.content) == (200, b"")
 
 
+async def test_a_path_that_is_not_there_names_the_nearest(server: Running) -> None:
+    assert "did you mean /v1/messages?" in (await server.http.post("/v1/mesages")).text
+    assert "see /openapi.json" in (await server.http.get("/" + "x" * 500)).text
+
+
+async def test_a_method_that_is_not_taken_is_refused_in_the_paths_own_dialect(server: Running) -> None:
+    anthropic: Any = await server.http.get("/v1/messages")
+    assert (anthropic.status_code, anthropic.headers["allow"], anthropic.json()["type"]) == (405, "POST", "error")
+    ollama: Any = await server.http.put("/api/chat")
+    assert (ollama.status_code, ollama.json()["error"]) == (405, "this path takes POST")
+    both: Any = await server.http.post("/v1/responses/resp_1")
+    assert set(both.headers["allow"].split(", ")) == {"GET", "HEAD", "DELETE"}
+
+
 async def test_version_is_the_packages_own(server: Running) -> None:
     assert (await server.http.get("/version")).json() == {"version": tripos.__version__}
 

@@ -104,8 +104,9 @@ class App:
         if allowed:
             exchange.headers.append((b"allow", ", ".join(allowed).encode()))
             raise MethodNotAllowed(f"this path takes {', '.join(allowed)}")
-        near = difflib.get_close_matches(exchange.scope["path"][:128], [route.path for route in ROUTES], n=1)
-        raise NotFound(f"there is nothing at this path: {f'did you mean {near[0]}?' if near else 'see /openapi.json'}")
+        near = difflib.get_close_matches(exchange.scope["path"][:128], [route.operation.path for route in ROUTES], n=1)
+        hint = f"did you mean {near[0]}?" if near else "see /openapi.json"
+        raise NotFound(f"there is nothing at this path: {hint}")
 
 
 async def _unused(scope: Scope, receive: Receive, send: Send) -> None:
