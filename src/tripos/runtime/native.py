@@ -17,7 +17,7 @@ import numpy.typing as npt
 from tripos.errors import ConfigError, EnvironmentProblem, ModelRefused
 from tripos.plan.formats import FORMATS
 from tripos.plan.ir import Op, Panels, Plan, Weights, WeightSpec, WeightTensor
-from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, StepInput, StepOutput
+from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, SamplingInput, StepInput, StepOutput
 
 ABI = 2  # TRIPOS_ABI
 LIBRARY_NAME = "libtripos_kernels.so"
@@ -56,22 +56,28 @@ class _Panels(ctypes.Structure):
     ]  # fmt: skip
 
 
-# The arrays of a step in the order of TriposStep: name, element type.
-_STEP_ARRAYS = ("token_ids", "positions", "query_start", "seq_lens", "block_tables", "slots", "last_rows")
-_SAMPLING_ARRAYS: tuple[tuple[str, type[np.generic]], ...] = (
-    ("temperature", np.float32), ("top_k", np.int32), ("top_p", np.float32), ("min_p", np.float32),
-    ("repetition_penalty", np.float32), ("presence_penalty", np.float32), ("frequency_penalty", np.float32),
-    ("seed", np.uint64), ("counter", np.uint64), ("forced_token", np.int32), ("num_logprobs", np.int32),
-    ("history_start", np.int32), ("history_ids", np.int32), ("history_counts", np.int32), ("bias_start", np.int32),
-    ("bias_ids", np.int32), ("bias_values", np.float32), ("mask_row", np.int32), ("mask", np.uint32),
+# The arrays of a step in the order of TriposStep: name, element type, and the length that C++ cannot see but trusts.
+_TOKENS, _SEQS, _SEQS_1, _ROWS, _ROWS_1, _HISTORY, _BIAS, _ANY = range(8)
+_STEP_ARRAYS = (
+    ("token_ids", np.int32, _TOKENS), ("positions", np.int32, _TOKENS), ("query_start", np.int32, _SEQS_1),
+    ("seq_lens", np.int32, _SEQS), ("block_tables", np.int32, _SEQS), ("slots", np.int32, _TOKENS),
+    ("last_rows", np.int32, _ROWS),
+)  # fmt: skip
+_SAMPLING_ARRAYS: tuple[tuple[str, type[np.generic], int], ...] = (
+    ("temperature", np.float32, _ROWS), ("top_k", np.int32, _ROWS), ("top_p", np.float32, _ROWS),
+    ("min_p", np.float32, _ROWS), ("repetition_penalty", np.float32, _ROWS), ("presence_penalty", np.float32, _ROWS),
+    ("frequency_penalty", np.float32, _ROWS), ("seed", np.uint64, _ROWS), ("counter", np.uint64, _ROWS),
+    ("forced_token", np.int32, _ROWS), ("num_logprobs", np.int32, _ROWS), ("history_start", np.int32, _ROWS_1),
+    ("history_ids", np.int32, _HISTORY), ("history_counts", np.int32, _HISTORY), ("bias_start", np.int32, _ROWS_1),
+    ("bias_ids", np.int32, _BIAS), ("bias_values", np.float32, _BIAS), ("mask_row", np.int32, _ROWS),
+    ("mask", np.uint32, _ANY),
 )  # fmt: skip
 
 
 class _Step(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("num_tokens", "num_seqs", "num_rows", "max_blocks")),
-        *((name, ctypes.c_void_p) for name in _STEP_ARRAYS),
-        *((name, ctypes.c_void_p) for name, _ in _SAMPLING_ARRAYS),
+        *((name, ctypes.c_void_p) for name, _, _ in (*_STEP_ARRAYS, *_SAMPLING_ARRAYS)),
         *((name, ctypes.c_int32) for name in ("num_masks", "mask_words", "history_size", "bias_size")),
     ]
 
@@ -363,27 +369,21 @@ class NativeExecutor:
 
     def run(self, step: StepInput) -> StepOutput:
         """Raises ValueError for a step that would read out of bounds: a bug in the engine."""
-        keep: list[npt.NDArray[Any]] = []
-
-        def address(values: npt.NDArray[Any], dtype: type[np.generic]) -> int:
-            array = np.ascontiguousarray(values, dtype)
-            keep.append(array)
-            return int(array.ctypes.data)
-
         s = step.sampling
-        num_rows, num_seqs = len(step.last_rows), len(step.seq_lens)
-        _check_lengths(step)
+        num_tokens, num_seqs, num_rows = len(step.token_ids), len(step.seq_lens), len(step.last_rows)
+        history, bias = len(s.history_ids), len(s.bias_ids)
+        lengths = (num_tokens, num_seqs, num_seqs + 1, num_rows, num_rows + 1, history, bias, len(s.mask))
+        keep: list[npt.NDArray[Any]] = []
         native = _Step(
-            len(step.token_ids), num_seqs, num_rows, step.block_tables.shape[1],
-            *(address(getattr(step, name), np.int32) for name in _STEP_ARRAYS),
-            *(address(getattr(s, name), dtype) for name, dtype in _SAMPLING_ARRAYS),
-            s.mask.shape[0], s.mask.shape[1], len(s.history_ids), len(s.bias_ids),
+            num_tokens, num_seqs, num_rows, step.block_tables.shape[1],
+            *_addresses(step, _STEP_ARRAYS, lengths, keep), *_addresses(s, _SAMPLING_ARRAYS, lengths, keep),
+            *s.mask.shape, history, bias,
         )  # fmt: skip
-        out = self._output(num_rows, int(max(s.num_logprobs.max(initial=0), 0)))
-        logits = out.logits.ctypes.data if out.logits is not None else None
+        out = self._output(num_rows, max((0, *s.num_logprobs.tolist())))
+        logits = _address(out.logits) if out.logits is not None else None
         native_out = _Output(
-            out.token_ids.ctypes.data, out.logprobs.ctypes.data, out.top_ids.ctypes.data,
-            out.top_logprobs.ctypes.data, out.ok.ctypes.data, logits, out.top_ids.shape[1], 0,
+            _address(out.token_ids), _address(out.logprobs), _address(out.top_ids), _address(out.top_logprobs),
+            _address(out.ok), logits, out.top_ids.shape[1], 0,
         )  # fmt: skip
         if self._library.tripos_run(self._open, ctypes.byref(native), ctypes.byref(native_out)) != 0:
             raise ValueError(self._library.tripos_error().decode())
@@ -433,20 +433,27 @@ class NativeExecutor:
             self.close()
 
 
-def _check_lengths(step: StepInput) -> None:
-    """Array lengths, which C++ cannot see; it checks the values."""
-    s, num_tokens, num_seqs, num_rows = step.sampling, len(step.token_ids), len(step.seq_lens), len(step.last_rows)
-    lengths = {
-        "positions": (step.positions, num_tokens), "slots": (step.slots, num_tokens),
-        "query_start": (step.query_start, num_seqs + 1), "block_tables": (step.block_tables, num_seqs),
-        "history_counts": (s.history_counts, len(s.history_ids)), "bias_values": (s.bias_values, len(s.bias_ids)),
-        "history_start": (s.history_start, num_rows + 1), "bias_start": (s.bias_start, num_rows + 1),
-    }  # fmt: skip
-    per_row = (
-        "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
-        "seed", "counter", "forced_token", "num_logprobs", "mask_row",
-    )  # fmt: skip
-    lengths |= {name: (getattr(s, name), num_rows) for name in per_row}
-    for name, (array, expected) in lengths.items():
-        if len(array) != expected:
-            raise ValueError(f"step: {name} has {len(array)} entries, needs {expected}")
+_Start = ctypes.c_char * 0
+
+
+def _address(array: Any) -> int:
+    """Through the buffer protocol: array.ctypes is several times slower, and a step has thirty arrays."""
+    try:
+        return ctypes.addressof(_Start.from_buffer(array))
+    except TypeError:  # read-only
+        return int(array.ctypes.data)
+
+
+def _addresses(
+    owner: StepInput | SamplingInput, arrays: tuple[tuple[str, type[np.generic], int], ...], lengths: tuple[int, ...],
+    keep: list[npt.NDArray[Any]],
+) -> list[int]:  # fmt: skip
+    """Where each array lies, its length checked (C++ checks the values); `keep` holds them until the call is over."""
+    found = []
+    for name, dtype, length in arrays:
+        array = np.ascontiguousarray(getattr(owner, name), dtype)
+        if len(array) != lengths[length]:
+            raise ValueError(f"step: {name} has {len(array)} entries, needs {lengths[length]}")
+        keep.append(array)
+        found.append(_address(array))
+    return found
