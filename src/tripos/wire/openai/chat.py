@@ -36,6 +36,8 @@ FIELDS = table(
     Field("add_generation_prompt", "boolean", "Let the template open the assistant's turn. Default true."),
     Field("chat_template_kwargs", "object", "Scalars for the model's template.", max_items=16),
     *IGNORED,
+    Field("prompt_cache_retention", "string", "Prefixes are always reused.", max_bytes=64, use="ignored"),
+    Field("prompt_cache_options", "object", "Prefixes are always reused.", use="ignored"),
     Field("parallel_tool_calls", "boolean", "No tools, no effect.", use="ignored"),
     Field("tools", "array", _LATER, use="refused"),
     Field("tool_choice", "any", _LATER, use="refused"),
@@ -46,6 +48,7 @@ FIELDS = table(
     Field("web_search_options", "any", "the server makes no outbound requests", use="refused"),
     Field("reasoning_effort", "any", "use chat_template_kwargs", use="refused"),
     Field("verbosity", "any", "say it in the prompt", use="refused"),
+    Field("moderation", "any", _LATER, use="refused"),
     Field("structured_outputs", "any", _LATER, use="refused"),
 )
 

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from tripos.errors import InvalidRequest, TriposError
 from tripos.types import Event, Generate, Message, TokenLogprob, Usage
 from tripos.wire.fields import Field, Table, kind_of, read, table
-from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, Asked, Single, check_model
+from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, MODEL, Asked, Single, check_model
 from tripos.wire.json import parse, shown
 from tripos.wire.openai.generation import DELIVERY, SAMPLING, read_delivery, read_sampling
 
@@ -34,7 +34,7 @@ _PROMPT = (
     Field("reasoning", "object", _LATER, use="refused"),
     Field("conversation", "any", "use previous_response_id", use="refused"),
 )
-COUNT = table(next(field for field in DELIVERY if field.name == "model"), *_PROMPT)
+COUNT = table(MODEL, *_PROMPT, Field("personality", "any", "say it in the instructions", use="refused"))
 FIELDS = table(
     *_PROMPT,
     *DELIVERY,
@@ -49,9 +49,13 @@ FIELDS = table(
     Field("safety_identifier", "string", _BOOKS, max_bytes=512, use="ignored"),
     Field("prompt_cache_key", "string", "Prefixes are always reused.", max_bytes=512, use="ignored"),
     Field("prompt_cache_retention", "string", "Prefixes are always reused.", max_bytes=64, use="ignored"),
+    Field("prompt_cache_options", "object", "Prefixes are always reused.", use="ignored"),
     Field("max_tool_calls", "integer", "No tools, no effect.", low=0, high=MAX_TOKENS, use="ignored"),
     Field("prompt", "any", "there are no stored prompts", use="refused"),
     Field("context_management", "any", "send the messages that count", use="refused"),
+    Field("background_options", "any", "nothing runs in the background", use="refused"),
+    Field("access_programs", "any", "there are none", use="refused"),
+    Field("image", "any", "this server makes no images", use="refused"),
     Field("moderation", "any", _LATER, use="refused"),
 )
 _MESSAGE = table(
