@@ -153,6 +153,9 @@ class Lowering {
     out_.matrices.push_back(is_packed ? OwnedMatrix::Map(PanelsOf(w, Parts(weight)[0])) : PackParts(weight, w, is_interleaved));
     out_.matrix_of_weight[weight] = out_.matrices.size() - 1;
     const linear::PackedMatrix& matrix = out_.matrices.back().matrix();
+    if (matrix.is_interleaved && !is_interleaved) {
+      throw Error(Format("weight %s: packed interleaved, the plan takes it row by row: pack the model again", Parts(weight)[0].name));
+    }
     out_.weight_bytes += matrix.bytes();
     out_.kernels[std::string("linear.") + FormatName(matrix.format)] = linear_->name;
     return matrix;
