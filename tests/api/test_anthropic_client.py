@@ -146,6 +146,12 @@ async def test_every_field_reaches_the_call() -> None:
     )
 
 
+async def test_models_are_listed_for_this_client_too(client: anthropic.AsyncAnthropic) -> None:
+    models = [model async for model in client.models.list()]
+    assert [(model.id, model.type, model.display_name) for model in models] == [("tiny", "model", "tiny")]
+    assert (await client.models.retrieve("tiny")).created_at.timestamp() == 1
+
+
 async def test_errors_are_the_clients_own(client: anthropic.AsyncAnthropic) -> None:
     with pytest.raises(anthropic.NotFoundError) as absent:
         await client.messages.create(**{**ASKED, "model": "absent"})

@@ -67,7 +67,7 @@ async def test_framing(server: Running, data: bytes, status: int, code: str) -> 
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/", 404, "not_found"),
+        ("GET", "/absent", 404, "not_found"),
         ("GET", "/V1/models", 404, "not_found"),  # R06
         ("GET", "//v1/models", 404, "not_found"),
         ("GET", "/v1/models/", 404, "model_not_found"),
@@ -86,7 +86,7 @@ async def test_unknown_places(server: Running, method: str, path: str, status: i
     assert "access-control-allow-origin" not in response.headers
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health", "/version", "/v1/models", "/metrics"])
+@pytest.mark.parametrize("path", ["/", "/livez", "/readyz", "/health", "/version", "/v1/models", "/metrics"])
 async def test_small_answers(server: Running, path: str) -> None:
     response = await server.http.get(path)
     assert response.status_code == 200

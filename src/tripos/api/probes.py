@@ -26,5 +26,10 @@ async def metrics(exchange: Exchange, service: Service) -> None:
     await exchange.answer(200, service.metrics.render(), CONTENT_TYPE.encode())
 
 
+async def root(exchange: Exchange, service: Service) -> None:
+    """Some clients knock here first."""
+    await exchange.answer_json({"name": "tripos", "version": __version__, "document": "/openapi.json"})
+
+
 async def version(exchange: Exchange, service: Service) -> None:
     await exchange.answer_json({"version": __version__})

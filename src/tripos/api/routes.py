@@ -158,5 +158,6 @@ ROUTES = (
     Route("GET", "/health", probes.readyz, "As /readyz, but with a key if keys are configured"),
     Route("GET", "/metrics", probes.metrics, "Prometheus text"),
     Route("GET", "/version", probes.version, "The version of the server"),
+    Route("GET", "/", probes.root, "Name and version; some clients knock here first"),
     Route("GET", "/openapi.json", show_document, "This document"),
 )

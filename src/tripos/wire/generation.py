@@ -51,7 +51,7 @@ def for_model(asked: Asked, card: ModelCard) -> Asked:
 
     Raises InvalidRequest (context_length_exceeded) when it wants a larger window than there is.
     """
-    if asked.window > card.max_model_len:
+    if 0 < card.max_model_len < asked.window:
         message = f"a window of {asked.window} tokens was asked for, {card.name} has {card.max_model_len}"
         raise InvalidRequest(message, code="context_length_exceeded", param="options.num_ctx")
     missing = {name: getattr(card.sampling, name) for name in RECOMMENDED - asked.given}

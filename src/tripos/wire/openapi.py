@@ -63,7 +63,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
 
 def _id(operation: Operation) -> str:
     words = operation.path.replace("{name}", "by_name").replace(".", "_").strip("/").split("/")
-    return "_".join([operation.method.lower(), *words])
+    return "_".join([operation.method.lower(), *filter(None, words)])
 
 
 def _responses(operation: Operation) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""GET /v1/models and /v1/models/{id}."""
+"""GET /v1/models and /v1/models/{id}, with what Anthropic's clients look for beside OpenAI's fields."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 from tripos.types import ModelCard
@@ -14,6 +15,9 @@ def encode_model(card: ModelCard) -> dict[str, Any]:
         "object": "model",
         "created": card.created,
         "owned_by": "tripos",
+        "type": "model",
+        "display_name": card.name,
+        "created_at": datetime.fromtimestamp(card.created, UTC).isoformat().replace("+00:00", "Z"),
         "max_model_len": card.max_model_len,
         "digest": card.digest,
         "task": card.task,
@@ -25,4 +29,6 @@ def encode_model(card: ModelCard) -> dict[str, Any]:
 
 
 def encode_models(cards: Iterable[ModelCard]) -> dict[str, Any]:
-    return {"object": "list", "data": [encode_model(card) for card in cards]}
+    data = [encode_model(card) for card in cards]
+    ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
+    return {"object": "list", "data": data, "has_more": False, **ends}
