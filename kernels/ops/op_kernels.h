@@ -100,6 +100,9 @@ struct OpKernels {
   bool (*all_finite)(const float* x, int64_t count);
   double (*exp_sum)(const float* x, int64_t count, float largest);                  // of exp(x - largest)
   void (*exp_weights)(const float* x, int64_t count, float largest, float divisor, float* y);  // exp(x/d - largest)
+  double (*sum)(const float* x, int64_t count);
+  // Writes the indices of the values >= cut, in order; returns how many.
+  int64_t (*at_least)(const float* x, int64_t count, float cut, int32_t* ids);
 };
 
 const OpKernels& ChooseOpKernels(Isa isa);

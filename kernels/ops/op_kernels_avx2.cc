@@ -13,7 +13,7 @@ namespace tripos {
 
 extern const OpKernels kOpKernelsAvx2;
 const OpKernels kOpKernelsAvx2 = {Isa::kAvx2, Norm,   Rope,  Glu,    Act,   AddRows,   ScaleRow,  WriteKv,
-                                  Attend, Merge, Finish, MaxOf, AllFinite, ExpSum, ExpWeights};
+                                  Attend, Merge, Finish, MaxOf, AllFinite, ExpSum, ExpWeights, Sum, AtLeast};
 
 extern const PeakKernels kPeakKernelsAvx2;
 const PeakKernels kPeakKernelsAvx2 = {Isa::kAvx2, ReadPeak, Fp32Peak, nullptr, nullptr};

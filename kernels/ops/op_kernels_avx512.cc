@@ -13,7 +13,7 @@ namespace tripos {
 
 extern const OpKernels kOpKernelsAvx512;
 const OpKernels kOpKernelsAvx512 = {Isa::kAvx512, Norm,   Rope,  Glu,    Act,   AddRows,   ScaleRow,  WriteKv,
-                                  Attend, Merge, Finish, MaxOf, AllFinite, ExpSum, ExpWeights};
+                                  Attend, Merge, Finish, MaxOf, AllFinite, ExpSum, ExpWeights, Sum, AtLeast};
 
 extern const PeakKernels kPeakKernelsAvx512;
 const PeakKernels kPeakKernelsAvx512 = {Isa::kAvx512, ReadPeak, Fp32Peak, Bf16Peak, Int8Peak};

@@ -12,7 +12,7 @@ namespace tripos {
 
 extern const OpKernels kOpKernelsScalar;
 const OpKernels kOpKernelsScalar = {Isa::kScalar, Norm,   Rope,  Glu,    Act,   AddRows,   ScaleRow,  WriteKv,
-                                  Attend, Merge, Finish, MaxOf, AllFinite, ExpSum, ExpWeights};
+                                  Attend, Merge, Finish, MaxOf, AllFinite, ExpSum, ExpWeights, Sum, AtLeast};
 
 extern const PeakKernels kPeakKernelsScalar;
 const PeakKernels kPeakKernelsScalar = {Isa::kScalar, ReadPeak, Fp32Peak, nullptr, nullptr};

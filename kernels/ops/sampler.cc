@@ -38,13 +38,7 @@ class RowSampler {
       *token = FirstOf(largest);
       return true;
     }
-    const float cut = TopKCut();
-    const float scaled_peak = largest / temperature;
-    kernels_.exp_weights(logits_, vocab_size_, scaled_peak, temperature, scratch_.weights);
-    if (cut > -kInfinity) {
-      for (int64_t i = 0; i < vocab_size_; ++i) scratch_.weights[i] = logits_[i] >= cut ? scratch_.weights[i] : 0.0f;
-    }
-    KeepAbove(std::max(TopPCut(), step_.min_p[row_]));
+    Weigh(largest / temperature, temperature);
     *token = Inverse(Uniform(step_.seed[row_], step_.counter[row_]));
     return true;
   }
@@ -76,6 +70,95 @@ class RowSampler {
     return static_cast<int32_t>(i);
   }
 
+  // The weights of the tokens that may be drawn: exp(logit / temperature - scaled_peak), at most 1. Those left by top_k,
+  // top_p and min_p are few: what follows the first pass over the vocabulary goes over their list alone.
+  void Weigh(float scaled_peak, float temperature) {
+    const float k_cut = TopKCut();
+    if (k_cut > -kInfinity) {
+      Keep(logits_, k_cut);
+      for (int64_t i = 0; i < num_kept_; ++i) scratch_.weights[i] = logits_[ids()[i]];
+      kernels_.exp_weights(scratch_.weights, num_kept_, scaled_peak, temperature, scratch_.weights);
+    } else {
+      kernels_.exp_weights(logits_, vocab_size_, scaled_peak, temperature, scratch_.weights);
+      const float bound = std::max(TopPBound(), step_.min_p[row_]);
+      if (bound > 0.0f) {
+        Keep(scratch_.weights, bound);
+        left_out_ = kernels_.sum(scratch_.weights, vocab_size_);
+        for (int64_t i = 0; i < num_kept_; ++i) scratch_.weights[i] = scratch_.weights[ids()[i]];
+        left_out_ = std::max(0.0, left_out_ - kernels_.sum(scratch_.weights, num_kept_));
+      }
+    }
+    const float cut = std::max(TopPCut(), step_.min_p[row_]);
+    for (int64_t i = 0; i < size(); ++i) scratch_.weights[i] = scratch_.weights[i] >= cut ? scratch_.weights[i] : 0.0f;
+  }
+
+  // The candidates: all tokens, or those that Keep has listed, in order of id.
+  int32_t* ids() const { return reinterpret_cast<int32_t*>(scratch_.candidates); }
+  int64_t size() const { return num_kept_ < 0 ? vocab_size_ : num_kept_; }
+  int64_t IdOf(int64_t i) const { return num_kept_ < 0 ? i : ids()[i]; }
+  void Keep(const float* x, float cut) { num_kept_ = kernels_.at_least(x, vocab_size_, cut, ids()); }
+  // Behind the ids; a vocabulary of floats fits.
+  float* found() const {
+    return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(ids() + vocab_size_) + 63) / 64 * 64);
+  }
+
+  // The top_k-th largest logit, or -infinity. The top_k-th largest of the maxima of short runs is a lower bound.
+  float TopKCut() {
+    constexpr int64_t kRun = 128;
+    const int64_t k = step_.top_k[row_];
+    if (k <= 0 || k >= vocab_size_) return -kInfinity;
+    float* values = found();
+    int64_t num_values = 0;
+    for (int64_t i = 0; i < vocab_size_; i += kRun) {
+      values[num_values++] = kernels_.max(logits_ + i, std::min(kRun, vocab_size_ - i));
+    }
+    const float bound = num_values < k ? -kInfinity : Largest(values, num_values, k);
+    const int64_t count = kernels_.at_least(logits_, vocab_size_, bound, ids());
+    for (int64_t i = 0; i < count; ++i) values[i] = logits_[ids()[i]];
+    return Largest(values, count, k);
+  }
+
+  // The k-th largest.
+  static float Largest(float* values, int64_t count, int64_t k) {
+    std::nth_element(values, values + (k - 1), values + count, std::greater<float>());
+    return values[k - 1];
+  }
+
+  // All tokens lighter than this weigh together less than 1 - top_p, so none of them is among the top_p.
+  float TopPBound() {
+    const float top_p = step_.top_p[row_];
+    if (!(top_p < 1.0f)) return 0.0f;
+    const double total = kernels_.sum(scratch_.weights, vocab_size_);
+    return static_cast<float>(0.99 * (1.0 - static_cast<double>(top_p)) * total / static_cast<double>(vocab_size_));
+  }
+
+  // The weight at which the sum of the larger ones reaches top_p of all, or 0.
+  float TopPCut() {
+    const float top_p = step_.top_p[row_];
+    if (!(top_p < 1.0f)) return 0.0f;
+    double sum[kBins] = {};
+    const float* w = scratch_.weights;
+    for (int64_t i = 0; i < size(); ++i) sum[Order(w[i])] += static_cast<double>(w[i]);
+    double total = left_out_;
+    for (double s : sum) total += s;
+    const double target = static_cast<double>(top_p) * total;
+    double above = 0.0;
+    uint32_t bin = 0;
+    while (bin + 1 < kBins && above + sum[bin] < target) above += sum[bin++];
+    float* values = found();
+    int64_t num_found = 0;
+    for (int64_t i = 0; i < size(); ++i) {
+      if (Order(w[i]) == bin) values[num_found++] = w[i];
+    }
+    if (num_found == 0) return 0.0f;
+    std::sort(values, values + num_found, std::greater<float>());
+    for (int64_t i = 0; i < num_found; ++i) {
+      above += static_cast<double>(values[i]);
+      if (above >= target) return values[i];
+    }
+    return values[num_found - 1];
+  }
+
   // Histogram over the leading bits of a float, ordered from large to small.
   static constexpr int kBins = 1 << 12;
   static uint32_t Order(float x) {
@@ -85,67 +168,16 @@ class RowSampler {
     return ~bits >> 20;
   }
 
-  // The top_k-th largest logit, or -infinity.
-  float TopKCut() {
-    const int64_t k = step_.top_k[row_];
-    if (k <= 0 || k >= vocab_size_) return -kInfinity;
-    uint32_t count[kBins] = {};
-    for (int64_t i = 0; i < vocab_size_; ++i) ++count[Order(logits_[i])];
-    int64_t above = 0;
-    uint32_t bin = 0;
-    while (above + count[bin] < k) above += count[bin++];
-    float* found = reinterpret_cast<float*>(scratch_.candidates);
-    int64_t num_found = 0;
-    for (int64_t i = 0; i < vocab_size_; ++i) {
-      if (Order(logits_[i]) == bin) found[num_found++] = logits_[i];
-    }
-    float* kth = found + (k - above - 1);
-    std::nth_element(found, kth, found + num_found, std::greater<float>());
-    return *kth;
-  }
-
-  // The weight at which the sum of the larger ones reaches top_p of all, or 0.
-  float TopPCut() {
-    const float top_p = step_.top_p[row_];
-    if (!(top_p < 1.0f)) return 0.0f;
-    double sum[kBins] = {};
-    const float* w = scratch_.weights;
-    for (int64_t i = 0; i < vocab_size_; ++i) sum[Order(w[i])] += static_cast<double>(w[i]);
-    double total = 0.0;
-    for (double s : sum) total += s;
-    const double target = static_cast<double>(top_p) * total;
-    double above = 0.0;
-    uint32_t bin = 0;
-    while (bin + 1 < kBins && above + sum[bin] < target) above += sum[bin++];
-    float* found = reinterpret_cast<float*>(scratch_.candidates);
-    int64_t num_found = 0;
-    for (int64_t i = 0; i < vocab_size_; ++i) {
-      if (Order(w[i]) == bin) found[num_found++] = w[i];
-    }
-    if (num_found == 0) return 0.0f;
-    std::sort(found, found + num_found, std::greater<float>());
-    for (int64_t i = 0; i < num_found; ++i) {
-      above += static_cast<double>(found[i]);
-      if (above >= target) return found[i];
-    }
-    return found[num_found - 1];
-  }
-
-  void KeepAbove(float cut) {
-    if (!(cut > 0.0f)) return;
-    for (int64_t i = 0; i < vocab_size_; ++i) scratch_.weights[i] = scratch_.weights[i] >= cut ? scratch_.weights[i] : 0.0f;
-  }
-
   // Inverse of the cumulative weights, in vocabulary order; sums of runs first, then within the run.
-  int32_t Inverse(double uniform) {
+  int32_t Inverse(double uniform) const {
     constexpr int64_t kRun = 256;
     const float* w = scratch_.weights;
-    double* sums = reinterpret_cast<double*>(scratch_.candidates);
-    const int64_t num_runs = (vocab_size_ + kRun - 1) / kRun;
+    double* sums = reinterpret_cast<double*>(found());
+    const int64_t count = size(), num_runs = (count + kRun - 1) / kRun;
     double total = 0.0;
     for (int64_t run = 0; run < num_runs; ++run) {
       double s = 0.0;
-      for (int64_t i = run * kRun; i < std::min(vocab_size_, (run + 1) * kRun); ++i) s += static_cast<double>(w[i]);
+      for (int64_t i = run * kRun; i < std::min(count, (run + 1) * kRun); ++i) s += static_cast<double>(w[i]);
       sums[run] = s;
       total += s;
     }
@@ -154,7 +186,7 @@ class RowSampler {
     int64_t run = 0;
     while (run + 1 < num_runs && below + sums[run] <= target) below += sums[run++];
     int64_t chosen = -1;
-    for (int64_t i = run * kRun; i < std::min(vocab_size_, (run + 1) * kRun); ++i) {
+    for (int64_t i = run * kRun; i < std::min(count, (run + 1) * kRun); ++i) {
       if (w[i] > 0.0f) chosen = i;
       below += static_cast<double>(w[i]);
       if (below > target && w[i] > 0.0f) break;
@@ -163,7 +195,7 @@ class RowSampler {
     for (int64_t i = run * kRun; chosen < 0 && i-- > 0;) {
       if (w[i] > 0.0f) chosen = i;
     }
-    return static_cast<int32_t>(chosen);
+    return static_cast<int32_t>(IdOf(chosen));
   }
 
   const OpKernels& kernels_;
@@ -172,6 +204,8 @@ class RowSampler {
   float* const logits_;
   const int64_t vocab_size_;
   const SamplerScratch scratch_;
+  int64_t num_kept_ = -1;   // -1: the candidates are all tokens
+  double left_out_ = 0.0;  // weight of the tokens that are no candidates for being too light
 };
 
 // The `count` likeliest tokens, ties to the lowest id, likeliest first, by a heap whose top is the least likely kept.

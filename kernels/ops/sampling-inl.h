@@ -50,5 +50,33 @@ void ExpWeights(const float* x, int64_t count, float largest, float divisor, flo
   }
 }
 
+double Sum(const float* x, int64_t count) {
+  constexpr int64_t kRun = 64 * kLanes;  // as in ExpSum
+  double total = 0.0;
+  for (int64_t start = 0; start < count; start += kRun) {
+    const int64_t end = start + kRun < count ? start + kRun : count;
+    Vec sum = Set(0.0f);
+    for (int64_t i = start; i < end; i += kLanes) sum = Add(sum, LoadN(x + i, end - i < kLanes ? static_cast<int>(end - i) : kLanes));
+    total += static_cast<double>(SumLanes(sum));
+  }
+  return total;
+}
+
+int64_t AtLeast(const float* x, int64_t count, float cut, int32_t* ids) {
+  int64_t num_found = 0, i = 0;
+  for (; i + 4 * kLanes <= count; i += 4 * kLanes) {  // most vectors hold none
+    const Vec largest = Max(Max(Load(x + i), Load(x + i + kLanes)), Max(Load(x + i + 2 * kLanes), Load(x + i + 3 * kLanes)));
+    if (MaxLanes(largest) < cut) continue;
+    for (int64_t j = i; j < i + 4 * kLanes; ++j) {
+      ids[num_found] = static_cast<int32_t>(j);
+      num_found += x[j] >= cut;
+    }
+  }
+  for (; i < count; ++i) {
+    if (x[i] >= cut) ids[num_found++] = static_cast<int32_t>(i);
+  }
+  return num_found;
+}
+
 }  // namespace
 }  // namespace tripos
