@@ -233,7 +233,15 @@ CHAT_ROWS: list[tuple[str, Any, str]] = [
     ("M17", changed(CHAT, messages=[{"role": "user", "content": "x"}] * 2048), "context_length_exceeded"),
 ]
 
+LONG = "a" * (4 * MIB + 1)
 OTHER_ROWS: list[tuple[str, str, Any, str]] = [
+    ("U01", "/v1/responses/input_tokens", {"model": "tiny", "input": LONG}, "context_length_exceeded"),
+    (
+        "U01",
+        "/v1/messages/count_tokens",
+        {"model": "tiny", "messages": [{"role": "user", "content": LONG}]},
+        "context_length_exceeded",
+    ),
     ("tokens", "/tokenize", {"model": "tiny"}, "missing_field"),
     ("tokens", "/tokenize", {"model": "tiny", "prompt": "x", "messages": HELLO}, "invalid_value"),
     ("tokens", "/tokenize", {"model": "tiny", "prompt": 5}, "invalid_type"),

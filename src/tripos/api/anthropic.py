@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from tripos.api import tokens
 from tripos.api.dialect import Dialect, typed_events
 from tripos.api.exchange import Exchange
 from tripos.api.generate import deliver, find_card
-from tripos.api.tokens import find_tokenizing
 from tripos.service import Service
 from tripos.wire.anthropic import messages
 from tripos.wire.anthropic.errors import encode_error
@@ -23,6 +23,4 @@ async def create_message(exchange: Exchange, service: Service) -> None:
 
 async def count_tokens(exchange: Exchange, service: Service) -> None:
     name, request = messages.decode_count(await exchange.read_body())
-    find_card(exchange, service, name)
-    tokens = await find_tokenizing(service, name).encode(request)
-    await exchange.answer_json(messages.encode_count(len(tokens)))
+    await exchange.answer_json(messages.encode_count(await tokens.count(exchange, service, name, request)))

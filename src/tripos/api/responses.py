@@ -7,10 +7,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from tripos.api import tokens
 from tripos.api.dialect import Dialect, typed_events
 from tripos.api.exchange import Exchange
 from tripos.api.generate import deliver, find_card
-from tripos.api.tokens import find_tokenizing
 from tripos.service import Service
 from tripos.types import Event, Message
 from tripos.wire.generation import for_model
@@ -36,10 +36,9 @@ async def create_response(exchange: Exchange, service: Service) -> None:
 
 async def count_tokens(exchange: Exchange, service: Service) -> None:
     wanted = responses.decode_count(await exchange.read_body())
-    find_card(exchange, service, wanted.asked.model)
     asked = responses.ask(wanted, _said_before(exchange, wanted))
-    tokens = await find_tokenizing(service, asked.model).encode(asked.requests[0])
-    await exchange.answer_json(responses.encode_count(len(tokens)))
+    num_tokens = await tokens.count(exchange, service, asked.model, asked.requests[0])
+    await exchange.answer_json(responses.encode_count(num_tokens))
 
 
 async def show_response(exchange: Exchange, service: Service) -> None:

@@ -6,6 +6,7 @@ import asyncio
 
 from tripos.api.exchange import Exchange
 from tripos.api.generate import find_card
+from tripos.controls.limits import LimitsOptions, check
 from tripos.errors import InvalidRequest
 from tripos.service import Service, Tokenizing
 from tripos.types import Generate
@@ -32,6 +33,13 @@ async def detokenize(exchange: Exchange, service: Service) -> None:
         message = f"token id {max(tokens)} is outside the vocabulary of {card.vocab_size}"
         raise InvalidRequest(message, code="out_of_range", param="tokens")
     await exchange.answer_json({"prompt": await asyncio.to_thread(model.tokenizer.decode, tokens, False)})
+
+
+async def count(exchange: Exchange, service: Service, name: str, request: Generate) -> int:
+    """How many tokens the prompt of `request` has. Raises InvalidRequest as running it would."""
+    find_card(exchange, service, name)
+    check(request, LimitsOptions())
+    return len(await find_tokenizing(service, name).encode(request))
 
 
 def find_tokenizing(service: Service, name: str) -> Tokenizing:
