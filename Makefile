@@ -36,7 +36,7 @@ docs: $(VENV)/docs
 # The address- and undefined-behaviour-sanitizer build of the native library, and its op tests under it.
 # Leaks are off: the interpreter itself does not free everything at exit.
 sanitize: $(VENV)/installed $(VENV)/dev
-	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/sanitize -DCMAKE_BUILD_TYPE=RelWithDebInfo -DTRIPOS_SANITIZE=ON
+	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/sanitize -DCMAKE_BUILD_TYPE=RelWithDebInfo -DTRIPOS_SANITIZE=ON -DTRIPOS_WERROR=ON
 	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/sanitize --target tripos_kernels --parallel 2
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
@@ -67,7 +67,7 @@ $(VENV)/runtime: requirements/runtime.txt requirements/build.txt requirements/cm
 $(VENV)/installed: $(VENV)/runtime $(SOURCES)
 	$(if $(COMPILER),,@echo 'warning: no C++ compiler: installing without the native kernels (apt-get install g++)' >&2)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pip install --quiet --no-deps --no-build-isolation --force-reinstall \
-	  $(if $(COMPILER),,-C wheel.cmake=false) .
+	  $(if $(COMPILER),,-C wheel.cmake=false) $(if $(CI),-C cmake.define.TRIPOS_WERROR=ON) .
 	@touch $@
 
 $(VENV)/dev: requirements/dev.txt $(VENV)/runtime

@@ -76,11 +76,6 @@ void Executor::Reserve(int64_t num_blocks) {
   cache_ = Memory();
   if (num_blocks > INT32_MAX / settings_.block_size) throw Error("too many blocks: slots must fit 32 bits");
   cache_ = Memory(static_cast<size_t>(plan_->header.num_layers) * static_cast<size_t>(num_blocks) * layout_.block_bytes());
-  // Touch every page now: a step must not wait for the system to find one, nor learn then that there is none.
-  pool_.Run([&](int thread) {
-    const Range range = RangeOf(static_cast<int64_t>(cache_.bytes()), thread, pool_.num_threads());
-    if (range.first < range.last) std::memset(cache_.As<uint8_t>() + range.first, 0, static_cast<size_t>(range.last - range.first));
-  });
   num_blocks_ = num_blocks;
 }
 
