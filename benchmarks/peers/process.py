@@ -122,12 +122,17 @@ class Driver:
 
     def close(self) -> None:
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         try:
             self._process.stdin.close()
+        except BrokenPipeError:
+            pass  # it has ended already
+        try:
             self._process.wait(20)
-        except (BrokenPipeError, subprocess.TimeoutExpired):
+        except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._process.stdout.close()
 
     def _reply(self, timeout_s: float) -> dict[str, Any]:
         assert self._process.stdout is not None
