@@ -38,6 +38,8 @@ class EngineStats(Protocol):
     prefix_queries: int  # tokens
     prefix_hits: int  # tokens
     num_preemptions: int
+    drafted_tokens: int
+    accepted_tokens: int
 
 
 @runtime_checkable
@@ -162,6 +164,8 @@ class Metrics:
             ("prefix_cache_queries", "prefix_queries", "Prompt tokens looked up in the prefix cache."),
             ("prefix_cache_hits", "prefix_hits", "Prompt tokens found there."),
             ("num_preemptions", "num_preemptions", "Sequences that lost their blocks and were computed again."),
+            ("spec_decode_num_draft_tokens", "drafted_tokens", "Tokens guessed ahead of a sequence."),
+            ("spec_decode_num_accepted_tokens", "accepted_tokens", "Guessed tokens that were drawn."),
         ):
             count = CounterMetricFamily(f"vllm:{metric}", doc, labels=("model_name", "engine"))
             for name, each in stats.items():
