@@ -49,7 +49,8 @@ async def test_metrics_count_what_was_answered() -> None:
         assert found["vllm:request_success_total", "length"] == 3
         assert found["vllm:request_success_total", "error"] == 1
         assert found["vllm:time_to_first_token_seconds_count", ""] == 3
-        assert found["vllm:inter_token_latency_seconds_count", ""] == 12
+        # Between events, not tokens: a busy machine may hand over several tokens in one.
+        assert 0 < found["vllm:inter_token_latency_seconds_count", ""] <= 12
         assert found["vllm:request_time_per_output_token_seconds_sum", ""] > 0
         assert found["vllm:num_requests_running", ""] == 0
 
