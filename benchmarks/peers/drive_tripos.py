@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from benchmarks.peers import work
 
 
@@ -24,10 +22,7 @@ def load(setup: work.Setup) -> work.Answer:
         max_model_len=setup.max_tokens,
         speculate="off",  # random weights repeat themselves more than a model would
     )
-    # As much cache as the rows need: all of it is touched at load.
-    needs = build.open_model(options).fit
-    memory = needs.weight_bytes + setup.cache_tokens * needs.kv_bytes_per_token
-    engine = build.load_model(replace(options, memory=memory)).engine
+    engine = build.load_model(options).engine
     sampling = Sampling(temperature=0.0, ignore_eos=True)
 
     def answer(prompts: list[list[int]], max_tokens: int) -> work.Timing:

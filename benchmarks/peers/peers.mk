@@ -11,7 +11,7 @@ bench-peers: $(VENV)/installed $(PEER_ENVIRONMENTS:%=$(PEERS)/%/tried)
 	$(BIN)/python -m benchmarks.peers.run $(ARGS)
 
 # A failed installation is tried again when its requirements change, or after `make clean-peers`.
-# torchvision and torchaudio come along with some peers and refuse to load beside a CPU build of torch.
+# torchvision, torchaudio and torchcodec come along with some peers and refuse to load beside a CPU build of torch.
 $(PEERS)/%/tried: benchmarks/peers/requirements/%.txt
 	@mkdir -p $(PEERS)
 	rm -rf $(PEERS)/$*
@@ -19,7 +19,7 @@ $(PEERS)/%/tried: benchmarks/peers/requirements/%.txt
 	@echo 'installing the peer environment $*; its log is $(PEERS)/$*/log'
 	@timeout $(PEER_TIMEOUT) env CMAKE_ARGS=-DGGML_NATIVE=ON $(PEERS)/$*/bin/pip install --progress-bar off \
 	  -r $< >$(PEERS)/$*/log 2>&1 \
-	  && { $(PEERS)/$*/bin/pip uninstall --yes torchvision torchaudio >>$(PEERS)/$*/log 2>&1; true; } \
+	  && { $(PEERS)/$*/bin/pip uninstall --yes torchvision torchaudio torchcodec >>$(PEERS)/$*/log 2>&1; true; } \
 	  || { grep -v '^WARNING' $(PEERS)/$*/log | tail -n 1 | cut -c 1-200 >$(PEERS)/$*/failed; \
 	       echo 'peer environment $* failed:'; cat $(PEERS)/$*/failed; }
 	@touch $@
