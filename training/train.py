@@ -34,6 +34,7 @@ IGNORED = -100
 EMBEDDING_STD = 0.2
 OTHER_SHARE = 0.3  # share of the tokens outside the answers that the loss looks at (the scores are costly)
 PART_SIZE = 3000  # conversations
+ANSWERABLE_SHARE = 0.8  # of the questions; more than in the evaluation, or strange phrases are refused too readily
 NUM_EASY_PARTS, EASY_LENGTH = 2, 112  # training starts with so many parts of short conversations
 REPETITION_SHARE = 0.05  # of exercises in copying, in the parts after those
 
@@ -259,7 +260,7 @@ def training_part(tokenizer: Tokenizer, seed: int, part: int, max_length: int) -
     """The examples of one part: short conversations first, then all lengths with exercises in copying."""
     limit = EASY_LENGTH if part < NUM_EASY_PARTS else max_length
     repetition_share = 0.0 if part < NUM_EASY_PARTS else REPETITION_SHARE
-    source = conversations(f"{seed}/{part}", TRAINING, 6, repetition_share=repetition_share)
+    source = conversations(f"{seed}/{part}", TRAINING, 6, ANSWERABLE_SHARE, repetition_share)
     return encoded(tokenizer, source, PART_SIZE, limit)
 
 

@@ -173,10 +173,10 @@ def _count(rng: random.Random, high: int) -> str:
 
 
 def _price(rng: random.Random) -> str:
-    whole = rng.choice((rng.randint(1, 30), rng.randint(1, 200), rng.randint(100, 3000)))
+    whole = rng.choice((rng.randint(1, 30), rng.randint(1, 99), rng.randint(100, 900)))
     amount = (
-        f"{whole}.{rng.choice(('00', '50', '90', '95', '99', _digits(rng, 2, 2)))}"
-        if rng.random() < 0.5
+        f"{whole}.{rng.choice(('00', '50', '90', '95', '99'))}"
+        if rng.random() < 0.4
         else str(whole)
     )
     unit = rng.choice(("euros", "dollars", "EUR", "USD", "pounds", "francs"))
@@ -253,10 +253,9 @@ def _phone(rng: random.Random) -> str:
     return rng.choice(
         (
             f"{d(rng, 3, 3)}-{d(rng, 4, 4)}",
-            f"{d(rng, 3, 3)}-{d(rng, 3, 3)}-{d(rng, 4, 4)}",
-            f"+{rng.randint(1, 99)} {d(rng, 3, 4)} {d(rng, 4, 6)}",
-            f"0{d(rng, 2, 3)} {d(rng, 5, 7)}",
-            f"({d(rng, 3, 3)}) {d(rng, 3, 3)}-{d(rng, 4, 4)}",
+            f"555-{d(rng, 4, 4)}",
+            f"0{d(rng, 2, 2)} {d(rng, 4, 4)}",
+            f"({d(rng, 3, 3)}) {d(rng, 4, 4)}",
         )
     )
 
@@ -275,10 +274,10 @@ def _code(rng: random.Random) -> str:
 def _order(rng: random.Random) -> str:
     return rng.choice(
         (
-            _digits(rng, 3, 7),
-            "#" + _digits(rng, 3, 7),
-            f"{_letters(rng, 1, 2)}-{_digits(rng, 3, 6)}",
-            f"{_letters(rng, 1, 2)}{_digits(rng, 3, 6)}",
+            _digits(rng, 3, 5),
+            "#" + _digits(rng, 3, 5),
+            f"{_letters(rng, 1, 2)}-{_digits(rng, 3, 4)}",
+            f"{_letters(rng, 1, 2)}{_digits(rng, 3, 4)}",
         )
     )
 
@@ -340,7 +339,7 @@ def _amount(*units: str, high: int = 100, decimal: float = 0.3) -> Maker:
 
 def _size(rng: random.Random) -> str:
     unit = rng.choice(("cm", "mm", "inches", "m"))
-    sides = [str(rng.randint(2, 250)) for _ in range(rng.choice((1, 2, 2, 3)))]
+    sides = [str(rng.randint(2, 99)) for _ in range(rng.choice((1, 2, 2)))]
     return f"{rng.choice((' x ', ' by ')).join(sides)} {unit}"
 
 
