@@ -34,7 +34,7 @@ IGNORED = -100
 EMBEDDING_STD = 0.2
 OTHER_SHARE = 0.3  # share of the tokens outside the answers that the loss looks at (the scores are costly)
 PART_SIZE = 3000  # conversations
-ANSWERABLE_SHARE = 0.8  # of the questions; more than in the evaluation, or strange phrases are refused too readily
+ANSWERABLE_SHARE = 0.92  # of the questions; far more than in the evaluation, or strange phrases are refused too readily
 NUM_EASY_PARTS, EASY_LENGTH = 2, 112  # training starts with so many parts of short conversations
 REPETITION_SHARE = 0.05  # of exercises in copying, in the parts after those
 
