@@ -174,11 +174,7 @@ def _count(rng: random.Random, high: int) -> str:
 
 def _price(rng: random.Random) -> str:
     whole = rng.choice((rng.randint(1, 30), rng.randint(1, 99), rng.randint(100, 900)))
-    amount = (
-        f"{whole}.{rng.choice(('00', '50', '90', '95', '99'))}"
-        if rng.random() < 0.4
-        else str(whole)
-    )
+    amount = f"{whole}.{rng.choice(('00', '50', '90', '95', '99'))}" if rng.random() < 0.4 else str(whole)
     unit = rng.choice(("euros", "dollars", "EUR", "USD", "pounds", "francs"))
     return rng.choice((f"{amount} {unit}", f"{amount} {unit}", f"${amount}", f"€{amount}", f"£{amount}"))
 
