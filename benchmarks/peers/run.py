@@ -169,7 +169,8 @@ def measure_limits(arguments: argparse.Namespace, table: Table) -> None:
 def write_results(arguments: argparse.Namespace, table: Table, text: str, found: dict[str, Any]) -> Path:
     arguments.results.mkdir(parents=True, exist_ok=True)
     cpu = "".join(c if c.isalnum() else "-" for c in table.cpu.lower()).strip("-")
-    stem = f"{table.date}-{cpu}-{arguments.shape}"
+    part = "-part" if arguments.only or arguments.workloads != ROWS else ""  # beside the whole table, never over it
+    stem = f"{table.date}-{cpu}-{arguments.shape}{part}"
     directory: Path = arguments.results
     (directory / f"{stem}.json").write_text(json.dumps(found, indent=1) + "\n")
     (directory / f"{stem}.md").write_text(text)
