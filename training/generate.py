@@ -47,11 +47,12 @@ PLACE_NOUNS = [
 ]
 
 # Put in the place of, or beside, a word of a training question.
-BLUR_WORDS = (
-    "the a your my our this that it any some of for to in on at with from by is are was do does can may must will have "
-    "get give take make find know need want use see much many long early late soon big good kind sort type period level "
-    "number name value point way thing date day time place"
-).split()
+_BLUR_TEXT = """
+the a your my our this that it any some of for to in on at with from by is are was do does can may must will have
+get give take make find know need want use see much many long early late soon big good kind sort type period level
+number name value point way thing date day time place
+"""
+BLUR_WORDS = _BLUR_TEXT.split()
 
 ASKS, FACTS = load_facts()
 KINDS = sorted({fact.kind for fact in FACTS})
