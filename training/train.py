@@ -411,7 +411,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="checkpoints; outside the repository")
     parser.add_argument("--out", type=Path, required=True, help="the model folder to write")
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch-tokens", type=int, default=2048)
+    parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--max-length", type=int, default=MAX_LENGTH)
     parser.add_argument("--matrix-lr", type=float, default=0.01)
     parser.add_argument("--lr", type=float, default=0.003)
