@@ -23,7 +23,7 @@ from benchmarks.peers.work import Timing, tokens_per_s, work
 
 ROWS = "decode,pp512,pp2048,batch16,batch64,cold"
 FIRST_TOKEN, WARM_UP = "pp16", "pp128"  # the job of a cold start, and of every other before it is measured
-LOAD_S, PREPARE_S = 900.0, 1800.0  # a compiler may be at work
+LOAD_S, PREPARE_S = 1800.0, 3600.0  # a compiler may be at work
 
 
 def parse_arguments() -> argparse.Namespace:
