@@ -60,6 +60,9 @@ def ours(weights: str, kv_cache: str = "") -> Engine:
         driver="drive_tripos",
         weights=weights,
         kv_cache=kv_cache or KV_CACHE[weights],
+        model=f"{OURS}-{weights}",
+        prepare_in=OURS,
+        prepare=("python", "-m", "tripos.cli", "quantize", "{checkpoint}", "--weights", weights, "-o", "{model}"),
     )
 
 

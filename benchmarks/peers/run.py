@@ -10,6 +10,7 @@ import datetime
 import itertools
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,12 @@ class Comparison:
             directory.mkdir(exist_ok=True)
             checkpoint.write(self.arguments.shape, directory)
             done.touch()
+
+    def pack(self, ours: Engine) -> None:
+        """Ours anew in each run, for kernels change and their layouts with them. Raises Failed."""
+        (self.places.models / f"{ours.model}.done").unlink(missing_ok=True)
+        shutil.rmtree(self.places.models / ours.model, ignore_errors=True)
+        prepare(ours, self.places, PREPARE_S)
 
     def compare(self, ours: Engine, peer: Engine) -> None:
         """All rows of one peer; what fails is noted and ends that peer, not the run."""
@@ -191,6 +198,11 @@ def main() -> None:
     comparison = Comparison(arguments, table)
     comparison.make_checkpoint()
     measure_limits(arguments, table)
+    for engine in ours:
+        try:
+            comparison.pack(engine)
+        except Failed as problem:
+            sys.exit(f"{engine.name}: {problem}")
     for peer in peers:
         comparison.compare(beside(ours, peer), peer)
         measure_limits(arguments, table)
