@@ -179,6 +179,7 @@ class Engine:
             return []
         except Exception as error:
             if any(sequence.num_drafts for sequence, _ in entries):  # no guess may make a request fail
+                log.warning("a step with guesses failed and runs again without: %s", type(error).__name__)
                 return self._run([_without_drafts(sequence, n) for sequence, n in entries], failed)
             if len(entries) == 1:
                 log.warning("a sequence made its step fail: %s", type(error).__name__)
