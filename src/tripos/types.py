@@ -62,6 +62,13 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     tool_call_id: str | None = None
 
 
+class Constraint(msgspec.Struct, frozen=True, kw_only=True):
+    """What a choice's text must match. Enforced token by token, or the call is refused before its first token."""
+
+    kind: Literal["json_object", "json_schema", "regex", "lark", "gbnf"]
+    source: str = ""  # the schema as JSON text, the pattern, the grammar; nothing for json_object
+
+
 class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
     """Continue a prompt. `prompt` is text, token ids, or chat messages for the model's template."""
 
@@ -73,6 +80,8 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
     echo: bool = False  # the first Delta of each choice carries the prompt
     tools: tuple[dict[str, Any], ...] = ()
     template_args: dict[str, Any] = {}
+    constraint: Constraint | None = None
+    adapter: str = ""  # name of a LoRA adapter of the model, set by the route; "": the model as it is
     cache_salt: str = ""  # narrows prefix reuse further within the principal
 
 
