@@ -9,13 +9,18 @@ ARGS ?=
 # Without a compiler the numpy executor answers: right, and slow.
 COMPILER := $(shell command -v c++ || command -v g++ || command -v clang++)
 
-.PHONY: serve test check lint bench docs sanitize lock clean
+.PHONY: serve test soak check lint bench docs sanitize lock clean
 
 serve: $(VENV)/installed
 	$(BIN)/tripos serve $(ARGS)
 
 test: $(VENV)/installed $(VENV)/dev
 	$(BIN)/python -m pytest $(ARGS)
+
+# The tests that draw random cases, with many more of them: about half an hour on two cores.
+SOAK ?= 500
+soak: $(VENV)/installed $(VENV)/dev
+	$(BIN)/python -m pytest -m soak --soak $(SOAK) tests $(ARGS)
 
 check: lint
 	$(BIN)/python -m pytest tests/repo
