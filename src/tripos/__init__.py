@@ -10,14 +10,14 @@ __all__ = ["LLM", "Service", "__version__", "errors", "types"]
 
 if TYPE_CHECKING:
     from tripos import errors, types
-    from tripos.build import LLM
+    from tripos.library import LLM
     from tripos.service import Service
 
 
 def __getattr__(name: str) -> object:
     import importlib
 
-    homes = {"LLM": "tripos.build", "Service": "tripos.service"}
+    homes = {"LLM": "tripos.library", "Service": "tripos.service"}
     if name in homes:
         return getattr(importlib.import_module(homes[name]), name)
     if name in ("errors", "types"):

@@ -1,4 +1,4 @@
-"""The composition root: options → executors, models, stages, routes → Service, and the library class LLM.
+"""The composition root: options → executors, models, stages, routes → Service.
 
 The only place where all parts meet. Owns the decision how much memory a model gets; prints nothing.
 """
@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Self
 
 from tripos.config import ModelOptions, ServiceOptions
 from tripos.controls.deadline import deadline
@@ -21,32 +20,19 @@ from tripos.engine.engine import Engine, EngineOptions
 from tripos.engine.llm import LanguageModel
 from tripos.engine.memory import Fit, MemoryOptions, fit, mib
 from tripos.engine.scheduler import SchedulerOptions
-from tripos.errors import ConfigError, EnvironmentProblem, TriposError
+from tripos.errors import ConfigError, EnvironmentProblem
 from tripos.models.config import ModelConfig, parse_config
 from tripos.models.packed import Packing, write_packed
 from tripos.models.registry import adapt_weights, check_weights, trace
 from tripos.models.source import GenerationDefaults, Source, open_source
-from tripos.models.tokenizer import Tokenizer
 from tripos.plan.ir import Plan, Weights, WeightTensor
 from tripos.plan.passes import optimize
 from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
 from tripos.runtime.machine import available_memory_bytes, cpu_name, num_cores
 from tripos.service import Service
-from tripos.types import (
-    Call,
-    Delta,
-    Event,
-    FinishReason,
-    Generate,
-    Message,
-    ModelCard,
-    Sampling,
-    TokenLogprob,
-    Usage,
-)
+from tripos.types import ModelCard, Sampling
 
 Progress = Callable[[str, float], None]
-Prompt = str | Sequence[int] | Sequence[Message]
 
 BLOCK_SIZE = 32  # tokens per cache block
 MEMORY_RESERVE_BYTES = 512 * 2**20  # left free for activations, the front and the system
@@ -261,131 +247,3 @@ def build_service(options: ServiceOptions, progress: Progress = ignore_progress)
             raise ConfigError(f"two models are named {model.card.name}: serve one of them under another --name")
         service.add(model, (limits(max_model_len=model.card.max_model_len), deadline()))
     return service
-
-
-# -- the library ----------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Completion:
-    """One choice of one prompt. When `error` is set the choice ended early; the others are not affected."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    finish_reason: FinishReason | None
-    logprobs: tuple[TokenLogprob, ...] | None = None
-    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
-    usage: Usage = field(default_factory=Usage)  # of the whole prompt's call
-    error: TriposError | None = None
-
-
-class LLM:
-    """A language model in this process, for offline work: no server, no event loop, every step full.
-
-    >>> with LLM("path/to/model") as llm:                                     # doctest: +SKIP
-    ...     print(llm.generate(["Once upon a time"], max_tokens=32)[0].text)
-    """
-
-    def __init__(self, model: str | Path, **options: object) -> None:
-        """`options` are the fields of config.ModelOptions (threads, weights, kv_cache, max_sequences ...).
-
-        Raises ModelRefused, ConfigError, EnvironmentProblem.
-        """
-        try:
-            model_options = replace(ModelOptions(), source=str(model), **options)  # type: ignore[arg-type]
-        except TypeError as error:
-            raise ConfigError(f"LLM(...): {error}") from None
-        self._model = load_model(model_options)
-
-    @property
-    def card(self) -> ModelCard:
-        return self._model.card
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        return self._model.tokenizer
-
-    def generate(
-        self,
-        prompts: Iterable[Prompt],
-        *,
-        max_tokens: int | None = 128,
-        sampling: Sampling | None = None,
-        n: int = 1,
-    ) -> list[Completion]:
-        """Continue every prompt (text, token ids or chat messages): len(prompts) * n Completions, choices of a
-        prompt side by side. `sampling` defaults to what the model's makers recommend.
-
-        Raises InvalidRequest before any work when a prompt is wrong.
-        """
-        sampling = sampling or self.card.sampling
-        return self._answer([
-            Generate(prompt=_frozen(prompt), max_tokens=max_tokens, n=n, sampling=sampling) for prompt in prompts
-        ])  # fmt: skip
-
-    def chat(
-        self, messages: Sequence[Message], *, max_tokens: int | None = None, sampling: Sampling | None = None
-    ) -> Completion:
-        """Answer a conversation through the model's chat template."""
-        return self.generate([messages], max_tokens=max_tokens, sampling=sampling)[0]
-
-    def score(self, prompts: Iterable[str | Sequence[int]]) -> list[list[float]]:
-        """Natural-log probability of each token of each prompt after its first."""
-        requests = [Generate(prompt=_frozen(prompt), max_tokens=0, prompt_logprobs=0) for prompt in prompts]
-        scores = []
-        for completion in self._answer(requests):
-            if completion.error is not None:
-                raise completion.error
-            scores.append([each.logprob for each in completion.prompt_logprobs or () if each is not None])
-        return scores
-
-    def close(self) -> None:
-        """Free weights and cache. Idempotent."""
-        self._model.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _answer(self, requests: list[Generate]) -> list[Completion]:
-        calls = [Call(id=f"library-{i}", route=self.card.name, request=request) for i, request in enumerate(requests)]
-        collected = [_Collector(request.n) for request in requests]
-        for i, event in self._model.answer(calls):
-            collected[i].take(event)
-        return [completion for each in collected for completion in each.completions()]
-
-
-class _Collector:
-    """The events of one call, joined per choice."""
-
-    def __init__(self, n: int) -> None:
-        self._deltas: list[list[Delta]] = [[] for _ in range(n)]
-        self._usage = Usage()
-        self._error: TriposError | None = None
-
-    def take(self, event: Event | TriposError) -> None:
-        if isinstance(event, Delta):
-            self._deltas[event.index].append(event)
-        elif isinstance(event, TriposError):
-            self._error = event
-        else:
-            self._usage = getattr(event, "usage", self._usage)
-
-    def completions(self) -> list[Completion]:
-        return [self._completion(deltas) for deltas in self._deltas]
-
-    def _completion(self, deltas: list[Delta]) -> Completion:
-        has_logprobs = any(delta.logprobs is not None for delta in deltas)
-        return Completion(
-            text="".join(delta.text for delta in deltas),
-            token_ids=tuple(token for delta in deltas for token in delta.token_ids),
-            finish_reason=deltas[-1].finish_reason if deltas else None,
-            logprobs=tuple(each for delta in deltas for each in delta.logprobs or ()) if has_logprobs else None,
-            prompt_logprobs=next((d.prompt_logprobs for d in deltas if d.prompt_logprobs is not None), None),
-            usage=self._usage,
-            error=self._error,
-        )
-
-
-def _frozen(prompt: Prompt) -> str | tuple[int, ...] | tuple[Message, ...]:
-    return prompt if isinstance(prompt, str) else tuple(prompt)  # type: ignore[return-value]

@@ -1,6 +1,7 @@
 """The service: find the route of a call, run it, and know whether everything moves.
 
-Owns the routes, their models' lives and the count of calls in flight. Every door comes through `run`.
+Owns the routes, their models' lives and the count of calls in flight. Every door comes through `run`. Routes come and
+go while calls run: a call keeps the route that it began with.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
+
+from msgspec.structs import replace
 
 from tripos.errors import EngineFailed, NotFound, Overloaded
 from tripos.metering.metrics import Metrics
@@ -47,69 +51,139 @@ class Tokenizing(Protocol):
     async def encode(self, request: Generate) -> list[int]: ...
 
 
+class Residents(Protocol):
+    """Who loads and unloads models while the service runs, as doors see it (tripos.residents). Names are of models;
+    everything raises TriposError when it cannot be done."""
+
+    def is_loading(self, name: str) -> bool: ...
+    def describe(self) -> dict[str, Any]: ...
+    def states(self) -> dict[str, str]: ...
+    async def load(self, name: str, source: str, options: dict[str, Any]) -> dict[str, Any]: ...
+    async def reload(self, name: str, source: str, options: dict[str, Any]) -> dict[str, Any]: ...
+    async def unload(self, name: str) -> dict[str, Any]: ...
+    async def reread(self) -> dict[str, Any]: ...
+    async def stop(self) -> None: ...
+
+
+@dataclass(eq=False)
+class _Route:
+    """A name that clients ask for. `card` is the model's, under this name; `num_calls` are in flight."""
+
+    model: Model
+    card: ModelCard
+    run: Run
+    num_calls: int = 0
+
+
 class Service:
     """Named routes, each a chain of stages with a model at its end."""
 
     def __init__(self, metrics: Metrics | None = None) -> None:
         self.metrics = metrics or Metrics()
-        self._models: dict[str, Model] = {}
-        self._runs: dict[str, Run] = {}
-        self._calls: set[str] = set()
-        self._num_in_flight = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self.residents: Residents | None = None  # who loads and unloads while we run; None: nobody
+        self._routes: dict[str, _Route] = {}
+        self._busy: set[_Route] = set()  # with calls in flight, also when they were removed
+        self._went_idle = asyncio.Event()
         self._is_started = False
         self._is_draining = False
 
-    def add(self, model: Model, stages: Sequence[Stage] = ()) -> None:
-        """A route under the model's name; the first stage is the outermost, the meter goes around them all.
+    def add(self, model: Model, stages: Sequence[Stage] = (), name: str = "") -> None:
+        """A route under `name`, or the model's own; the first stage is the outermost, the meter goes around them all.
 
-        Raises ValueError when the name is taken.
+        In a service that is started the model must be, too. Raises ValueError when the name is taken.
         """
-        name = model.card.name
-        if name in self._models:
+        name = name or model.card.name
+        if name in self._routes:
             raise ValueError(f"two models are named {name}")
-        self._models[name] = model
-        self._runs[name] = chain((meter(self.metrics, model.card), *stages), model.run)
+        self._put(name, model, stages)
+
+    def replace(self, name: str, model: Model, stages: Sequence[Stage] = ()) -> None:
+        """From now on new calls of `name` go to `model`; those in flight end where they are. Raises KeyError."""
+        del self._routes[name]
+        self._put(name, model, stages)
+
+    def remove(self, name: str) -> None:
+        """Nobody finds this route any more; calls in flight go on. The model stays started. Raises KeyError."""
+        self._forget(name, self._routes.pop(name))
+
+    def _put(self, name: str, model: Model, stages: Sequence[Stage]) -> None:
+        card = replace(model.card, name=name)
+        self._routes[name] = _Route(model, card, chain((meter(self.metrics, card), *stages), model.run))
         self.metrics.add_model(name, model)
+
+    def _forget(self, name: str, route: _Route) -> None:
+        """The metrics of a name go with its last call."""
+        if name not in self._routes and not route.num_calls:
+            self.metrics.remove_model(name)
 
     @property
     def cards(self) -> list[ModelCard]:
-        return [model.card for model in self._models.values()]
+        """Of every route."""
+        return [route.card for route in self._routes.values()]
 
     @property
-    def num_in_flight(self) -> int:
-        return self._num_in_flight
+    def models(self) -> list[Model]:
+        """Each once, though several routes may lead to it."""
+        return list(dict.fromkeys(route.model for route in self._routes.values()))
 
     @property
     def is_draining(self) -> bool:
         return self._is_draining
 
+    @property
+    def is_started(self) -> bool:
+        return self._is_started
+
     def model(self, name: str) -> Model:
-        """Raises NotFound (model_not_found)."""
-        model = self._models.get(name)
-        if model is None:
-            served = ", ".join(self._models) or "none"
+        """Raises NotFound (model_not_found), EngineFailed (model_loading)."""
+        return self._route(name).model
+
+    def card(self, name: str) -> ModelCard:
+        """What a client of this route may know. Raises as `model`."""
+        return self._route(name).card
+
+    def _route(self, name: str) -> _Route:
+        route = self._routes.get(name)
+        if route is None:
+            if self.residents is not None and self.residents.is_loading(name):
+                raise EngineFailed("the model is loading", code="model_loading", retry_after_s=RETRY_S)
+            served = ", ".join(self._routes) or "none"
             raise NotFound(f"no model is named {shown(name)}; served: {served}", code="model_not_found", param="model")
-        return model
+        return route
 
     async def run(self, call: Call) -> AsyncIterator[Event]:
         """The call's events. Raises NotFound, Overloaded (draining) and what the stages and the model raise."""
-        self.model(call.route)
+        route = self._route(call.route)
         if self._is_draining:
             raise Overloaded("the server is shutting down: ask another", code="draining", retry_after_s=RETRY_S)
         if not self._is_started:
             raise EngineFailed("the models are loading", code="model_loading", retry_after_s=RETRY_S)
-        self._num_in_flight += 1
-        self._idle.clear()
+        route.num_calls += 1
+        self._busy.add(route)
         try:
-            async with aclosing(cast("Any", self._runs[call.route](call))) as events:
+            async with aclosing(cast("Any", route.run(call))) as events:
                 async for event in events:
                     yield event
         finally:
-            self._num_in_flight -= 1
-            if not self._num_in_flight:
-                self._idle.set()
+            route.num_calls -= 1
+            if not route.num_calls:
+                self._busy.discard(route)
+                self._forget(call.route, route)
+                self._went_idle.set()
+
+    @property
+    def num_in_flight(self) -> int:
+        return sum(route.num_calls for route in self._busy)
+
+    def num_on(self, model: Model) -> int:
+        """Calls in flight on a model through any route, removed ones too."""
+        return sum(route.num_calls for route in self._busy if route.model is model)
+
+    async def wait_idle(self, model: Model | None = None) -> None:
+        """Until no call is in flight, or none on `model`."""
+        while self.num_in_flight if model is None else self.num_on(model):
+            self._went_idle.clear()
+            await self._went_idle.wait()
 
     def unready(self) -> str | None:
         """Why new calls would not be answered, or None: every model is started and moves on."""
@@ -117,11 +191,11 @@ class Service:
             return "draining"
         if not self._is_started:
             return "model_loading"
-        stuck = [m for m in self._models.values() if isinstance(m, Progressing) and not m.is_progressing()]
+        stuck = [m for m in self.models if isinstance(m, Progressing) and not m.is_progressing()]
         return "engine_restarting" if stuck else None
 
     async def start(self) -> None:
-        for model in self._models.values():
+        for model in self.models:
             await model.start()
         self._is_started, self._is_draining = True, False
 
@@ -134,19 +208,15 @@ class Service:
         self.close()
         try:
             async with asyncio.timeout(grace_s):
-                await self._idle.wait()
+                await self.wait_idle()
         except TimeoutError:
-            log.warning("%d calls were in flight after %.0f s of draining", self._num_in_flight, grace_s)
+            log.warning("%d calls were in flight after %.0f s of draining", self.num_in_flight, grace_s)
             return False
         return True
-
-    async def wait_idle(self) -> None:
-        """Until no call is in flight."""
-        await self._idle.wait()
 
     async def stop(self) -> None:
         """End every model now; calls in flight get an error. Idempotent."""
         self.close()
         self._is_started = False
-        for model in reversed(self._models.values()):
+        for model in reversed(self.models):
             await model.stop()

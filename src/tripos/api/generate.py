@@ -37,7 +37,7 @@ async def complete(exchange: Exchange, service: Service) -> None:
 
 def find_card(exchange: Exchange, service: Service, name: str) -> ModelCard:
     """The card of a served model, whose digest goes with the response. Raises NotFound."""
-    card = service.model(name).card
+    card = service.card(name)
     exchange.model = card.name
     exchange.headers.append((b"x-tripos-model-digest", card.digest.encode()))
     return card
@@ -59,7 +59,7 @@ class Answer(Protocol):
 async def deliver(exchange: Exchange, service: Service, asked: Asked, answer: Answer) -> None:
     """Run the calls of a request and send what comes, in pieces or at once."""
     arrival_s = time.monotonic()
-    calls = _calls(exchange, for_model(asked, service.model(asked.model).card), arrival_s)
+    calls = _calls(exchange, for_model(asked, service.card(asked.model)), arrival_s)
     async with aclosing(cast("Any", run_together(service, calls))) as batches:
         async for batch in batches:
             values = answer.take(batch)

@@ -7,7 +7,7 @@ grow the number of series. Gauges of an engine are read when someone scrapes.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -27,6 +27,9 @@ TOKEN_S = (
 )  # fmt: skip
 TOKENS = tuple(float(4**i) for i in range(10))
 FINISH_REASONS = ("stop", "length", "tool_calls", "content_filter", "abort", "error")
+
+
+Labelled = TypeVar("Labelled", Counter, Histogram)
 
 
 class EngineStats(Protocol):
@@ -102,16 +105,18 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._models: dict[str, Any] = {}
+        self._labelled: list[tuple[Any, str]] = []  # each metric, and its label that names the model
         names = ("model_name", "engine")
 
         def histogram(name: str, doc: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(f"vllm:{name}", doc, names, buckets=buckets, registry=self.registry)
+            return self._named(Histogram(f"vllm:{name}", doc, names, buckets=buckets, registry=self.registry), names[0])
 
         def otel(name: str, doc: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(f"gen_ai_server_{name}", doc, labels, buckets=buckets, registry=self.registry)
+            metric = Histogram(f"gen_ai_server_{name}", doc, labels, buckets=buckets, registry=self.registry)
+            return self._named(metric, labels[0])
 
         def counter(name: str, doc: str, *more: str) -> Counter:
-            return Counter(f"vllm:{name}", doc, (*names, *more), registry=self.registry)
+            return self._named(Counter(f"vllm:{name}", doc, (*names, *more), registry=self.registry), names[0])
 
         self.first_token = histogram("time_to_first_token_seconds", "Arrival to first token.", LATENCY_S)
         self.inter_token = histogram("inter_token_latency_seconds", "Between output events.", TOKEN_S)
@@ -135,14 +140,25 @@ class Metrics:
         self.otel_per_token = otel("time_per_output_token_seconds", "Mean per token after the first.", model, TOKEN_S)
         self.registry.register(self)
 
+    def _named(self, metric: Labelled, label: str) -> Labelled:
+        self._labelled.append((metric, label))
+        return metric
+
     def series(self, name: str) -> Series:
         """For a registered model; a name that a client made up must not come here."""
         return Series(self, name)
 
     def add_model(self, name: str, model: object) -> None:
         """Read this model's engine, if it has one, at every scrape."""
+        self._models.pop(name, None)
         if isinstance(model, HasStats):
             self._models[name] = model
+
+    def remove_model(self, name: str) -> None:
+        """Forget every series of a model that is no longer served."""
+        self._models.pop(name, None)
+        for metric, label in self._labelled:
+            metric.remove_by_labels({label: name})
 
     def render(self) -> bytes:
         """The text exposition format."""
