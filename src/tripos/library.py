@@ -13,6 +13,7 @@ from tripos.errors import ConfigError, TriposError
 from tripos.models.tokenizer import Tokenizer
 from tripos.types import (
     Call,
+    Constraint,
     Delta,
     Event,
     FinishReason,
@@ -73,15 +74,18 @@ class LLM:
         max_tokens: int | None = 128,
         sampling: Sampling | None = None,
         n: int = 1,
+        constraint: Constraint | None = None,
     ) -> list[Completion]:
         """Continue every prompt (text, token ids or chat messages): len(prompts) * n Completions, choices of a
-        prompt side by side. `sampling` defaults to what the model's makers recommend.
+        prompt side by side. `sampling` defaults to what the model's makers recommend. `constraint` is what each text
+        must match.
 
         Raises InvalidRequest before any work when a prompt is wrong.
         """
         sampling = sampling or self.card.sampling
         return self._answer([
-            Generate(prompt=_frozen(prompt), max_tokens=max_tokens, n=n, sampling=sampling) for prompt in prompts
+            Generate(prompt=_frozen(prompt), max_tokens=max_tokens, n=n, sampling=sampling, constraint=constraint)
+            for prompt in prompts
         ])  # fmt: skip
 
     def chat(

@@ -99,6 +99,9 @@ class ScriptedExecutor:
         bias = slice(sampling.bias_start[row], sampling.bias_start[row + 1])
         banned = set(sampling.bias_ids[bias][np.isneginf(sampling.bias_values[bias])].tolist())
         seed = int(sampling.seed[row])
+        if sampling.mask_row[row] >= 0:
+            bits = np.unpackbits(sampling.mask[sampling.mask_row[row]].view(np.uint8), bitorder="little")
+            banned |= set(np.flatnonzero(bits[: self.vocab_size] == 0).tolist())
         token = forced if forced >= 0 else self._allowed(self._next_token(tokens, seed, counter), banned)
         out.token_ids[row] = token
         out.ok[row] = self._is_ok(tokens)

@@ -67,6 +67,7 @@ class Constraint(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: Literal["json_object", "json_schema", "regex", "lark", "gbnf"]
     source: str = ""  # the schema as JSON text, the pattern, the grammar; nothing for json_object
+    param: str | None = None  # where the client wrote it, for errors
 
 
 class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tripos.engine.block_pool import BlockPool
+from tripos.engine.grammar import Matcher
 from tripos.engine.pack import PackedStep, Packer, RowOwner
 from tripos.engine.scheduler import Schedule, Scheduler, SchedulerOptions
 from tripos.engine.sequence import Sequence, Status
@@ -39,6 +40,7 @@ class EngineOptions:
     scheduler: SchedulerOptions = field(default_factory=SchedulerOptions)
     # Work of reading one cached token relative to pushing one token through the weights; shares out a step's seconds.
     kv_cost: float = 1 / 4096
+    jump_ahead: bool = True  # text that a grammar forces takes no step per token; False is for comparison
 
     @property
     def max_num_tokens(self) -> int:
@@ -173,6 +175,7 @@ class Engine:
         """
         packed = self._packer.pack(entries)
         try:
+            self._write_masks(packed)
             return [(packed, self.executor.run(packed.step))]
         except EngineFailed as error:
             failed += [(sequence, error) for sequence, _ in entries]
@@ -188,6 +191,12 @@ class Engine:
             half = len(entries) // 2
             return self._run(entries[:half], failed) + self._run(entries[half:], failed)
 
+    def _write_masks(self, packed: PackedStep) -> None:
+        for sequence, rows in packed.masks:
+            if sequence.matcher is not None:
+                at = sequence.num_tokens
+                sequence.matcher.fill(rows, sequence.tokens[at : at + len(rows) - 1].tolist())
+
     def _update(self, packed: PackedStep, result: StepOutput, now_s: float) -> list[Output]:
         outputs: dict[Sequence, Output] = {}
         astray: set[Sequence] = set()  # whose next guess did not hold: later rows mean nothing
@@ -200,6 +209,9 @@ class Engine:
                 output = outputs[sequence] = Output(sequence, [], [])
             elif output.is_last or sequence in astray:
                 continue
+            if sequence.matcher is not None and sequence.matcher.problem is not None:
+                output.error = sequence.matcher.problem
+                continue
             if not oks[row]:
                 output.error = RequestFailed("the model gave non-finite numbers for this request")
                 continue
@@ -207,6 +219,9 @@ class Engine:
                 astray.add(sequence)
             self._take_row(output, owner, _token_output(owner, row, token_ids[row], result), now_s)
         self._advance(packed.entries, outputs)
+        for sequence, output in outputs.items():
+            if sequence.matcher is not None and output.tokens and not output.is_last:
+                self._append_forced(sequence, sequence.matcher, output)
         for sequence, _ in packed.entries:
             if sequence.num_computed_tokens >= sequence.max_num_tokens:  # max_tokens = 0: only the prompt was wanted
                 output = outputs.setdefault(sequence, Output(sequence, [], []))
@@ -237,11 +252,34 @@ class Engine:
             sequence.first_token_s = now_s
         sequence.append(token.token_id)
         output.tokens.append(token)
-        if token.token_id in sequence.stop_ids and sequence.num_output_tokens > sequence.sampling.min_tokens:
+        matcher = sequence.matcher
+        if matcher is not None and not matcher.accept(token.token_id):
+            output.error = matcher.problem or RequestFailed("a token was drawn that the grammar does not allow")
+            return
+        self._check_end(sequence, output)
+
+    def _check_end(self, sequence: Sequence, output: Output) -> None:
+        """Whether the token appended last was the last one."""
+        token_id = int(sequence.tokens[sequence.num_tokens - 1])
+        if token_id in sequence.stop_ids and sequence.num_output_tokens > sequence.sampling.min_tokens:
             output.finish_reason = "stop"
-            output.stop_token = token.token_id
+            output.stop_token = token_id
+        elif sequence.matcher is not None and sequence.matcher.is_complete:
+            output.finish_reason = "stop"
         elif sequence.num_tokens >= min(sequence.max_num_tokens, self.options.max_num_tokens):
             output.finish_reason = "length"
+
+    def _append_forced(self, sequence: Sequence, matcher: Matcher, output: Output) -> None:
+        """Take the tokens that the grammar leaves no choice about: the next step computes them in one go."""
+        if sequence.sampling.logprobs is not None or not self.options.jump_ahead:  # each gets its own row
+            return
+        for token_id in matcher.forced():
+            sequence.append(token_id)
+            output.tokens.append(TokenOutput(token_id))
+            self._check_end(sequence, output)
+            if output.is_last:
+                return
+        output.error = matcher.problem
 
     def _attribute(self, entries: list[tuple[Sequence, int]], seconds: float) -> None:
         """Share a step's seconds out by work: tokens, each with the cached tokens it reads."""

@@ -21,7 +21,9 @@ import numpy as np
 from tripos.engine.admission import Ticket
 from tripos.engine.block_pool import PrefixIdentity
 from tripos.engine.check import check_request, check_text_length, check_token_ids, is_token_ids, max_tokens_of
+from tripos.engine.constraints import Grammars
 from tripos.engine.engine import Engine, EngineLoop, EngineStats, Output
+from tripos.engine.grammar import Grammar
 from tripos.engine.sequence import Sequence, choice_seed
 from tripos.engine.text import ChoiceText
 from tripos.errors import EngineFailed, InvalidRequest, RequestFailed, RequestTimeout, TriposError
@@ -48,6 +50,7 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.engine = engine
         self._encode_chat = encode_chat or _encode_with(tokenizer)
+        self._grammars = Grammars(tokenizer, card.vocab_size)
         self._eos_ids = frozenset(id for id in tokenizer.eos_ids if id < card.vocab_size)
         self._engine_loop: EngineLoop | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -123,7 +126,8 @@ class LanguageModel:
         stream: _Stream | None = None
         self._num_calls += 1
         try:
-            stream = self._open(call, request, await self._encode(request), ticket)
+            grammar = await self._compile(request)
+            stream = self._open(call, request, await self._encode(request), grammar, ticket)
             for sequence in stream.sequences:
                 self._streams[sequence] = stream
             engine_loop.add(stream.sequences[0])
@@ -149,7 +153,8 @@ class LanguageModel:
         streams = []
         for call in calls:
             request = self._check(call)
-            streams.append(self._open(call, request, self._encode_now(request), None))
+            grammar = self._grammars.compile(request.constraint) if request.constraint is not None else None
+            streams.append(self._open(call, request, self._encode_now(request), grammar, None))
         place = {sequence: i for i, stream in enumerate(streams) for sequence in stream.sequences}
         try:
             for stream in streams:
@@ -236,7 +241,16 @@ class LanguageModel:
             raise InvalidRequest("the prompt is empty: send at least one token", code="missing_field", param="prompt")
         return ids
 
-    def _open(self, call: Call, request: Generate, prompt: list[int], ticket: Ticket | None) -> _Stream:
+    async def _compile(self, request: Generate) -> Grammar | None:
+        if request.constraint is None:
+            return None
+        return await asyncio.get_running_loop().run_in_executor(
+            self._encoders, self._grammars.compile, request.constraint
+        )
+
+    def _open(
+        self, call: Call, request: Generate, prompt: list[int], grammar: Grammar | None, ticket: Ticket | None
+    ) -> _Stream:
         check_token_ids("prompt", prompt, self.card.vocab_size)
         max_tokens = max_tokens_of(request, len(prompt), self.max_num_tokens)
         self.engine.scheduler.check_fits(len(prompt), max_tokens)
@@ -259,6 +273,7 @@ class LanguageModel:
                 arrival_s=arrival_s,
                 prompt_logprobs=request.prompt_logprobs if index == 0 else None,  # choices share a prompt
                 index=index,
+                matcher=grammar.start() if grammar is not None else None,
             )
             for index in range(request.n)
         ]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tripos.engine.sequence import Sequence
-from tripos.runtime.executor import F32, I32, SamplingInput, StepInput
+from tripos.runtime.executor import F32, I32, U32, SamplingInput, StepInput
 
 _COLUMNS: dict[str, type[np.generic]] = {
     "temperature": np.float32,
@@ -39,6 +39,13 @@ class RowOwner(NamedTuple):
     is_forced: bool
 
 
+class MaskRows(NamedTuple):
+    """The rows of the step's mask that a constrained sequence needs: for its next token, and after each guess."""
+
+    sequence: Sequence
+    rows: U32  # [1 + num_drafts, ceil(vocab_size / 32)]
+
+
 @dataclass
 class PackedStep:
     """A step and who owns its rows, in row order."""
@@ -46,6 +53,7 @@ class PackedStep:
     step: StepInput
     entries: list[tuple[Sequence, int]]
     owners: list[RowOwner]
+    masks: list[MaskRows]  # to be written before the executor draws
 
 
 class Packer:
@@ -61,6 +69,7 @@ class Packer:
         self._last_key: tuple[int, bytes] | None = None
         self._last_sampling = SamplingInput.greedy(0)
         self._bias: list[tuple[I32, F32]] = [(_NO_IDS, _NO_VALUES)] * max_num_seqs
+        self._mask = _NO_MASK  # grown on demand, written anew in each step
 
     def pack(self, entries: list[tuple[Sequence, int]]) -> PackedStep:
         """`entries` are running sequences (with a slot) and the number of tokens to compute, at least 1."""
@@ -79,6 +88,7 @@ class Packer:
         block_tables = np.ascontiguousarray(self._block_tables[slot_idx, :width])
         blocks = block_tables[seq_of_token, positions // self.block_size]
         owners, last_rows = self._own_rows(entries, query_start)
+        sampling, masks = self._sampling(owners)
         step = StepInput(
             token_ids=token_ids,
             positions=positions,
@@ -87,9 +97,9 @@ class Packer:
             block_tables=block_tables,
             slots=blocks * np.int32(self.block_size) + positions % np.int32(self.block_size),
             last_rows=last_rows,
-            sampling=self._sampling(owners),
+            sampling=sampling,
         )
-        return PackedStep(step, entries, owners)
+        return PackedStep(step, entries, owners, masks)
 
     def _settle(self, sequence: Sequence) -> None:
         """Bring the slot's rows up to date with the sequence that lives there now."""
@@ -134,14 +144,14 @@ class Packer:
                     rows.append(at + position - 1 - first)
         return owners, np.array(rows, np.int32)
 
-    def _sampling(self, owners: list[RowOwner]) -> SamplingInput:
+    def _sampling(self, owners: list[RowOwner]) -> tuple[SamplingInput, list[MaskRows]]:
         num_rows = len(owners)
         slots = np.array([owner.sequence.slot for owner in owners], np.int64)
         positions = np.array([owner.position for owner in owners], np.uint64)
         is_plain = not any(owner.is_forced or owner.sequence.is_adjusted for owner in owners)
         key = (self._num_moves, slots.tobytes()) if is_plain else None
         if key is not None and key == self._last_key:  # as in the last step, one token on
-            return replace(self._last_sampling, counter=positions)
+            return replace(self._last_sampling, counter=positions), []
         columns: dict[str, Any] = {name: column[slots] for name, column in self._columns.items()}
         forced = np.full(num_rows, -1, np.int32)
         adjusted = []
@@ -153,6 +163,7 @@ class Packer:
                 adjusted.append((row, owner))
         history_start, history_ids, history_counts = self._history(adjusted, num_rows)
         bias_start, bias_ids, bias_values = self._biases(adjusted, num_rows)
+        mask_row, mask, mask_rows = self._mask_rows(adjusted, num_rows)
         sampling = SamplingInput(
             **columns,
             counter=positions,
@@ -163,11 +174,30 @@ class Packer:
             bias_start=bias_start,
             bias_ids=bias_ids,
             bias_values=bias_values,
-            mask_row=np.full(num_rows, -1, np.int32),
-            mask=_NO_MASK,
+            mask_row=mask_row,
+            mask=mask,
         )
         self._last_key, self._last_sampling = key, sampling
-        return sampling
+        return sampling, mask_rows
+
+    def _mask_rows(self, adjusted: list[tuple[int, RowOwner]], num_rows: int) -> tuple[I32, U32, list[MaskRows]]:
+        """Places in the mask for the rows of constrained sequences, each sequence's side by side, not yet written."""
+        mask_row = np.full(num_rows, -1, np.int32)
+        spans: dict[Sequence, int] = {}
+        num_masks = 0
+        for row, owner in adjusted:
+            if owner.sequence.matcher is not None:
+                spans.setdefault(owner.sequence, num_masks)
+                mask_row[row] = num_masks
+                num_masks += 1
+        if not spans:
+            return mask_row, _NO_MASK, []
+        num_words = max(sequence.matcher.num_words for sequence in spans if sequence.matcher is not None)
+        if self._mask.shape[0] < num_masks or self._mask.shape[1] != num_words:
+            self._mask = np.empty((max(num_masks, 2 * len(self._mask)), num_words), np.uint32)
+        mask = self._mask[:num_masks]
+        ends = [*list(spans.values())[1:], num_masks]
+        return mask_row, mask, [MaskRows(s, mask[at:end]) for (s, at), end in zip(spans.items(), ends, strict=True)]
 
     def _history(self, adjusted: list[tuple[int, RowOwner]], num_rows: int) -> tuple[I32, I32, I32]:
         counts_of = [(row, owner.sequence.history) for row, owner in adjusted if owner.sequence.history is not None]

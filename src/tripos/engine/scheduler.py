@@ -155,7 +155,8 @@ class Scheduler:
     def _catch_up(self, step: _Step, behind: list[Sequence], priority: Priority) -> None:
         for sequence in behind:
             if sequence.priority == priority and sequence.status is Status.RUNNING and sequence not in step.counts:
-                step.add(sequence, step.chunk_of(sequence))
+                if self._grow(sequence, step):  # tokens that a grammar forced have no place yet
+                    step.add(sequence, step.chunk_of(sequence))
 
     def _settle_batch(self, step: _Step) -> None:
         is_running = bool(self.running) and self.running[-1].priority is Priority.BATCH
@@ -314,6 +315,8 @@ class Scheduler:
         for sequence, guess in self.speculator.propose(list(step.counts), room):
             spare = max(0, pool.num_available - len(self.running))
             most = (len(sequence.block_table) + spare) * pool.block_size - sequence.num_tokens
+            if sequence.matcher is not None:
+                most = min(most, sequence.matcher.num_allowed(guess))
             sequence.draft(guess[:most])
             missing = pool.num_blocks_for(sequence.num_tokens + sequence.num_drafts) - len(sequence.block_table)
             if missing > 0:

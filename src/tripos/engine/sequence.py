@@ -14,6 +14,7 @@ import numpy as np
 
 from tripos.engine.admission import Ticket
 from tripos.engine.block_pool import NO_PARENT, BlockRef
+from tripos.engine.grammar import Matcher
 from tripos.runtime.executor import I32
 from tripos.types import Priority, Sampling
 
@@ -82,6 +83,7 @@ class Sequence:
     arrival_s: float = 0.0
     prompt_logprobs: int | None = None
     index: int = 0  # which choice of its request
+    matcher: Matcher | None = None  # follows the output tokens, where they are constrained
     siblings: list[Sequence] = field(default_factory=list)  # wait until this one's prompt is in the cache
     ticket: Ticket | None = None  # its place among the admitted, given back when first scheduled
 
@@ -116,7 +118,7 @@ class Sequence:
         if has_penalty:
             self.history = TokenCounts(self.prompt.tolist() if sampling.repetition_penalty != 1.0 else ())
         # whether pack must look at more of its sampling than the slot's row
-        self.is_adjusted = bool(has_penalty or sampling.logit_bias or sampling.min_tokens)
+        self.is_adjusted = bool(has_penalty or sampling.logit_bias or sampling.min_tokens or self.matcher)
 
     @property
     def key(self) -> tuple[int, tuple[int, int]]:

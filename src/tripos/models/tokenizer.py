@@ -142,6 +142,12 @@ class Tokenizer:
                 ids = self._encode("", add_special) + ids
         return ids
 
+    def encode_inside(self, text: str) -> list[int]:
+        """Ids of text that continues other text: no space is put before it, nothing is added."""
+        mark = self._encode("\x02", False)
+        ids = self.encode("\x02" + text, add_special=False)
+        return ids[len(mark) :] if ids[: len(mark)] == mark else self.encode(text, add_special=False)
+
     def encode_template(self, text: str) -> list[int]:
         """Ids of text that the model's own template wrote: special tokens in it are recognised, none is added."""
         with _guarded(RequestFailed, "tokenizing failed"), self._lock:

@@ -1,0 +1,249 @@
+"""Grammars over a model's vocabulary: the only door to the `llguidance` package.
+
+Owns the guard around its panics, the limits of every parser, and the matcher that follows one sequence. Knows nothing
+of where a grammar comes from, of processes or of caches; the compiling helper imports this too, so numpy stays out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import llguidance
+
+from tripos.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from tripos.runtime.executor import U32
+
+# What one grammar may cost. Fuel is spent at about 50,000 (start) and 14,000 (step) units per millisecond, items at
+# 20,000; a lexer state takes 1 to 2 kB and stays. All of BFCL's and the test suite's schemas need a tenth of this.
+LIMITS = llguidance.LLParserLimits(
+    max_items_in_row=2000,
+    initial_lexer_fuel=1_000_000,
+    step_lexer_fuel=200_000,
+    step_max_items=50_000,
+    max_lexer_states=16_384,
+    max_grammar_size=200_000,
+    verbose_errors=False,
+)
+MAX_FORCED = 256  # tokens appended at once; what is left follows after the next step
+# JSON: compact, spaced or indented, but no whitespace without end, which small models fall into; and no escape that
+# could be half a character.
+_JSON_OPTIONS: llguidance.JsonCompileOptions = {
+    "whitespace_pattern": r" |\n[ \t]{0,24}",
+    "json_allowed_escapes": 'nrbtf\\"',
+}
+
+Encode = Callable[[bytes], list[int]]
+
+
+class GrammarProblem(InvalidRequest):
+    """A grammar that does not parse, does not fit this vocabulary, or costs more than its limits."""
+
+    code = "invalid_grammar"
+
+
+@contextmanager
+def _guarded() -> Iterator[None]:
+    """Rust panics arrive as BaseException. Turn every failure but a deliberate stop into a GrammarProblem."""
+    try:
+        yield
+    except (GrammarProblem, KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError):
+        raise
+    except BaseException as problem:
+        raise GrammarProblem(f"the grammar cannot be used: {_first_line(str(problem))}") from problem
+
+
+class Vocabulary:
+    """A model's tokens as the parser needs them: a trie of their bytes, and which of them are special or end."""
+
+    def __init__(
+        self, tokens: Sequence[bytes], special_ids: Sequence[int], eos_ids: Sequence[int], encode: Encode | None = None
+    ) -> None:
+        """`tokens` are the exact bytes of every id of the model, unused ones empty. `encode` gives the ids that the
+        tokenizer makes of bytes; without it the longest tokens are taken."""
+        self.size = len(tokens)
+        self.num_words = -(-self.size // 32)  # of a mask: uint32, bit set = allowed
+        self.eos_ids = tuple(sorted(eos_ids))
+        self.digest = _digest(tokens, special_ids, self.eos_ids)
+        with _guarded():
+            source = _Tokens(tokens, special_ids, self.eos_ids, encode)
+            self._backend = llguidance.LLTokenizer(source, eos_token=list(self.eos_ids) or None)
+
+    def compile(self, text: str) -> Grammar:
+        """The grammar that `json_grammar`, `regex_grammar` or `lark_grammar` wrote. Raises GrammarProblem."""
+        with _guarded():
+            matcher = llguidance.LLMatcher(self._backend, text, log_level=0, limits=LIMITS)
+            if matcher.is_error():
+                raise _problem(matcher)
+        return Grammar(self, matcher, hashlib.sha256(text.encode()).digest())
+
+
+class _Tokens:
+    """What LLTokenizer reads of a vocabulary."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(
+        self, tokens: Sequence[bytes], special_ids: Sequence[int], eos_ids: Sequence[int], encode: Encode | None
+    ) -> None:
+        self.tokens = list(tokens)
+        self.special_token_ids = sorted({*special_ids, *eos_ids})
+        self.eos_token_id = eos_ids[0] if eos_ids else 0
+        special = set(self.special_token_ids)
+        self._by_bytes = {data: id for id, data in reversed(list(enumerate(tokens))) if data and id not in special}
+        self._longest = max(map(len, self._by_bytes), default=1)
+        self._encode = encode
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        data = text.encode() if isinstance(text, str) else bytes(text)
+        if self._encode is not None:
+            ids = self._encode(data)
+            if b"".join(self.tokens[id] for id in ids if id < len(self.tokens)) == data:
+                return ids
+        return self._longest_tokens(data)
+
+    def _longest_tokens(self, data: bytes) -> list[int]:
+        """Bytes that no token has are left out: the parser then finds them missing."""
+        ids, at = [], 0
+        while at < len(data):
+            for end in range(min(len(data), at + self._longest), at, -1):
+                id = self._by_bytes.get(data[at:end])
+                if id is not None:
+                    ids.append(id)
+                    at = end
+                    break
+            else:
+                at += 1
+        return ids
+
+
+class Grammar:
+    """A compiled grammar. `start` gives the matcher of one sequence; matchers share what the lexer has learnt."""
+
+    def __init__(self, vocabulary: Vocabulary, matcher: llguidance.LLMatcher, digest: bytes) -> None:
+        self.vocabulary = vocabulary
+        self.digest = digest  # SHA-256 of the text it was compiled from
+        self._matcher = matcher
+
+    def start(self) -> Matcher:
+        with _guarded():
+            return Matcher(self._matcher.deep_copy(), self.vocabulary)
+
+    def accepts(self, tokens: Sequence[int]) -> bool:
+        """Whether these tokens, from the first, are a whole text of the grammar."""
+        with _guarded():
+            matcher = self._matcher.deep_copy()
+            return matcher.consume_tokens(list(tokens)) and matcher.is_accepting()
+
+
+class Matcher:
+    """Follows one sequence, token by token. Used by one thread at a time. After a failure `problem` says why."""
+
+    def __init__(self, matcher: llguidance.LLMatcher, vocabulary: Vocabulary) -> None:
+        self._matcher = matcher
+        self.num_words = vocabulary.num_words
+        self._num_bytes = 4 * vocabulary.num_words
+        self.problem: GrammarProblem | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing but the end can follow."""
+        return self._matcher.is_stopped()
+
+    @property
+    def is_accepting(self) -> bool:
+        """Whether the text may end here."""
+        return self._matcher.is_accepting()
+
+    def fill(self, masks: U32, drafts: Sequence[int] = ()) -> None:
+        """Write which tokens may come next into masks[0], and after each of `drafts` into the row that follows.
+
+        masks: [1 + len(drafts), num_words], C-contiguous. Drafts must be `num_allowed`. After a failure every token is
+        allowed, and whatever is drawn there must not be used.
+        """
+        try:
+            with _guarded():
+                self._fill(masks, drafts)
+        except GrammarProblem as problem:
+            self.problem = self.problem or problem
+            masks.fill(0xFFFFFFFF)
+
+    def _fill(self, masks: U32, drafts: Sequence[int]) -> None:
+        matcher, address = self._matcher, masks.ctypes.data
+        for place, draft in enumerate((*drafts, None)):
+            matcher.unsafe_compute_mask_ptr(address + place * self._num_bytes, self._num_bytes)
+            if draft is not None and not matcher.consume_token(draft):
+                break
+            if matcher.is_error():
+                break
+        if not matcher.is_error() and drafts:
+            matcher.rollback(len(drafts))
+        if matcher.is_error():
+            raise _problem(matcher)
+
+    def accept(self, token: int) -> bool:
+        """Go on with a token that was drawn; False when the grammar does not allow it (see `problem`)."""
+        if not self._matcher.consume_token(token):
+            self.problem = self.problem or _problem(self._matcher)
+            return False
+        return True
+
+    def num_allowed(self, tokens: Sequence[int]) -> int:
+        """How many of `tokens`, in order, the grammar allows next."""
+        return self._matcher.validate_tokens(list(tokens))
+
+    def forced(self) -> Iterator[int]:
+        """The tokens that the grammar leaves no choice about, each accepted before the next is found.
+
+        They are those that the masks would allow alone, one by one, so the text is the same as without jumping ahead.
+        """
+        for _ in range(MAX_FORCED):
+            tokens = self._matcher.compute_ff_tokens()
+            if not tokens or not self.accept(tokens[0]):
+                return
+            yield tokens[0]
+
+
+def json_grammar(schema: str) -> str:
+    """A grammar of the JSON texts that a schema (as JSON text) describes."""
+    with _guarded():
+        return llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_OPTIONS)
+
+
+def regex_grammar(pattern: str) -> str:
+    """A grammar of the texts that match a pattern from beginning to end."""
+    with _guarded():
+        return llguidance.LLMatcher.grammar_from_regex(pattern)
+
+
+def lark_grammar(source: str) -> str:
+    with _guarded():
+        return llguidance.LLMatcher.grammar_from_lark(source)
+
+
+def _problem(matcher: llguidance.LLMatcher) -> GrammarProblem:
+    message = matcher.get_error()
+    is_limit = matcher.stop_reason() in ("ParserTooComplex", "LexerTooComplex") or "limit" in message
+    if is_limit:
+        return GrammarProblem(f"the grammar is too complex: {_first_line(message)}", code="grammar_too_complex")
+    return GrammarProblem(f"the grammar cannot be used: {_first_line(message)}")
+
+
+def _first_line(message: str) -> str:
+    lines = [line for line in message.splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].rstrip().endswith(":"):  # "regex parse error:", the cause stands last
+        return f"{lines[0].strip()} {lines[-1].strip().removeprefix('error: ')}"[:300]
+    return (lines[0] if lines else "no cause given").strip()[:300]
+
+
+def _digest(tokens: Sequence[bytes], special_ids: Sequence[int], eos_ids: Sequence[int]) -> bytes:
+    hasher = hashlib.sha256(repr((sorted(special_ids), eos_ids)).encode())
+    for token in tokens:
+        hasher.update(len(token).to_bytes(4, "little") + token)
+    return hasher.digest()
