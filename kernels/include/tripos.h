@@ -19,7 +19,7 @@
 extern "C" {
 #endif
 
-#define TRIPOS_ABI 2 /* changes whenever a struct below or the plan's layout (plan/plan.h) does */
+#define TRIPOS_ABI 3 /* changes whenever a struct below or the plan's layout (plan/plan.h) does */
 
 typedef struct TriposExecutor TriposExecutor;
 
@@ -99,8 +99,10 @@ typedef struct {
   const float* bias_values;
   const int32_t* mask_row;
   const uint32_t* mask; /* [num_masks, mask_words] */
+  const int32_t* wanted_start; /* [num_rows + 1] */
+  const int32_t* wanted_ids;
   int32_t num_masks, mask_words;
-  int32_t history_size, bias_size; /* lengths of history_ids and of bias_ids */
+  int32_t history_size, bias_size, wanted_size; /* lengths of history_ids, bias_ids and wanted_ids */
 } TriposStep;
 
 typedef struct {
@@ -110,6 +112,7 @@ typedef struct {
   float* top_logprobs; /* [num_rows, top_width] */
   uint8_t* ok;         /* [num_rows] */
   float* logits;       /* [num_rows, vocab_size] or NULL */
+  float* wanted_logprobs; /* [wanted_size] */
   int32_t top_width;
   int32_t reserved;
 } TriposOutput;

@@ -247,6 +247,9 @@ void SampleRow(const OpKernels& kernels, const TriposStep& step, int row, float*
     const int64_t at = int64_t{row} * out.top_width;
     TopLogprobs(logits, vocab_size, std::min<int64_t>(num_logprobs, vocab_size), normalizer, scratch.candidates, out.top_ids + at, out.top_logprobs + at);
   }
+  for (int32_t i = step.wanted_start[row]; i < step.wanted_start[row + 1]; ++i) {
+    out.wanted_logprobs[i] = logits[step.wanted_ids[i]] - normalizer;
+  }
   const int32_t forced = step.forced_token[row];
   if (forced >= 0) {
     token = forced;

@@ -42,8 +42,10 @@ void CheckSampling(const TriposStep& step, const TriposOutput& output, const Ste
   const int64_t vocab_size = limits.vocab_size;
   CheckStarts("history_start", step.history_start, step.num_rows, step.history_size);
   CheckStarts("bias_start", step.bias_start, step.num_rows, step.bias_size);
+  CheckStarts("wanted_start", step.wanted_start, step.num_rows, step.wanted_size);
   for (int32_t i = 0; i < step.history_size; ++i) InRange("history_ids", i, step.history_ids[i], 0, vocab_size);
   for (int32_t i = 0; i < step.bias_size; ++i) InRange("bias_ids", i, step.bias_ids[i], 0, vocab_size);
+  for (int32_t i = 0; i < step.wanted_size; ++i) InRange("wanted_ids", i, step.wanted_ids[i], 0, vocab_size);
   if (step.num_masks > 0 && int64_t{step.mask_words} * 32 < vocab_size) throw Error("step: mask is narrower than the vocabulary");
   for (int32_t r = 0; r < step.num_rows; ++r) {
     InRange("last_rows", r, step.last_rows[r], 0, step.num_tokens);

@@ -77,6 +77,7 @@ class ScriptedExecutor:
             top_ids=np.zeros((num_rows, width), np.int32),
             top_logprobs=np.zeros((num_rows, width), np.float32),
             ok=np.ones(num_rows, np.uint8),
+            wanted_logprobs=np.zeros(len(sampling.wanted_ids), np.float32),
         )
         for row, token_row in enumerate(step.last_rows.tolist()):
             self._draw(step, out, row, token_row)
@@ -107,10 +108,16 @@ class ScriptedExecutor:
         out.ok[row] = self._is_ok(tokens)
         if sampling.num_logprobs[row] >= 0:
             state = self._digest(tokens)
-            out.logprobs[row] = -((mix(state, token) % 1000) / 100.0)
+            out.logprobs[row] = self._logprob(state, token)
+            for i in range(sampling.wanted_start[row], sampling.wanted_start[row + 1]):
+                out.wanted_logprobs[i] = self._logprob(state, int(sampling.wanted_ids[i]))
             for k in range(int(sampling.num_logprobs[row])):
                 out.top_ids[row, k] = (token + k) % self.vocab_size
                 out.top_logprobs[row, k] = out.logprobs[row] - k
+
+    @staticmethod
+    def _logprob(state: int, token: int) -> float:
+        return -((mix(state, token) % 1000) / 100.0)
 
     def _read(self, step: StepInput, owner: int, num_tokens: int) -> list[int]:
         size = self.options.block_size

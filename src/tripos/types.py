@@ -42,6 +42,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     include_stop: bool = False  # keep the matched stop string in the text
     ignore_eos: bool = False  # for benchmarks
     logprobs: int | None = None  # None: none; k >= 0: of each chosen token and of the k likeliest
+    logprob_token_ids: tuple[int, ...] = ()  # with logprobs: of these tokens too, at the place of each chosen one
 
 
 class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,10 +71,23 @@ class Constraint(msgspec.Struct, frozen=True, kw_only=True):
     param: str | None = None  # where the client wrote it, for errors
 
 
+Prompt = str | tuple[int, ...] | tuple[Message, ...]
+
+
+class Branch(msgspec.Struct, frozen=True, kw_only=True):
+    """A further prompt of a call, answered as a choice of its own. What it shares with the call's prompt is computed
+    once.
+    """
+
+    prompt: Prompt
+    suffix: tuple[int, ...] = ()  # token ids that follow the prompt
+    logprob_token_ids: tuple[int, ...] = ()  # instead of the call's
+
+
 class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
     """Continue a prompt. `prompt` is text, token ids, or chat messages for the model's template."""
 
-    prompt: str | tuple[int, ...] | tuple[Message, ...]
+    prompt: Prompt
     max_tokens: int | None = None  # None: up to the context window
     n: int = 1
     sampling: Sampling = Sampling()
@@ -84,6 +98,7 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
     constraint: Constraint | None = None
     adapter: str = ""  # name of a LoRA adapter of the model, set by the route; "": the model as it is
     cache_salt: str = ""  # narrows prefix reuse further within the principal
+    branches: tuple[Branch, ...] = ()  # choice 1, 2 ...; then n is 1
 
 
 class Embed(msgspec.Struct, frozen=True, kw_only=True, tag="embed"):
@@ -101,6 +116,36 @@ class Rerank(msgspec.Struct, frozen=True, kw_only=True, tag="rerank"):
     top_n: int | None = None
 
 
+class Option(msgspec.Struct, frozen=True, kw_only=True):
+    """One possible answer of a question, in a caller's words."""
+
+    name: str
+    description: str = ""
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be decided: whether it is so (options: what true and false mean, or none), which option it is, or
+    which level it reaches (options in rising order).
+    """
+
+    kind: Literal["predicate", "choice", "score"]
+    instructions: str
+    options: tuple[Option, ...] = ()
+
+
+class Decide(msgspec.Struct, frozen=True, kw_only=True, tag="decide"):
+    """Answer questions about a state with a probability for each option. `option_orders` 2: choices are read again
+    with their options reversed, and averaged.
+    """
+
+    state: str
+    questions: tuple[Question, ...]
+    instructions: str = ""  # go before the state
+    option_orders: int = 1
+    template_args: dict[str, Any] = {}
+    cache_salt: str = ""
+
+
 class Predict(msgspec.Struct, frozen=True, kw_only=True, tag="predict"):
     """Run a one-shot model on named tensors."""
 
@@ -108,7 +153,7 @@ class Predict(msgspec.Struct, frozen=True, kw_only=True, tag="predict"):
     outputs: tuple[str, ...] = ()
 
 
-Request = Generate | Embed | Rerank | Predict
+Request = Generate | Embed | Rerank | Decide | Predict
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +176,7 @@ class TokenLogprob(msgspec.Struct, frozen=True):
     data: bytes  # the token's exact bytes
     logprob: float
     top: tuple[TokenLogprob, ...] = ()
+    wanted: tuple[float, ...] = ()  # of Sampling.logprob_token_ids, in their order
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,11 +205,21 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
     stop: str | int | None = None  # the stop string or token id that matched
 
 
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to one question. A predicate's options are true and false."""
+
+    probabilities: tuple[float, ...]  # of the options, summing to 1; none: the model declined
+    label_mass: float  # probability that the model gave to any option's label, of all that it could have said
+    argmax_is_label: bool  # whether the likeliest token begins a label
+    order_shift: float | None = None  # with two orders: total variation distance between their answers, 0 to 1
+
+
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """The whole output of a one-shot model."""
 
     vectors: tuple[Any, ...] = ()  # float32 arrays
     scores: tuple[float, ...] = ()
+    decisions: tuple[Decision, ...] = ()
     tensors: dict[str, Any] = {}
 
 

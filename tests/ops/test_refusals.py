@@ -20,7 +20,10 @@ from tripos.runtime.executor import ExecutorOptions, SamplingInput, StepInput
 from tripos.runtime.native import NativeExecutor, load_library
 
 ARRAYS = ("token_ids", "positions", "query_start", "seq_lens", "block_tables", "slots", "last_rows")
-SAMPLING_ARRAYS = ("forced_token", "num_logprobs", "history_start", "history_ids", "bias_start", "bias_ids", "mask_row")
+SAMPLING_ARRAYS = (
+    "forced_token", "num_logprobs", "history_start", "history_ids", "bias_start", "bias_ids", "mask_row",
+    "wanted_start", "wanted_ids",
+)  # fmt: skip
 
 
 def small_step() -> tuple[NativeExecutor, StepInput]:
@@ -31,6 +34,7 @@ def small_step() -> tuple[NativeExecutor, StepInput]:
     s.history_ids = s.history_counts = np.ones(75, np.int32)
     s.bias_start, s.bias_ids = s.history_start.copy(), s.history_ids.copy()
     s.bias_values = np.ones(75, np.float32)
+    s.wanted_start, s.wanted_ids = s.history_start.copy(), s.history_ids.copy()
     return native(plan, weights_for(plan), num_blocks=batch.num_blocks), batch.step({0: 70, 1: 5}, sampling=s)
 
 

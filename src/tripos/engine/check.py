@@ -39,6 +39,10 @@ def check_request(request: Generate, vocab_size: int, max_num_tokens: int) -> No
     if request.prompt_logprobs is not None:
         _check_range("prompt_logprobs", request.prompt_logprobs, 0, vocab_size)
     _check_sampling(request.sampling, vocab_size)
+    for branch in request.branches:
+        _check_wanted(branch.logprob_token_ids, request.sampling, vocab_size)
+    if request.branches and request.n != 1:
+        raise InvalidRequest(f"n = {request.n}: a call with several prompts takes n = 1", param="n")
     prompt = request.prompt
     if isinstance(prompt, tuple) and not prompt:
         raise InvalidRequest("the prompt is empty: send at least one token", code="out_of_range", param="prompt")
@@ -87,6 +91,7 @@ def _check_sampling(sampling: Sampling, vocab_size: int) -> None:
         value = getattr(sampling, name)
         if value is not None:
             _check_range(name, value, lowest, highest)
+    _check_wanted(sampling.logprob_token_ids, sampling, vocab_size)
     if sampling.top_p == 0.0:
         raise InvalidRequest("top_p = 0 leaves no token: use temperature = 0", code="out_of_range", param="top_p")
     if sampling.logprobs is not None:
@@ -97,6 +102,12 @@ def _check_sampling(sampling: Sampling, vocab_size: int) -> None:
     check_token_ids("stop_token_ids", sampling.stop_token_ids, vocab_size)
     if "" in sampling.stop:
         raise InvalidRequest("a stop string must not be empty", param="stop")
+
+
+def _check_wanted(ids: tuple[int, ...], sampling: Sampling, vocab_size: int) -> None:
+    if ids and sampling.logprobs is None:
+        raise InvalidRequest("logprob_token_ids needs logprobs", param="logprob_token_ids")
+    check_token_ids("logprob_token_ids", ids, vocab_size)
 
 
 def _check_range(param: str, value: float, lowest: float, highest: float) -> None:

@@ -21,7 +21,7 @@ from tripos.engine.pack import PackedStep, Packer, RowOwner
 from tripos.engine.scheduler import Schedule, Scheduler, SchedulerOptions
 from tripos.engine.sequence import Sequence, Status
 from tripos.errors import DeadlineExceeded, EngineFailed, RequestFailed, TriposError
-from tripos.runtime.executor import Executor, StepOutput
+from tripos.runtime.executor import Executor, SamplingInput, StepOutput
 from tripos.types import FinishReason
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ class TokenOutput:
     token_id: int
     logprob: float = 0.0
     top: tuple[tuple[int, float], ...] = ()
+    wanted: tuple[float, ...] = ()  # of Sampling.logprob_token_ids
 
 
 @dataclass(slots=True)
@@ -217,7 +218,7 @@ class Engine:
                 continue
             if sequence.num_drafts and sequence.tokens[owner.position] != token_ids[row]:
                 astray.add(sequence)
-            self._take_row(output, owner, _token_output(owner, row, token_ids[row], result), now_s)
+            self._take_row(output, owner, _token_output(owner, row, packed.step.sampling, result), now_s)
         self._advance(packed.entries, outputs)
         for sequence, output in outputs.items():
             if sequence.matcher is not None and output.tokens and not output.is_last:
@@ -345,13 +346,14 @@ def _without_drafts(sequence: Sequence, num_tokens: int) -> tuple[Sequence, int]
     return sequence, num_tokens - num_drafts
 
 
-def _token_output(owner: RowOwner, row: int, token_id: int, result: StepOutput) -> TokenOutput:
-    sequence = owner.sequence
+def _token_output(owner: RowOwner, row: int, sampling: SamplingInput, result: StepOutput) -> TokenOutput:
+    sequence, token_id = owner.sequence, int(result.token_ids[row])
     count = sequence.prompt_logprobs if owner.is_forced else sequence.sampling.logprobs
     if count is None:
         return TokenOutput(token_id)
     top = zip(result.top_ids[row, :count].tolist(), result.top_logprobs[row, :count].tolist(), strict=True)
-    return TokenOutput(token_id, float(result.logprobs[row]), tuple(top))
+    wanted = result.wanted_logprobs[sampling.wanted_start[row] : sampling.wanted_start[row + 1]]
+    return TokenOutput(token_id, float(result.logprobs[row]), tuple(top), tuple(wanted.tolist()))
 
 
 class EngineLoop:

@@ -14,9 +14,10 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from msgspec.structs import replace
 
 from tripos.engine.admission import Ticket
 from tripos.engine.block_pool import PrefixIdentity
@@ -28,7 +29,8 @@ from tripos.engine.sequence import Sequence, choice_seed
 from tripos.engine.text import ChoiceText
 from tripos.errors import EngineFailed, InvalidRequest, RequestFailed, RequestTimeout, TriposError
 from tripos.models.tokenizer import Tokenizer
-from tripos.types import Call, Delta, Event, Finish, Generate, Message, ModelCard, TokenLogprob, Usage
+from tripos.runtime.executor import I32
+from tripos.types import Call, Delta, Event, Finish, Generate, Message, ModelCard, Prompt, Sampling, TokenLogprob, Usage
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +112,7 @@ class LanguageModel:
 
     async def encode(self, request: Generate) -> list[int]:
         """Token ids of a request's prompt, as `run` would compute them. Raises InvalidRequest."""
-        return await self._encode(request)
+        return (await self._encode(request))[0]
 
     def is_progressing(self) -> bool:
         """For /readyz: started, not failed, and the last step not too long ago."""
@@ -222,21 +224,30 @@ class LanguageModel:
     def _longest_token(self) -> int:
         return max(map(len, self.tokenizer.all_token_bytes))
 
-    async def _encode(self, request: Generate) -> list[int]:
+    async def _encode(self, request: Generate) -> list[list[int]]:
         prompt = request.prompt
-        if self._encoders is None or is_token_ids(prompt) or (isinstance(prompt, str) and len(prompt) <= INLINE_CHARS):
+        is_quick = is_token_ids(prompt) or (isinstance(prompt, str) and len(prompt) <= INLINE_CHARS)
+        if self._encoders is None or (is_quick and not request.branches):
             return self._encode_now(request)
         return await asyncio.get_running_loop().run_in_executor(self._encoders, self._encode_now, request)
 
-    def _encode_now(self, request: Generate) -> list[int]:
-        """Token ids of the prompt. Special tokens in a caller's text are plain text; only the template makes them."""
-        prompt = request.prompt
+    def _encode_now(self, request: Generate) -> list[list[int]]:
+        """Token ids of the prompt and of each branch; a prompt that comes again is encoded once."""
+        encoded: dict[Prompt, list[int]] = {}
+        for prompt in (request.prompt, *(branch.prompt for branch in request.branches)):
+            if prompt not in encoded:
+                encoded[prompt] = self._encode_prompt(prompt, request)
+        branches = [[*encoded[branch.prompt], *branch.suffix] for branch in request.branches]
+        return [encoded[request.prompt], *branches]
+
+    def _encode_prompt(self, prompt: Prompt, request: Generate) -> list[int]:
+        """Special tokens in a caller's text are plain text; only the template makes them."""
         if isinstance(prompt, str):
             ids = self.tokenizer.encode(prompt, add_special=True)
         elif is_token_ids(prompt):
             ids = list(prompt)
         else:
-            ids = self._encode_chat(prompt, request.tools, request.template_args)  # type: ignore[arg-type]
+            ids = self._encode_chat(cast("tuple[Message, ...]", prompt), request.tools, request.template_args)
         if not ids:
             raise InvalidRequest("the prompt is empty: send at least one token", code="missing_field", param="prompt")
         return ids
@@ -249,22 +260,25 @@ class LanguageModel:
         )
 
     def _open(
-        self, call: Call, request: Generate, prompt: list[int], grammar: Grammar | None, ticket: Ticket | None
+        self, call: Call, request: Generate, prompts: list[list[int]], grammar: Grammar | None, ticket: Ticket | None
     ) -> _Stream:
-        check_token_ids("prompt", prompt, self.card.vocab_size)
-        max_tokens = max_tokens_of(request, len(prompt), self.max_num_tokens)
-        self.engine.scheduler.check_fits(len(prompt), max_tokens)
+        """Sequences of a call: of the one prompt, or one of each prompt, which share what they begin with."""
+        prompts = prompts * request.n
+        for prompt in prompts:
+            check_token_ids("prompt", prompt, self.card.vocab_size)
+            self.engine.scheduler.check_fits(len(prompt), max_tokens_of(request, len(prompt), self.max_num_tokens))
+        arrays = [np.array(prompt, np.int32) for prompt in prompts]
+        shared = [_num_shared(arrays[0], each) for each in arrays[1:]]
         if ticket is not None:
-            ticket.set_tokens(len(prompt) * request.n)
+            ticket.set_tokens(sum(map(len, arrays)) - sum(shared))
         seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(64)
         identity = PrefixIdentity(self.card.digest, "", call.principal, request.cache_salt).encode()
         arrival_s = call.arrival_s or self.engine.clock()
-        tokens = np.array(prompt, np.int32)
         sequences = [
             Sequence(
                 prompt=tokens,
-                max_tokens=max_tokens,
-                sampling=request.sampling,
+                max_tokens=max_tokens_of(request, len(tokens), self.max_num_tokens),
+                sampling=_sampling_of(request, index),
                 seed=choice_seed(seed, index),
                 eos_ids=self._eos_ids,
                 identity=identity,
@@ -275,11 +289,26 @@ class LanguageModel:
                 index=index,
                 matcher=grammar.start() if grammar is not None else None,
             )
-            for index in range(request.n)
+            for index, tokens in enumerate(arrays)
         ]
+        for sequence, num_shared in zip(sequences, (max(shared, default=0), *shared), strict=True):
+            sequence.num_shared_tokens = num_shared
         sequences[0].siblings = sequences[1:]
         sequences[0].ticket = ticket
-        return _Stream(self.tokenizer, request, prompt, sequences)
+        return _Stream(self.tokenizer, request, prompts, sequences)
+
+
+def _num_shared(one: I32, other: I32) -> int:
+    """How many tokens two prompts have in common from their beginning."""
+    length = min(len(one), len(other))
+    differs = np.flatnonzero(one[:length] != other[:length])
+    return int(differs[0]) if len(differs) else length
+
+
+def _sampling_of(request: Generate, index: int) -> Sampling:
+    if index == 0 or not request.branches:
+        return request.sampling
+    return replace(request.sampling, logprob_token_ids=request.branches[index - 1].logprob_token_ids)
 
 
 class _Stream:
@@ -287,13 +316,15 @@ class _Stream:
     waits, and its size is bounded by max_tokens.
     """
 
-    def __init__(self, tokenizer: Tokenizer, request: Generate, prompt: list[int], sequences: list[Sequence]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, request: Generate, prompts: list[list[int]], sequences: list[Sequence]
+    ) -> None:
         self.sequences = sequences
-        echo_text = _prompt_text(tokenizer, request, prompt) if request.echo else None
+        echo_text = _prompt_text(tokenizer, request, prompts[0]) if request.echo else None
         prompt_logprobs: list[TokenLogprob | None] = []
         self._choices = [
-            ChoiceText(tokenizer, request.sampling, index, prompt, echo_text, prompt_logprobs)
-            for index in range(len(sequences))
+            ChoiceText(tokenizer, sequences[index].sampling, index, prompt, echo_text, prompt_logprobs)
+            for index, prompt in enumerate(prompts)
         ]
         self._error: TriposError | None = None
         self._news = asyncio.Event()
@@ -353,7 +384,8 @@ class _Stream:
         scheduled_s = first.first_scheduled_s if first.first_scheduled_s is not None else first.arrival_s
         tokens_s = [s.first_token_s for s in self.sequences if s.first_token_s is not None]
         usage = Usage(
-            prompt_tokens=first.num_prompt_tokens,
+            prompt_tokens=sum(s.num_prompt_tokens - s.num_shared_tokens for s in self.sequences[1:])
+            + first.num_prompt_tokens,
             cached_tokens=first.num_cached_tokens,
             output_tokens=sum(choice.num_tokens for choice in self._choices),
             queue_s=max(0.0, scheduled_s - first.arrival_s),

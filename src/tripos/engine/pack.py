@@ -164,6 +164,7 @@ class Packer:
         history_start, history_ids, history_counts = self._history(adjusted, num_rows)
         bias_start, bias_ids, bias_values = self._biases(adjusted, num_rows)
         mask_row, mask, mask_rows = self._mask_rows(adjusted, num_rows)
+        wanted_start, wanted_ids = self._wanted(adjusted, num_rows)
         sampling = SamplingInput(
             **columns,
             counter=positions,
@@ -176,6 +177,8 @@ class Packer:
             bias_values=bias_values,
             mask_row=mask_row,
             mask=mask,
+            wanted_start=wanted_start,
+            wanted_ids=wanted_ids,
         )
         self._last_key, self._last_sampling = key, sampling
         return sampling, mask_rows
@@ -216,6 +219,12 @@ class Packer:
             return np.zeros(num_rows + 1, np.int32), _NO_IDS, _NO_VALUES
         start = _starts(num_rows, [(row, len(ids)) for row, ids, _ in biases])
         return start, np.concatenate([ids for _, ids, _ in biases]), np.concatenate([values for _, _, values in biases])
+
+    def _wanted(self, adjusted: list[tuple[int, RowOwner]], num_rows: int) -> tuple[I32, I32]:
+        ids_of = [(row, np.array(owner.sequence.sampling.logprob_token_ids, np.int32)) for row, owner in adjusted]
+        if not ids_of:
+            return np.zeros(num_rows + 1, np.int32), _NO_IDS
+        return _starts(num_rows, [(row, len(ids)) for row, ids in ids_of]), np.concatenate([ids for _, ids in ids_of])
 
     def _bias_of(self, owner: RowOwner) -> tuple[I32, F32]:
         """The request's own bias, and the ban on every ending until min_tokens are out."""

@@ -100,8 +100,9 @@ class Scheduler:
             )
 
     def add(self, sequence: Sequence) -> None:
-        """Let a sequence wait; its siblings follow once its prompt is computed."""
-        self.check_fits(sequence.num_prompt_tokens, sequence.max_tokens)
+        """Let a sequence wait; its siblings follow once what they share with it is computed."""
+        for each in (sequence, *sequence.siblings):
+            self.check_fits(each.num_prompt_tokens, each.max_tokens)
         order = next(self._orders)
         sequence.order = (order, 0)
         for place, sibling in enumerate(sequence.siblings, 1):
@@ -173,7 +174,7 @@ class Scheduler:
         sequence.num_computed_tokens += num_tokens
         sequence.num_drafts = 0
         self._register(sequence)
-        if sequence.siblings and sequence.num_computed_tokens >= sequence.num_prompt_tokens:
+        if sequence.siblings and sequence.num_computed_tokens >= sequence.num_shared_tokens:
             self._free_siblings(sequence)
 
     def finish(self, sequence: Sequence) -> None:

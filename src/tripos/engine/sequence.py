@@ -84,7 +84,8 @@ class Sequence:
     prompt_logprobs: int | None = None
     index: int = 0  # which choice of its request
     matcher: Matcher | None = None  # follows the output tokens, where they are constrained
-    siblings: list[Sequence] = field(default_factory=list)  # wait until this one's prompt is in the cache
+    siblings: list[Sequence] = field(default_factory=list)  # wait until what they share is in the cache
+    num_shared_tokens: int = 0  # of the prompt: a sibling's with the one it waits for; of that one, the most
     ticket: Ticket | None = None  # its place among the admitted, given back when first scheduled
 
     order: tuple[int, int] = (0, 0)
@@ -118,7 +119,8 @@ class Sequence:
         if has_penalty:
             self.history = TokenCounts(self.prompt.tolist() if sampling.repetition_penalty != 1.0 else ())
         # whether pack must look at more of its sampling than the slot's row
-        self.is_adjusted = bool(has_penalty or sampling.logit_bias or sampling.min_tokens or self.matcher)
+        has_own_ids = sampling.logit_bias or sampling.logprob_token_ids
+        self.is_adjusted = bool(has_penalty or has_own_ids or sampling.min_tokens or self.matcher)
 
     @property
     def key(self) -> tuple[int, tuple[int, int]]:

@@ -188,8 +188,11 @@ class ChoiceText:
         return tokens
 
     def _logprob(self, token: TokenOutput) -> TokenLogprob:
-        return self._describe(token.token_id, token.logprob, tuple(self._describe(*each) for each in token.top))
+        top = tuple(self._describe(*each) for each in token.top)
+        return self._describe(token.token_id, token.logprob, top, token.wanted)
 
-    def _describe(self, token_id: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+    def _describe(
+        self, token_id: int, logprob: float, top: tuple[TokenLogprob, ...] = (), wanted: tuple[float, ...] = ()
+    ) -> TokenLogprob:
         data = self._tokenizer.token_bytes(token_id)
-        return TokenLogprob(token_id, data.decode(errors="replace"), data, logprob, top)
+        return TokenLogprob(token_id, data.decode(errors="replace"), data, logprob, top, wanted)

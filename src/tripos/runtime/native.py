@@ -19,7 +19,7 @@ from tripos.plan.formats import FORMATS
 from tripos.plan.ir import Op, Panels, Plan, Weights, WeightSpec, WeightTensor
 from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, SamplingInput, StepInput, StepOutput
 
-ABI = 2  # TRIPOS_ABI
+ABI = 3  # TRIPOS_ABI
 LIBRARY_NAME = "libtripos_kernels.so"
 PEAKS = ("read", "fp32", "bf16", "int8", "barriers")
 
@@ -57,7 +57,7 @@ class _Panels(ctypes.Structure):
 
 
 # The arrays of a step in the order of TriposStep: name, element type, and the length that C++ cannot see but trusts.
-_TOKENS, _SEQS, _SEQS_1, _ROWS, _ROWS_1, _HISTORY, _BIAS, _ANY = range(8)
+_TOKENS, _SEQS, _SEQS_1, _ROWS, _ROWS_1, _HISTORY, _BIAS, _ANY, _WANTED = range(9)
 _STEP_ARRAYS = (
     ("token_ids", np.int32, _TOKENS), ("positions", np.int32, _TOKENS), ("query_start", np.int32, _SEQS_1),
     ("seq_lens", np.int32, _SEQS), ("block_tables", np.int32, _SEQS), ("slots", np.int32, _TOKENS),
@@ -70,7 +70,7 @@ _SAMPLING_ARRAYS: tuple[tuple[str, type[np.generic], int], ...] = (
     ("forced_token", np.int32, _ROWS), ("num_logprobs", np.int32, _ROWS), ("history_start", np.int32, _ROWS_1),
     ("history_ids", np.int32, _HISTORY), ("history_counts", np.int32, _HISTORY), ("bias_start", np.int32, _ROWS_1),
     ("bias_ids", np.int32, _BIAS), ("bias_values", np.float32, _BIAS), ("mask_row", np.int32, _ROWS),
-    ("mask", np.uint32, _ANY),
+    ("mask", np.uint32, _ANY), ("wanted_start", np.int32, _ROWS_1), ("wanted_ids", np.int32, _WANTED),
 )  # fmt: skip
 
 
@@ -78,14 +78,14 @@ class _Step(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("num_tokens", "num_seqs", "num_rows", "max_blocks")),
         *((name, ctypes.c_void_p) for name, _, _ in (*_STEP_ARRAYS, *_SAMPLING_ARRAYS)),
-        *((name, ctypes.c_int32) for name in ("num_masks", "mask_words", "history_size", "bias_size")),
+        *((name, ctypes.c_int32) for name in ("num_masks", "mask_words", "history_size", "bias_size", "wanted_size")),
     ]
 
 
 class _Output(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("token_ids", "logprobs", "top_ids", "top_logprobs", "ok", "logits")),
-        ("top_width", ctypes.c_int32), ("reserved", ctypes.c_int32),
+        ("wanted_logprobs", ctypes.c_void_p), ("top_width", ctypes.c_int32), ("reserved", ctypes.c_int32),
     ]  # fmt: skip
 
 
@@ -371,31 +371,32 @@ class NativeExecutor:
         """Raises ValueError for a step that would read out of bounds: a bug in the engine."""
         s = step.sampling
         num_tokens, num_seqs, num_rows = len(step.token_ids), len(step.seq_lens), len(step.last_rows)
-        history, bias = len(s.history_ids), len(s.bias_ids)
-        lengths = (num_tokens, num_seqs, num_seqs + 1, num_rows, num_rows + 1, history, bias, len(s.mask))
+        history, bias, wanted = len(s.history_ids), len(s.bias_ids), len(s.wanted_ids)
+        lengths = (num_tokens, num_seqs, num_seqs + 1, num_rows, num_rows + 1, history, bias, len(s.mask), wanted)
         keep: list[npt.NDArray[Any]] = []
         native = _Step(
             num_tokens, num_seqs, num_rows, step.block_tables.shape[1],
             *_addresses(step, _STEP_ARRAYS, lengths, keep), *_addresses(s, _SAMPLING_ARRAYS, lengths, keep),
-            *s.mask.shape, history, bias,
+            *s.mask.shape, history, bias, wanted,
         )  # fmt: skip
-        out = self._output(num_rows, max((0, *s.num_logprobs.tolist())))
+        out = self._output(num_rows, max((0, *s.num_logprobs.tolist())), wanted)
         logits = _address(out.logits) if out.logits is not None else None
         native_out = _Output(
             _address(out.token_ids), _address(out.logprobs), _address(out.top_ids), _address(out.top_logprobs),
-            _address(out.ok), logits, out.top_ids.shape[1], 0,
+            _address(out.ok), logits, _address(out.wanted_logprobs), out.top_ids.shape[1], 0,
         )  # fmt: skip
         if self._library.tripos_run(self._open, ctypes.byref(native), ctypes.byref(native_out)) != 0:
             raise ValueError(self._library.tripos_error().decode())
         return out
 
-    def _output(self, num_rows: int, width: int) -> StepOutput:
+    def _output(self, num_rows: int, width: int, num_wanted: int) -> StepOutput:
         return StepOutput(
             token_ids=np.zeros(num_rows, np.int32),
             logprobs=np.zeros(num_rows, np.float32),
             top_ids=np.zeros((num_rows, width), np.int32),
             top_logprobs=np.zeros((num_rows, width), np.float32),
             ok=np.zeros(num_rows, np.uint8),
+            wanted_logprobs=np.zeros(num_wanted, np.float32),
             logits=np.zeros((num_rows, self._vocab_size), np.float32) if self.options.keep_logits else None,
         )
 

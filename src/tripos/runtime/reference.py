@@ -190,6 +190,7 @@ class ReferenceExecutor:
             top_ids=np.zeros((num_rows, width), np.int32),
             top_logprobs=np.zeros((num_rows, width), np.float32),
             ok=np.zeros(num_rows, np.uint8),
+            wanted_logprobs=np.zeros(len(step.sampling.wanted_ids), np.float32),
             logits=logits if self.options.keep_logits else None,
         )
         for row in range(num_rows):
@@ -197,4 +198,6 @@ class ReferenceExecutor:
             out.token_ids[row], out.logprobs[row], out.ok[row] = draw.token_id, draw.logprob, draw.ok
             out.top_ids[row, : len(draw.top_ids)] = draw.top_ids
             out.top_logprobs[row, : len(draw.top_ids)] = draw.top_logprobs
+            first = step.sampling.wanted_start[row]
+            out.wanted_logprobs[first : first + len(draw.wanted_logprobs)] = draw.wanted_logprobs
         return out

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from tests.ops.steps import random_weights
 from tests.unit.engine.tiny import BLOCK_SIZE, VOCAB_SIZE
@@ -77,6 +78,8 @@ def make_requests(chance: random.Random) -> list[Request]:
             logit_bias=chance.choice(({}, {3: 2.0, 7: -1.0})),
             logprobs=chance.choice((None, 0, 5)),
         )
+        if sampling.logprobs is not None:
+            sampling = replace(sampling, logprob_token_ids=((), (9,), (0, 256, 31))[i % 3])
         requests.append(Request(tuple(prompt), sampling, chance.getrandbits(64), 2 if i % 5 == 0 else None))
     return requests
 

@@ -26,7 +26,7 @@ from tripos.errors import (
 from tripos.models.tokenizer import IncrementalDecoder
 from tripos.runtime.executor import Executor, ExecutorOptions, StepInput, StepOutput
 from tripos.testing import ScriptedExecutor
-from tripos.types import Call, Delta, Embed, Event, Finish, Generate, Message
+from tripos.types import Branch, Call, Delta, Embed, Event, Finish, Generate, Message
 
 OPTIONS = ExecutorOptions(block_size=BLOCK_SIZE)
 
@@ -338,6 +338,41 @@ async def test_choices_share_prompt_logprobs_that_are_computed_once() -> None:
     assert sum(forced) == len("hello there") - 1
 
 
+async def test_what_branches_share_is_computed_once_though_all_come_at_the_same_moment() -> None:
+    counts: list[int] = []
+    executor = ScriptedExecutor(VOCAB_SIZE, OPTIONS, before_run=lambda step: counts.append(len(step.token_ids)))
+    prompt = "s" * 110
+    branches = tuple(Branch(prompt=prompt + f" branch {i}", suffix=(7,) * (i % 3)) for i in range(20))
+    lengths = [len(branch.prompt) + len(branch.suffix) for branch in branches]
+    async with started(executor, num_blocks=256) as model:
+        events = await read(model, call(prompt, max_tokens=1, branches=branches))
+    whole_blocks = 110 // BLOCK_SIZE * BLOCK_SIZE
+    assert counts == [110, sum(lengths) - 20 * whole_blocks]
+    finish = events[-1]
+    assert isinstance(finish, Finish)
+    assert finish.usage.prompt_tokens == 110 + sum(lengths) - 20 * 110
+    assert finish.usage.output_tokens == 21
+
+
+async def test_each_branch_answers_as_it_would_alone() -> None:
+    texts = ["shared and one", "shared and another", "nothing in common"]
+    wanted = [(1, 2), (3,), (256, 0, 5)]
+    alone = []
+    for text, ids in zip(texts, wanted, strict=True):
+        one = call(text, max_tokens=1, temperature=0.0, logprobs=0, logprob_token_ids=ids)
+        deltas = [event for _, event in make_model().answer([one]) if isinstance(event, Delta)]
+        alone += [delta.logprobs[0].wanted for delta in deltas if delta.logprobs]
+    branches = tuple(
+        Branch(prompt=text, logprob_token_ids=ids) for text, ids in zip(texts[1:], wanted[1:], strict=True)
+    )
+    together = call(texts[0], max_tokens=1, temperature=0.0, logprobs=0, logprob_token_ids=wanted[0], branches=branches)
+    async with started() as model:
+        deltas = [event for event in await read(model, together) if isinstance(event, Delta)]
+    found = [delta.logprobs[0].wanted for delta in sorted(deltas, key=lambda delta: delta.index) if delta.logprobs]
+    assert found == alone
+    assert list(map(len, alone)) == [2, 1, 3]
+
+
 async def test_long_prompts_are_encoded_off_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llm, "INLINE_CHARS", 100)
     async with started() as model:
@@ -384,6 +419,23 @@ BAD_CALLS = {
     "prompt fills the window": (
         call("x" * 256, max_tokens=None), ContextLengthExceeded, "context_length_exceeded", "prompt",
     ),
+    "wanted id beyond the vocabulary": (
+        call(logprobs=0, logprob_token_ids=(VOCAB_SIZE,)), InvalidRequest, "out_of_range", "logprob_token_ids",
+    ),
+    "wanted ids without logprobs": (
+        call(logprob_token_ids=(1,)), InvalidRequest, "invalid_value", "logprob_token_ids",
+    ),
+    "branch beyond the window": (
+        call(branches=(Branch(prompt="x" * 300),)), ContextLengthExceeded, "context_length_exceeded", "prompt",
+    ),
+    "branch without text": (call(branches=(Branch(prompt=""),)), InvalidRequest, "missing_field", "prompt"),
+    "branch of ids beyond the vocabulary": (
+        call(branches=(Branch(prompt=(VOCAB_SIZE,)),)), InvalidRequest, "out_of_range", "prompt",
+    ),
+    "branch with a suffix beyond the vocabulary": (
+        call(branches=(Branch(prompt="x", suffix=(-1,)),)), InvalidRequest, "out_of_range", "prompt",
+    ),
+    "branches and choices": (call(n=2, branches=(Branch(prompt="x"),)), InvalidRequest, "invalid_value", "n"),
     "no choice": (call(n=0), InvalidRequest, "out_of_range", "n"),
     "bias id negative": (call(logit_bias={-1: 1.0}), InvalidRequest, "out_of_range", "logit_bias"),
     "bias id beyond the vocabulary": (call(logit_bias={VOCAB_SIZE: 1.0}), InvalidRequest, "out_of_range", "logit_bias"),
