@@ -79,6 +79,7 @@ typedef struct {
   const int32_t* block_tables; /* [num_seqs, max_blocks] */
   const int32_t* slots;        /* [num_tokens] */
   const int32_t* last_rows;    /* [num_rows] */
+  const int32_t* token_types;  /* [num_tokens], read if there are some and the plan asks */
   /* sampling, [num_rows] unless stated */
   const float* temperature;
   const int32_t* top_k;

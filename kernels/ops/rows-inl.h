@@ -56,6 +56,16 @@ void Rope(const float* x, float* y, int cols, int head_dim, int half, const floa
   }
 }
 
+// tanh with a small relative error near 0 too, where Tanh only has a small absolute one (Cephes tanhf).
+inline Vec RelativeTanh(Vec x) {
+  const Vec z = Mul(x, x);
+  Vec p = Fma(Set(-5.70498872745e-3f), z, Set(2.06390887954e-2f));
+  p = Fma(p, z, Set(-5.37397155531e-2f));
+  p = Fma(p, z, Set(1.33314422036e-1f));
+  p = Fma(p, z, Set(-3.33332819422e-1f));
+  return Select(Less(Abs(x), Set(0.625f)), Fma(Mul(p, z), x, x), Tanh(x));
+}
+
 template <ActKind kAct>
 inline Vec Activate(Vec x) {
   if constexpr (kAct == ActKind::kSilu) {
@@ -65,6 +75,8 @@ inline Vec Activate(Vec x) {
   } else if constexpr (kAct == ActKind::kGeluTanh) {
     const Vec cube = Mul(Mul(Mul(Set(0.044715f), x), x), x);
     return Mul(Mul(Set(0.5f), x), Add(Set(1.0f), Tanh(Mul(Set(0.7978845608f), Add(x, cube)))));
+  } else if constexpr (kAct == ActKind::kTanh) {
+    return RelativeTanh(x);
   } else {
     return Max(x, Set(0.0f));
   }
@@ -86,6 +98,7 @@ void Glu(ActKind act, const float* gate, const float* up, float* y, int cols) {
     case ActKind::kGelu: return GluOf<ActKind::kGelu>(gate, up, y, cols);
     case ActKind::kGeluTanh: return GluOf<ActKind::kGeluTanh>(gate, up, y, cols);
     case ActKind::kRelu: return GluOf<ActKind::kRelu>(gate, up, y, cols);
+    case ActKind::kTanh: return GluOf<ActKind::kTanh>(gate, up, y, cols);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/ops/encoder_kernels.h"
 #include "kernels/ops/sampler.h"
 #include "kernels/plan/step_check.h"
 #include "kernels/util/error.h"
@@ -35,8 +36,10 @@ ExecutorSettings SettingsOf(const TriposOptions& o) {
 Executor::Executor(const TriposOptions& options)
     : settings_(SettingsOf(options)), kernels_(ChooseOpKernels(settings_.isa)), pool_(settings_.threads) {}
 
-size_t Executor::ScratchFloats() const {
-  return AttendScratchFloats(layout_.padded_dim) + 2 * Partial::Floats(layout_.padded_dim);
+size_t Executor::ScratchFloats(const LoweredPlan& plan) const {
+  const size_t cached = AttendScratchFloats(layout_.padded_dim) + 2 * Partial::Floats(layout_.padded_dim);
+  const size_t whole = plan.self_attention_dim > 0 ? SelfAttentionScratchFloats(plan.self_attention_dim, settings_.max_num_tokens) : 0;
+  return std::max(cached, whole);
 }
 
 void Executor::Load(const void* bytes, size_t num_bytes, std::span<const TriposWeight> weights) {
@@ -50,11 +53,12 @@ void Executor::Load(const void* bytes, size_t num_bytes, std::span<const TriposW
   const size_t num_threads = static_cast<size_t>(settings_.threads);
   token_arena_ = Memory(lowered.arena.token_row_bytes * static_cast<size_t>(settings_.max_num_tokens));
   sampled_arena_ = Memory(lowered.arena.sampled_row_bytes * static_cast<size_t>(settings_.max_num_rows));
-  scratch_ = Memory(num_threads * ScratchFloats() * sizeof(float));
+  const size_t scratch_floats = ScratchFloats(lowered);
+  scratch_ = Memory(num_threads * scratch_floats * sizeof(float));
   sampler_scratch_ = Memory(num_threads * SamplerScratch::Bytes(lowered.header.vocab_size));
   partials_ = Memory(lowered.queries_per_tile > 0 ? kPartialsBytes : 0);
   thread_scratch_.clear();
-  for (size_t i = 0; i < num_threads; ++i) thread_scratch_.push_back(scratch_.As<float>() + i * ScratchFloats());
+  for (size_t i = 0; i < num_threads; ++i) thread_scratch_.push_back(scratch_.As<float>() + i * scratch_floats);
   counters_ = std::make_unique<std::atomic<int64_t>[]>(lowered.phases.size() + 1);
   tiles_.reserve(static_cast<size_t>(settings_.max_num_tokens));
   plan_ = std::move(lowered);
@@ -101,7 +105,8 @@ void Executor::Run(const TriposStep& step, const TriposOutput& output) {
   const LoweredPlan& plan = *plan_;
   CheckStep(step, output,
             {settings_.block_size, settings_.max_num_tokens, settings_.max_num_rows, num_blocks_, plan.num_embed_rows,
-             plan.num_positions, plan.header.vocab_size, plan.queries_per_tile > 0});
+             plan.num_positions, plan.header.vocab_size, plan.queries_per_tile > 0, plan.num_token_types,
+             plan.self_attention_dim > 0, plan.pools});
   PlanTiles(step);
   const size_t num_counters = plan.phases.size() + 1;
   for (size_t i = 0; i < num_counters; ++i) counters_[i].store(0, std::memory_order_relaxed);

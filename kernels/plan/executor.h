@@ -38,7 +38,7 @@ class Executor {
   void PlanTiles(const TriposStep& step);
   void RunThread(StepState& state, const TriposOutput& output, int thread);
   void Sample(const StepState& state, const TriposOutput& output, int thread);
-  size_t ScratchFloats() const;
+  size_t ScratchFloats(const LoweredPlan& plan) const;
 
   const ExecutorSettings settings_;
   const OpKernels& kernels_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "kernels/plan/encoder_phases.h"
 #include "kernels/util/error.h"
 
 namespace tripos {
@@ -194,7 +195,7 @@ class Lowering {
   }
 
   void LowerOp(const PlanOp& op, size_t index) {
-    static constexpr const char* kNames[] = {"embed", "norm", "linear", "rope", "attention", "glu", "act", "add", "select", "norm"};
+    static constexpr const char* kNames[] = {"embed", "norm", "linear", "rope", "attention", "glu", "act", "add", "select", "norm", "self_attention", "pool"};
     if (op.kind != OpKind::kLinear) out_.kernels[kNames[static_cast<int>(op.kind)]] = IsaName(kernels_.isa);
     switch (op.kind) {
       case OpKind::kEmbed: return LowerEmbed(op);
@@ -221,6 +222,11 @@ class Lowering {
       case OpKind::kSelect:
         EmitRows<SelectPhase>({View(op.inputs[0])}, {Whole(op.outputs[0])}, Rows::kSampled);
         return;
+      case OpKind::kPool:
+        out_.pools = true;
+        EmitRows<PoolPhase>({View(op.inputs[0])}, {Whole(op.outputs[0])}, Rows::kSampled);
+        return;
+      case OpKind::kSelfAttention: return LowerSelfAttention(op);
       case OpKind::kCount: return;
     }
   }
@@ -233,7 +239,8 @@ class Lowering {
     phase.scale = op.scale;
     const int64_t limit = phase.table.rows - op.row_offset;
     if (op.row_offset < 0 || limit <= 0) throw Error("embed: row_offset leaves the table");
-    int64_t& known = op.source == Source::kTokenIds ? out_.num_embed_rows : out_.num_positions;
+    int64_t* const limits[] = {&out_.num_embed_rows, &out_.num_positions, &out_.num_token_types};
+    int64_t& known = *limits[static_cast<int>(op.source)];
     known = known == 0 ? limit : std::min(known, limit);
   }
 
@@ -389,6 +396,23 @@ class Lowering {
         Emit(std::move(phase), Rows::kTokens, {q.buffer, cache}, {out.buffer, partials_buffer_});
       }
     }
+  }
+
+  void LowerSelfAttention(const PlanOp& op) {
+    auto phase = std::make_unique<SelfAttentionPhase>(ChooseEncoderKernels(options_.isa));
+    phase->num_heads = op.num_heads;
+    phase->num_kv_heads = op.num_kv_heads;
+    phase->head_dim = op.head_dim;
+    phase->scale = op.scale;
+    phase->left = op.left;
+    phase->right = op.right;
+    phase->q = View(op.inputs[0]);
+    phase->k = View(op.inputs[1]);
+    phase->v = View(op.inputs[2]);
+    phase->out = Whole(op.outputs[0]);
+    out_.self_attention_dim = std::max(out_.self_attention_dim, op.head_dim);
+    const std::vector<int> reads{phase->q.buffer, phase->k.buffer, phase->v.buffer}, writes{phase->out.buffer};
+    Emit(std::move(phase), Rows::kTokens, reads, writes);
   }
 
   // A barrier goes before a phase that touches what another thread may have written (or writes what another may still

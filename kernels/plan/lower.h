@@ -50,6 +50,9 @@ struct LoweredPlan {
   int num_head_tiles = 0;
   int64_t num_embed_rows = 0;  // token ids must be less
   int64_t num_positions = 0;   // positions must be less; 0: no table of positions
+  int64_t num_token_types = 0;  // token types must be less; 0: no table of them
+  int self_attention_dim = 0;   // the largest head_dim; 0: no self_attention
+  bool pools = false;
   size_t weight_bytes = 0;
   std::map<std::string, std::string> kernels;  // op or format -> kernel
 };

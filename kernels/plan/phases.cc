@@ -30,10 +30,11 @@ void RowRunPhase::Bind(const std::vector<Buffer>& buffers) {
 }
 
 void EmbedPhase::RunRows(const StepState& state, int64_t first, int64_t last) const {
-  const int32_t* ids = source == Source::kTokenIds ? state.step->token_ids : state.step->positions;
+  const int32_t* const arrays[] = {state.step->token_ids, state.step->positions, state.step->token_types};
+  const int32_t* ids = arrays[static_cast<int>(source)];
   for (int64_t row = first; row < last; ++row) {
     float* y = out[0].Row(state, row);
-    table.Row(int64_t{ids[row]} + row_offset, y);
+    table.Row((ids == nullptr ? 0 : int64_t{ids[row]}) + row_offset, y);
     if (scale != 1.0f) kernels_.scale(y, scale, out[0].cols);
   }
 }

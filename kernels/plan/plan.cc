@@ -20,7 +20,7 @@ class OpChecker {
 
   void Check() const {
     Demand(op_.kind >= OpKind::kEmbed && op_.kind < OpKind::kCount, "kind is unknown");
-    const bool is_attention = op_.kind == OpKind::kAttention;
+    const bool is_attention = op_.kind == OpKind::kAttention || op_.kind == OpKind::kSelfAttention;
     const bool is_embed = op_.kind == OpKind::kEmbed;
     const bool is_pair = op_.kind == OpKind::kGlu || op_.kind == OpKind::kAdd || op_.kind == OpKind::kAddNorm;
     Demand(op_.num_inputs == (is_embed ? 0 : is_attention ? 3 : is_pair ? 2 : 1), "wrong number of inputs");
@@ -65,18 +65,19 @@ class OpChecker {
     const int64_t heads = op_.num_heads, kv_heads = op_.num_kv_heads, dim = op_.head_dim;
     const PlanHeader& h = plan_.header;
     Demand(heads > 0 && kv_heads > 0 && dim > 0 && heads % kv_heads == 0, "heads are not a multiple of kv heads");
-    Demand(kv_heads == h.num_kv_heads && dim == h.head_dim && InRange(op_.layer, static_cast<size_t>(h.num_layers)),
-           "does not fit the cache");
+    const bool fits_cache = kv_heads == h.num_kv_heads && dim == h.head_dim && InRange(op_.layer, static_cast<size_t>(h.num_layers));
+    Demand(fits_cache || op_.kind == OpKind::kSelfAttention, "does not fit the cache");
     Demand(op_.inputs[0].cols == heads * dim && op_.inputs[1].cols == kv_heads * dim && op_.inputs[2].cols == kv_heads * dim,
            "columns differ from heads x head_dim");
     for (const PlanView& view : op_.inputs) Demand(RowsOf(view) == Rows::kTokens, "inputs must have a row per token");
-    Demand(op_.window >= 0, "window is negative");
+    Demand(op_.window >= 0 && op_.left >= -1 && op_.right >= -1, "a window is negative");
     CheckLikeInput(0);
   }
 
   void CheckShapes() const {
     switch (op_.kind) {
       case OpKind::kEmbed:
+        Demand(op_.source >= Source::kTokenIds && op_.source <= Source::kTokenTypes, "source is unknown");
         Demand(op_.num_weights == 1 && Weight(0).cols == Output(0).cols && Output(0).rows == Rows::kTokens, "table differs");
         break;
       case OpKind::kNorm:
@@ -105,13 +106,15 @@ class OpChecker {
                    op_.rotary_dim == 2 * Weight(0).rows, "rotary_dim differs from its table");
         break;
       case OpKind::kAttention:
+      case OpKind::kSelfAttention:
         CheckAttention();
         break;
       case OpKind::kAct:
         CheckLikeInput(0);
-        Demand(op_.act >= ActKind::kSilu && op_.act <= ActKind::kRelu, "activation is unknown");
+        Demand(op_.act >= ActKind::kSilu && op_.act <= ActKind::kTanh, "activation is unknown");
         break;
       case OpKind::kSelect:
+      case OpKind::kPool:
         Demand(RowsOf(op_.inputs[0]) == Rows::kTokens && Output(0).rows == Rows::kSampled &&
                    Output(0).cols == op_.inputs[0].cols, "operands are wrong");
         break;

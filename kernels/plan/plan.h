@@ -15,11 +15,12 @@ namespace tripos {
 
 inline constexpr int32_t kPlanMagic = 0x4e4c5054;  // "TPLN"
 
-enum class OpKind : int32_t { kEmbed, kNorm, kLinear, kRope, kAttention, kGlu, kAct, kAdd, kSelect, kAddNorm, kCount };
+enum class OpKind : int32_t { kEmbed, kNorm, kLinear, kRope, kAttention, kGlu, kAct, kAdd, kSelect, kAddNorm,
+                              kSelfAttention, kPool, kCount };
 enum class Rows : int32_t { kTokens, kSampled };
-enum class Source : int32_t { kTokenIds, kPositions };
+enum class Source : int32_t { kTokenIds, kPositions, kTokenTypes };
 enum class NormKind : int32_t { kRms, kLayer };
-enum class ActKind : int32_t { kSilu, kGelu, kGeluTanh, kRelu };
+enum class ActKind : int32_t { kSilu, kGelu, kGeluTanh, kRelu, kTanh };
 
 struct PlanHeader {
   int32_t magic, abi, num_tensors, num_ops, num_weights;
@@ -49,6 +50,7 @@ struct PlanOp {
   NormKind norm_kind;
   ActKind act;
   int32_t layer, num_heads, num_kv_heads, head_dim, rotary_dim, window;
+  int32_t left, right;  // keys that self_attention sees on each side, -1: all
   float eps, scale, softcap;
 };
 

@@ -16,7 +16,7 @@ void CheckSequence(const TriposStep& step, const StepLimits& limits, int32_t b) 
   InRange("query_start", b + 1, last, int64_t{first} + 1, int64_t{step.num_tokens} + 1);
   const int32_t length = step.seq_lens[b];
   const int64_t max_length = limits.has_cache ? int64_t{step.max_blocks} * limits.block_size : INT32_MAX;
-  InRange("seq_lens", b, length, last - first, max_length + 1);
+  InRange("seq_lens", b, length, last - first, limits.has_whole_seqs ? int64_t{last} - first + 1 : max_length + 1);
   const int32_t* table = step.block_tables + int64_t{b} * step.max_blocks;
   if (limits.has_cache) {
     const int32_t num_blocks = (length + limits.block_size - 1) / limits.block_size;
@@ -65,6 +65,9 @@ void CheckStep(const TriposStep& step, const TriposOutput& output, const StepLim
   if (step.num_rows < 0 || step.num_rows > limits.max_num_rows) {
     throw Error(Format("step: %d rows, must be 0 to max_num_rows = %d", step.num_rows, limits.max_num_rows));
   }
+  if (limits.pools && step.num_rows != step.num_seqs) {
+    throw Error(Format("step: %d rows for %d sequences, which are pooled to one row each", step.num_rows, step.num_seqs));
+  }
   if (step.num_seqs < 1 || step.num_seqs > step.num_tokens || step.max_blocks < 0) {
     throw Error(Format("step: %d sequences for %d tokens", step.num_seqs, step.num_tokens));
   }
@@ -74,6 +77,9 @@ void CheckStep(const TriposStep& step, const TriposOutput& output, const StepLim
   for (int32_t t = 0; t < step.num_tokens; ++t) {
     if (limits.num_embed_rows > 0) InRange("token_ids", t, step.token_ids[t], 0, limits.num_embed_rows);
     if (limits.num_positions > 0) InRange("positions", t, step.positions[t], 0, limits.num_positions);
+    if (limits.num_token_types > 0 && step.token_types != nullptr) {
+      InRange("token_types", t, step.token_types[t], 0, limits.num_token_types);
+    }
   }
   CheckSampling(step, output, limits);
 }

@@ -17,6 +17,9 @@ struct StepLimits {
   int64_t num_positions;   // 0: no table of positions
   int64_t vocab_size;
   bool has_cache;
+  int64_t num_token_types = 0;  // 0: no table of token types
+  bool has_whole_seqs = false;  // every sequence of a step is whole
+  bool pools = false;           // one row per sequence
 };
 
 // Throws Error naming the array, the index and the value.

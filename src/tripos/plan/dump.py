@@ -29,7 +29,7 @@ def cost(plan: Plan, *, bytes_per_weight: float = 4.0, bytes_per_kv: float = 4.0
                 per_token += flops
             else:
                 per_row += flops
-        elif op.kind == "attention":
+        elif op.kind in ("attention", "self_attention"):
             per_key += 4 * int(op.attrs["num_heads"]) * int(op.attrs["head_dim"])
     linears = {op.weights[0] for op in plan.ops if op.kind == "linear"}
     values = sum(prod(plan.weights[name].shape) for name in linears)

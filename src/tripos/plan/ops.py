@@ -1,22 +1,27 @@
 """The op set with its shape rules, and the tracer that architectures write with.
 
     op         inputs            weights            output          attrs
-    embed      –                 table [V, C]       [T, C]          source (token_ids|positions), row_offset, scale
+    embed      –                 table [V, C]       [T, C]          source (token_ids|positions|token_types), row_offset,
+                                                                    scale
     norm       x                 w [G] (, b [G])    like x          kind (rms|layer), eps; G divides cols: per head
     linear     x                 w [N, K] (, b [N]) [rows, N]       –
     rope       x                 table c [R/2]      like x          head_dim, rotary_dim R, scale (on sin and cos)
     attention  q, k, v           –                  [T, H*D]        layer, num_heads, num_kv_heads, head_dim,
                                                                     scale, window (0 = all), softcap (0 = none)
-    glu        gate, up          –                  like gate       act (silu|gelu|gelu_tanh)
+    self_attention  q, k, v      –                  [T, H*D]        num_heads, num_kv_heads, head_dim, scale,
+                                                                    left, right (-1 = all)
+    glu        gate, up          –                  like gate       act (silu|gelu|gelu_tanh|relu|tanh)
     act        x                 –                  like x          act
     add        a, b              –                  like a          –
     select     x                 –                  [S, cols]       – (the step's last_rows)
+    pool       x                 –                  [S, cols]       – (mean of each sequence's rows; S = sequences)
   made by passes:
     add_norm   a, b              as norm            sum, normed     as norm
 
 Every value is float32 between ops. `rope` rotates halves (x[i], x[i + R/2]); checkpoints that interleave are
 unpermuted when they are read. `attention` first writes the rows of k and v into the cache at the step's slots,
-then lets every query see positions <= its own, no further back than window-1.
+then lets every query see positions <= its own, no further back than window-1. `self_attention` keeps no cache: a
+step holds whole sequences, and a query at i sees keys from i - left to i + right of its own (causal: right = 0).
 """
 
 from __future__ import annotations
@@ -25,8 +30,11 @@ import numpy as np
 
 from tripos.plan.ir import Attr, KVSpec, Op, Plan, Rows, Tensor, View, WeightSpec
 
-OP_KINDS = ("embed", "norm", "linear", "rope", "attention", "glu", "act", "add", "select", "add_norm")
-ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
+OP_KINDS = (
+    "embed", "norm", "linear", "rope", "attention", "glu", "act", "add", "select", "add_norm", "self_attention", "pool"
+)  # fmt: skip
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "tanh")
+SOURCES = ("token_ids", "positions", "token_types")
 
 
 class ShapeError(ValueError):
@@ -90,8 +98,8 @@ class Tracer:
         row_offset: int = 0,
         scale: float = 1.0,
     ) -> View:
-        """Rows of a table, picked by the step's token_ids or positions (+ row_offset), times scale: [T, cols]."""
-        if source not in ("token_ids", "positions"):
+        """Rows of a table, picked by the step's array `source` (+ row_offset), times scale: [T, cols]."""
+        if source not in SOURCES:
             raise ShapeError(f"embed source {source}")
         w = self._weight(table, (num_rows, cols))
         return self._emit(
@@ -150,6 +158,36 @@ class Tracer:
             layer=layer, num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim,
             scale=scale, window=window, softcap=softcap,
         )  # fmt: skip
+
+    def self_attention(
+        self, q: View, k: View, v: View, *, num_heads: int, num_kv_heads: int, head_dim: int, scale: float,
+        left: int = -1, right: int = -1,
+    ) -> View:  # fmt: skip
+        """Attention among the tokens of each whole sequence of the step: [T, num_heads * head_dim], no cache.
+
+        A query at position i sees keys i - left .. i + right; -1: to the sequence's end on that side.
+        """
+        fits = (
+            num_heads % num_kv_heads == 0
+            and q.cols == num_heads * head_dim
+            and k.cols == v.cols == num_kv_heads * head_dim
+            and min(left, right) >= -1
+        )
+        if not fits:
+            raise ShapeError(
+                f"self_attention of {num_heads}/{num_kv_heads} heads × {head_dim} over q {q.cols}, k {k.cols}, "
+                f"v {v.cols}, left {left}, right {right}"
+            )
+        return self._emit(
+            "self_attention", (q, k, v), self._new("T", q.cols, "self_attention"),
+            num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim, scale=scale, left=left, right=right,
+        )  # fmt: skip
+
+    def pool(self, x: View) -> View:
+        """The mean of each sequence's rows: [S, cols], one sampled row per sequence."""
+        if self._rows(x) != "T":
+            raise ShapeError("pool of rows that are pooled already")
+        return self._emit("pool", (x,), self._new("S", x.cols, "pool"))
 
     def glu(self, gate: View, up: View, *, act: str) -> View:
         """act(gate) · up."""

@@ -20,9 +20,10 @@ ROW_WISE = frozenset({"norm", "add_norm", "linear", "glu", "act", "add"})
 def hoist_select(plan: Plan) -> Plan:
     """Select rows right after the last attention: the rest of the last layer then works on S rows, not on T."""
     kinds = [op.kind for op in plan.ops]
-    if kinds.count("select") != 1 or "attention" not in kinds:
+    mixers = [i for i, kind in enumerate(kinds) if kind in ("attention", "self_attention")]
+    if kinds.count("select") != 1 or not mixers:
         return plan
-    start, end = len(kinds) - kinds[::-1].index("attention"), kinds.index("select")
+    start, end = mixers[-1] + 1, kinds.index("select")
     body, select = plan.ops[start:end], plan.ops[end]
     if not body or not ROW_WISE.issuperset(kinds[start:end]) or plan.output in _tensors_of(body):
         return plan

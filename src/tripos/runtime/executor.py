@@ -88,6 +88,7 @@ class StepInput:
     slots: I32  # [T]
     last_rows: I32  # [S], token rows that get logits
     sampling: SamplingInput
+    token_types: I32 = field(default_factory=_i32)  # [T], rows of the table of token types; empty: all 0
 
 
 @dataclass

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from tripos.errors import ConfigError, EnvironmentProblem, ModelRefused
 from tripos.plan.formats import FORMATS
 from tripos.plan.ir import Op, Panels, Plan, Weights, WeightSpec, WeightTensor
+from tripos.plan.ops import ACTIVATIONS, OP_KINDS, SOURCES
 from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, SamplingInput, StepInput, StepOutput
 
 ABI = 3  # TRIPOS_ABI
@@ -27,10 +28,8 @@ _FORMATS = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k", "q4_1"
 _PANELS = 255  # TRIPOS_PANELS
 _PANEL_FORMATS = ("fp32", "bf16", "fp16", "int8", "int4", "fp8", "int8_group")  # linear.h, WeightFormat
 _INTERLEAVED = 256
-_KINDS = ("embed", "norm", "linear", "rope", "attention", "glu", "act", "add", "select", "add_norm")  # OpKind
-_ACTS = ("silu", "gelu", "gelu_tanh", "relu")  # ActKind
-_SOURCES = ("token_ids", "positions")
 _NORMS = ("rms", "layer")
+_INTEGERS = ("layer", "num_heads", "num_kv_heads", "head_dim", "rotary_dim", "window", "left", "right")  # of PlanOp
 _MAGIC = 0x4E4C5054
 
 
@@ -57,11 +56,11 @@ class _Panels(ctypes.Structure):
 
 
 # The arrays of a step in the order of TriposStep: name, element type, and the length that C++ cannot see but trusts.
-_TOKENS, _SEQS, _SEQS_1, _ROWS, _ROWS_1, _HISTORY, _BIAS, _ANY, _WANTED = range(9)
+_TOKENS, _SEQS, _SEQS_1, _ROWS, _ROWS_1, _HISTORY, _BIAS, _ANY, _WANTED, _TOKENS_OR_NONE = range(10)
 _STEP_ARRAYS = (
     ("token_ids", np.int32, _TOKENS), ("positions", np.int32, _TOKENS), ("query_start", np.int32, _SEQS_1),
     ("seq_lens", np.int32, _SEQS), ("block_tables", np.int32, _SEQS), ("slots", np.int32, _TOKENS),
-    ("last_rows", np.int32, _ROWS),
+    ("last_rows", np.int32, _ROWS), ("token_types", np.int32, _TOKENS_OR_NONE),
 )  # fmt: skip
 _SAMPLING_ARRAYS: tuple[tuple[str, type[np.generic], int], ...] = (
     ("temperature", np.float32, _ROWS), ("top_k", np.int32, _ROWS), ("top_p", np.float32, _ROWS),
@@ -209,10 +208,10 @@ def _encode_op(op: Op, weight_index: dict[str, int]) -> bytes:
         keys[0] = _packed(keys[0])
     weights = [weight_index[key] for key in keys]
     ints = [
-        _KINDS.index(op.kind), len(op.inputs), *(field for view in views for field in view),
+        OP_KINDS.index(op.kind), len(op.inputs), *(field for view in views for field in view),
         len(op.outputs), *_padded(op.outputs, 2), len(weights), *_padded(weights, 2),
-        choice("source", _SOURCES), integer("row_offset"), choice("kind", _NORMS), choice("act", _ACTS),
-        *(integer(name) for name in ("layer", "num_heads", "num_kv_heads", "head_dim", "rotary_dim", "window")),
+        choice("source", SOURCES), integer("row_offset"), choice("kind", _NORMS), choice("act", ACTIVATIONS),
+        *(integer(name) for name in _INTEGERS),
     ]  # fmt: skip
     floats = [float(op.attrs.get(name, 0.0)) for name in ("eps", "scale", "softcap")]
     return np.array(ints, np.int32).tobytes() + np.array(floats, np.float32).tobytes()
@@ -372,7 +371,10 @@ class NativeExecutor:
         s = step.sampling
         num_tokens, num_seqs, num_rows = len(step.token_ids), len(step.seq_lens), len(step.last_rows)
         history, bias, wanted = len(s.history_ids), len(s.bias_ids), len(s.wanted_ids)
-        lengths = (num_tokens, num_seqs, num_seqs + 1, num_rows, num_rows + 1, history, bias, len(s.mask), wanted)
+        num_types = num_tokens if len(step.token_types) else 0
+        lengths = (
+            num_tokens, num_seqs, num_seqs + 1, num_rows, num_rows + 1, history, bias, len(s.mask), wanted, num_types
+        )  # fmt: skip
         keep: list[npt.NDArray[Any]] = []
         native = _Step(
             num_tokens, num_seqs, num_rows, step.block_tables.shape[1],
@@ -456,5 +458,5 @@ def _addresses(
         if len(array) != lengths[length]:
             raise ValueError(f"step: {name} has {len(array)} entries, needs {lengths[length]}")
         keep.append(array)
-        found.append(_address(array))
+        found.append(_address(array) if len(array) else 0)
     return found

@@ -26,7 +26,7 @@ def erf(x: F32) -> F32:
 
 
 def activate(x: F32, act: str) -> F32:
-    """silu (Elfwing 2017), gelu (Hendrycks & Gimpel 2016) and its tanh form, relu."""
+    """silu (Elfwing 2017), gelu (Hendrycks & Gimpel 2016) and its tanh form, tanh, relu."""
     if act == "silu":
         with np.errstate(over="ignore"):  # exp(-x) = inf gives the right 0
             y = x / (1.0 + np.exp(-x))
@@ -34,6 +34,8 @@ def activate(x: F32, act: str) -> F32:
         y = 0.5 * x * (1.0 + erf(x * np.float32(0.70710678)))
     elif act == "gelu_tanh":
         y = 0.5 * x * (1.0 + np.tanh(np.float32(0.7978845608) * (x + np.float32(0.044715) * x * x * x)))
+    elif act == "tanh":
+        y = np.tanh(x)
     else:
         y = np.maximum(x, 0)
     return np.asarray(y, np.float32)
@@ -108,7 +110,9 @@ class ReferenceExecutor:
         return values[view.tensor][:, view.offset : view.offset + view.cols]
 
     def _embed(self, op: Op, inputs: list[F32], step: StepInput) -> F32:
-        ids = step.token_ids if op.attrs["source"] == "token_ids" else step.positions
+        ids = getattr(step, str(op.attrs["source"]))
+        if op.attrs["source"] == "token_types" and not len(ids):
+            ids = np.zeros(len(step.token_ids), np.int32)
         rows = self._weights[op.weights[0]][ids + int(op.attrs["row_offset"])]
         return np.asarray(rows * np.float32(op.attrs["scale"]), np.float32)
 
@@ -167,6 +171,28 @@ class ReferenceExecutor:
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         weights /= weights.sum(-1, keepdims=True)
         return np.asarray(np.einsum("nhgl,lhd->nhgd", weights, v), np.float32)
+
+    def _self_attention(self, op: Op, inputs: list[F32], step: StepInput) -> F32:
+        """Softmax(q·k·scale)·v within each sequence, a query at i seeing keys i - left .. i + right."""
+        num_kv_heads, head_dim = int(op.attrs["num_kv_heads"]), int(op.attrs["head_dim"])
+        q = inputs[0].reshape(len(inputs[0]), num_kv_heads, -1, head_dim)
+        k, v = (x.reshape(len(x), num_kv_heads, head_dim) for x in inputs[1:])
+        left, right = int(op.attrs["left"]), int(op.attrs["right"])
+        out = np.empty_like(q)
+        for b in range(len(step.seq_lens)):
+            rows = slice(step.query_start[b], step.query_start[b + 1])
+            scores = np.einsum("nhgd,lhd->nhgl", q[rows], k[rows]) * np.float32(op.attrs["scale"])
+            ahead = np.arange(scores.shape[0])[None] - np.arange(scores.shape[0])[:, None]  # key - query
+            visible = (ahead >= (-left if left >= 0 else -len(ahead))) & (ahead <= (right if right >= 0 else len(ahead)))
+            scores = np.where(visible[:, None, None], scores, -np.inf)
+            weights = np.exp(scores - scores.max(-1, keepdims=True))
+            weights /= weights.sum(-1, keepdims=True)
+            out[rows] = np.einsum("nhgl,lhd->nhgd", weights, v[rows])
+        return out.reshape(inputs[0].shape)
+
+    def _pool(self, op: Op, inputs: list[F32], step: StepInput) -> F32:
+        spans = zip(step.query_start[:-1], step.query_start[1:], strict=True)
+        return np.stack([inputs[0][start:end].mean(0) for start, end in spans])
 
     def _glu(self, op: Op, inputs: list[F32], step: StepInput) -> F32:
         return activate(inputs[0], str(op.attrs["act"])) * inputs[1]

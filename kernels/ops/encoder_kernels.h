@@ -1,0 +1,48 @@
+// The kernels that only encoders need: attention among the tokens of whole sequences, and pooling. One table per
+// instruction set, chosen once at load.
+//
+// A result depends on its sequence alone: not on the batch, the thread or what ran before.
+#ifndef TRIPOS_OPS_ENCODER_KERNELS_H_
+#define TRIPOS_OPS_ENCODER_KERNELS_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/util/cpu.h"
+
+namespace tripos {
+
+// One sequence and one kv head: `num_heads` query heads, next to each other, that share its keys and values.
+struct SelfAttentionArgs {
+  const float* q;  // first token, first of the heads
+  const float* k;
+  const float* v;
+  float* out;
+  size_t q_stride, k_stride, v_stride, out_stride;  // floats between tokens
+  int num_tokens;
+  int num_heads;
+  int head_dim;
+  int left, right;  // how many keys a query sees on each side; -1: all
+  float scale;
+};
+
+inline constexpr int kSelfAttentionRows = 8;  // queries that share each load of a key or value
+
+// Of a thread: the keys of a sequence with tokens as lanes, and the scores of a few queries.
+inline size_t SelfAttentionScratchFloats(int head_dim, int max_num_tokens) {
+  const size_t padded = (static_cast<size_t>(max_num_tokens) + 31) / 32 * 32;
+  return (static_cast<size_t>(head_dim) + kSelfAttentionRows) * padded;
+}
+
+struct EncoderKernels {
+  Isa isa;
+  void (*self_attend)(const SelfAttentionArgs& args, float* scratch);
+  // The mean of `num_rows` rows, `stride` floats apart.
+  void (*mean)(const float* x, size_t stride, int num_rows, int cols, float* y);
+};
+
+const EncoderKernels& ChooseEncoderKernels(Isa isa);
+
+}  // namespace tripos
+
+#endif  // TRIPOS_OPS_ENCODER_KERNELS_H_

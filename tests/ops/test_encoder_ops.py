@@ -1,0 +1,136 @@
+"""The ops that only encoders use, against their definition: attention without a cache, pooling, token types."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.ops.executors import assert_close, logits_of, native, reference
+from tests.ops.steps import Batch, random_weights
+from tripos.plan.ir import Plan, View
+from tripos.plan.ops import Tracer
+from tripos.runtime.executor import StepInput
+
+VOCAB = 50
+LENGTHS = (5, 1, 40, 17, 2, 33)
+
+
+def attention_plan(
+    num_heads: int, num_kv_heads: int, head_dim: int, *, left: int = -1, right: int = -1, num_layers: int = 1
+) -> Plan:
+    """Every token's attention output; the rows that the step selects."""
+    t = Tracer()
+    x = t.embed("table", VOCAB, num_heads * head_dim)
+    x = t.add(x, t.embed("places", 700, num_heads * head_dim, source="positions"))
+    for layer in range(num_layers):
+        q = t.linear(x, f"q.{layer}", num_heads * head_dim)
+        k, v = (t.linear(x, f"{name}.{layer}", num_kv_heads * head_dim) for name in "kv")
+        x = t.self_attention(
+            q, k, v, num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim, scale=head_dim**-0.5,
+            left=left, right=right,
+        )  # fmt: skip
+    return t.plan(t.select(x), vocab_size=x.cols)
+
+
+def whole_step(lengths: tuple[int, ...], *, all_rows: bool = True) -> StepInput:
+    return Batch(lengths, VOCAB).step(dict(enumerate(lengths)), all_rows=all_rows)
+
+
+@pytest.mark.parametrize(("num_heads", "num_kv_heads", "head_dim"), [(12, 12, 32), (4, 2, 64), (3, 1, 24), (2, 2, 5)])
+@pytest.mark.parametrize(("left", "right"), [(-1, -1), (-1, 0), (7, 0), (8, 8), (0, 3)])
+def test_self_attention(
+    isa: str, threads: int, num_heads: int, num_kv_heads: int, head_dim: int, left: int, right: int
+) -> None:
+    plan = attention_plan(num_heads, num_kv_heads, head_dim, left=left, right=right)
+    weights = random_weights(plan, np.random.default_rng(1))
+    step = whole_step(LENGTHS)
+    want = logits_of(reference(plan, weights, num_blocks=1), step)
+    assert_close(logits_of(native(plan, weights, isa=isa, threads=threads, num_blocks=1), step), want, terms=200)
+
+
+def test_causal_self_attention_is_what_attention_does_over_a_cache(isa: str) -> None:
+    t = Tracer()
+    x = t.embed("table", VOCAB, 48)
+    cached = t.attention(x, x, x, num_heads=3, num_kv_heads=3, head_dim=16, scale=0.25)
+    own = t.self_attention(x, x, x, num_heads=3, num_kv_heads=3, head_dim=16, scale=0.25, right=0)
+    sums = [t.plan(t.select(y), vocab_size=48) for y in (cached, own)]
+    weights = random_weights(sums[0], np.random.default_rng(2))
+    batch = Batch(LENGTHS, VOCAB)
+    step = batch.step(dict(enumerate(LENGTHS)))
+    with_cache, without = (
+        logits_of(native(p, weights, isa=isa, num_blocks=batch.num_blocks, kv_cache="fp32"), step) for p in sums
+    )
+    assert_close(without, with_cache, terms=48)
+
+
+@pytest.mark.parametrize("head_dim", [24, 32, 64])
+def test_a_sequence_has_the_same_bits_alone_and_in_any_batch(isa: str, head_dim: int) -> None:
+    plan = attention_plan(4, 2, head_dim, num_layers=2)
+    weights = random_weights(plan, np.random.default_rng(3))
+    lengths = (3, 130, 1, 16, 64)
+    step = whole_step(lengths)
+    together = logits_of(native(plan, weights, isa=isa, threads=2, num_blocks=1), step)
+    for b in range(len(lengths)):
+        rows = slice(step.query_start[b], step.query_start[b + 1])
+        own = Batch(lengths, VOCAB).step({b: lengths[b]})
+        for threads in (1, 2):
+            alone = logits_of(native(plan, weights, isa=isa, threads=threads, num_blocks=1), own)
+            np.testing.assert_array_equal(alone, together[rows])
+
+
+@pytest.mark.parametrize("width", [1, 7, 16, 33, 384])
+def test_pool_is_the_mean_of_each_sequence(isa: str, threads: int, width: int) -> None:
+    t = Tracer()
+    plan = t.plan(t.pool(t.embed("table", VOCAB, width)), vocab_size=width)
+    weights = random_weights(plan, np.random.default_rng(4))
+    step = whole_step(LENGTHS, all_rows=False)
+    want = logits_of(reference(plan, weights, num_blocks=1), step)
+    assert_close(logits_of(native(plan, weights, isa=isa, threads=threads, num_blocks=1), step), want, terms=40)
+
+
+def typed_plan() -> Plan:
+    t = Tracer()
+    x: View = t.add(t.embed("table", VOCAB, 24), t.embed("types", 2, 24, source="token_types"))
+    return t.plan(t.select(x), vocab_size=24)
+
+
+def test_token_types_pick_rows_and_none_means_the_first(isa: str) -> None:
+    plan = typed_plan()
+    weights = random_weights(plan, np.random.default_rng(5))
+    step = whole_step((6, 3))
+    executor = native(plan, weights, isa=isa, num_blocks=1)
+    plain = logits_of(executor, step)
+    np.testing.assert_array_equal(plain, logits_of(reference(plan, weights, num_blocks=1), step))
+    typed = replace(step, token_types=np.array([0, 0, 1, 1, 1, 1, 0, 1, 1], np.int32))
+    want = logits_of(reference(plan, weights, num_blocks=1), typed)
+    np.testing.assert_array_equal(logits_of(executor, typed), want)
+    assert not np.array_equal(want, plain)
+
+
+def test_steps_that_would_read_out_of_bounds_are_refused() -> None:
+    plan = typed_plan()
+    executor = native(plan, random_weights(plan, np.random.default_rng(6)), num_blocks=1)
+    step = whole_step((2,))
+    with pytest.raises(ValueError, match=r"token_types\[1\] is 2"):
+        executor.run(replace(step, token_types=np.array([0, 2], np.int32)))
+    with pytest.raises(ValueError, match="token_types has 1 entries"):
+        executor.run(replace(step, token_types=np.array([0], np.int32)))
+
+
+def test_half_a_sequence_is_refused_where_there_is_no_cache() -> None:
+    plan = attention_plan(2, 2, 8)
+    executor = native(plan, random_weights(plan, np.random.default_rng(7)), num_blocks=1)
+    batch = Batch((10,), VOCAB)
+    batch.step({0: 4})
+    with pytest.raises(ValueError, match="seq_lens"):
+        executor.run(batch.step({0: 6}))
+
+
+def test_pooling_gives_one_row_per_sequence() -> None:
+    t = Tracer()
+    plan = t.plan(t.pool(t.embed("table", VOCAB, 8)), vocab_size=8)
+    executor = native(plan, random_weights(plan, np.random.default_rng(8)), num_blocks=1)
+    with pytest.raises(ValueError, match="5 rows for 2 sequences"):
+        executor.run(whole_step((3, 2)))
