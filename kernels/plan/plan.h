@@ -15,7 +15,7 @@ namespace tripos {
 
 inline constexpr int32_t kPlanMagic = 0x4e4c5054;  // "TPLN"
 
-enum class OpKind : int32_t { kEmbed, kNorm, kLinear, kRope, kAttention, kGlu, kAct, kAdd, kSelect, kAddNorm, kCount };
+enum class OpKind : int32_t { kEmbed, kNorm, kLinear, kRope, kAttention, kGlu, kAct, kAdd, kSelect, kAddNorm, kShrink, kCount };
 enum class Rows : int32_t { kTokens, kSampled };
 enum class Source : int32_t { kTokenIds, kPositions };
 enum class NormKind : int32_t { kRms, kLayer };
