@@ -71,6 +71,10 @@ int tripos_reserve(TriposExecutor* executor, int64_t num_blocks) {
   return Guard([&] { executor->executor.Reserve(num_blocks); });
 }
 
+int tripos_set_adapter(TriposExecutor* executor, int32_t slot, const TriposLowRank* modules, size_t num_modules) {
+  return Guard([&] { executor->executor.SetAdapter(slot, {modules, num_modules}); });
+}
+
 int tripos_run(TriposExecutor* executor, const TriposStep* step, const TriposOutput* output) {
   return Guard([&] { executor->executor.Run(*step, *output); });
 }

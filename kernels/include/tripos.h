@@ -44,6 +44,8 @@ typedef struct {
   int32_t max_num_rows;
   int32_t threads;      /* 0: one per core that this process may use */
   int32_t keep_logits;  /* reserved */
+  int32_t max_adapters; /* slots; 0: none */
+  int32_t reserved;
   const char* weights;  /* auto, fp32, bf16, fp16, int8, int4, fp8 */
   const char* kv_cache; /* auto, fp32, fp16, int8 */
   const char* isa;      /* auto, avx512, avx2, scalar */
@@ -68,6 +70,21 @@ typedef struct {
   int32_t panel_format; /* linear.h, WeightFormat; 256 is added when two parts are interleaved */
   int32_t reserved;
 } TriposPanels;
+
+/* What an adapter adds to rows [first_row, first_row + rows) of a loaded plan's weight: scale * b * a, both row-major,
+ * a [rank, cols] and b [rows, rank]. Its products with the input take columns from first_col of the linear's shrunk
+ * tensor. */
+typedef struct {
+  const void* a;
+  const void* b;
+  int64_t first_row, rows, cols;
+  int32_t weight;
+  int32_t first_col;
+  int32_t rank;
+  int32_t format; /* TRIPOS_F32 or TRIPOS_BF16 */
+  float scale;
+  int32_t reserved;
+} TriposLowRank;
 
 /* One step; arrays as in runtime/executor.py, all int32 unless typed otherwise, C-contiguous. */
 typedef struct {
@@ -104,6 +121,7 @@ typedef struct {
   const int32_t* wanted_ids;
   int32_t num_masks, mask_words;
   int32_t history_size, bias_size, wanted_size; /* lengths of history_ids, bias_ids and wanted_ids */
+  const int32_t* adapter_slots; /* [num_seqs], -1: none; NULL: no sequence uses an adapter */
 } TriposStep;
 
 typedef struct {
@@ -138,6 +156,8 @@ TRIPOS_API int tripos_load(TriposExecutor* executor, const void* plan, size_t pl
 /* The packed form of weight `weight` of the loaded plan, which a linear must use. */
 TRIPOS_API int tripos_panels(TriposExecutor* executor, int32_t weight, TriposPanels* panels);
 TRIPOS_API int tripos_reserve(TriposExecutor* executor, int64_t num_blocks);
+/* Copies an adapter into a slot; no modules: frees it. Another thread may run a step meanwhile that does not use it. */
+TRIPOS_API int tripos_set_adapter(TriposExecutor* executor, int32_t slot, const TriposLowRank* modules, size_t num_modules);
 TRIPOS_API int tripos_run(TriposExecutor* executor, const TriposStep* step, const TriposOutput* output);
 
 /* Lines of `key=value` about a created (and, for kernels and sizes, loaded) executor. */

@@ -357,6 +357,18 @@ inline void StorePart(float* p, int64_t count, F x) {
 }
 
 template <int kRows>
+inline void AddAddends(const RunArgs& args, int64_t row, int64_t panel, int pass, Tile<kRows>* tile) {
+  const int64_t stride = (args.last_panel - args.first_panel) * kPanelCols;
+  for (int r = 0; r < kRows; ++r) {
+    if (args.has_addend[row + r] == 0) continue;
+    const float* addend = args.addend + (row + r - args.first_row) * stride + (panel - args.first_panel) * kPanelCols;
+    for (int j = 0; j < 2; ++j) {
+      tile->v[r][j] = Simd::Add(tile->v[r][j], Simd::Load(addend + j * 16 + pass * Simd::kLanes));
+    }
+  }
+}
+
+template <int kRows>
 inline void Finish(const PackedMatrix& matrix, const RunArgs& args, int64_t row, int64_t panel, int pass,
                    Tile<kRows>* tile) {
   const bool is_glu = args.epilogue >= Epilogue::kGluSilu;
@@ -376,6 +388,7 @@ inline void Finish(const PackedMatrix& matrix, const RunArgs& args, int64_t row,
       for (int r = 0; r < kRows; ++r) tile->v[r][j] = Simd::Add(tile->v[r][j], bias);
     }
   }
+  if (args.addend != nullptr) AddAddends<kRows>(args, row, panel, pass, tile);
   for (int r = 0; r < kRows; ++r) {
     float* y = args.y + (row + r) * args.y_stride;
     F* v = tile->v[r];

@@ -102,6 +102,10 @@ struct RunArgs {
   float* y = nullptr;  // row 0, column 0
   int64_t y_stride = 0;  // in floats
   const float* bias = nullptr;  // [n] in the order of the parts, or nullptr
+  // What adapters add before the epilogue: [last_row - first_row][(last_panel - first_panel) * kPanelCols] in the order
+  // of the panels, read where has_addend[row] (row as first_row) is not 0. nullptr: nothing.
+  const float* addend = nullptr;
+  const uint8_t* has_addend = nullptr;
   Epilogue epilogue = Epilogue::kStore;
 };
 

@@ -26,9 +26,10 @@ ExecutorSettings SettingsOf(const TriposOptions& o) {
     throw Error(Format("block_size %d is not supported: use 16, 32, 64, 128, 256 or 512", o.block_size));
   }
   Require(o.max_num_tokens > 0 && o.max_num_rows > 0, "max_num_tokens and max_num_rows must be positive");
+  Require(o.max_adapters >= 0 && o.max_adapters <= 4096, "max_adapters must be 0 to 4096");
   const int threads = o.threads > 0 ? o.threads : ThisCpu().num_cores;
   if (threads > 1024) throw Error(Format("%d threads are too many", threads));
-  return {o.block_size, o.max_num_tokens, o.max_num_rows, threads, o.weights, KvTypeOf(o.kv_cache), ChooseIsa(o.isa)};
+  return {o.block_size, o.max_num_tokens, o.max_num_rows, threads, o.weights, KvTypeOf(o.kv_cache), ChooseIsa(o.isa), o.max_adapters};
 }
 
 }  // namespace
@@ -61,7 +62,38 @@ void Executor::Load(const void* bytes, size_t num_bytes, std::span<const TriposW
   for (size_t i = 0; i < num_threads; ++i) thread_scratch_.push_back(scratch_.As<float>() + i * scratch_floats);
   counters_ = std::make_unique<std::atomic<int64_t>[]>(lowered.phases.size() + 1);
   tiles_.reserve(static_cast<size_t>(settings_.max_num_tokens));
+  ReserveAdapters(lowered.lora_sites.empty() ? 0 : static_cast<size_t>(settings_.max_adapters));
   plan_ = std::move(lowered);
+}
+
+void Executor::ReserveAdapters(size_t count) {
+  adapters_.clear();
+  adapters_.resize(count);
+  thread_addends_.clear();
+  addends_ = Memory();
+  if (count == 0) return;
+  lora_step_.Reserve(static_cast<size_t>(settings_.max_num_tokens), static_cast<size_t>(settings_.max_num_rows), count);
+  addends_ = Memory(static_cast<size_t>(settings_.threads) * kAddendFloats * sizeof(float));
+  for (size_t i = 0; i < static_cast<size_t>(settings_.threads); ++i) {
+    thread_addends_.push_back(addends_.As<float>() + i * kAddendFloats);
+  }
+}
+
+void Executor::SetAdapter(int32_t slot, std::span<const TriposLowRank> given) {
+  Require(plan_.has_value(), "load() comes before set_adapter()");
+  if (slot < 0 || static_cast<size_t>(slot) >= adapters_.size()) {
+    throw Error(Format("adapter slot %d does not exist: the executor has %zu", slot, adapters_.size()));
+  }
+  std::vector<lora::Module> modules;
+  for (const TriposLowRank& each : given) {
+    const auto site = plan_->site_of_weight.find(each.weight);
+    if (site == plan_->site_of_weight.end()) throw Error(Format("adapter: weight %d carries none", each.weight));
+    if (each.format != TRIPOS_F32 && each.format != TRIPOS_BF16) throw Error("adapter: use float32 or bfloat16");
+    const lora::Type type = each.format == TRIPOS_F32 ? lora::Type::kF32 : lora::Type::kBF16;
+    modules.push_back({site->second, each.first_row, each.rows, each.cols, each.first_col, each.rank, each.scale, type, each.a, each.b});
+  }
+  auto adapter = modules.empty() ? nullptr : std::make_unique<lora::Adapter>(plan_->lora_sites, modules);
+  adapters_[static_cast<size_t>(slot)] = std::move(adapter);
 }
 
 TriposPanels Executor::Panels(int32_t weight) const {
@@ -107,6 +139,7 @@ void Executor::Run(const TriposStep& step, const TriposOutput& output) {
             {settings_.block_size, settings_.max_num_tokens, settings_.max_num_rows, num_blocks_, plan.num_embed_rows,
              plan.num_positions, plan.header.vocab_size, plan.queries_per_tile > 0, plan.num_token_types,
              plan.self_attention_dim > 0, plan.pools});
+  CheckAdapterSlots(step, adapters_);
   PlanTiles(step);
   const size_t num_counters = plan.phases.size() + 1;
   for (size_t i = 0; i < num_counters; ++i) counters_[i].store(0, std::memory_order_relaxed);
@@ -125,11 +158,14 @@ void Executor::Run(const TriposStep& step, const TriposOutput& output) {
   state.scratch = thread_scratch_;
   state.partials = partials_.As<float>();
   state.num_partial_floats = partials_.bytes() / sizeof(float);
+  state.lora = lora_step_.Plan(step, adapters_) ? &lora_step_ : nullptr;
+  state.addends = thread_addends_;
   pool_.Run([&](int thread) { RunThread(state, output, thread); });
 }
 
 void Executor::RunThread(StepState& state, const TriposOutput& output, int thread) {
   for (const auto& phase : plan_->phases) {
+    if (phase->IsIdle(state)) continue;
     if (phase->needs_barrier) pool_.Barrier();
     phase->Run(state, thread);
   }
@@ -158,7 +194,8 @@ const std::string& Executor::Describe() {
   d = Format("isa=%s\nthreads=%d\nkv_cache=%s\n", IsaName(settings_.isa), settings_.threads,
              kKvNames[static_cast<int>(settings_.kv_type)]);
   if (!plan_.has_value()) return d;
-  const size_t arena = token_arena_.bytes() + sampled_arena_.bytes() + scratch_.bytes() + sampler_scratch_.bytes() + partials_.bytes();
+  const size_t arena = token_arena_.bytes() + sampled_arena_.bytes() + scratch_.bytes() + sampler_scratch_.bytes() + partials_.bytes() +
+                       addends_.bytes();
   d += Format("weight_bytes=%zu\narena_bytes=%zu\nkv_bytes_per_block=%zu\n", plan_->weight_bytes, arena,
               static_cast<size_t>(plan_->header.num_layers) * layout_.block_bytes());
   for (const auto& [op, kernel] : plan_->kernels) d += "kernel." + op + "=" + kernel + "\n";

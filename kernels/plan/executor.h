@@ -22,6 +22,7 @@ struct ExecutorSettings {
   std::string weights;
   KvType kv_type;
   Isa isa;
+  int max_adapters;
 };
 
 class Executor {
@@ -31,11 +32,14 @@ class Executor {
   void Load(const void* plan, size_t plan_bytes, std::span<const TriposWeight> weights);
   TriposPanels Panels(int32_t weight) const;
   void Reserve(int64_t num_blocks);
+  // Fills or (no modules) frees a slot. Another thread may run a step meanwhile that does not use the slot.
+  void SetAdapter(int32_t slot, std::span<const TriposLowRank> modules);
   void Run(const TriposStep& step, const TriposOutput& output);
   const std::string& Describe();
 
  private:
   void PlanTiles(const TriposStep& step);
+  void ReserveAdapters(size_t count);
   void RunThread(StepState& state, const TriposOutput& output, int thread);
   void Sample(const StepState& state, const TriposOutput& output, int thread);
   size_t ScratchFloats(const LoweredPlan& plan) const;
@@ -49,6 +53,10 @@ class Executor {
   std::vector<float*> thread_scratch_;
   std::vector<QueryTile> tiles_;
   int max_partitions_ = 1;
+  std::vector<std::unique_ptr<lora::Adapter>> adapters_;  // by slot
+  LoraStep lora_step_;
+  Memory addends_;
+  std::vector<float*> thread_addends_;
   std::unique_ptr<std::atomic<int64_t>[]> counters_;
   int64_t num_blocks_ = 0;
   std::string description_;

@@ -195,7 +195,7 @@ class Lowering {
   }
 
   void LowerOp(const PlanOp& op, size_t index) {
-    static constexpr const char* kNames[] = {"embed", "norm", "linear", "rope", "attention", "glu", "act", "add", "select", "norm", "self_attention", "pool"};
+    static constexpr const char* kNames[] = {"embed", "norm", "linear", "rope", "attention", "glu", "act", "add", "select", "norm", "self_attention", "pool", "shrink"};
     if (op.kind != OpKind::kLinear) out_.kernels[kNames[static_cast<int>(op.kind)]] = IsaName(kernels_.isa);
     switch (op.kind) {
       case OpKind::kEmbed: return LowerEmbed(op);
@@ -227,6 +227,7 @@ class Lowering {
         EmitRows<PoolPhase>({View(op.inputs[0])}, {Whole(op.outputs[0])}, Rows::kSampled);
         return;
       case OpKind::kSelfAttention: return LowerSelfAttention(op);
+      case OpKind::kShrink: return;  // with the linear that reads it
       case OpKind::kCount: return;
     }
   }
@@ -300,9 +301,36 @@ class Lowering {
       owned->epilogue = linear::Epilogue::kAdd;
       owned->out = Whole(residual);
     }
-    const std::vector<int> reads{owned->in.buffer}, writes{owned->out.buffer};
+    std::vector<int> reads{owned->in.buffer};
+    const std::vector<int> writes{owned->out.buffer};
     const Rows rows = owned->out.rows;
+    if (op.num_inputs == 2) {
+      LowerShrink(op, *owned);
+      reads.push_back(owned->lora.shrunk.buffer);
+    }
     Emit(std::move(owned), rows, reads, writes);
+  }
+
+  // Right before its linear: see Phase::IsIdle.
+  void LowerShrink(const PlanOp& op, LinearPhase& linear) {
+    const auto made = std::find_if(plan_.ops.begin(), plan_.ops.end(), [&](const PlanOp& other) {
+      return other.kind == OpKind::kShrink && other.outputs[0] == op.inputs[1].tensor;
+    });
+    const Operand x = View(op.inputs[0]), shrunk = Whole(op.inputs[1].tensor);
+    const auto is_same = [](const PlanView& a, const PlanView& b) {
+      return a.tensor == b.tensor && a.offset == b.offset && a.cols == b.cols;
+    };
+    Require(made != plan_.ops.end() && is_same(made->inputs[0], op.inputs[0]), "a linear's second input is no shrink of its first");
+    const int site = static_cast<int>(out_.lora_sites.size());
+    Require(out_.site_of_weight.emplace(op.weights[0], site).second, "two linears with adapters share a weight");
+    out_.lora_sites.push_back({linear.matrix.n, linear.matrix.k, linear.matrix.is_interleaved, shrunk.cols});
+    const lora::Kernels& kernels = lora::ChooseKernels(options_.isa);
+    auto phase = std::make_unique<ShrinkPhase>(kernels);
+    phase->site = site;
+    phase->in = x;
+    phase->out = shrunk;
+    Emit(std::move(phase), x.rows, {x.buffer}, {shrunk.buffer});
+    linear.lora = {&kernels, site, shrunk};
   }
 
   // The glu that takes both halves of this linear's output, which nothing else reads.

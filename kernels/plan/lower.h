@@ -44,6 +44,8 @@ struct LoweredPlan {
   std::vector<Buffer> buffers;
   std::vector<OwnedMatrix> matrices;
   std::map<int, size_t> matrix_of_weight;
+  std::vector<lora::Site> lora_sites;  // linears that carry adapters
+  std::map<int, int> site_of_weight;
   ArenaSize arena;
   Operand logits;
   int queries_per_tile = 0;  // 0: no attention

@@ -13,6 +13,7 @@
 #include "kernels/ops/linear.h"
 #include "kernels/ops/op_kernels.h"
 #include "kernels/plan/arena.h"
+#include "kernels/plan/lora_step.h"
 #include "kernels/plan/plan.h"
 
 namespace tripos {
@@ -46,6 +47,8 @@ struct StepState {
   std::span<float* const> scratch;           // per thread
   float* partials = nullptr;
   size_t num_partial_floats = 0;
+  const LoraStep* lora = nullptr;     // nullptr: no row uses an adapter
+  std::span<float* const> addends;    // per thread, kAddendFloats
 
   int64_t NumRows(Rows rows) const { return rows == Rows::kTokens ? step->num_tokens : step->num_rows; }
 };
@@ -80,6 +83,12 @@ class Phase {
  public:
   virtual ~Phase() = default;
   virtual void Run(const StepState& state, int thread) const = 0;
+  // Whether the step has nothing for it: then its barrier is left out as well, so whatever reads what it writes must
+  // have a barrier of its own, with nothing between the two.
+  virtual bool IsIdle(const StepState& state) const {
+    (void)state;
+    return false;
+  }
   // Bound after the arena is planned.
   virtual void Bind(const std::vector<Buffer>& buffers) = 0;
 

@@ -112,13 +112,15 @@ void WriteKvPhase::RunRows(const StepState& state, int64_t first, int64_t last) 
 void LinearPhase::Bind(const std::vector<Buffer>& buffers) {
   BindOperand(in, buffers);
   BindOperand(out, buffers);
+  BindOperand(lora.shrunk, buffers);
 }
 
 void LinearPhase::Run(const StepState& state, int thread) const {
-  (void)thread;
   const int64_t num_rows = state.NumRows(rows), num_panels = matrix.num_panels();
   if (num_rows == 0) return;
-  const linear::Split split = linear::SuggestSplit(matrix, num_rows, state.num_threads);
+  const bool has_adapters = !lora.IsIdle(state, rows);
+  linear::Split split = linear::SuggestSplit(matrix, num_rows, state.num_threads);
+  if (has_adapters) split = LoraTerm::Bound(split);
   const int64_t panel_steps = (num_panels + split.panel_step - 1) / split.panel_step;
   const int64_t row_steps = (num_rows + split.row_step - 1) / split.row_step;
   linear::RunArgs args;
@@ -136,6 +138,7 @@ void LinearPhase::Run(const StepState& state, int thread) const {
     args.last_row = std::min(args.first_row + split.row_step, num_rows);
     args.first_panel = task % panel_steps * split.panel_step;
     args.last_panel = std::min(args.first_panel + split.panel_step, num_panels);
+    if (has_adapters) lora.Expand(state, rows, thread, args);
     kernels->run(matrix, args);
   }
 }

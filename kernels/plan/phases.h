@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "kernels/plan/lora_phases.h"
 #include "kernels/plan/phase.h"
 
 namespace tripos {
@@ -125,6 +126,7 @@ class LinearPhase : public Phase {
   std::vector<float> bias;
   linear::Epilogue epilogue = linear::Epilogue::kStore;
   Operand in, out;
+  LoraTerm lora;
 };
 
 struct AttentionShape {

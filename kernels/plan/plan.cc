@@ -1,5 +1,6 @@
 #include "kernels/plan/plan.h"
 
+#include "kernels/ops/lora.h"
 #include "kernels/util/error.h"
 
 namespace tripos {
@@ -23,7 +24,8 @@ class OpChecker {
     const bool is_attention = op_.kind == OpKind::kAttention || op_.kind == OpKind::kSelfAttention;
     const bool is_embed = op_.kind == OpKind::kEmbed;
     const bool is_pair = op_.kind == OpKind::kGlu || op_.kind == OpKind::kAdd || op_.kind == OpKind::kAddNorm;
-    Demand(op_.num_inputs == (is_embed ? 0 : is_attention ? 3 : is_pair ? 2 : 1), "wrong number of inputs");
+    const bool is_adapted = op_.kind == OpKind::kLinear && op_.num_inputs == 2;
+    Demand(op_.num_inputs == (is_embed ? 0 : is_attention ? 3 : is_pair || is_adapted ? 2 : 1), "wrong number of inputs");
     Demand(op_.num_outputs == (op_.kind == OpKind::kAddNorm ? 2 : 1), "wrong number of outputs");
     for (int i = 0; i < op_.num_inputs; ++i) CheckView(op_.inputs[i]);
     for (int i = 0; i < op_.num_outputs; ++i) {
@@ -98,6 +100,10 @@ class OpChecker {
         Demand(op_.num_weights >= 1 && Weight(0).cols == op_.inputs[0].cols && Weight(0).rows == Output(0).cols &&
                    Output(0).rows == RowsOf(op_.inputs[0]), "weight differs from operands");
         Demand(op_.num_weights == 1 || Weight(1).rows == Weight(0).rows, "bias differs from weight");
+        Demand(op_.num_inputs == 1 || RowsOf(op_.inputs[1]) == RowsOf(op_.inputs[0]), "shrunk rows differ");
+        break;
+      case OpKind::kShrink:
+        Demand(Output(0).rows == RowsOf(op_.inputs[0]) && Output(0).cols % lora::kPanel == 0, "operands are wrong");
         break;
       case OpKind::kRope:
         CheckLikeInput(0);

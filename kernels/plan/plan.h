@@ -16,7 +16,7 @@ namespace tripos {
 inline constexpr int32_t kPlanMagic = 0x4e4c5054;  // "TPLN"
 
 enum class OpKind : int32_t { kEmbed, kNorm, kLinear, kRope, kAttention, kGlu, kAct, kAdd, kSelect, kAddNorm,
-                              kSelfAttention, kPool, kCount };
+                              kSelfAttention, kPool, kShrink, kCount };
 enum class Rows : int32_t { kTokens, kSampled };
 enum class Source : int32_t { kTokenIds, kPositions, kTokenTypes };
 enum class NormKind : int32_t { kRms, kLayer };

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import numpy as np
 
 from tripos.models.tokenizer import Tokenizer, byte_alphabet, tokenizer_from_json
-from tripos.plan.ir import Plan, Weights
+from tripos.plan.ir import Adapter, Plan, Weights
 from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, StepInput, StepOutput
 from tripos.types import Call, Delta, Event, Finish, ModelCard, Usage
 
@@ -52,6 +52,7 @@ class ScriptedExecutor:
         self._before_run = before_run
         self._is_ok = is_ok or (lambda tokens: True)
         self._slots = np.full((0, 2), -1, np.int64)
+        self.adapters: dict[int, Adapter] = {}  # by slot, the loaded ones
 
     def load(self, plan: Plan, weights: Weights) -> None:
         self.vocab_size = plan.vocab_size
@@ -59,6 +60,12 @@ class ScriptedExecutor:
     def reserve(self, num_blocks: int) -> int:
         self._slots = np.full((num_blocks * self.options.block_size, 2), -1, np.int64)
         return num_blocks
+
+    def load_adapter(self, slot: int, adapter: Adapter) -> None:
+        if adapter:
+            self.adapters[slot] = adapter
+        else:
+            self.adapters.pop(slot, None)
 
     def run(self, step: StepInput) -> StepOutput:
         if self._before_run is not None:

@@ -119,8 +119,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def read_safetensors(path: Path) -> dict[str, WeightTensor]:
-    """All tensors of one file. Every claim of the header is checked before a view is made."""
-    data, file = map_file(path), path.name
+    """All tensors of one file, mapped. Raises as parse_safetensors."""
+    return parse_safetensors(map_file(path), path.name)
+
+
+def parse_safetensors(data: memoryview, file: str) -> dict[str, WeightTensor]:
+    """All tensors in a file's bytes. Every claim of the header is checked before a view is made."""
     header, start = _header(data, file)
     size = len(data) - start
     spans: list[tuple[int, int, str]] = []

@@ -115,3 +115,22 @@ class WeightTensor:
 
 
 Weights = Mapping[str, WeightTensor]
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """What an adapter adds to a linear [N, K] (Hu et al. 2021): scale · b · a, with a [r, K] and b [N, r].
+
+    Both are f32 or both bf16; the executor copies them.
+    """
+
+    a: WeightTensor
+    b: WeightTensor
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        return self.a.shape[0]
+
+
+Adapter = Mapping[str, LowRank]  # by the checkpoint name of the weight that it adds to

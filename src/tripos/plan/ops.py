@@ -4,7 +4,7 @@
     embed      –                 table [V, C]       [T, C]          source (token_ids|positions|token_types), row_offset,
                                                                     scale
     norm       x                 w [G] (, b [G])    like x          kind (rms|layer), eps; G divides cols: per head
-    linear     x                 w [N, K] (, b [N]) [rows, N]       –
+    linear     x (, shrunk)      w [N, K] (, b [N]) [rows, N]       –
     rope       x                 table c [R/2]      like x          head_dim, rotary_dim R, scale (on sin and cos)
     attention  q, k, v           –                  [T, H*D]        layer, num_heads, num_kv_heads, head_dim,
                                                                     scale, window (0 = all), softcap (0 = none)
@@ -17,11 +17,14 @@
     pool       x                 –                  [S, cols]       – (mean of each sequence's rows; S = sequences)
   made by passes:
     add_norm   a, b              as norm            sum, normed     as norm
+    shrink     x                 –                  [rows, parts*R] weight, rank R (plan/adapters.py)
 
 Every value is float32 between ops. `rope` rotates halves (x[i], x[i + R/2]); checkpoints that interleave are
 unpermuted when they are read. `attention` first writes the rows of k and v into the cache at the step's slots,
 then lets every query see positions <= its own, no further back than window-1. `self_attention` keeps no cache: a
 step holds whole sequences, and a query at i sees keys from i - left to i + right of its own (causal: right = 0).
+`shrink` gives each row the product of x with its adapter's a, scaled, one part of the named weight after the other;
+the linear then adds the product of that with the adapter's b.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ import numpy as np
 from tripos.plan.ir import Attr, KVSpec, Op, Plan, Rows, Tensor, View, WeightSpec
 
 OP_KINDS = (
-    "embed", "norm", "linear", "rope", "attention", "glu", "act", "add", "select", "add_norm", "self_attention", "pool"
+    "embed", "norm", "linear", "rope", "attention", "glu", "act", "add", "select", "add_norm", "self_attention", "pool",
+    "shrink",
 )  # fmt: skip
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "tanh")
 SOURCES = ("token_ids", "positions", "token_types")

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tripos.plan.ir import Plan, Weights
+from tripos.plan.ir import Adapter, Plan, Weights
 
 I32 = npt.NDArray[np.int32]
 F32 = npt.NDArray[np.float32]
@@ -89,6 +89,7 @@ class StepInput:
     last_rows: I32  # [S], token rows that get logits
     sampling: SamplingInput
     token_types: I32 = field(default_factory=_i32)  # [T], rows of the table of token types; empty: all 0
+    adapter_slots: I32 | None = None  # [B], the adapter of each sequence, -1: none; None: no sequence has one
 
 
 @dataclass
@@ -116,6 +117,7 @@ class ExecutorOptions:
     kv_cache: str = "auto"  # fp32, fp16, int8
     isa: str = "auto"  # auto, avx512, avx2, scalar
     keep_logits: bool = False
+    max_adapters: int = 0  # slots for low-rank adapters; the plan must have gone through plan.adapters.with_adapters
 
 
 @dataclass(frozen=True)
@@ -143,5 +145,11 @@ class Executor(Protocol):
         ...
 
     def run(self, step: StepInput) -> StepOutput: ...
+
+    def load_adapter(self, slot: int, adapter: Adapter) -> None:
+        """Put an adapter into a slot, or an empty one to free it. May come from another thread, and while a step runs
+        that does not use the slot. Raises ModelRefused for one that does not fit the plan."""
+        ...
+
     def info(self) -> ExecutorInfo: ...
     def close(self) -> None: ...

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tripos.errors import ConfigError, EnvironmentProblem, ModelRefused
+from tripos.plan.adapters import Place, check_adapter, places
 from tripos.plan.formats import FORMATS
-from tripos.plan.ir import Op, Panels, Plan, Weights, WeightSpec, WeightTensor
+from tripos.plan.ir import Adapter, LowRank, Op, Panels, Plan, Weights, WeightSpec, WeightTensor
 from tripos.plan.ops import ACTIVATIONS, OP_KINDS, SOURCES
 from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, SamplingInput, StepInput, StepOutput
 
@@ -37,6 +38,7 @@ class _Options(ctypes.Structure):
     _fields_ = [
         ("abi", ctypes.c_int32), ("block_size", ctypes.c_int32), ("max_num_tokens", ctypes.c_int32),
         ("max_num_rows", ctypes.c_int32), ("threads", ctypes.c_int32), ("keep_logits", ctypes.c_int32),
+        ("max_adapters", ctypes.c_int32), ("reserved", ctypes.c_int32),
         ("weights", ctypes.c_char_p), ("kv_cache", ctypes.c_char_p), ("isa", ctypes.c_char_p),
     ]  # fmt: skip
 
@@ -52,6 +54,14 @@ class _Panels(ctypes.Structure):
     _fields_ = [
         ("data", ctypes.c_void_p), ("bytes", ctypes.c_int64), ("panel_format", ctypes.c_int32),
         ("reserved", ctypes.c_int32),
+    ]  # fmt: skip
+
+
+class _LowRank(ctypes.Structure):
+    _fields_ = [
+        ("a", ctypes.c_void_p), ("b", ctypes.c_void_p), ("first_row", ctypes.c_int64), ("rows", ctypes.c_int64),
+        ("cols", ctypes.c_int64), ("weight", ctypes.c_int32), ("first_col", ctypes.c_int32), ("rank", ctypes.c_int32),
+        ("format", ctypes.c_int32), ("scale", ctypes.c_float), ("reserved", ctypes.c_int32),
     ]  # fmt: skip
 
 
@@ -78,6 +88,7 @@ class _Step(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("num_tokens", "num_seqs", "num_rows", "max_blocks")),
         *((name, ctypes.c_void_p) for name, _, _ in (*_STEP_ARRAYS, *_SAMPLING_ARRAYS)),
         *((name, ctypes.c_int32) for name in ("num_masks", "mask_words", "history_size", "bias_size", "wanted_size")),
+        ("adapter_slots", ctypes.c_void_p),
     ]
 
 
@@ -128,6 +139,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         "tripos_load": (status, (executor, text, ctypes.c_size_t, ctypes.POINTER(_Weight), ctypes.c_size_t)),
         "tripos_panels": (status, (executor, ctypes.c_int32, ctypes.POINTER(_Panels))),
         "tripos_reserve": (status, (executor, ctypes.c_int64)),
+        "tripos_set_adapter": (status, (executor, ctypes.c_int32, ctypes.POINTER(_LowRank), ctypes.c_size_t)),
         "tripos_run": (status, (executor, ctypes.POINTER(_Step), ctypes.POINTER(_Output))),
         "tripos_describe": (text, (executor,)),
         "tripos_dequantize": (status, (ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)),
@@ -322,11 +334,13 @@ class NativeExecutor:
         self._handle: ctypes.c_void_p | None = ctypes.c_void_p()
         self._arrays: list[npt.NDArray[Any]] = []
         self._matrices: dict[WeightSpec, int] = {}
+        self._places: dict[str, Place] = {}
+        self._weight_index: dict[str, int] = {}
         self._vocab_size = 0
         o = self.options
         isa = os.environ.get("TRIPOS_ISA", o.isa) if o.isa == "auto" else o.isa
         native = _Options(
-            ABI, o.block_size, o.max_num_tokens, o.max_num_rows, o.threads, int(o.keep_logits),
+            ABI, o.block_size, o.max_num_tokens, o.max_num_rows, o.threads, int(o.keep_logits), o.max_adapters, 0,
             o.weights.encode(), o.kv_cache.encode(), isa.encode(),
         )  # fmt: skip
         status = self._library.tripos_create(ctypes.byref(native), ctypes.byref(self._handle))
@@ -345,7 +359,25 @@ class NativeExecutor:
         self._arrays = [array for name in in_place for array in table.arrays_of(name)]
         linears = [op.weights[0] for op in plan.ops if op.kind == "linear"]
         self._matrices = {plan.weights[name]: table.index_of_linear(name) for name in linears}
+        self._places = places(plan, weights)
+        self._weight_index = {place.weight: table.index_of_linear(place.weight) for place in self._places.values()}
         self._vocab_size = plan.vocab_size
+
+    def load_adapter(self, slot: int, adapter: Adapter) -> None:
+        check_adapter(adapter, self._places, slot, self.options.max_adapters)
+        keep: list[npt.NDArray[Any]] = []
+        modules = [self._low_rank(self._places[name], low, keep) for name, low in adapter.items()]
+        entries = (_LowRank * len(modules))(*modules)
+        status = self._library.tripos_set_adapter(self._open, slot, entries, len(modules))
+        _check(self._library, status, ModelRefused)
+
+    def _low_rank(self, place: Place, low: LowRank, keep: list[npt.NDArray[Any]]) -> _LowRank:
+        a, b = np.ascontiguousarray(low.a.data), np.ascontiguousarray(low.b.data)
+        keep += [a, b]
+        return _LowRank(
+            a.ctypes.data, b.ctypes.data, place.first_row, *place.shape, self._weight_index[place.weight],
+            place.first_col, low.rank, _FORMATS.index(low.a.dtype), low.scale, 0,
+        )  # fmt: skip
 
     def panels(self) -> list[Panels]:
         """The packed form of every linear's weight, in the order of the plan. Valid until load or close."""
@@ -379,7 +411,7 @@ class NativeExecutor:
         native = _Step(
             num_tokens, num_seqs, num_rows, step.block_tables.shape[1],
             *_addresses(step, _STEP_ARRAYS, lengths, keep), *_addresses(s, _SAMPLING_ARRAYS, lengths, keep),
-            *s.mask.shape, history, bias, wanted,
+            *s.mask.shape, history, bias, wanted, self._adapter_slots(step, keep),
         )  # fmt: skip
         out = self._output(num_rows, max((0, *s.num_logprobs.tolist())), wanted)
         logits = _address(out.logits) if out.logits is not None else None
@@ -390,6 +422,16 @@ class NativeExecutor:
         if self._library.tripos_run(self._open, ctypes.byref(native), ctypes.byref(native_out)) != 0:
             raise ValueError(self._library.tripos_error().decode())
         return out
+
+    @staticmethod
+    def _adapter_slots(step: StepInput, keep: list[npt.NDArray[Any]]) -> int | None:
+        if step.adapter_slots is None:
+            return None
+        slots = np.ascontiguousarray(step.adapter_slots, np.int32)
+        if len(slots) != len(step.seq_lens):
+            raise ValueError(f"step: adapter_slots has {len(slots)} entries, needs {len(step.seq_lens)}")
+        keep.append(slots)
+        return _address(slots)
 
     def _output(self, num_rows: int, width: int, num_wanted: int) -> StepOutput:
         return StepOutput(

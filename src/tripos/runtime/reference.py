@@ -5,12 +5,15 @@ Every other executor is compared with this one, op by op (tests/ops).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
 from tripos.errors import ModelRefused
 from tripos.plan.formats import to_float32
-from tripos.plan.ir import Op, Plan, View, Weights, WeightSpec
+from tripos.plan.adapters import Place, check_adapter, places
+from tripos.plan.ir import Adapter, LowRank, Op, Plan, View, Weights, WeightSpec
 from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, StepInput, StepOutput
 from tripos.runtime.sampling import sample_row
 
@@ -59,6 +62,8 @@ class ReferenceExecutor:
         self.options = options or ExecutorOptions()
         self._plan: Plan | None = None
         self._weights: dict[str, F32] = {}
+        self._places: dict[str, Place] = {}
+        self._adapters: dict[int, Adapter] = {}
         self._k = self._v = np.zeros((0, 0, 0, 0), np.float32)
 
     def load(self, plan: Plan, weights: Weights) -> None:
@@ -74,6 +79,7 @@ class ReferenceExecutor:
 
         self._plan = plan
         self._weights = {name: stack(spec) for name, spec in plan.weights.items()} | dict(plan.constants)
+        self._places, self._adapters = places(plan, weights), {}
 
     def reserve(self, num_blocks: int) -> int:
         """Cache rows of [layer, slot, kv head, head_dim] float32, zeroed."""
@@ -94,6 +100,11 @@ class ReferenceExecutor:
             for tensor, value in zip(op.outputs, outputs if isinstance(outputs, tuple) else (outputs,), strict=True):
                 values[tensor] = value
         return self._sample(values[plan.output], step)
+
+    def load_adapter(self, slot: int, adapter: Adapter) -> None:
+        """Raises ModelRefused for a name or shape that the plan does not have."""
+        check_adapter(adapter, self._places, slot, self.options.max_adapters)
+        self._adapters[slot] = adapter
 
     def info(self) -> ExecutorInfo:
         weight_bytes = sum(w.nbytes for w in self._weights.values())
@@ -127,7 +138,33 @@ class ReferenceExecutor:
 
     def _linear(self, op: Op, inputs: list[F32], step: StepInput) -> F32:
         y = inputs[0] @ self._weights[op.weights[0]].T
-        return y + self._weights[op.weights[1]] if len(op.weights) > 1 else y
+        if len(op.weights) > 1:
+            y = y + self._weights[op.weights[1]]
+        if len(inputs) > 1:
+            for rows, place, low in self._adapted(op, op.weights[0], step):
+                shrunk = inputs[1][rows, place.first_col : place.first_col + low.rank]
+                y[rows, place.first_row : place.first_row + place.shape[0]] += shrunk @ to_float32(low.b).T
+        return y
+
+    def _shrink(self, op: Op, inputs: list[F32], step: StepInput) -> F32:
+        assert self._plan is not None
+        y = np.zeros((len(inputs[0]), self._plan.tensors[op.outputs[0]].cols), np.float32)
+        for rows, place, low in self._adapted(op, str(op.attrs["weight"]), step):
+            y[rows, place.first_col : place.first_col + low.rank] = low.scale * (inputs[0][rows] @ to_float32(low.a).T)
+        return y
+
+    def _adapted(self, op: Op, weight: str, step: StepInput) -> Iterator[tuple[npt.NDArray[np.intp], Place, LowRank]]:
+        """What the step's adapters add to a weight, each with the rows of `op` that it is for."""
+        if step.adapter_slots is None:
+            return
+        assert self._plan is not None
+        slots = np.repeat(step.adapter_slots, np.diff(step.query_start))  # of each token
+        if self._plan.tensors[op.outputs[0]].rows == "S":
+            slots = slots[step.last_rows]
+        for slot in np.unique(slots[slots >= 0]).tolist():
+            for name, low in self._adapters[slot].items():
+                if self._places[name].weight == weight:
+                    yield np.flatnonzero(slots == slot), self._places[name], low
 
     def _rope(self, op: Op, inputs: list[F32], step: StepInput) -> F32:
         angle = step.positions[:, None].astype(np.float32) * self._weights[op.weights[0]]

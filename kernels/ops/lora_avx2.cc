@@ -1,0 +1,14 @@
+// The adapter kernels compiled for avx2; see CMakeLists.txt for the flags.
+#if defined(__x86_64__)
+#include "kernels/util/simd-inl.h"
+
+#include "kernels/ops/lora-inl.h"
+
+namespace tripos::lora {
+
+extern const Kernels kAvx2Kernels;
+const Kernels kAvx2Kernels = {Isa::kAvx2, Shrink, Expand};
+
+}  // namespace tripos::lora
+
+#endif  // __x86_64__
