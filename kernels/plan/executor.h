@@ -22,6 +22,7 @@ struct ExecutorSettings {
   std::string weights;
   KvType kv_type;
   Isa isa;
+  bool has_profile;
 };
 
 class Executor {
@@ -38,6 +39,7 @@ class Executor {
   void PlanTiles(const TriposStep& step);
   void RunThread(StepState& state, const TriposOutput& output, int thread);
   void Sample(const StepState& state, const TriposOutput& output, int thread);
+  void RunTimed(const StepState& state, const TriposOutput& output, int thread);
   size_t ScratchFloats() const;
 
   const ExecutorSettings settings_;
@@ -52,6 +54,12 @@ class Executor {
   std::unique_ptr<std::atomic<int64_t>[]> counters_;
   int64_t num_blocks_ = 0;
   std::string description_;
+
+  struct PhaseTimes {
+    double wait_s = 0.0;  // at the barrier before it
+    double run_s = 0.0;
+  };
+  std::vector<PhaseTimes> times_;  // [phases and the sampler, threads], of all steps since load; empty: no profile
 };
 
 }  // namespace tripos

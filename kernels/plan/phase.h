@@ -80,6 +80,7 @@ class Phase {
  public:
   virtual ~Phase() = default;
   virtual void Run(const StepState& state, int thread) const = 0;
+  virtual std::string Name() const = 0;  // for profiles: phases of one name are added up
   // Bound after the arena is planned.
   virtual void Bind(const std::vector<Buffer>& buffers) = 0;
 

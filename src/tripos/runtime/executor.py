@@ -111,6 +111,7 @@ class ExecutorOptions:
     kv_cache: str = "auto"  # fp32, fp16, int8
     isa: str = "auto"  # auto, avx512, avx2, scalar
     keep_logits: bool = False
+    profile: bool = False  # time each kind of phase; costs about 1 %
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,8 @@ class ExecutorInfo:
     kv_bytes_per_token: int
     arena_bytes: int
     kernels: dict[str, str] = field(default_factory=dict)  # op or format -> kernel
+    # Kind of phase -> seconds since load, all threads together: running, and waiting before it. Empty without a profile.
+    profile: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 class Executor(Protocol):
