@@ -43,7 +43,7 @@ typedef struct {
   int32_t max_num_tokens;
   int32_t max_num_rows;
   int32_t threads;      /* 0: one per core that this process may use */
-  int32_t keep_logits;  /* reserved */
+  int32_t profile;      /* 1: describe tells the seconds of each kind of phase; costs about 1 % */
   int32_t max_adapters; /* slots; 0: none */
   int32_t reserved;
   const char* weights;  /* auto, fp32, bf16, fp16, int8, int4, fp8 */

@@ -2,6 +2,7 @@
 #ifndef TRIPOS_PLAN_ENCODER_PHASES_H_
 #define TRIPOS_PLAN_ENCODER_PHASES_H_
 
+#include <string>
 #include <vector>
 
 #include "kernels/ops/encoder_kernels.h"
@@ -15,6 +16,7 @@ class SelfAttentionPhase : public Phase {
   explicit SelfAttentionPhase(const EncoderKernels& kernels) : kernels_(kernels) {}
   void Run(const StepState& state, int thread) const override;
   void Bind(const std::vector<Buffer>& buffers) override;
+  std::string Name() const override { return "self_attention"; }
 
   Operand q, k, v, out;
   int num_heads = 0, num_kv_heads = 0, head_dim = 0, left = -1, right = -1;
@@ -29,6 +31,7 @@ class PoolPhase : public RowPhase {  // row s: the mean of sequence s
   explicit PoolPhase(const OpKernels& kernels) : RowPhase(kernels), encoder_kernels_(ChooseEncoderKernels(kernels.isa)) {}
 
   void RunRows(const StepState& state, int64_t first, int64_t last) const override;
+  std::string Name() const override { return "pool"; }
 
  private:
   const EncoderKernels& encoder_kernels_;

@@ -1,7 +1,10 @@
 #include "kernels/plan/executor.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <map>
+#include <utility>
 
 #include "kernels/ops/encoder_kernels.h"
 #include "kernels/ops/sampler.h"
@@ -29,7 +32,8 @@ ExecutorSettings SettingsOf(const TriposOptions& o) {
   Require(o.max_adapters >= 0 && o.max_adapters <= 4096, "max_adapters must be 0 to 4096");
   const int threads = o.threads > 0 ? o.threads : ThisCpu().num_cores;
   if (threads > 1024) throw Error(Format("%d threads are too many", threads));
-  return {o.block_size, o.max_num_tokens, o.max_num_rows, threads, o.weights, KvTypeOf(o.kv_cache), ChooseIsa(o.isa), o.max_adapters};
+  return {o.block_size, o.max_num_tokens, o.max_num_rows, threads, o.weights, KvTypeOf(o.kv_cache), ChooseIsa(o.isa),
+          o.max_adapters, o.profile != 0};
 }
 
 }  // namespace
@@ -63,6 +67,7 @@ void Executor::Load(const void* bytes, size_t num_bytes, std::span<const TriposW
   counters_ = std::make_unique<std::atomic<int64_t>[]>(lowered.phases.size() + 1);
   tiles_.reserve(static_cast<size_t>(settings_.max_num_tokens));
   ReserveAdapters(lowered.lora_sites.empty() ? 0 : static_cast<size_t>(settings_.max_adapters));
+  times_.assign(settings_.has_profile ? (lowered.phases.size() + 1) * num_threads : 0, {});
   plan_ = std::move(lowered);
 }
 
@@ -164,6 +169,7 @@ void Executor::Run(const TriposStep& step, const TriposOutput& output) {
 }
 
 void Executor::RunThread(StepState& state, const TriposOutput& output, int thread) {
+  if (!times_.empty()) return RunTimed(state, output, thread);
   for (const auto& phase : plan_->phases) {
     if (phase->IsIdle(state)) continue;
     if (phase->needs_barrier) pool_.Barrier();
@@ -171,6 +177,28 @@ void Executor::RunThread(StepState& state, const TriposOutput& output, int threa
   }
   pool_.Barrier();
   Sample(state, output, thread);
+}
+
+void Executor::RunTimed(const StepState& state, const TriposOutput& output, int thread) {
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point now = Clock::now();
+  const auto lap = [&now] {
+    const Clock::time_point before = std::exchange(now, Clock::now());
+    return std::chrono::duration<double>(now - before).count();
+  };
+  PhaseTimes* times = times_.data() + thread;
+  for (const auto& phase : plan_->phases) {
+    PhaseTimes& time = *std::exchange(times, times + settings_.threads);
+    if (phase->IsIdle(state)) continue;
+    if (phase->needs_barrier) pool_.Barrier();
+    time.wait_s += lap();
+    phase->Run(state, thread);
+    time.run_s += lap();
+  }
+  pool_.Barrier();
+  times->wait_s += lap();
+  Sample(state, output, thread);
+  times->run_s += lap();
 }
 
 void Executor::Sample(const StepState& state, const TriposOutput& output, int thread) {
@@ -198,6 +226,15 @@ const std::string& Executor::Describe() {
                        addends_.bytes();
   d += Format("weight_bytes=%zu\narena_bytes=%zu\nkv_bytes_per_block=%zu\n", plan_->weight_bytes, arena,
               static_cast<size_t>(plan_->header.num_layers) * layout_.block_bytes());
+  // Seconds of each kind of phase, all threads together: running, and waiting for others before it.
+  std::map<std::string, PhaseTimes> kinds;
+  for (size_t i = 0; i < times_.size(); ++i) {
+    const size_t phase = i / static_cast<size_t>(settings_.threads);
+    PhaseTimes& kind = kinds[phase < plan_->phases.size() ? plan_->phases[phase]->Name() : "sample"];
+    kind.wait_s += times_[i].wait_s;
+    kind.run_s += times_[i].run_s;
+  }
+  for (const auto& [name, times] : kinds) d += Format("profile.%s=%.6f %.6f\n", name.c_str(), times.run_s, times.wait_s);
   for (const auto& [op, kernel] : plan_->kernels) d += "kernel." + op + "=" + kernel + "\n";
   return d;
 }

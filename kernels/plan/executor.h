@@ -23,6 +23,7 @@ struct ExecutorSettings {
   KvType kv_type;
   Isa isa;
   int max_adapters;
+  bool has_profile;
 };
 
 class Executor {
@@ -42,6 +43,7 @@ class Executor {
   void ReserveAdapters(size_t count);
   void RunThread(StepState& state, const TriposOutput& output, int thread);
   void Sample(const StepState& state, const TriposOutput& output, int thread);
+  void RunTimed(const StepState& state, const TriposOutput& output, int thread);
   size_t ScratchFloats(const LoweredPlan& plan) const;
 
   const ExecutorSettings settings_;
@@ -60,6 +62,12 @@ class Executor {
   std::unique_ptr<std::atomic<int64_t>[]> counters_;
   int64_t num_blocks_ = 0;
   std::string description_;
+
+  struct PhaseTimes {
+    double wait_s = 0.0;  // at the barrier before it
+    double run_s = 0.0;
+  };
+  std::vector<PhaseTimes> times_;  // [phases and the sampler, threads], of all steps since load; empty: no profile
 };
 
 }  // namespace tripos

@@ -15,6 +15,7 @@ class ShrinkPhase : public Phase {
   bool IsIdle(const StepState& state) const override;  // no adapter of the step adds to its linear
   void Run(const StepState& state, int thread) const override;
   void Bind(const std::vector<Buffer>& buffers) override;
+  std::string Name() const override { return "shrink"; }
 
   int site = 0;
   Operand in, out;

@@ -89,6 +89,7 @@ class Phase {
     (void)state;
     return false;
   }
+  virtual std::string Name() const = 0;  // for profiles: phases of one name are added up
   // Bound after the arena is planned.
   virtual void Bind(const std::vector<Buffer>& buffers) = 0;
 

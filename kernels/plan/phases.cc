@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/util/error.h"
+
 namespace tripos {
 
 void Table::Row(int64_t row, float* out) const {
@@ -23,6 +25,12 @@ void RowRunPhase::Run(const StepState& state, int thread) const {
     const int64_t last = std::min(first + kRows, range.last);
     for (const auto& phase : phases) phase->RunRows(state, first, last);
   }
+}
+
+std::string RowRunPhase::Name() const {
+  std::string name;
+  for (const auto& phase : phases) name += (name.empty() ? "" : "+") + phase->Name();
+  return name;
 }
 
 void RowRunPhase::Bind(const std::vector<Buffer>& buffers) {
@@ -108,6 +116,8 @@ void WriteKvPhase::RunRows(const StepState& state, int64_t first, int64_t last) 
     kernels_.write_kv(state.cache.layout, cache, state.step->slots[row], in[0].Row(state, row), in[1].Row(state, row));
   }
 }
+
+std::string LinearPhase::Name() const { return Format("linear %lldx%lld", static_cast<long long>(matrix.n), static_cast<long long>(matrix.k)); }
 
 void LinearPhase::Bind(const std::vector<Buffer>& buffers) {
   BindOperand(in, buffers);

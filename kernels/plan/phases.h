@@ -34,6 +34,7 @@ class RowRunPhase : public Phase {
  public:
   RowRunPhase() { is_row_wise = true; }
   void Run(const StepState& state, int thread) const override;
+  std::string Name() const override;
   void Bind(const std::vector<Buffer>& buffers) override;
 
   std::vector<std::unique_ptr<RowPhase>> phases;
@@ -47,6 +48,7 @@ class EmbedPhase : public RowPhase {
   int row_offset = 0;
   float scale = 1.0f;
 
+  std::string Name() const override { return "embed"; }
   void RunRows(const StepState& state, int64_t first, int64_t last) const override;
 };
 
@@ -56,6 +58,7 @@ class NormPhase : public RowPhase {  // also add_norm: two inputs, outputs sum a
   NormArgs args{};
   std::vector<float> weight, bias;
 
+  std::string Name() const override { return "norm"; }
   void RunRows(const StepState& state, int64_t first, int64_t last) const override;
 };
 
@@ -66,6 +69,7 @@ class RopeTablePhase : public RowPhase {
   std::vector<float> inv_freq;
   float scale = 1.0f;
 
+  std::string Name() const override { return "rope_table"; }
   void RunRows(const StepState& state, int64_t first, int64_t last) const override;
 };
 
@@ -74,6 +78,7 @@ class RopePhase : public RowPhase {  // in: x, table
   using RowPhase::RowPhase;
   int head_dim = 0, half = 0;
 
+  std::string Name() const override { return "rope"; }
   void RunRows(const StepState& state, int64_t first, int64_t last) const override;
 };
 
@@ -82,6 +87,7 @@ class GluPhase : public RowPhase {  // also act: one input
   using RowPhase::RowPhase;
   ActKind act = ActKind::kSilu;
 
+  std::string Name() const override { return "glu"; }
   void RunRows(const StepState& state, int64_t first, int64_t last) const override;
 };
 
@@ -89,6 +95,7 @@ class AddPhase : public RowPhase {
  public:
   using RowPhase::RowPhase;
 
+  std::string Name() const override { return "add"; }
   void RunRows(const StepState& state, int64_t first, int64_t last) const override;
 };
 
@@ -96,6 +103,7 @@ class SelectPhase : public RowPhase {
  public:
   using RowPhase::RowPhase;
 
+  std::string Name() const override { return "select"; }
   void RunRows(const StepState& state, int64_t first, int64_t last) const override;
 };
 
@@ -105,6 +113,7 @@ class PreparePhase : public RowPhase {
   using RowPhase::RowPhase;
   const linear::Kernels* linear_kernels = nullptr;
 
+  std::string Name() const override { return "prepare"; }
   void RunRows(const StepState& state, int64_t first, int64_t last) const override;
 };
 
@@ -113,12 +122,14 @@ class WriteKvPhase : public RowPhase {  // in: k, v
   using RowPhase::RowPhase;
   int layer = 0;
 
+  std::string Name() const override { return "write_kv"; }
   void RunRows(const StepState& state, int64_t first, int64_t last) const override;
 };
 
 class LinearPhase : public Phase {
  public:
   void Run(const StepState& state, int thread) const override;
+  std::string Name() const override;
   void Bind(const std::vector<Buffer>& buffers) override;
 
   const linear::Kernels* kernels = nullptr;
@@ -144,6 +155,7 @@ class AttentionPhase : public Phase {
  public:
   explicit AttentionPhase(const OpKernels& kernels) : kernels_(kernels) {}
   void Run(const StepState& state, int thread) const override;
+  std::string Name() const override { return "attention"; }
   void Bind(const std::vector<Buffer>& buffers) override;
 
   AttentionShape shape;
@@ -165,6 +177,7 @@ class CombinePhase : public AttentionPhase {
  public:
   using AttentionPhase::AttentionPhase;
   void Run(const StepState& state, int thread) const override;
+  std::string Name() const override { return "combine"; }
 };
 
 }  // namespace tripos

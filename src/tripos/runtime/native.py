@@ -37,7 +37,7 @@ _MAGIC = 0x4E4C5054
 class _Options(ctypes.Structure):
     _fields_ = [
         ("abi", ctypes.c_int32), ("block_size", ctypes.c_int32), ("max_num_tokens", ctypes.c_int32),
-        ("max_num_rows", ctypes.c_int32), ("threads", ctypes.c_int32), ("keep_logits", ctypes.c_int32),
+        ("max_num_rows", ctypes.c_int32), ("threads", ctypes.c_int32), ("profile", ctypes.c_int32),
         ("max_adapters", ctypes.c_int32), ("reserved", ctypes.c_int32),
         ("weights", ctypes.c_char_p), ("kv_cache", ctypes.c_char_p), ("isa", ctypes.c_char_p),
     ]  # fmt: skip
@@ -340,7 +340,8 @@ class NativeExecutor:
         o = self.options
         isa = os.environ.get("TRIPOS_ISA", o.isa) if o.isa == "auto" else o.isa
         native = _Options(
-            ABI, o.block_size, o.max_num_tokens, o.max_num_rows, o.threads, int(o.keep_logits), o.max_adapters, 0,
+            ABI, o.block_size, o.max_num_tokens, o.max_num_rows, o.threads,
+            int(o.profile or os.environ.get("TRIPOS_PROFILE") == "1"), o.max_adapters, 0,
             o.weights.encode(), o.kv_cache.encode(), isa.encode(),
         )  # fmt: skip
         status = self._library.tripos_create(ctypes.byref(native), ctypes.byref(self._handle))
@@ -459,6 +460,7 @@ class NativeExecutor:
             kv_bytes_per_token=int(facts.get("kv_bytes_per_block", 0)) // self.options.block_size,
             arena_bytes=int(facts.get("arena_bytes", 0)),
             kernels=kernels,
+            profile=_profile(facts),
         )
 
     def close(self) -> None:
@@ -476,6 +478,11 @@ class NativeExecutor:
     def __del__(self) -> None:
         if getattr(self, "_handle", None) is not None:
             self.close()
+
+
+def _profile(facts: dict[str, str]) -> dict[str, tuple[float, float]]:
+    times = {key.removeprefix("profile."): value.split() for key, value in facts.items() if key.startswith("profile.")}
+    return {name: (float(run), float(wait)) for name, (run, wait) in times.items()}
 
 
 _Start = ctypes.c_char * 0
