@@ -21,8 +21,8 @@ import uvicorn
 
 from tripos.api.app import App
 from tripos.api.auth import Keys, read_keys
-from tripos.api.hosts import LOOPBACK
 from tripos.api.gate import Gate
+from tripos.api.hosts import LOOPBACK
 from tripos.api.protocol import Connection
 from tripos.errors import EnvironmentProblem
 from tripos.service import Service
