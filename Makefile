@@ -54,6 +54,7 @@ lock: $(VENV)/python
 	$(BIN)/python requirements/lock.py
 
 -include benchmarks/peers/peers.mk
+-include benchmarks/serving/serving.mk
 
 clean:
 	rm -rf $(VENV) build site

@@ -106,14 +106,13 @@ def test_an_address_of_another_machine_is_an_environment_problem() -> None:
 
 
 SERVE = textwrap.dedent("""
-    import types
     from tripos.api.server import serve
+    from tripos.config import ServerOptions
     from tripos.service import Service
     from tripos.testing import ScriptedModel
     service = Service()
     service.add(ScriptedModel(delay_s=0.2))
-    options = types.SimpleNamespace(host="127.0.0.1", port=0, api_key_file="", drain_s=10.0)
-    serve(service, options, on_ready=lambda address: print(address, flush=True))
+    serve(service, ServerOptions(port=0, drain_s=10.0), on_ready=lambda address: print(address, flush=True))
 """)
 
 

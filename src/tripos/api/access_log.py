@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from tripos.api.exchange import Exchange
+from tripos.errors import TriposError
 from tripos.wire.json import encode
 
 log = logging.getLogger("tripos.access")
@@ -28,3 +29,10 @@ def write(exchange: Exchange, seconds: float) -> None:
         "ms": round(seconds * 1e3, 3),
     }
     log.info(encode(line).decode())
+
+
+def write_refusal(request_id: str, error: TriposError, num_sent: int) -> None:
+    """A request that could not be read as far as its path."""
+    if log.isEnabledFor(logging.INFO):
+        line = {"request_id": request_id, "status": error.status, "code": error.code, "bytes": num_sent}
+        log.info(encode(line).decode())

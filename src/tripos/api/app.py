@@ -25,9 +25,7 @@ from tripos.service import RETRY_S, Service
 
 log = logging.getLogger(__name__)
 
-MAX_HEADERS = 100
-MAX_HEADER_BYTES = 16 * 1024
-MAX_TARGET_BYTES = 8 * 1024
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 class MethodNotAllowed(InvalidRequest):
@@ -35,24 +33,15 @@ class MethodNotAllowed(InvalidRequest):
     code = "method_not_allowed"
 
 
-class UriTooLong(InvalidRequest):
-    status = 414
-    code = "uri_too_long"
-
-
-class HeadersTooLarge(InvalidRequest):
-    status = 431
-    code = "headers_too_large"
-
-
 class App:
     """`hosts`: names that this server answers to; None: any."""
 
-    def __init__(self, service: Service, keys: Keys | None = None, hosts: frozenset[str] | None = LOOPBACK) -> None:
+    def __init__(self, service: Service, keys: Keys | None = None, hosts: frozenset[bytes] | None = LOOPBACK) -> None:
         self.service = service
         self.keys = keys or Keys()
         self.hosts = hosts
         self._stored = ResponseStore()
+        self._exact = {(route.method, route.path): route for route in ROUTES if "{" not in route.path}
         self._paths = [(Path(route.path, _unused, methods=[route.method]), route) for route in ROUTES]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,19 +52,21 @@ class App:
         try:
             await self._serve(exchange)
         except ClientLeft:
-            exchange.status = exchange.status or 499
-            exchange.code = exchange.code or "client_left"
-        except asyncio.CancelledError:  # the server's patience is over
-            await exchange.fail(Overloaded("the server was stopped", code="draining", retry_after_s=RETRY_S))
-            raise
+            exchange.leave()
+        except asyncio.CancelledError:
+            if exchange.has_left:
+                exchange.leave()
+            else:  # the server's patience is over
+                await exchange.fail(Overloaded("the server was stopped", code="draining", retry_after_s=RETRY_S))
+                raise
         finally:
             access_log.write(exchange, time.monotonic() - began_s)
 
     async def _serve(self, exchange: Exchange) -> None:
         try:
-            _check_head(exchange.scope)
-            check_host(exchange.scope["headers"], exchange.scope["http_version"], self.hosts)
-            route = self._find(exchange)
+            check_host(exchange.fields.get(b"host"), self.hosts)
+            route = self._exact.get((exchange.scope["method"], exchange.scope["path"])) or self._find(exchange)
+            exchange.dialect = route.dialect
             if not route.is_public:
                 exchange.principal = self.keys.principal(exchange.scope["headers"])
             await route.endpoint(exchange, self.service)
@@ -91,6 +82,9 @@ class App:
 
     def _find(self, exchange: Exchange) -> Route:
         """The route of a request. Raises NotFound, MethodNotAllowed."""
+        if exchange.scope["method"] not in METHODS:
+            exchange.headers.append((b"allow", ", ".join(METHODS).encode()))
+            raise MethodNotAllowed(f"no path takes {exchange.scope['method'][:16]}")
         allowed: list[str] = []
         for path, route in self._paths:
             match, found = path.matches(exchange.scope)
@@ -111,14 +105,3 @@ class App:
 
 async def _unused(scope: Scope, receive: Receive, send: Send) -> None:
     """starlette's Route wants an application; only its matching is used."""
-
-
-def _check_head(scope: Scope) -> None:
-    """Raises HeadersTooLarge, UriTooLong."""
-    headers = scope["headers"]
-    num_bytes = sum(len(name) + len(value) + 4 for name, value in headers)
-    if len(headers) > MAX_HEADERS or num_bytes > MAX_HEADER_BYTES:
-        message = f"{len(headers)} headers of {num_bytes} bytes, at most {MAX_HEADERS} of {MAX_HEADER_BYTES} are read"
-        raise HeadersTooLarge(message)
-    if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_TARGET_BYTES:
-        raise UriTooLong(f"the request line is longer than {MAX_TARGET_BYTES} bytes")

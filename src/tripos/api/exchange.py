@@ -6,26 +6,18 @@ leaves. Knows no endpoint.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import random
 import re
-import secrets
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from tripos.api.dialect import OPENAI, Dialect
 from tripos.api.stored import ResponseStore
-from tripos.errors import InvalidRequest, RequestTimeout, RequestTooLarge, TriposError
+from tripos.errors import InvalidRequest, TriposError
 from tripos.wire.json import encode
 
-MAX_BODY_BYTES = 8 * 2**20
-BODY_GRACE_S = 10.0
-MIN_BODY_BYTES_PER_S = 1024
-MAX_BODY_S = 120.0
-MAX_DISCARD_BYTES, DISCARD_S = 2 * MAX_BODY_BYTES, 2.0  # of a body that is refused
 JSON = b"application/json"
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
@@ -46,6 +38,11 @@ class UnsupportedMediaType(InvalidRequest):
     code = "unsupported_media_type"
 
 
+def new_request_id() -> str:
+    """Names a request in headers and logs; no secret."""
+    return f"req-{random.getrandbits(96):024x}"
+
+
 class Exchange:
     """`path_name` is what the route's pattern matched; `principal` is set once the caller is known, `dialect` once the
     route is. `encode_failure`: how an error ends a stream, where that is not as in a response.
@@ -56,6 +53,8 @@ class Exchange:
         self.stored = stored
         self._receive = receive
         self._send = send
+        self._turn = scope.get("extensions", {}).get("tripos")  # protocol.Turn
+        self.fields: dict[bytes, bytes] = dict(scope["headers"])  # of those sent twice, the last
         self.request_id = self._read_request_id()
         self.dialect: Dialect = OPENAI
         self.encode_failure: Callable[[TriposError], list[Any]] | None = None
@@ -68,51 +67,34 @@ class Exchange:
         self.is_over = False
         self.headers: Headers = [(b"x-request-id", self.request_id.encode())]
 
+    @property
+    def has_left(self) -> bool:
+        """Whether the client closed the connection: then this request's task was cancelled."""
+        return self._turn is not None and self._turn.has_left
+
+    def leave(self) -> None:
+        """For the log: nobody waits for the rest."""
+        self.status = self.status or 499
+        self.code = self.code or "client_left"
+
     def header(self, name: bytes) -> bytes | None:
         """The one value of a header. Raises InvalidRequest (invalid_http) when it was sent twice."""
-        found = [value for key, value in self.scope["headers"] if key == name]
-        if len(found) > 1:
+        if len(self.fields) != len(self.scope["headers"]) and sum(key == name for key, _ in self.scope["headers"]) > 1:
             raise InvalidRequest(f"the header {name.decode()} was sent twice", code="invalid_http")
-        return found[0] if found else None
+        return self.fields.get(name)
 
     async def read_body(self) -> bytes:
         """The JSON body. Raises RequestTooLarge, RequestTimeout, LengthRequired, UnsupportedMediaType, ClientLeft."""
-        await self._check_body_headers()
-        loop = asyncio.get_running_loop()
-        began_s = loop.time()
-        parts: list[bytes] = []
-        num_bytes = 0
-        while True:
-            allowed_s = min(BODY_GRACE_S + num_bytes / MIN_BODY_BYTES_PER_S, MAX_BODY_S)
-            try:
-                async with asyncio.timeout_at(began_s + allowed_s):
-                    message = await self._receive()
-            except TimeoutError:
-                self.headers.append((b"connection", b"close"))
-                raise RequestTimeout(f"only {num_bytes} bytes of the body came in {allowed_s:.0f} s") from None
-            if message["type"] == "http.disconnect":
-                raise ClientLeft
-            parts.append(message.get("body", b""))
-            num_bytes += len(parts[-1])
-            if num_bytes > MAX_BODY_BYTES:
-                await self._discard()
-                raise self._too_large()
-            if not message.get("more_body"):
-                return b"".join(parts)
+        self._check_body_headers()
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        body: bytes = message["body"]
+        return body
 
     async def work(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run `coroutine`, and cancel it when the client leaves. Raises what it raises, and ClientLeft."""
-        task = asyncio.create_task(coroutine)
-        listener = asyncio.create_task(self._listen())
-        try:
-            await asyncio.wait((task, listener), return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                raise ClientLeft
-        finally:
-            for each in (task, listener):
-                each.cancel()
-            await asyncio.wait((task, listener))
-        task.result()
+        """Do what takes long. From a request's first moment its connection hears a client leave and cancels us."""
+        await coroutine
 
     async def answer(self, status: int, body: bytes, content_type: bytes = JSON) -> None:
         """The whole response."""
@@ -169,49 +151,20 @@ class Exchange:
         self.is_over = self.is_over or is_last
         await self._send({"type": "http.response.body", "body": data, "more_body": not is_last})
 
-    async def _listen(self) -> None:
-        """Returns when the client has left."""
-        while True:
-            message: Message = await self._receive()
-            if message["type"] == "http.disconnect":
-                return
-
     def _read_request_id(self) -> str:
-        for key, value in self.scope["headers"]:
-            if key == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-                return str(value.decode())
-        return f"req-{secrets.token_hex(12)}"
+        given = self.fields.get(b"x-request-id")
+        return given.decode() if given is not None and _REQUEST_ID.fullmatch(given) else new_request_id()
 
-    async def _check_body_headers(self) -> None:
-        length, coding = self.header(b"content-length"), self.header(b"transfer-encoding")
-        if length is None and coding is None:
+    def _check_body_headers(self) -> None:
+        fields = self.fields
+        if b"content-length" not in fields and b"transfer-encoding" not in fields:
             raise LengthRequired("send a Content-Length, or a chunked body")
-        if length is not None and coding is not None:
-            self.headers.append((b"connection", b"close"))
-            raise InvalidRequest("Content-Length and Transfer-Encoding were both sent", code="invalid_http")
-        if length is not None and int(length) > MAX_BODY_BYTES:
-            await self._discard()
-            raise self._too_large()
         if self.header(b"content-encoding") not in (None, b"identity"):
             raise UnsupportedMediaType("a compressed body is not accepted: leave Content-Encoding out")
-        kind, _, rest = (self.header(b"content-type") or b"").partition(b";")
+        given = self.header(b"content-type")
+        if given == JSON:
+            return
+        kind, _, rest = (given or b"").partition(b";")
         charset = rest.strip().lower().replace(b'"', b"")
         if kind.strip().lower() != JSON or charset not in (b"", b"charset=utf-8"):
             raise UnsupportedMediaType("send Content-Type: application/json")
-
-    async def _discard(self) -> None:
-        """Read on for a moment: a client that is still sending when we close would not see the answer."""
-        if self.header(b"expect") is not None:
-            return  # it waits for our word
-        num_bytes = 0
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DISCARD_S):
-                while num_bytes < MAX_DISCARD_BYTES:
-                    message = await self._receive()
-                    num_bytes += len(message.get("body", b""))
-                    if not message.get("more_body"):
-                        return
-
-    def _too_large(self) -> RequestTooLarge:
-        self.headers.append((b"connection", b"close"))
-        return RequestTooLarge(f"the body is larger than {MAX_BODY_BYTES} bytes")

@@ -14,21 +14,21 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Protocol
 
 import uvicorn
 
 from tripos.api.app import App
 from tripos.api.auth import Keys, read_keys
+from tripos.api.gate import Gate
 from tripos.api.hosts import LOOPBACK
-from tripos.api.protocol import BoundedProtocol
+from tripos.api.protocol import Connection
 from tripos.errors import EnvironmentProblem
 from tripos.service import Service
 
 BACKLOG = 512
 SEND_BUFFER_BYTES = 128 * 1024  # what a client that does not read may hold in the kernel
-KEEP_ALIVE_S = 15
-MAX_CONNECTIONS = 1024
 ERROR_EVENT_S = 2.0  # for the last events of streams that were cut off
 
 
@@ -43,6 +43,10 @@ class Options(Protocol):
     def api_key_file(self) -> str: ...
     @property
     def drain_s(self) -> float: ...
+    @property
+    def max_connections(self) -> int: ...
+    @property
+    def max_peer_connections(self) -> int: ...
 
 
 def serve(service: Service, options: Options, on_ready: Callable[[str], None] | None = None) -> None:
@@ -54,7 +58,8 @@ def serve(service: Service, options: Options, on_ready: Callable[[str], None] | 
     with listen(options.host, options.port) as listener:
         hosts = LOOPBACK if _is_loopback(listener) else None
         _log_to_stderr()
-        door = Door(service, App(service, keys, hosts), listener, options.drain_s)
+        gate = Gate(options.max_connections, options.max_peer_connections)
+        door = Door(service, App(service, keys, hosts), listener, options.drain_s, gate)
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             runner.run(door.run(on_ready, with_signals=True))
 
@@ -90,22 +95,24 @@ def listen(host: str, port: int) -> socket.socket:
 class Door:
     """The app on a bound socket, for as long as `run` runs."""
 
-    def __init__(self, service: Service, app: App, listener: socket.socket, drain_s: float = 30.0) -> None:
+    def __init__(
+        self, service: Service, app: App, listener: socket.socket, drain_s: float = 30.0, gate: Gate | None = None
+    ) -> None:
         self.service = service
         self._listener = listener
         self._drain_s = drain_s
+        self.gate = gate or Gate()
         self._signals = 0
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         config = uvicorn.Config(
             app,
-            http=BoundedProtocol,
+            http=partial(Connection, gate=self.gate),  # type: ignore[arg-type]  # a class, it says; it only calls it
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=1,
             backlog=BACKLOG,
         )
@@ -132,6 +139,7 @@ class Door:
         try:
             await self.service.start()
             serving = asyncio.create_task(self._server.serve(sockets=[self._listener]))
+            sweeping = asyncio.create_task(self.gate.sweep())
             try:
                 if on_ready is not None:
                     on_ready(self.address)
@@ -144,6 +152,8 @@ class Door:
                 await self._flush()
                 self._server.should_exit = True
                 await serving
+                sweeping.cancel()
+                await asyncio.gather(sweeping, return_exceptions=True)
         finally:
             await self.service.stop()
             if with_signals:

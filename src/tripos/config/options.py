@@ -67,6 +67,12 @@ class ServerOptions:
     api_key_file: str = _setting("", "text", "File with one API key per line. Without it no key is asked for.")
     i_accept_no_auth: bool = _setting(False, "switch", "Listen beyond this machine although no key is asked for.")
     drain_s: float = _setting(30.0, "seconds", "Time that running requests get to finish on SIGTERM.", high=86400)
+    max_connections: int = _setting(
+        1024, "count", "Most clients connected at once; fewer where the limit on open files says so.", low=1, high=65536
+    )
+    max_peer_connections: int = _setting(
+        128, "count", "Of these, most from one address that is not this machine's.", low=1, high=65536
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
