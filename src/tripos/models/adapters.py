@@ -70,7 +70,9 @@ def read_adapter(folder: Path, places: Mapping[str, Place], *, max_rank: int, dt
     Raises ModelRefused naming the file, the field or tensor, and the next step.
     """
     if not folder.is_dir():
-        raise ModelRefused(f"{folder.name}: no such adapter; expected a directory with {CONFIG_FILE} and {WEIGHTS_FILE}")
+        raise ModelRefused(
+            f"{folder.name}: no such adapter; expected a directory with {CONFIG_FILE} and {WEIGHTS_FILE}"
+        )
     config_bytes = _read(folder / CONFIG_FILE, MAX_CONFIG_BYTES)
     config = _Config(parse_json(config_bytes, CONFIG_FILE), places, max_rank)
     data = _read(folder / WEIGHTS_FILE, _most_bytes(places, max_rank))
@@ -137,7 +139,9 @@ def _pairs(tensors: Mapping[str, WeightTensor]) -> dict[str, tuple[WeightTensor,
             raise ModelRefused(f"{WEIGHTS_FILE}: tensor {name} is {tensor.dtype} {shape}; expected a float matrix")
         found.setdefault(match[1], {})[match[2]] = tensor
     if not found:
-        raise ModelRefused(f"{WEIGHTS_FILE}: holds no tensor; expected base_model.model.<module>.lora_A.weight and lora_B")
+        raise ModelRefused(
+            f"{WEIGHTS_FILE}: holds no tensor; expected base_model.model.<module>.lora_A.weight and lora_B"
+        )
     for module, pair in found.items():
         if len(pair) != 2:
             raise ModelRefused(f"{WEIGHTS_FILE}: {module} has lora_{''.join(pair)} only; save the adapter again")
@@ -167,8 +171,12 @@ class _Config:
         self._check_kind()
         self._rank = self._integer("r", raw.get("r"))
         self._alpha = self._number("lora_alpha", raw.get("lora_alpha"))
-        self._ranks = {key: self._integer("rank_pattern", value) for key, value in self._pattern("rank_pattern").items()}
-        self._alphas = {key: self._number("alpha_pattern", value) for key, value in self._pattern("alpha_pattern").items()}
+        self._ranks = {
+            key: self._integer("rank_pattern", value) for key, value in self._pattern("rank_pattern").items()
+        }
+        self._alphas = {
+            key: self._number("alpha_pattern", value) for key, value in self._pattern("alpha_pattern").items()
+        }
         self._targets = self._read_targets()
 
     def _refuse(self, field: str, reason: str) -> ModelRefused:
@@ -181,7 +189,9 @@ class _Config:
         if raw.get("task_type") not in (None, "CAUSAL_LM"):
             raise self._refuse("task_type", f"is {_shown(raw['task_type'])}; only CAUSAL_LM is supported")
         if raw.get("bias", "none") != "none":
-            raise self._refuse("bias", f"is {_shown(raw['bias'])}; train with none, or merge the adapter into the model")
+            raise self._refuse(
+                "bias", f"is {_shown(raw['bias'])}; train with none, or merge the adapter into the model"
+            )
         start = raw.get("init_lora_weights")
         if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
             reason = f"is {_shown(start)}, which changed the base model too: convert the adapter to plain LoRA (PEFT's "
@@ -247,10 +257,14 @@ class _Config:
             return
         named = {module for module in self._modules if any(_names(target, module) for target in self._targets)}
         if extra := sorted(given - named):
-            raise ModelRefused(f"{WEIGHTS_FILE}: {extra[0]} has tensors, but target_modules of {CONFIG_FILE} leave it out")
+            raise ModelRefused(
+                f"{WEIGHTS_FILE}: {extra[0]} has tensors, but target_modules of {CONFIG_FILE} leave it out"
+            )
         is_partial = any(self._raw.get(field) is not None for field in ("layers_to_transform", "exclude_modules"))
         if not is_partial and (missing := sorted(named - given)):
-            raise ModelRefused(f"{WEIGHTS_FILE}: {missing[0]} has no tensors, but target_modules of {CONFIG_FILE} name it")
+            raise ModelRefused(
+                f"{WEIGHTS_FILE}: {missing[0]} has no tensors, but target_modules of {CONFIG_FILE} name it"
+            )
 
     def low_rank(self, module: str, a: WeightTensor, b: WeightTensor, dtype: str) -> LowRank:
         """The module's matrices as `dtype`, with its scale."""

@@ -72,7 +72,9 @@ def check_adapter(adapter: Adapter, known: Mapping[str, Place], slot: int, num_s
     for name, low in adapter.items():
         place = known.get(name)
         if place is None:
-            raise ModelRefused(f"the adapter adds to {name}, which is no linear of the model that an adapter may change")
+            raise ModelRefused(
+                f"the adapter adds to {name}, which is no linear of the model that an adapter may change"
+            )
         if (low.b.shape[0], low.a.shape[1]) != place.shape or low.b.shape[1] != low.rank:
             raise ModelRefused(
                 f"the adapter's matrices {list(low.a.shape)} and {list(low.b.shape)} for {name} do not fit its shape "
@@ -81,4 +83,6 @@ def check_adapter(adapter: Adapter, known: Mapping[str, Place], slot: int, num_s
         if not 1 <= low.rank <= place.max_rank:
             raise ModelRefused(f"the adapter's rank for {name} is {low.rank}, must be 1 to {place.max_rank}")
         if low.a.dtype != low.b.dtype or low.a.dtype not in ("f32", "bf16"):
-            raise ModelRefused(f"the adapter's matrices for {name} are {low.a.dtype} and {low.b.dtype}: use f32 or bf16")
+            raise ModelRefused(
+                f"the adapter's matrices for {name} are {low.a.dtype} and {low.b.dtype}: use f32 or bf16"
+            )

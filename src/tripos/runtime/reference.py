@@ -220,7 +220,9 @@ class ReferenceExecutor:
             rows = slice(step.query_start[b], step.query_start[b + 1])
             scores = np.einsum("nhgd,lhd->nhgl", q[rows], k[rows]) * np.float32(op.attrs["scale"])
             ahead = np.arange(scores.shape[0])[None] - np.arange(scores.shape[0])[:, None]  # key - query
-            visible = (ahead >= (-left if left >= 0 else -len(ahead))) & (ahead <= (right if right >= 0 else len(ahead)))
+            visible = (ahead >= (-left if left >= 0 else -len(ahead))) & (
+                ahead <= (right if right >= 0 else len(ahead))
+            )
             scores = np.where(visible[:, None, None], scores, -np.inf)
             weights = np.exp(scores - scores.max(-1, keepdims=True))
             weights /= weights.sum(-1, keepdims=True)
