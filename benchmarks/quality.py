@@ -173,7 +173,7 @@ def measure(source: str, arguments: argparse.Namespace) -> list[Row]:
     """All formats of one model."""
     opened = open_model(ModelOptions(source=source))
     tokenizer, is_assistant = opened.source.tokenizer, source == ASSISTANT
-    max_len = opened.fit.max_model_len
+    max_len = opened.need.max_model_len
     texts = conversations(tokenizer) if is_assistant else documents(arguments.text, tokenizer, max_len)
     judged = limited(texts, arguments.tokens)
     exact = list(log_probabilities(opened, judged, *EXACT, arguments.threads))

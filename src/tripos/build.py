@@ -9,16 +9,17 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 
-from tripos.config import ModelOptions, ServiceOptions
+from tripos.config import LimitsStage, ModelOptions, RouteOptions, ServiceOptions
 from tripos.controls.deadline import deadline
-from tripos.controls.limits import limits
+from tripos.controls.limits import LimitsOptions, limits
+from tripos.controls.priority import priority
 from tripos.engine.engine import Engine, EngineOptions
 from tripos.engine.llm import LanguageModel
-from tripos.engine.memory import Fit, MemoryOptions, fit, mib
+from tripos.engine.memory import MemoryOptions, Need, measure, mib
 from tripos.engine.scheduler import SchedulerOptions
 from tripos.errors import ConfigError, EnvironmentProblem
 from tripos.models.config import ModelConfig, parse_config
@@ -27,10 +28,11 @@ from tripos.models.registry import adapt_weights, check_weights, trace
 from tripos.models.source import GenerationDefaults, Source, open_source
 from tripos.plan.ir import Plan, Weights, WeightTensor
 from tripos.plan.passes import optimize
+from tripos.residents import Parts, Residents
 from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
 from tripos.runtime.machine import available_memory_bytes, cpu_name, num_cores
 from tripos.service import Service
-from tripos.types import ModelCard, Sampling
+from tripos.types import Model, ModelCard, Priority, Sampling, Stage
 
 Progress = Callable[[str, float], None]
 
@@ -46,18 +48,91 @@ def ignore_progress(phase: str, done: float) -> None:
 # -- one model ------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Opened:
-    """A model's files, read and checked against each other; nothing packed yet."""
+    """A model's files, read and checked against each other; nothing packed yet. Implements residents.Opening."""
 
+    options: ModelOptions
     source: Source
     config: ModelConfig
     plan: Plan  # as traced
     weights: Weights  # under the plan's names
-    fit: Fit
+    need: Need
     notes: tuple[str, ...]  # what was found and is not used
+
+    @property
+    def name(self) -> str:
+        """That clients ask for."""
+        return self.options.name or self.source.name
+
+    @property
+    def min_bytes(self) -> int:
+        return self.need.min_bytes
+
+    @property
+    def max_bytes(self) -> int:
+        return self.need.max_bytes
+
+    @property
+    def fixed_bytes(self) -> int:
+        return self.options.memory
+
+    def held_bytes(self, memory_bytes: int) -> int:
+        """What is taken of the memory that may be. Raises ModelRefused when it is too little."""
+        return self.need.within(memory_bytes).held_bytes
+
+    def rows(self, memory_bytes: int) -> list[tuple[str, ...]]:
+        """A table for people: what the model needs and gets. Raises ModelRefused."""
+        return self.need.within(memory_bytes).rows() + [("note", note) for note in self.notes]
 
     def optimized(self) -> Plan:
         """The plan that runs: fused, except across weights that are stored in different formats."""
         return optimize(self.plan, {name: _kind(self.weights[name]) for name in self.plan.weights})
+
+    def load(self, memory_bytes: int, progress: Progress = ignore_progress) -> LanguageModel:
+        """Pack, and reserve the cache. Raises ModelRefused, EnvironmentProblem."""
+        fit = self.need.within(memory_bytes)
+        with ThreadPoolExecutor(1, thread_name_prefix="tripos-digest") as pool:
+            digest = pool.submit(lambda: self.source.digest)  # releases the GIL, so it runs beside packing
+            progress("pack", 0.0)
+            executor = make_executor(executor_options(self.options))
+            try:
+                executor.load(self.optimized(), self.weights)
+                progress("cache", 0.0)
+                num_blocks = executor.reserve(fit.num_blocks)
+                progress("digest", 0.0)
+                card = self._card(executor.info(), digest.result())
+            except BaseException:
+                executor.close()
+                raise
+        engine_options = EngineOptions(
+            num_blocks=num_blocks,
+            block_size=BLOCK_SIZE,
+            max_model_len=card.max_model_len,
+            scheduler=scheduler_options(self.options),
+        )
+        progress("ready", 1.0)
+        return LanguageModel(card, self.source.tokenizer, Engine(executor, engine_options))
+
+    def load_models(self, memory_bytes: int, progress: Progress = ignore_progress) -> list[Model]:
+        """As residents.Opening wants it."""
+        return [self.load(memory_bytes, progress)]
+
+    def _card(self, info: ExecutorInfo, digest: str) -> ModelCard:
+        return ModelCard(
+            name=self.name,
+            task="generate",
+            digest=digest,
+            max_model_len=self.need.max_model_len,
+            vocab_size=self.config.vocab_size,
+            architecture=self.config.architecture,
+            weights=info.weights,
+            num_parameters=sum(prod(spec.shape) for spec in self.plan.weights.values()),
+            created=int(time.time()),
+            sampling=_recommended(self.source.generation),
+        )
+
+    def close(self) -> None:
+        """Let go of the files, if the model was not loaded."""
+        self.source.close()
 
 
 def _kind(tensor: WeightTensor) -> str:
@@ -68,48 +143,39 @@ def _kind(tensor: WeightTensor) -> str:
 def open_model(options: ModelOptions) -> Opened:
     """Open and check. Milliseconds: files are mapped, not read. Raises ModelRefused, ConfigError."""
     source = open_source(options.source)
-    if source.packed_as is not None and options.weights not in ("auto", source.packed_as):
-        raise ConfigError(
-            f"{source.name} is packed as {source.packed_as} and cannot run as {options.weights}: "
-            "leave --weights out, or give the model that it was packed from"
-        )
-    config = parse_config(source.config, source.name)
-    plan = trace(config)
-    weights = adapt_weights(config, source.weights)
-    unused = check_weights(plan, weights)
-    notes = source.notes
-    if unused:
-        notes += (f"{len(unused)} tensors are not used, among them {unused[0]}",)
-    fits = fit(source.name, plan, weights, config.max_position_embeddings, _memory_options(options))
-    return Opened(source, config, plan, weights, fits, notes)
+    try:
+        if source.packed_as is not None and options.weights not in ("auto", source.packed_as):
+            raise ConfigError(
+                f"{source.name} is packed as {source.packed_as} and cannot run as {options.weights}: "
+                "leave --weights out, or give the model that it was packed from"
+            )
+        config = parse_config(source.config, source.name)
+        plan = trace(config)
+        weights = adapt_weights(config, source.weights)
+        unused = check_weights(plan, weights)
+        notes = source.notes
+        if unused:
+            notes += (f"{len(unused)} tensors are not used, among them {unused[0]}",)
+        need = measure(source.name, plan, weights, config.max_position_embeddings, _memory_options(options))
+    except BaseException:
+        source.close()
+        raise
+    return Opened(options, source, config, plan, weights, need, notes)
 
 
 def load_model(options: ModelOptions, progress: Progress = ignore_progress) -> LanguageModel:
-    """Open, check, pack and reserve. Raises ModelRefused, ConfigError, EnvironmentProblem."""
+    """One model alone: open, check, pack and reserve. Raises ModelRefused, ConfigError, EnvironmentProblem."""
     progress("open", 0.0)
-    opened = open_model(options)
-    with ThreadPoolExecutor(1, thread_name_prefix="tripos-digest") as pool:
-        digest = pool.submit(lambda: opened.source.digest)  # releases the GIL, so it runs beside packing
-        progress("pack", 0.0)
-        executor = make_executor(executor_options(options))
-        executor.load(opened.optimized(), opened.weights)
-        progress("cache", 0.0)
-        num_blocks = executor.reserve(opened.fit.num_blocks)
-        progress("digest", 0.0)
-        card = _card(options, opened, executor.info(), digest.result())
-    engine_options = EngineOptions(
-        num_blocks=num_blocks,
-        block_size=BLOCK_SIZE,
-        max_model_len=card.max_model_len,
-        scheduler=scheduler_options(options),
-    )
-    progress("ready", 1.0)
-    return LanguageModel(card, opened.source.tokenizer, Engine(executor, engine_options))
+    return open_model(options).load(options.memory or free_memory_bytes(), progress)
+
+
+def free_memory_bytes() -> int:
+    """What models may take when nobody says how much."""
+    return max(0, available_memory_bytes() - MEMORY_RESERVE_BYTES)
 
 
 def _memory_options(options: ModelOptions) -> MemoryOptions:
     return MemoryOptions(
-        limit_bytes=options.memory or max(0, available_memory_bytes() - MEMORY_RESERVE_BYTES),
         block_size=BLOCK_SIZE,
         max_sequences=options.max_sequences,
         max_model_len=options.max_model_len,
@@ -161,7 +227,7 @@ def quantize_model(options: ModelOptions, folder: Path, progress: Progress = ign
     from tripos.runtime.native import NativeExecutor
 
     progress("open", 0.0)
-    opened = open_model(replace(options, max_model_len=1))  # no cache is wanted
+    opened = open_model(options)
     if opened.source.packed_as is not None:
         raise ConfigError(f"{opened.source.name} is packed already: give the model that it was packed from")
     plan = opened.optimized()
@@ -186,21 +252,6 @@ def quantize_model(options: ModelOptions, folder: Path, progress: Progress = ign
         opened.source.close()
 
 
-def _card(options: ModelOptions, opened: Opened, info: ExecutorInfo, digest: str) -> ModelCard:
-    return ModelCard(
-        name=options.name or opened.source.name,
-        task="generate",
-        digest=digest,
-        max_model_len=opened.fit.max_model_len,
-        vocab_size=opened.config.vocab_size,
-        architecture=opened.config.architecture,
-        weights=info.weights,
-        num_parameters=sum(prod(spec.shape) for spec in opened.plan.weights.values()),
-        created=int(time.time()),
-        sampling=_recommended(opened.source.generation),
-    )
-
-
 def _recommended(defaults: GenerationDefaults) -> Sampling:
     given = {name: value for name, value in asdict(defaults).items() if value is not None}
     return Sampling(**given)
@@ -211,7 +262,7 @@ def fit_table(options: ModelOptions) -> list[tuple[str, ...]]:
     """What the model needs and gets, before it is loaded. Raises as open_model."""
     opened = open_model(options)
     try:
-        return opened.fit.rows() + [("note", note) for note in opened.notes]
+        return opened.rows(options.memory or free_memory_bytes())
     finally:
         opened.source.close()
 
@@ -238,12 +289,37 @@ def describe_machine(options: ModelOptions) -> list[tuple[str, ...]]:
 
 
 # -- the service ----------------------------------------------------------------------------------------------------
-def build_service(options: ServiceOptions, progress: Progress = ignore_progress) -> Service:
-    """Load every model and put its stages around it. Raises as load_model, and ConfigError for two equal names."""
+def build_service(
+    options: ServiceOptions,
+    progress: Progress = ignore_progress,
+    show: Callable[[list[tuple[str, ...]]], None] = lambda rows: None,
+    read_options: Callable[[], ServiceOptions] | None = None,
+) -> Service:
+    """Load every model and put its stages around it. `show` gets a table per model before anything is packed;
+    `read_options` reads the configuration again. Raises as load_model, and ConfigError for two equal names."""
     service = Service()
-    for model_options in options.models:
-        model = load_model(model_options, progress)
-        if any(model.card.name == card.name for card in service.cards):
-            raise ConfigError(f"two models are named {model.card.name}: serve one of them under another --name")
-        service.add(model, (limits(max_model_len=model.card.max_model_len), deadline()))
+    parts = Parts(open_model, make_stages, free_memory_bytes, read_options)
+    Residents(service, options, parts).fill(progress, show)
     return service
+
+
+def check_service(options: ServiceOptions) -> list[list[tuple[str, ...]]]:
+    """A table per model that would be loaded at the start. Loads nothing; raises as build_service."""
+    tables: list[list[tuple[str, ...]]] = []
+    openings = Residents(Service(), options, Parts(open_model, make_stages, free_memory_bytes)).open_all(tables.append)
+    for opening, _ in openings:
+        opening.close()
+    return tables
+
+
+def make_stages(route: RouteOptions, model: Model) -> list[Stage]:
+    """The stages of a route around its model, the outermost first."""
+    stages: list[Stage] = []
+    if route.need.class_ == "bulk":
+        stages.append(priority(Priority.BATCH))
+    for each in route.stages:
+        if isinstance(each, LimitsStage):
+            stages.append(limits(LimitsOptions(**asdict(each)), model.card.max_model_len))
+        else:
+            stages.append(deadline(route.need.deadline_s))
+    return stages

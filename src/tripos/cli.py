@@ -21,6 +21,7 @@ from tripos.errors import ConfigError, TriposError
 if TYPE_CHECKING:
     import asyncio
 
+    from tripos.client import AdminClient
     from tripos.service import Service
     from tripos.types import Message, Sampling
 
@@ -49,10 +50,12 @@ def _settings(*names: str) -> Callable[[Command], Command]:
 MODEL_SETTINGS = (
     "threads", "weights", "kv_cache", "max_sequences", "max_model_len", "token_budget", "speculate", "memory",
 )  # fmt: skip
-SERVER_SETTINGS = ("name", "host", "port", "api_key_file", "i_accept_no_auth", "drain_s")
+ADMIN_SETTINGS = tuple(name for name in MODEL_SETTINGS if name != "memory")  # which is the server's
+SERVER_SETTINGS = ("name", "host", "port", "api_key_file", "i_accept_no_auth", "drain_s", "model_roots")
 
 
 Flags = tuple[str, ...] | bool
+_config_file = click.option("--config", "file", metavar="FILE", default="", help="The service file (./tripos.toml).")
 
 
 def _given(flags: dict[str, Flags]) -> dict[str, str]:
@@ -66,6 +69,18 @@ def _given(flags: dict[str, Flags]) -> dict[str, str]:
     return given
 
 
+def _read_options(
+    models: tuple[str, ...], file: str, flags: dict[str, Flags]
+) -> tuple[config.ServiceOptions, Callable[[], config.ServiceOptions]]:
+    """The options that hold, and how to read them again."""
+    given, found = _given(flags), config.find_file(file)
+
+    def read() -> config.ServiceOptions:
+        return config.read_options(models, given, os.environ, found)
+
+    return read(), read
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="tripos", message="%(prog)s %(version)s")
 def tripos() -> None:
@@ -74,20 +89,22 @@ def tripos() -> None:
 
 @tripos.command()
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
+@_config_file
 @_settings(*SERVER_SETTINGS, *MODEL_SETTINGS)
-def serve(models: tuple[str, ...], **flags: Flags) -> None:
+def serve(models: tuple[str, ...], file: str, **flags: Flags) -> None:
     """Serve models over HTTP.
 
-    MODEL is a directory, a .gguf file, hf:org/name or demo:assistant (the default).
+    MODEL is a directory, a .gguf file, hf:org/name or demo:assistant (the default). MODELs that are named here are
+    served instead of those in the service file.
     """
-    options = config.read_options(models, _given(flags), os.environ)
+    options, read_options = _read_options(models, file, flags)
     from tripos import build
-    from tripos.api import server
+    from tripos.api import auth, server
 
+    if options.server.api_key_file:
+        auth.read_keys(options.server.api_key_file)  # before minutes of loading
     startup = Startup()
-    for model in options.models:
-        echo_table(build.fit_table(model), err=True)
-    service = build.build_service(options, progress=startup)
+    service = build.build_service(options, startup, lambda rows: echo_table(rows, err=True), read_options)
     server.serve(service, options.server, on_ready=startup.finish)
 
 
@@ -174,6 +191,117 @@ def doctor(model: str | None, **flags: Flags) -> None:
     echo_table(build.describe_machine(options.models[0]))
     click.echo()
     echo_table(build.fit_table(options.models[0]))
+
+
+@tripos.group(name="config")
+def config_group() -> None:
+    """Look at the settings that hold."""
+
+
+@config_group.command()
+@_config_file
+@_settings(*SERVER_SETTINGS, *MODEL_SETTINGS)
+def show(file: str, **flags: Flags) -> None:
+    """Print every setting, its value, and where the value comes from."""
+    options, _ = _read_options((), file, flags)
+    echo_table([("setting", "value", "from"), *config.effective(options)])
+
+
+@config_group.command()
+@_config_file
+@_settings(*SERVER_SETTINGS, *MODEL_SETTINGS)
+def check(file: str, **flags: Flags) -> None:
+    """Read settings, API keys and models as serve would, and say whether it could start. Nothing is loaded."""
+    options, _ = _read_options((), file, flags)
+    from tripos import build
+    from tripos.api import auth
+
+    if options.server.api_key_file:
+        auth.read_keys(options.server.api_key_file)
+    for rows in build.check_service(options):
+        echo_table(rows)
+        click.echo()
+    click.echo(
+        f"{options.file or 'settings'}: {len(options.models)} models, {len(options.routes)} routes: as it should be"
+    )
+
+
+@tripos.group(name="models")
+@click.option("--url", default="", help="Address of the server. Default: where the settings say that it listens.")
+@_config_file
+@_settings("api_key_file")
+@click.pass_context
+def models_group(context: click.Context, /, url: str, file: str, **flags: Flags) -> None:
+    """Load, unload and list models of a running server."""
+    options = config.read_options((), _given(flags), os.environ, config.find_file(file))
+    from tripos.client import AdminClient
+
+    server = options.server
+    host = "127.0.0.1" if server.host in ("0.0.0.0", "::", "localhost") else server.host
+    address = f"[{host}]" if ":" in host else host
+    context.obj = AdminClient(url or f"http://{address}:{server.port}", server.api_key_file)
+
+
+@models_group.command(name="list")
+@click.pass_obj
+def list_models(client: AdminClient) -> None:
+    """Every model's state, memory and calls in flight."""
+    found = client.ask("GET", "/admin/models")
+    rows = [("model", "state", "memory", "calls", "routes", "source")]
+    for each in found["models"]:
+        size, routes = f"{each['memory_bytes'] / 2**20:,.1f} MiB", ", ".join(each["routes"])
+        state = each["state"] + (f" ({each['error']})" if each["error"] else "")
+        rows.append((each["name"], state, size, str(each["num_in_flight"]), routes, each["source"]))
+    echo_table(rows)
+    memory = found["memory"]
+    click.echo(f"{memory['free_bytes'] / 2**20:,.1f} of {memory['total_bytes'] / 2**20:,.1f} MiB are free")
+
+
+@models_group.command()
+@click.argument("name")
+@click.argument("source", default="")
+@_settings(*ADMIN_SETTINGS)
+@click.pass_obj
+def load(client: AdminClient, /, name: str, source: str, **flags: Flags) -> None:
+    """Load a model that the configuration names, or SOURCE as NAME."""
+    body = {"name": name, "source": source, "options": _typed(flags)}
+    _echo_loaded(client.ask("POST", "/admin/models/load", body))
+
+
+@models_group.command()
+@click.argument("name", default="")
+@click.argument("source", default="")
+@_settings(*ADMIN_SETTINGS)
+@click.pass_obj
+def reload(client: AdminClient, /, name: str, source: str, **flags: Flags) -> None:
+    """Load NAME anew (from SOURCE) and switch to it, no request dropped. Without NAME: read tripos.toml again."""
+    if not name:
+        report = client.ask("POST", "/admin/reread", {})
+        for key, value in report.items():
+            click.echo(f"{key}: {value or 'none'}")
+        if report["failed"]:
+            raise TriposError("some models could not be loaded")
+        return
+    body = {"name": name, "source": source, "options": _typed(flags)}
+    _echo_loaded(client.ask("POST", "/admin/models/reload", body))
+
+
+@models_group.command()
+@click.argument("name")
+@click.pass_obj
+def unload(client: AdminClient, name: str) -> None:
+    """Let NAME's calls end, then free its memory."""
+    done = client.ask("POST", "/admin/models/unload", {"name": name})
+    cut_off = f"; {done['num_cut_off']} calls were cut off" if done["num_cut_off"] else ""
+    click.echo(f"{name} is unloaded{cut_off}")
+
+
+def _typed(flags: dict[str, Flags]) -> dict[str, Any]:
+    return {name: config.parse(name, text, config.flag(name)) for name, text in _given(flags).items()}
+
+
+def _echo_loaded(model: dict[str, Any]) -> None:
+    click.echo(f"{model['name']} is {model['state']}: {model['memory_bytes'] / 2**20:,.1f} MiB, {model['source']}")
 
 
 def read_question() -> str:

@@ -4,6 +4,7 @@ TriposError
 ├── InvalidRequest            400  the client's mistake; `param` names the JSON path
 │   ├── ContextLengthExceeded 400
 │   ├── NotFound              404  (model_not_found, not_found)
+│   ├── Conflict              409  not in this state: a name that is taken, memory that is full
 │   ├── RequestTimeout        408  the client sends or reads too slowly
 │   ├── RequestTooLarge       413
 │   ├── Unauthorized          401
@@ -57,6 +58,11 @@ class ContextLengthExceeded(InvalidRequest):
 class NotFound(InvalidRequest):
     status = 404
     code = "not_found"
+
+
+class Conflict(InvalidRequest):
+    status = 409
+    code = "conflict"
 
 
 class RequestTimeout(InvalidRequest):

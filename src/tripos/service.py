@@ -122,6 +122,11 @@ class Service:
         return [route.card for route in self._routes.values()]
 
     @property
+    def routes(self) -> dict[str, Model]:
+        """Every name that clients may ask for → the model at its end."""
+        return {name: route.model for name, route in self._routes.items()}
+
+    @property
     def models(self) -> list[Model]:
         """Each once, though several routes may lead to it."""
         return list(dict.fromkeys(route.model for route in self._routes.values()))
@@ -217,6 +222,8 @@ class Service:
     async def stop(self) -> None:
         """End every model now; calls in flight get an error. Idempotent."""
         self.close()
+        if self.residents is not None:
+            await self.residents.stop()
         self._is_started = False
         for model in reversed(self.models):
             await model.stop()

@@ -15,6 +15,7 @@ from starlette.routing import Route as Path
 from starlette.types import Receive, Scope, Send
 
 from tripos.api import access_log
+from tripos.api.admin import check_local
 from tripos.api.auth import Keys
 from tripos.api.exchange import ClientLeft, Exchange
 from tripos.api.hosts import LOOPBACK, check_host
@@ -68,7 +69,9 @@ class App:
             route = self._exact.get((exchange.scope["method"], exchange.scope["path"])) or self._find(exchange)
             exchange.dialect = route.dialect
             if not route.is_public:
-                exchange.principal = self.keys.principal(exchange.scope["headers"])
+                exchange.principal = self.keys.principal(exchange.scope["headers"], route.scope)
+                if route.scope == "admin" and not self.keys:
+                    check_local(exchange)
             await route.endpoint(exchange, self.service)
         except TriposError as error:
             if error.status == 500:

@@ -1,4 +1,7 @@
-"""API keys: who asks. Deny by default as soon as one key is configured.
+"""API keys: who asks, and what for. Deny by default as soon as one key is configured.
+
+Two scopes: `generate` opens everything that answers, `admin` what changes the server. A key has `generate` unless its
+line says otherwise.
 
 Keeps SHA-256 digests only. Keys are random, so a plain hash is enough; comparison takes the same time wherever two
 digests differ. Refuses to know routes: the app asks for every endpoint that is not public.
@@ -8,13 +11,22 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Literal, get_args
 
-from tripos.errors import ConfigError, EnvironmentProblem, Unauthorized
+from tripos.errors import ConfigError, EnvironmentProblem, PermissionDenied, Unauthorized
+
+log = logging.getLogger(__name__)
+
+Scope = Literal["generate", "admin"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 MIN_KEY_CHARS, MAX_KEY_CHARS = 16, 512
+MAX_KEYS, MAX_FILE_BYTES = 1024, 1 << 20
 _PATTERNS = {
     b"authorization": re.compile(rb"(?i:bearer) +([\x21-\x7e]{1,512})"),
     b"x-api-key": re.compile(rb"([\x21-\x7e]{1,512})"),
@@ -24,16 +36,17 @@ _PATTERNS = {
 class Keys:
     """The keys that open this server; none: everyone may ask."""
 
-    def __init__(self, keys: list[str] | tuple[str, ...] = ()) -> None:
-        digests = [_digest(key.encode()) for key in keys]
-        self._digests = {digest: f"key-{digest.hex()[:12]}" for digest in digests}
+    def __init__(self, keys: Iterable[str] | Mapping[str, frozenset[Scope]] = ()) -> None:
+        """`keys`: with their scopes, or keys that may generate."""
+        scopes = keys if isinstance(keys, Mapping) else dict.fromkeys(keys, frozenset[Scope]({"generate"}))
+        self._keys = {_digest(key.encode()): each for key, each in scopes.items()}
 
     def __bool__(self) -> bool:
-        return bool(self._digests)
+        return bool(self._keys)
 
-    def principal(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
-        """The id of the key in Authorization or x-api-key; one of them. Raises Unauthorized."""
-        if not self._digests:
+    def principal(self, headers: Iterable[tuple[bytes, bytes]], scope: Scope = "generate") -> str:
+        """The id of the key in Authorization or x-api-key; one of them. Raises Unauthorized, PermissionDenied."""
+        if not self._keys:
             return ""
         sent = [(name, value) for name, value in headers if name in _PATTERNS and value.strip()]
         if not sent:
@@ -43,33 +56,61 @@ class Keys:
         if match is None:
             raise Unauthorized("send one key: Authorization: Bearer <key>, or x-api-key: <key>")
         given = _digest(match[1])
-        found = ""
-        for digest, key_id in self._digests.items():
+        found = None
+        for digest, scopes in self._keys.items():
             if hmac.compare_digest(given, digest):
-                found = key_id
-        if not found:
+                found = scopes
+        if found is None:
             raise Unauthorized("this API key is not known")
-        return found
+        if scope not in found:
+            raise PermissionDenied(f"this API key has no {scope} scope")
+        return f"key-{given.hex()[:12]}"
 
 
 def read_keys(path: str) -> Keys:
-    """Keys from a file, one per line; empty lines and lines with # in front are skipped.
+    """Keys from a file, one per line: the key, and after a space its scopes, separated by commas. Empty lines and lines
+    with # in front are skipped.
 
     Raises EnvironmentProblem (cannot be read), ConfigError (no usable key).
     """
+    found: dict[str, frozenset[Scope]] = {}
+    for number, line in enumerate(_read(path), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        key, _, scopes = line.strip().partition(" ")
+        if not MIN_KEY_CHARS <= len(key) <= MAX_KEY_CHARS or not key.isprintable():
+            raise ConfigError(
+                f"line {number} of the API key file: a key has {MIN_KEY_CHARS} to {MAX_KEY_CHARS} visible characters"
+            )
+        if key in found:
+            raise ConfigError(f"line {number} of the API key file: this key stands there twice")
+        found[key] = _scopes(scopes, number)
+        if len(found) > MAX_KEYS:
+            raise ConfigError(f"the API key file holds more than {MAX_KEYS} keys")
+    if not found:
+        raise ConfigError("the API key file holds no key: nobody could ask")
+    return Keys(found)
+
+
+def _read(path: str) -> list[str]:
     try:
-        lines = Path(path).read_text(encoding="ascii").splitlines()
+        with Path(path).open("rb") as file:
+            if os.fstat(file.fileno()).st_mode & 0o004:
+                log.warning("the API key file can be read by every user of this machine: chmod 600 it")
+            data = file.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise ConfigError(f"the API key file is larger than {MAX_FILE_BYTES >> 20} MiB")
+        return data.decode("ascii").splitlines()
     except (OSError, ValueError) as error:
         raise EnvironmentProblem(f"the API key file cannot be read: {type(error).__name__}") from None
-    keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    for number, key in enumerate(keys, 1):
-        if not MIN_KEY_CHARS <= len(key) <= MAX_KEY_CHARS or not key.isprintable() or " " in key:
-            raise ConfigError(
-                f"API key {number} of the key file must have {MIN_KEY_CHARS} to {MAX_KEY_CHARS} visible characters"
-            )
-    if not keys:
-        raise ConfigError("the API key file holds no key: nobody could ask")
-    return Keys(keys)
+
+
+def _scopes(text: str, number: int) -> frozenset[Scope]:
+    given = [scope.strip() for scope in text.split(",")] if text.strip() else ["generate"]
+    unknown = [scope for scope in given if scope not in SCOPES]
+    if unknown:
+        raise ConfigError(f"line {number} of the API key file: after the key stand scopes, {' or '.join(SCOPES)}")
+    return frozenset(scope for scope in SCOPES if scope in given)
 
 
 def _digest(key: bytes) -> bytes:

@@ -16,10 +16,15 @@ async def livez(exchange: Exchange, service: Service) -> None:
 
 async def readyz(exchange: Exchange, service: Service) -> None:
     """Every model moves on, and new calls are taken."""
-    reason = service.unready()
-    if reason is not None:
-        raise Overloaded(f"not ready: {reason}", code=reason, retry_after_s=RETRY_S)
+    _check_ready(service)
     await exchange.answer_json({"status": "ok"})
+
+
+async def health(exchange: Exchange, service: Service) -> None:
+    """As readyz, with the state of every model for whoever has a key."""
+    _check_ready(service)
+    states = service.residents.states() if service.residents else {card.name: "ready" for card in service.cards}
+    await exchange.answer_json({"status": "ok", "models": states})
 
 
 async def metrics(exchange: Exchange, service: Service) -> None:
@@ -33,3 +38,9 @@ async def root(exchange: Exchange, service: Service) -> None:
 
 async def version(exchange: Exchange, service: Service) -> None:
     await exchange.answer_json({"version": __version__})
+
+
+def _check_ready(service: Service) -> None:
+    reason = service.unready()
+    if reason is not None:
+        raise Overloaded(f"not ready: {reason}", code=reason, retry_after_s=RETRY_S)

@@ -6,15 +6,17 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
-from tripos.api import anthropic, generate, models, ollama, probes, responses, tokens
+from tripos.api import admin, anthropic, generate, models, ollama, probes, responses, tokens
 from tripos.api.absent import absent
 from tripos.api.anthropic import ANTHROPIC
+from tripos.api.auth import Scope
 from tripos.api.dialect import OPENAI, Dialect
 from tripos.api.exchange import Exchange
 from tripos.api.ollama import OLLAMA
 from tripos.api.responses import RESPONSES
 from tripos.service import Service
 from tripos.version import __version__
+from tripos.wire import admin as admin_wire
 from tripos.wire.anthropic import messages
 from tripos.wire.fields import Table
 from tripos.wire.json import encode
@@ -40,6 +42,7 @@ class Route:
     fields: Table | None = None
     nested: Mapping[str, Table] = field(default_factory=dict)
     is_public: bool = False
+    scope: Scope = "generate"  # that a key must have
 
     @property
     def operation(self) -> Operation:
@@ -153,9 +156,42 @@ ROUTES = (
     Route("DELETE", "/api/delete", absent(NO_STORE), "501: models are named when the server starts", OLLAMA),
     Route("POST", "/tokenize", tokens.tokenize, "Text or messages to token ids", fields=tokens_wire.TOKENIZE),
     Route("POST", "/detokenize", tokens.detokenize, "Token ids to text", fields=tokens_wire.DETOKENIZE),
+    Route("GET", "/admin/models", admin.list_models, "Every model's state, memory and calls", scope="admin"),
+    Route(
+        "POST",
+        "/admin/models/load",
+        admin.load,
+        "Load a model while the others answer",
+        fields=admin_wire.LOAD,
+        scope="admin",
+    ),
+    Route(
+        "POST",
+        "/admin/models/reload",
+        admin.reload,
+        "Load a model anew and switch to it without a dropped request",
+        fields=admin_wire.RELOAD,
+        scope="admin",
+    ),
+    Route(
+        "POST",
+        "/admin/models/unload",
+        admin.unload,
+        "Drain a model and free its memory",
+        fields=admin_wire.UNLOAD,
+        scope="admin",
+    ),
+    Route(
+        "POST",
+        "/admin/reread",
+        admin.reread,
+        "Read tripos.toml again, as SIGHUP does",
+        fields=admin_wire.REREAD,
+        scope="admin",
+    ),
     Route("GET", "/livez", probes.livez, "The process answers", is_public=True),
     Route("GET", "/readyz", probes.readyz, "Every model moves on and new calls are taken, else 503", is_public=True),
-    Route("GET", "/health", probes.readyz, "As /readyz, but with a key if keys are configured"),
+    Route("GET", "/health", probes.health, "As /readyz, with every model's state; needs a key if keys are configured"),
     Route("GET", "/metrics", probes.metrics, "Prometheus text"),
     Route("GET", "/version", probes.version, "The version of the server"),
     Route("GET", "/", probes.root, "Name and version; some clients knock here first"),

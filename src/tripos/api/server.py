@@ -1,7 +1,8 @@
 """Runs the app on a socket: start, signals, graceful drain, stop.
 
 Owns the listening socket and uvicorn's settings. SIGTERM or SIGINT drains: /readyz and new requests get 503 at once,
-those in flight may finish; then their streams end with an error event. A second signal stops now.
+those in flight may finish; then their streams end with an error event. A second signal stops now. SIGHUP reads the
+configuration again.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from tripos.api.auth import Keys, read_keys
 from tripos.api.gate import Gate
 from tripos.api.hosts import LOOPBACK
 from tripos.api.protocol import Connection
-from tripos.errors import EnvironmentProblem
+from tripos.errors import EnvironmentProblem, TriposError
 from tripos.service import Service
+
+log = logging.getLogger(__name__)
 
 BACKLOG = 512
 SEND_BUFFER_BYTES = 128 * 1024  # what a client that does not read may hold in the kernel
@@ -105,6 +108,7 @@ class Door:
         self._signals = 0
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
+        self._rereading: asyncio.Task[None] | None = None  # the last one, kept from the garbage collector
         config = uvicorn.Config(
             app,
             http=partial(Connection, gate=self.gate),  # type: ignore[arg-type]  # a class, it says; it only calls it
@@ -130,12 +134,30 @@ class Door:
         if now or self._signals > 1:
             self._stop_now.set()
 
+    def reread(self) -> None:
+        """Read the configuration again; the log says what came of it."""
+        self._rereading = asyncio.get_running_loop().create_task(self._reread())
+
+    async def _reread(self) -> None:
+        if self.service.residents is None:
+            log.warning("SIGHUP: the models of this server are fixed")
+            return
+        try:
+            report = await self.service.residents.reread()
+        except TriposError as error:
+            log.error("SIGHUP: nothing was changed: %s", error.message)
+        else:
+            log.info(
+                "SIGHUP: %s", "; ".join(f"{key}: {value}" for key, value in report.items() if value) or "no change"
+            )
+
     async def run(self, on_ready: Callable[[str], None] | None = None, *, with_signals: bool = False) -> None:
         """Start the models, answer until `stop`, drain, stop the models."""
         loop = asyncio.get_running_loop()
         if with_signals:
             for each in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(each, self.stop)
+            loop.add_signal_handler(signal.SIGHUP, self.reread)
         try:
             await self.service.start()
             serving = asyncio.create_task(self._server.serve(sockets=[self._listener]))
@@ -157,7 +179,7 @@ class Door:
         finally:
             await self.service.stop()
             if with_signals:
-                for each in (signal.SIGTERM, signal.SIGINT):
+                for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                     loop.remove_signal_handler(each)
 
     async def _drain(self) -> None:

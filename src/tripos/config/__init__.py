@@ -1,36 +1,56 @@
-"""Settings: flags and environment → option structs. The only reader of TRIPOS_ variables.
+"""Settings: flags, environment and tripos.toml → option structs. The only reader of TRIPOS_ variables.
 
 One exception, so that the library also obeys them: runtime/native.py reads TRIPOS_ISA and TRIPOS_NATIVE_LIBRARY.
 Owns names, defaults, ranges and units of every setting (options.py); refuses to know what the settings do.
 """
 
+from tripos.config.change import Change, difference
+from tripos.config.file import DEFAULT_FILE, find_file
 from tripos.config.options import (
     DEFAULT_MODEL,
     NATIVE_VARIABLES,
     PREFIX,
+    DeadlineStage,
+    LimitsStage,
     ModelOptions,
+    NeedOptions,
+    RouteOptions,
     ServerOptions,
     ServiceOptions,
+    StageOptions,
     flag,
     settings,
+    tables,
     variable,
 )
-from tripos.config.read import is_loopback, read_environment, read_options
+from tripos.config.read import effective, is_loopback, model_options, read_environment, read_options
 from tripos.config.values import parse, parse_bytes
 
 __all__ = [
+    "DEFAULT_FILE",
     "DEFAULT_MODEL",
     "NATIVE_VARIABLES",
     "PREFIX",
+    "Change",
+    "DeadlineStage",
+    "LimitsStage",
     "ModelOptions",
+    "NeedOptions",
+    "RouteOptions",
     "ServerOptions",
     "ServiceOptions",
+    "StageOptions",
+    "difference",
+    "effective",
+    "find_file",
     "flag",
     "is_loopback",
+    "model_options",
     "parse",
     "parse_bytes",
     "read_environment",
     "read_options",
     "settings",
+    "tables",
     "variable",
 ]

@@ -10,7 +10,8 @@ PREFIX = "TRIPOS_"
 NATIVE_VARIABLES = ("TRIPOS_ISA", "TRIPOS_NATIVE_LIBRARY")
 DEFAULT_MODEL = "demo:assistant"
 
-Kind = Literal["text", "count", "seconds", "bytes", "switch"]
+Kind = Literal["text", "path", "paths", "count", "seconds", "bytes", "switch"]
+Rule = Mapping[str, Any]
 
 
 def _setting(
@@ -21,16 +22,19 @@ def _setting(
     low: float = 0,
     high: float = 2**40,
     choices: tuple[str, ...] = (),
+    is_flag: bool = True,  # False: in tripos.toml only
 ) -> Any:
-    metadata = {"kind": kind, "doc": doc, "low": low, "high": high, "choices": choices}
-    return field(default=default, metadata=metadata)
+    rule = {"kind": kind, "doc": doc, "low": low, "high": high, "choices": choices, "is_flag": is_flag}
+    return field(default=default, metadata=rule)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
     """How one model is loaded and how much it may hold at once."""
 
-    source: str = DEFAULT_MODEL
+    source: str = _setting(
+        DEFAULT_MODEL, "path", "A directory, a .gguf file, hf:org/name or demo:assistant.", is_flag=False
+    )
     name: str = _setting("", "text", "Name that clients ask for. Default: the last part of the source.")
     threads: int = _setting(0, "count", "Threads of the native executor. 0: one per core we may use.", high=1024)
     weights: str = _setting(
@@ -54,8 +58,13 @@ class ModelOptions:
         choices=("auto", "off"),
     )
     memory: int = _setting(
-        0, "bytes", "Memory for weights and cache together. 0: what is free now, less a reserve.", high=2**46
+        0,
+        "bytes",
+        "Memory for this model's weights and cache. 0: a share of the server's.",
+        high=2**46,
+        is_flag=False,
     )
+    preload: bool = _setting(True, "switch", "Load when the server starts. false: when an admin asks.", is_flag=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,33 +73,117 @@ class ServerOptions:
 
     host: str = _setting("127.0.0.1", "text", "Address to listen on.")
     port: int = _setting(8000, "count", "Port to listen on. 0: any free one, printed when ready.", high=65535)
-    api_key_file: str = _setting("", "text", "File with one API key per line. Without it no key is asked for.")
+    api_key_file: str = _setting(
+        "", "path", "File with one API key per line, and its scopes. Without it no key is asked for."
+    )
     i_accept_no_auth: bool = _setting(False, "switch", "Listen beyond this machine although no key is asked for.")
-    drain_s: float = _setting(30.0, "seconds", "Time that running requests get to finish on SIGTERM.", high=86400)
+    drain_s: float = _setting(
+        30.0, "seconds", "Time that running requests get to finish on SIGTERM, or when their model goes.", high=86400
+    )
     max_connections: int = _setting(
         1024, "count", "Most clients connected at once; fewer where the limit on open files says so.", low=1, high=65536
     )
     max_peer_connections: int = _setting(
         128, "count", "Of these, most from one address that is not this machine's.", low=1, high=65536
     )
+    memory: int = _setting(
+        0,
+        "bytes",
+        "Memory for the weights and caches of all models together. 0: what is free at the start, less a reserve.",
+        high=2**46,
+    )
+    model_roots: tuple[str, ...] = _setting(
+        (), "paths", "Directories below which an admin may load models at run time. None: only named models."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitsStage:
+    """Refuses requests beyond these sizes before any work."""
+
+    max_n: int = _setting(8, "count", "Most choices of one prompt.", low=1, high=128, is_flag=False)
+    max_prompt_chars: int = _setting(
+        4 * 2**20, "count", "Most characters of text, or token ids, in a prompt.", low=1, high=2**26, is_flag=False
+    )
+    max_messages: int = _setting(2048, "count", "Most messages of a chat.", low=1, high=2**16, is_flag=False)
+    max_logprobs: int = _setting(20, "count", "Most alternatives per token.", high=2**10, is_flag=False)
+    max_stops: int = _setting(16, "count", "Most stop strings.", high=2**10, is_flag=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadlineStage:
+    """Ends a request that takes longer than its own deadline, or than the route's `need.deadline_s`."""
+
+
+StageOptions = LimitsStage | DeadlineStage
+STAGES: dict[str, type[StageOptions]] = {"limits": LimitsStage, "deadline": DeadlineStage}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeedOptions:
+    """What the route's clients need. A trailing underscore is not part of a key."""
+
+    class_: str = _setting(
+        "interactive",
+        "text",
+        "Whose requests go first. bulk fills what interactive ones leave, and is preempted first.",
+        choices=("interactive", "bulk"),
+        is_flag=False,
+    )
+    deadline_s: float = _setting(
+        600.0, "seconds", "After this time an answer is worthless.", low=0.001, high=86400, is_flag=False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouteOptions:
+    """A name that clients ask for: stages in order, the first one outermost, and a model at the end."""
+
+    name: str
+    model: str = _setting("", "text", "Name of the model at the end.", is_flag=False)
+    stages: tuple[StageOptions, ...] = (LimitsStage(), DeadlineStage())
+    need: NeedOptions = NeedOptions()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceOptions:
-    """Everything `tripos serve` needs."""
+    """Everything `tripos serve` needs. Each model has a route under its own name, beside those in `routes`.
+
+    `origins`: the dotted key of a setting that somebody gave → where. `file`: what was read, if any.
+    """
 
     models: tuple[ModelOptions, ...] = (ModelOptions(),)
+    routes: tuple[RouteOptions, ...] = ()
     server: ServerOptions = ServerOptions()
+    origins: Mapping[str, str] = field(default_factory=dict)
+    file: str = ""
 
 
-def settings() -> dict[str, Mapping[str, Any]]:
-    """Every setting's name → its kind, doc, range, choices and default, in the order of the documentation."""
-    found: dict[str, Mapping[str, Any]] = {}
-    for struct in (ModelOptions, ServerOptions):
-        for each in fields(struct):
-            if each.metadata:
-                found[each.name] = {**each.metadata, "default": each.default}
-    return found
+def stage_name(stage: StageOptions) -> str:
+    return next(name for name, struct in STAGES.items() if isinstance(stage, struct))
+
+
+def rules(struct: type) -> dict[str, Rule]:
+    """The settings of an option struct: key → kind, doc, range, choices and default."""
+    return {
+        each.name.rstrip("_"): {**each.metadata, "default": each.default, "field": each.name}
+        for each in fields(struct)
+        if each.metadata
+    }
+
+
+def tables() -> dict[str, dict[str, Rule]]:
+    """Every table of tripos.toml → its settings, in the order of the documentation."""
+    stages = {f"stage {name}": rules(struct) for name, struct in STAGES.items()}
+    found = {"server": rules(ServerOptions), "models.NAME": rules(ModelOptions), "routes.NAME": rules(RouteOptions)}
+    del found["models.NAME"]["name"]  # which the table's own key gives
+    return {**found, "routes.NAME.need": rules(NeedOptions), **stages}
+
+
+def settings() -> dict[str, Rule]:
+    """Every setting that is a flag and a variable too."""
+    found = {**rules(ModelOptions), **rules(ServerOptions)}
+    return {name: rule for name, rule in found.items() if rule["is_flag"]}
 
 
 def variable(name: str) -> str:

@@ -1,28 +1,30 @@
-"""Flags, then environment, then defaults: which value of a setting holds."""
+"""Flags, then environment, then tripos.toml, then defaults: which value of a setting holds, and where from."""
 
 from __future__ import annotations
 
 import difflib
 import ipaddress
-from collections.abc import Mapping
-from dataclasses import fields, replace
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
 
+from tripos.config.file import ServiceFile, read_file
 from tripos.config.options import (
     DEFAULT_MODEL,
     NATIVE_VARIABLES,
     PREFIX,
     ModelOptions,
+    RouteOptions,
     ServerOptions,
     ServiceOptions,
     flag,
+    rules,
     settings,
+    stage_name,
     variable,
 )
-from tripos.config.values import parse, shown
+from tripos.config.values import check, parse, shown, written
 from tripos.errors import ConfigError
-
-Options = TypeVar("Options", ModelOptions, ServerOptions)
 
 
 def read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -42,29 +44,101 @@ def read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-def read_options(sources: tuple[str, ...], flags: Mapping[str, str], environment: Mapping[str, str]) -> ServiceOptions:
-    """Options from flags, then environment, then defaults. `flags` holds what was given, as text.
+def read_options(
+    sources: tuple[str, ...], flags: Mapping[str, str], environment: Mapping[str, str], file: str = ""
+) -> ServiceOptions:
+    """Options from flags, then environment, then `file` ("": none), then defaults. `flags` holds what was given, as
+    text. `sources` of the command line stand in for the file's models and routes.
 
     Raises ConfigError when a value is wrong or values contradict each other.
     """
+    read = read_file(file) if file else ServiceFile("", {}, {}, {}, {})
+    origins = dict(read.origins)
     values = read_environment(environment)
+    origins |= {name: f"variable {variable(name)}" for name in values}
     values |= {name: parse(name, text, flag(name)) for name, text in flags.items()}
-    sources = sources or (DEFAULT_MODEL,)
-    if values.get("name") and len(sources) > 1:
-        raise ConfigError(f"--name names one model, {len(sources)} were given: leave it out")
-    model = _fill(ModelOptions(), values)
-    server = _fill(ServerOptions(), values)
+    origins |= {name: f"flag {flag(name)}" for name in flags}
+    server = replace(ServerOptions(), **{**read.server, **_of(ServerOptions, values)})
     if not is_loopback(server.host) and not server.api_key_file and not server.i_accept_no_auth:
         raise ConfigError(
             f"--host {server.host} lets other machines in without a key: "
             "give --api-key-file, or --i-accept-no-auth if that is meant"
         )
-    return ServiceOptions(models=tuple(replace(model, source=source) for source in sources), server=server)
+    models = _models(sources, values, read)
+    routes = () if sources else tuple(read.routes.values())
+    _check_routes(models, routes, origins)
+    return ServiceOptions(models=models, routes=routes, server=server, origins=origins, file=file)
 
 
-def _fill(options: Options, values: Mapping[str, Any]) -> Options:
-    mine = {each.name for each in fields(options)}
-    return replace(options, **{name: value for name, value in values.items() if name in mine})
+def _models(sources: tuple[str, ...], values: Mapping[str, Any], read: ServiceFile) -> tuple[ModelOptions, ...]:
+    given = _of(ModelOptions, values)
+    if sources or not read.models:
+        sources = sources or (DEFAULT_MODEL,)
+        if given.get("name") and len(sources) > 1:
+            raise ConfigError(f"--name names one model, {len(sources)} were given: leave it out")
+        return tuple(replace(ModelOptions(), source=source, **given) for source in sources)
+    if given.get("name"):
+        raise ConfigError(f"--name names a MODEL of the command line; {read.path} names its own: leave it out")
+    return tuple(replace(ModelOptions(**table, name=name), **given) for name, table in read.models.items())
+
+
+def _check_routes(models: Iterable[ModelOptions], routes: Iterable[RouteOptions], origins: Mapping[str, str]) -> None:
+    names = [model.name for model in models]
+    for route in routes:
+        here = origins.get(f"routes.{route.name}.model", "")
+        if route.model not in names:
+            near = difflib.get_close_matches(route.model, names, n=1, cutoff=0)
+            hint = f": did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"{here}: routes.{route.name}.model: no model is named {shown(route.model)}{hint}")
+        if route.name in names and route.name != route.model:
+            raise ConfigError(f"{here}: routes.{route.name} would hide the model of that name: choose another name")
+
+
+def model_options(name: str, given: Mapping[str, Any], default: ModelOptions, where: str) -> ModelOptions:
+    """`default` with the typed values of a request over it. Raises ConfigError (400 for a client)."""
+    known = {key: rule for key, rule in rules(ModelOptions).items() if key not in ("name", "source", "preload")}
+    values = {}
+    for key, value in given.items():
+        if key not in known:
+            near = difflib.get_close_matches(key[:64], known, n=1, cutoff=0)
+            raise ConfigError(f"{where}.{shown(key)} is not a setting of a model: did you mean {near[0]}?")
+        values[known[key]["field"]] = check(known[key], value, f"{where}.{key}")
+    return replace(default, name=name, **values)
+
+
+def effective(options: ServiceOptions) -> list[tuple[str, str, str]]:
+    """(dotted key, value, where it comes from) of every setting that holds."""
+    rows = []
+
+    def origin(key: str) -> str:
+        return options.origins.get(key, "default")
+
+    def add(key: str, struct: Any, place: str = "") -> None:
+        """`place`: the key in the file, where that is another."""
+        for name, rule in rules(type(struct)).items():
+            where = origin(f"{place or key}.{name}")
+            if rule["is_flag"]:
+                where = options.origins.get(name, where)
+            rows.append((f"{key}.{name}", written(getattr(struct, rule["field"])), where))
+
+    add("server", options.server)
+    for i, model in enumerate(options.models):
+        add(f"models.{model.name or i}", model)
+    for route in options.routes:
+        key = f"routes.{route.name}"
+        names = tuple(stage_name(stage) for stage in route.stages)
+        rows.append((f"{key}.model", written(route.model), origin(f"{key}.model")))
+        rows.append((f"{key}.stages", written(names), origin(f"{key}.stages")))
+        for i, stage in enumerate(route.stages):
+            add(f"{key}.stages.{names[i]}", stage, f"{key}.stages.{i}")
+        add(f"{key}.need", route.need)
+    return rows
+
+
+def _of(struct: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a struct's flags and variables, by field."""
+    mine = {name: rule for name, rule in rules(struct).items() if rule["is_flag"]}
+    return {mine[name]["field"]: value for name, value in values.items() if name in mine}
 
 
 def is_loopback(host: str) -> bool:

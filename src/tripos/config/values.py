@@ -1,11 +1,16 @@
-"""Values of settings as text: kinds, units and ranges. An error names where the value was written."""
+"""Values of settings, as text (flags, variables) or typed (tripos.toml, requests): kinds, units and ranges.
+
+An error names where the value was written.
+"""
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from typing import Any
 
-from tripos.config.options import settings
+from tripos.config.options import Rule, settings
 from tripos.errors import ConfigError
 
 _UNITS = {"": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -14,7 +19,7 @@ _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 def parse_bytes(text: str) -> int:
     """`4GiB`, `512 MiB`, `2GB` or a plain number of bytes. Raises ValueError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,9})?)\s*([A-Za-z]*)", text.strip(), re.ASCII)
     if match is None or match[2].upper() not in _UNITS:
         raise ValueError("is not a size such as 512MiB, 4GiB or 2GB")
     return int(float(match[1]) * _UNITS[match[2].upper()])
@@ -26,21 +31,39 @@ def parse(name: str, text: str, where: str) -> Any:
     Raises ConfigError when it is no value of its kind or out of range.
     """
     rule = settings()[name]
-    try:
-        value = _PARSERS[rule["kind"]](text)
-    except ValueError as error:
-        reason = str(error) if str(error).startswith("is not") else f"is not a number of {rule['kind']}"
-        raise ConfigError(f"{where}: {shown(text)} {reason}") from None
-    if rule["choices"] and value not in rule["choices"]:
-        raise ConfigError(f"{where}: {shown(text)} is not one of {', '.join(rule['choices'])}")
-    if rule["kind"] in ("count", "seconds", "bytes") and not rule["low"] <= value <= rule["high"]:
-        raise ConfigError(f"{where}: {shown(text)} is outside {rule['low']:g} to {rule['high']:g}")
-    return value
+    return _checked(rule, text, _PARSERS[rule["kind"]], where)
 
 
-def shown(text: str) -> str:
+def check(rule: Rule, value: Any, where: str) -> Any:
+    """A typed value (of TOML or JSON) as the setting has it. Raises ConfigError."""
+    return _checked(rule, value, _CHECKS[rule["kind"]], where)
+
+
+def shown(value: Any) -> str:
     """Quoted for a message, and short."""
-    return repr(text if len(text) <= 60 else text[:57] + "...")
+    text = value if isinstance(value, str) else repr(value)
+    return repr(text if len(text) <= 60 else text[:57] + "...") if isinstance(value, str) else text[:60]
+
+
+def written(value: Any) -> str:
+    """A value as tripos.toml would have it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "[" + ", ".join(written(each) for each in value) + "]"
+    return f'"{value}"' if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _checked(rule: Rule, given: Any, read: Any, where: str) -> Any:
+    try:
+        value = read(given)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {shown(given)} {error}") from None
+    if rule["choices"] and value not in rule["choices"]:
+        raise ConfigError(f"{where}: {shown(given)} is not one of {', '.join(rule['choices'])}")
+    if rule["kind"] in ("count", "seconds", "bytes") and not rule["low"] <= value <= rule["high"]:
+        raise ConfigError(f"{where}: {shown(given)} is outside {rule['low']:g} to {rule['high']:g}")
+    return value
 
 
 def _switch(text: str) -> bool:
@@ -50,13 +73,13 @@ def _switch(text: str) -> bool:
 
 
 def _count(text: str) -> int:
-    if not re.fullmatch(r"-?\d{1,18}", text):
+    if not re.fullmatch(r"-?\d{1,18}", text, re.ASCII):
         raise ValueError("is not a whole number")
     return int(text)
 
 
 def _seconds(text: str) -> float:
-    if not re.fullmatch(r"-?\d{1,12}(\.\d{1,9})?", text):
+    if not re.fullmatch(r"-?\d{1,12}(\.\d{1,9})?", text, re.ASCII):
         raise ValueError("is not a number of seconds")
     return float(text)
 
@@ -67,4 +90,53 @@ def _text(text: str) -> str:
     return text
 
 
-_PARSERS = {"text": _text, "count": _count, "seconds": _seconds, "bytes": parse_bytes, "switch": _switch}
+def _paths(text: str) -> tuple[str, ...]:
+    return tuple(_text(each) for each in text.split(os.pathsep) if each)
+
+
+def _typed_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("is not text: put it in quotes")
+    return _text(value)
+
+
+def _typed_count(value: Any) -> int:
+    if type(value) is not int:  # bool is an int in Python
+        raise ValueError("is not a whole number")
+    return value
+
+
+def _typed_seconds(value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError("is not a number of seconds")
+    return float(value)
+
+
+def _typed_bytes(value: Any) -> int:
+    if isinstance(value, str):
+        return parse_bytes(value)
+    if type(value) is not int:
+        raise ValueError('is not a size such as 1073741824 or "4GiB"')
+    return value
+
+
+def _typed_switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("is not true or false")
+    return value
+
+
+def _typed_paths(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError("is not a list of paths")
+    return tuple(_typed_text(each) for each in value)
+
+
+_PARSERS = {
+    "text": _text, "path": _text, "paths": _paths, "count": _count, "seconds": _seconds, "bytes": parse_bytes,
+    "switch": _switch,
+}  # fmt: skip
+_CHECKS = {
+    "text": _typed_text, "path": _typed_text, "paths": _typed_paths, "count": _typed_count, "seconds": _typed_seconds,
+    "bytes": _typed_bytes, "switch": _typed_switch,
+}  # fmt: skip

@@ -1,12 +1,14 @@
-"""Will it fit: how a memory limit is shared out between a model's weights and its cache.
+"""Will it fit: how memory is shared out between models, and between a model's weights and its cache.
 
 Owns the arithmetic and its table; reads no machine and loads nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Protocol
 
 from tripos.errors import ConfigError, ModelRefused
 from tripos.plan.dump import cost
@@ -31,7 +33,6 @@ DTYPE_FORMAT = {
 class MemoryOptions:
     """What the user allows."""
 
-    limit_bytes: int  # for weights and cache together
     block_size: int = 32
     max_sequences: int = 64
     max_model_len: int = 0  # 0: what the model was made for
@@ -39,9 +40,22 @@ class MemoryOptions:
     kv_cache: str = "auto"
 
 
+class Sharing(Protocol):
+    """One of several models in one memory."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def min_bytes(self) -> int: ...
+    @property
+    def max_bytes(self) -> int: ...
+    @property
+    def fixed_bytes(self) -> int: ...  # 0: whatever its share is
+
+
 @dataclass(frozen=True)
-class Fit:
-    """What a model needs and gets, in bytes unless named otherwise."""
+class Need:
+    """What a model would take, in bytes unless named otherwise, before anybody says how much it may."""
 
     name: str
     options: MemoryOptions
@@ -50,26 +64,75 @@ class Fit:
     weight_bytes: int
     kv_bytes_per_token: int
     max_model_len: int
+
+    @property
+    def block_bytes(self) -> int:
+        return max(1, self.options.block_size * self.kv_bytes_per_token)
+
+    @property
+    def num_blocks_per_sequence(self) -> int:
+        """Of the longest."""
+        return -(-self.max_model_len // self.options.block_size)
+
+    @property
+    def min_bytes(self) -> int:
+        """Weights, and the cache of one sequence of full length."""
+        return self.weight_bytes + self.num_blocks_per_sequence * self.block_bytes
+
+    @property
+    def max_bytes(self) -> int:
+        """Weights, and the cache of as many sequences of full length as a step may hold: more would lie idle."""
+        return self.weight_bytes + self.options.max_sequences * self.num_blocks_per_sequence * self.block_bytes
+
+    def within(self, limit_bytes: int) -> Fit:
+        """Raises ModelRefused when not even one sequence of full length fits."""
+        num_affordable = max(0, limit_bytes - self.weight_bytes) // self.block_bytes
+        if num_affordable < self.num_blocks_per_sequence:
+            longest = num_affordable * self.options.block_size
+            knob = f"set --max-model-len to {longest} or less" if longest else "choose smaller --weights"
+            raise ModelRefused(
+                f"{self.name} needs {mib(self.weight_bytes)} for weights ({self.weights_format}) and "
+                f"{mib(self.min_bytes - self.weight_bytes)} for the cache of one sequence of {self.max_model_len:,} "
+                f"tokens; {mib(limit_bytes)} may be taken: {knob}, or give more --memory"
+            )
+        num_blocks = min(num_affordable, self.options.max_sequences * self.num_blocks_per_sequence)
+        return Fit(self, limit_bytes, num_blocks)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a model gets of the memory that it may take."""
+
+    need: Need
+    limit_bytes: int
     num_blocks: int
+
+    @property
+    def max_model_len(self) -> int:
+        return self.need.max_model_len
 
     @property
     def num_tokens(self) -> int:
         """That the cache holds."""
-        return self.num_blocks * self.options.block_size
+        return self.num_blocks * self.need.options.block_size
+
+    @property
+    def held_bytes(self) -> int:
+        return self.need.weight_bytes + self.num_blocks * self.need.block_bytes
 
     def rows(self) -> list[tuple[str, ...]]:
         """A table for people."""
-        sequences = self.options.max_sequences
-        is_roomy = self.num_tokens >= sequences * self.max_model_len
+        need, sequences = self.need, self.need.options.max_sequences
+        is_roomy = self.num_tokens >= sequences * need.max_model_len
         full = "fits" if is_roomy else "preempts some: lower --max-sequences or --max-model-len to avoid it"
-        cache_bytes = self.num_tokens * self.kv_bytes_per_token
+        cache_bytes = self.num_tokens * need.kv_bytes_per_token
         return [
-            ("will it fit?", self.name),
-            ("weights", f"{mib(self.weight_bytes)} as {self.weights_format}"),
-            ("cache", f"{mib(cache_bytes)} as {self.kv_format}, for {self.num_tokens:,} tokens"),
-            ("sequences", f"{sequences} at once, each up to {self.max_model_len:,} tokens"),
+            ("will it fit?", need.name),
+            ("weights", f"{mib(need.weight_bytes)} as {need.weights_format}"),
+            ("cache", f"{mib(cache_bytes)} as {need.kv_format}, for {self.num_tokens:,} tokens"),
+            ("sequences", f"{sequences} at once, each up to {need.max_model_len:,} tokens"),
             ("all at their longest", full),
-            ("limit", f"{mib(self.options.limit_bytes)} for weights and cache (--memory)"),
+            ("limit", f"{mib(self.limit_bytes)} for weights and cache (--memory)"),
         ]
 
 
@@ -78,34 +141,45 @@ def mib(num_bytes: float) -> str:
     return f"{num_bytes / 2**30:,.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:,.1f} MiB"
 
 
-def fit(name: str, plan: Plan, weights: Weights, window: int, options: MemoryOptions) -> Fit:
-    """Share the memory out; `window` is the context the model was made for, in tokens.
+def measure(name: str, plan: Plan, weights: Weights, window: int, options: MemoryOptions) -> Need:
+    """What a model would take; `window` is the context it was made for, in tokens.
 
-    Raises ConfigError for a longer max_model_len, and ModelRefused when not even one sequence of that length fits.
+    Raises ConfigError for a longer max_model_len.
     """
     if options.max_model_len > window:
         raise ConfigError(f"--max-model-len {options.max_model_len}: {name} was made for {window} tokens")
-    window = options.max_model_len or window
     weights_format = options.weights if options.weights != "auto" else stored_format(plan, weights)
     kv_format = "fp16" if options.kv_cache == "auto" else options.kv_cache
     totals = cost(plan, bytes_per_weight=BYTES_PER_WEIGHT[weights_format], bytes_per_kv=BYTES_PER_KV[kv_format])
     tables = sum(prod(plan.weights[op.weights[0]].shape) for op in plan.ops if op.kind == "embed")
-    weight_bytes = totals.weight_bytes + 2 * tables
-    block_bytes = max(1, options.block_size * totals.kv_bytes_per_token)
-    num_affordable = max(0, options.limit_bytes - weight_bytes) // block_bytes
-    num_needed = -(-window // options.block_size)  # by one sequence
-    if num_affordable < num_needed:
-        longest = num_affordable * options.block_size
-        knob = f"set --max-model-len to {longest} or less" if longest else "choose smaller --weights"
+    return Need(
+        name=name,
+        options=options,
+        weights_format=weights_format,
+        kv_format=kv_format,
+        weight_bytes=totals.weight_bytes + 2 * tables,
+        kv_bytes_per_token=totals.kv_bytes_per_token,
+        max_model_len=options.max_model_len or window,
+    )
+
+
+def share(total_bytes: int, needs: Sequence[Sharing]) -> list[int]:
+    """How much of `total_bytes` each of several models may take.
+
+    Fixed amounts come first, then everyone's least. What is left goes to the caches, each by what it could still use,
+    so that a large model with long sequences does not starve a small one. Raises ModelRefused with all numbers.
+    """
+    least = [need.fixed_bytes or need.min_bytes for need in needs]
+    left = total_bytes - sum(least)
+    if left < 0:
+        each = ", ".join(f"{need.name} {mib(num)}" for need, num in zip(needs, least, strict=True))
         raise ModelRefused(
-            f"{name} needs {mib(weight_bytes)} for weights ({weights_format}) and {mib(num_needed * block_bytes)} for "
-            f"the cache of one sequence of {window:,} tokens; {mib(options.limit_bytes)} may be taken: "
-            f"{knob}, or give more --memory"
+            f"the models need {mib(sum(least))} at least ({each}) and may take {mib(total_bytes)}: serve fewer of "
+            "them, lower their max_model_len, choose smaller weights, or give more --memory"
         )
-    num_blocks = min(num_affordable, options.max_sequences * num_needed)
-    return Fit(
-        name, options, weights_format, kv_format, weight_bytes, totals.kv_bytes_per_token, window, num_blocks
-    )  # fmt: skip
+    wants = [0 if need.fixed_bytes else need.max_bytes - need.min_bytes for need in needs]
+    scale = min(1.0, left / max(1, sum(wants)))
+    return [num + int(scale * want) for num, want in zip(least, wants, strict=True)]
 
 
 def stored_format(plan: Plan, weights: Weights) -> str:

@@ -1,0 +1,62 @@
+"""/admin: what changes the server while it runs. Needs a key with the admin scope; without keys, this machine.
+
+A change goes on when its client leaves: half a change would help nobody.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+from tripos.api.exchange import Exchange
+from tripos.api.hosts import LOOPBACK, check_host
+from tripos.errors import NotFound, PermissionDenied
+from tripos.service import Residents, Service
+from tripos.wire import admin
+
+_FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-real-ip")
+
+
+def check_local(exchange: Exchange) -> None:
+    """Where no keys are configured. A proxy on this machine speaks for others. Raises PermissionDenied."""
+    host = (exchange.scope.get("client") or ("",))[0]
+    names = {name for name, _ in exchange.scope["headers"]}
+    if not _is_loopback(host) or names.intersection(_FORWARDED):
+        raise PermissionDenied("without API keys only this machine may do this: configure a key with the admin scope")
+    check_host(exchange.scope["headers"], exchange.scope["http_version"], LOOPBACK)
+
+
+async def list_models(exchange: Exchange, service: Service) -> None:
+    await exchange.answer_json(_residents(service).describe())
+
+
+async def load(exchange: Exchange, service: Service) -> None:
+    given = admin.decode_load(await exchange.read_body())
+    await exchange.answer_json(await _residents(service).load(*given))
+
+
+async def reload(exchange: Exchange, service: Service) -> None:
+    given = admin.decode_reload(await exchange.read_body())
+    await exchange.answer_json(await _residents(service).reload(*given))
+
+
+async def unload(exchange: Exchange, service: Service) -> None:
+    name = admin.decode_unload(await exchange.read_body())
+    await exchange.answer_json(await _residents(service).unload(name))
+
+
+async def reread(exchange: Exchange, service: Service) -> None:
+    admin.decode_reread(await exchange.read_body())
+    await exchange.answer_json(await _residents(service).reread())
+
+
+def _residents(service: Service) -> Residents:
+    if service.residents is None:
+        raise NotFound("the models of this server are fixed: it was composed without a loader")
+    return service.residents
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

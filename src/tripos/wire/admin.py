@@ -1,0 +1,41 @@
+"""Bodies of the admin endpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tripos.wire.fields import Field, read, table
+from tripos.wire.json import parse
+
+_NAME = Field("name", "string", "Name of the model, as clients ask for it.", max_bytes=512)
+_SOURCE = Field("source", "string", "What to load: a directory below model_roots, a .gguf file there, demo:NAME, or "
+                "what the configuration names.", max_bytes=4096)  # fmt: skip
+_OPTIONS = Field("options", "object", "Settings of the model as in tripos.toml.", max_items=64)
+NAMED = Field("name", "string", _NAME.doc, max_bytes=512, required=True)
+
+LOAD = table(_NAME, _SOURCE, _OPTIONS)
+RELOAD = table(NAMED, _SOURCE, _OPTIONS)
+UNLOAD = table(NAMED)
+REREAD = table()
+
+
+def decode_load(body: bytes) -> tuple[str, str, dict[str, Any]]:
+    """Name, source and options; what is not given is empty. Raises InvalidRequest."""
+    return _model(read(parse(body), LOAD))
+
+
+def decode_reload(body: bytes) -> tuple[str, str, dict[str, Any]]:
+    return _model(read(parse(body), RELOAD))
+
+
+def decode_unload(body: bytes) -> str:
+    name: str = read(parse(body), UNLOAD)["name"]
+    return name
+
+
+def decode_reread(body: bytes) -> None:
+    read(parse(body), REREAD)
+
+
+def _model(given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    return given.get("name", ""), given.get("source", ""), given.get("options", {})
