@@ -122,8 +122,8 @@ def effective(options: ServiceOptions) -> list[tuple[str, str, str]]:
             rows.append((f"{key}.{name}", written(getattr(struct, rule["field"])), where))
 
     add("server", options.server)
-    for i, model in enumerate(options.models):
-        add(f"models.{model.name or i}", model)
+    for model in options.models:
+        add(f"models.{model.name or model.source}", model)
     for route in options.routes:
         key = f"routes.{route.name}"
         names = tuple(stage_name(stage) for stage in route.stages)
