@@ -47,11 +47,9 @@ def _settings(*names: str) -> Callable[[Command], Command]:
     return add
 
 
-MODEL_SETTINGS = (
-    "threads", "weights", "kv_cache", "max_sequences", "max_model_len", "token_budget", "speculate", "memory",
-)  # fmt: skip
-ADMIN_SETTINGS = tuple(name for name in MODEL_SETTINGS if name != "memory")  # which is the server's
-SERVER_SETTINGS = ("name", "host", "port", "api_key_file", "i_accept_no_auth", "drain_s", "model_roots")
+ADMIN_SETTINGS = tuple(name for name in config.flags(config.ModelOptions) if name != "name")
+MODEL_SETTINGS = (*ADMIN_SETTINGS, "memory")
+SERVER_SETTINGS = ("name", *(name for name in config.flags(config.ServerOptions) if name != "memory"))
 
 
 Flags = tuple[str, ...] | bool

@@ -5,9 +5,8 @@ A change goes on when its client leaves: half a change would help nobody.
 
 from __future__ import annotations
 
-import ipaddress
-
 from tripos.api.exchange import Exchange
+from tripos.api.gate import is_loopback
 from tripos.api.hosts import LOOPBACK, check_host
 from tripos.errors import NotFound, PermissionDenied
 from tripos.service import Residents, Service
@@ -18,11 +17,9 @@ _FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-real-ip")
 
 def check_local(exchange: Exchange) -> None:
     """Where no keys are configured. A proxy on this machine speaks for others. Raises PermissionDenied."""
-    host = (exchange.scope.get("client") or ("",))[0]
-    names = {name for name, _ in exchange.scope["headers"]}
-    if not _is_loopback(host) or names.intersection(_FORWARDED):
+    if not is_loopback(exchange.scope["client"][0]) or any(name in exchange.fields for name in _FORWARDED):
         raise PermissionDenied("without API keys only this machine may do this: configure a key with the admin scope")
-    check_host(exchange.scope["headers"], exchange.scope["http_version"], LOOPBACK)
+    check_host(exchange.fields.get(b"host"), LOOPBACK)
 
 
 async def list_models(exchange: Exchange, service: Service) -> None:
@@ -53,10 +50,3 @@ def _residents(service: Service) -> Residents:
     if service.residents is None:
         raise NotFound("the models of this server are fixed: it was composed without a loader")
     return service.residents
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -43,7 +43,7 @@ class Gate:
         """False: too many are inside."""
         peer = connection.peer
         is_full = len(self._inside) >= self.max_connections
-        if is_full or (self._peers[peer] >= self._max_peer_connections and not _is_loopback(peer)):
+        if is_full or (self._peers[peer] >= self._max_peer_connections and not is_loopback(peer)):
             if not self._peers[peer]:
                 del self._peers[peer]
             return False
@@ -87,7 +87,8 @@ def _free_fds(wanted: int) -> int:
     return wanted if soft == resource.RLIM_INFINITY else max(soft - RESERVED_FDS, soft // 2)
 
 
-def _is_loopback(peer: str) -> bool:
+def is_loopback(peer: str) -> bool:
+    """Whether a peer is on this machine."""
     try:
         address = ipaddress.ip_address(peer)
     except ValueError:

@@ -289,7 +289,7 @@ class Turn:
             "query_string": head.query,
             "root_path": "",
             "headers": head.fields,
-            "client": None,
+            "client": (connection.peer, 0),
             "server": None,
             "extensions": {"tripos": self},
         }

@@ -53,8 +53,10 @@ def read_file(path: str) -> ServiceFile:
     text = _read(path)
     try:
         tree = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: {_reason(error)}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise _syntax_error(path, text, str(error)) from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deep") from None
     return _Reader(path, key_lines(text)).read(tree)
 
 
@@ -73,10 +75,10 @@ def _read(path: str) -> str:
         raise ConfigError(f"{path}:{line}: the service file is TOML in UTF-8; this is not UTF-8") from None
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "nested too deep"
-    return str(error)[:200]
+def _syntax_error(path: str, text: str, reason: str) -> ConfigError:
+    place = re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)$", reason)
+    line = int(place[1]) if place and place[1] else text.rstrip().count("\n") + 1
+    return ConfigError(f"{path}:{line}: {reason[: place.start() if place else 200][:200]}")
 
 
 class _Reader:
@@ -194,7 +196,8 @@ class _Reader:
         return f"{self._path}:{self._lines.get(key, 1)}"
 
     def _error(self, key: Key, reason: str) -> ConfigError:
-        return ConfigError(f"{self._where(key)}: {'.'.join(key)}: {reason}")
+        dotted = ".".join(part if len(part) <= 60 else part[:57] + "..." for part in key)
+        return ConfigError(f"{self._where(key)}: {dotted}: {reason}")
 
 
 def _near(name: str, known: Iterable[str]) -> str:

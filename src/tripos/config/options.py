@@ -172,6 +172,11 @@ def rules(struct: type) -> dict[str, Rule]:
     }
 
 
+def flags(struct: type) -> tuple[str, ...]:
+    """The settings of an option struct that are a flag and a variable too."""
+    return tuple(name for name, rule in rules(struct).items() if rule["is_flag"])
+
+
 def tables() -> dict[str, dict[str, Rule]]:
     """Every table of tripos.toml → its settings, in the order of the documentation."""
     stages = {f"stage {name}": rules(struct) for name, struct in STAGES.items()}
@@ -182,8 +187,7 @@ def tables() -> dict[str, dict[str, Rule]]:
 
 def settings() -> dict[str, Rule]:
     """Every setting that is a flag and a variable too."""
-    found = {**rules(ModelOptions), **rules(ServerOptions)}
-    return {name: rule for name, rule in found.items() if rule["is_flag"]}
+    return {name: rules(struct)[name] for struct in (ModelOptions, ServerOptions) for name in flags(struct)}
 
 
 def variable(name: str) -> str:

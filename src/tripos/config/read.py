@@ -18,6 +18,7 @@ from tripos.config.options import (
     ServerOptions,
     ServiceOptions,
     flag,
+    flags,
     rules,
     settings,
     stage_name,
@@ -45,10 +46,10 @@ def read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def read_options(
-    sources: tuple[str, ...], flags: Mapping[str, str], environment: Mapping[str, str], file: str = ""
+    sources: tuple[str, ...], given: Mapping[str, str], environment: Mapping[str, str], file: str = ""
 ) -> ServiceOptions:
-    """Options from flags, then environment, then `file` ("": none), then defaults. `flags` holds what was given, as
-    text. `sources` of the command line stand in for the file's models and routes.
+    """Options from flags, then environment, then `file` ("": none), then defaults. `given` holds the flags, as text.
+    `sources` of the command line stand in for the file's models and routes.
 
     Raises ConfigError when a value is wrong or values contradict each other.
     """
@@ -56,8 +57,8 @@ def read_options(
     origins = dict(read.origins)
     values = read_environment(environment)
     origins |= {name: f"variable {variable(name)}" for name in values}
-    values |= {name: parse(name, text, flag(name)) for name, text in flags.items()}
-    origins |= {name: f"flag {flag(name)}" for name in flags}
+    values |= {name: parse(name, text, flag(name)) for name, text in given.items()}
+    origins |= {name: f"flag {flag(name)}" for name in given}
     server = replace(ServerOptions(), **{**read.server, **_of(ServerOptions, values)})
     if not is_loopback(server.host) and not server.api_key_file and not server.i_accept_no_auth:
         raise ConfigError(
@@ -137,8 +138,7 @@ def effective(options: ServiceOptions) -> list[tuple[str, str, str]]:
 
 def _of(struct: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a struct's flags and variables, by field."""
-    mine = {name: rule for name, rule in rules(struct).items() if rule["is_flag"]}
-    return {mine[name]["field"]: value for name, value in values.items() if name in mine}
+    return {rules(struct)[name]["field"]: value for name, value in values.items() if name in flags(struct)}
 
 
 def is_loopback(host: str) -> bool:

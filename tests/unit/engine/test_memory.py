@@ -1,0 +1,56 @@
+"""One memory shared by several models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tripos.engine.memory import MemoryOptions, Need, share
+from tripos.errors import ModelRefused
+
+
+@dataclass
+class Wish:
+    name: str
+    min_bytes: int
+    max_bytes: int
+    fixed_bytes: int = 0
+
+
+def test_what_is_left_goes_to_those_who_can_use_it() -> None:
+    assert share(1000, [Wish("a", 100, 200), Wish("b", 100, 300)]) == [200, 300]
+    assert share(300, [Wish("a", 100, 200), Wish("b", 100, 400)]) == [125, 175]
+    assert share(300, [Wish("a", 100, 200, fixed_bytes=150), Wish("b", 100, 400)]) == [150, 150]
+
+
+def test_models_that_do_not_fit_together_are_refused_with_all_numbers() -> None:
+    with pytest.raises(ModelRefused, match=r"3\.0 MiB.*a 1\.0 MiB, b 2\.0 MiB.*2\.0 MiB.*--memory"):
+        share(2 << 20, [Wish("a", 1 << 20, 9 << 20), Wish("b", 1 << 20, 9 << 20, fixed_bytes=2 << 20)])
+
+
+@given(
+    st.integers(0, 10**13),
+    st.lists(st.tuples(st.integers(1, 10**12), st.integers(0, 10**13), st.integers(0, 10**12)), min_size=1, max_size=6),
+)
+def test_shares_keep_to_the_total_and_to_what_each_can_use(total: int, sizes: list[tuple[int, int, int]]) -> None:
+    wishes = [Wish(str(i), least, least + more, fixed) for i, (least, more, fixed) in enumerate(sizes)]
+    try:
+        shares = share(total, wishes)
+    except ModelRefused:
+        assert sum(wish.fixed_bytes or wish.min_bytes for wish in wishes) > total
+        return
+    assert sum(shares) <= total
+    for wish, num in zip(wishes, shares, strict=True):
+        assert num == wish.fixed_bytes or wish.min_bytes <= num <= wish.max_bytes
+
+
+def test_a_model_takes_no_more_than_it_can_use_and_needs_one_sequence() -> None:
+    need = Need("m", MemoryOptions(block_size=32, max_sequences=4), "fp16", "fp16", 1000, 10, 64)
+    assert (need.min_bytes, need.max_bytes) == (1000 + 640, 1000 + 4 * 640)
+    assert need.within(10**6).held_bytes == need.max_bytes
+    assert need.within(need.min_bytes).num_blocks == 2
+    with pytest.raises(ModelRefused, match="--max-model-len to 32 or less"):
+        need.within(need.min_bytes - 1)
