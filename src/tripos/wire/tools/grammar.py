@@ -87,21 +87,19 @@ class _Writer:
 
     def free(self, frames: tuple[Frame, ...]) -> list[str]:
         """Rules for text, or a call behind any text (at the beginning, where only that begins one)."""
-        heads = [self._head(frame) for frame in frames]
-        words = [head for head in heads if head and head not in self._ids]
-        ways = ["TEXT"]
-        lines = []
-        for frame, head in zip(frames, heads, strict=True):
+        first = self._dialect.first  # a call is the whole answer: text must not begin as one
+        not_first = f" & ~/[ \\t\\r\\n]*[{re.escape(first)}](?s:.*)/" if first else ""
+        ways, lines, never = ["TEXT"], [], not_first
+        for i, frame in enumerate(frames):
+            head = self._head(frame)
             if head in self._ids:
                 ways.append(f"TEXT {self.frame(frame)}")
             elif head:
-                ways.append(f"head {self.frame(frame, skip=head)}")
-                lines.append(f"head[lazy]: /(?s:.*){_regex(head)}/")
+                ways.append(f"head_{i} {self.frame(frame, skip=head)}")
+                lines += [f"head_{i}[lazy]: HEAD_{i}", f"HEAD_{i}: /(?s:.*){_regex(head)}/{not_first}"]
+                never += f" & ~/(?s:.*){_regex(head)}(?s:.*)/"
             else:
                 ways.append(self.frame(frame))
-        never = "".join(f" & ~/(?s:.*){_regex(word)}(?s:.*)/" for word in words)
-        if self._dialect.first:  # a call is the whole answer: text must not begin as one
-            never += f" & ~/[ \\t\\r\\n]*[{re.escape(self._dialect.first)}](?s:.*)/"
         return [f"start: {' | '.join(ways)}", *lines, f"TEXT: {_ANYTHING}{never}"]
 
     def is_told(self, frame: Frame) -> bool:
