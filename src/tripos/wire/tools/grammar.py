@@ -14,6 +14,7 @@ from tripos.errors import InvalidRequest
 from tripos.types import Constraint
 from tripos.wire.tools.dialect import ARGUMENTS, NAME, Dialect, Frame
 from tripos.wire.tools.offer import Offer, Tool
+from tripos.wire.tools.parser import CALL_KEYS
 from tripos.wire.tools.schema import bare
 
 # As models were shown JSON: one space behind commas and colons, none anywhere else.
@@ -87,8 +88,8 @@ class _Writer:
 
     def free(self, frames: tuple[Frame, ...]) -> list[str]:
         """Rules for text, or a call behind any text (at the beginning, where only that begins one)."""
-        first = self._dialect.first  # a call is the whole answer: text must not begin as one
-        not_first = f" & ~/[ \\t\\r\\n]*[{re.escape(first)}](?s:.*)/" if first else ""
+        first = self._dialect.first
+        not_first = f" & ~/{_call_beginning(first)}(?s:.*)/" if first else ""
         ways, lines, never = ["TEXT"], [], not_first
         for i, frame in enumerate(frames):
             head = self._head(frame)
@@ -114,6 +115,13 @@ class _Writer:
         """Terminals for a text, special tokens by their ids."""
         parts = [part for part in self._marker.split(text) if part]
         return " ".join(f"<[{self._ids[part]}]>" if part in self._ids else _quoted(part) for part in parts)
+
+
+def _call_beginning(first: str) -> str:
+    """A regex of how answers begin that are a call as a whole, which no text may."""
+    space = r"[ \t\r\n]*"
+    bracket = rf"(\[{space})?" if "[" in first else ""
+    return rf'{space}{bracket}\{{{space}"({"|".join(CALL_KEYS)})"'
 
 
 def _quoted(text: str) -> str:

@@ -119,7 +119,7 @@ def test_what_may_call_speaks_freely_or_calls_rightly(dialect: Dialect, special:
     grammar = constrain(offer("auto"), dialect, markers_of(dialect, special))
     allows = Walk(dialect, grammar, special=special)._grammar.accepts
     call = _written(dialect, special, "pick", '{"on": true}')
-    for text in ("Hello, I am <b> free [1] of {tools} ", "", "a\n\nb"):
+    for text in ("Hello, I am <b> free [1] of {tools} ", "", "a\n\nb", '{"answer": 42}', "[1] a"):
         assert allows(list(text.encode()))
     assert allows(call)
     assert not allows(_written(dialect, special, "pick", '{"on": 1}'))
