@@ -33,6 +33,7 @@ from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
 from tripos.runtime.machine import available_memory_bytes, cpu_name, num_cores
 from tripos.service import Service
 from tripos.types import Model, ModelCard, Priority, Sampling, Stage
+from tripos.wire.tools.dialects import describe
 
 Progress = Callable[[str, float], None]
 
@@ -128,6 +129,7 @@ class Opened:
             num_parameters=sum(prod(spec.shape) for spec in self.plan.weights.values()),
             created=int(time.time()),
             sampling=_recommended(self.source.generation),
+            **describe(self.source.tokenizer.template_source, self.source.tokenizer.special_tokens),
         )
 
     def close(self) -> None:
@@ -274,6 +276,7 @@ def describe_machine(options: ModelOptions) -> list[tuple[str, ...]]:
     try:
         executor.load(opened.optimized(), opened.weights)
         info = executor.info()
+        dialects = describe(opened.source.tokenizer.template_source, {})
     finally:
         executor.close()
         opened.source.close()
@@ -284,6 +287,8 @@ def describe_machine(options: ModelOptions) -> list[tuple[str, ...]]:
         ("executor", f"{info.name}, {info.isa}, {info.threads} threads"),
         ("weights", f"{info.weights}, {mib(info.weight_bytes)} packed"),
         ("cache", f"{info.kv_cache}, {info.kv_bytes_per_token:,} bytes per token"),
+        ("tool calls", dialects["tool_dialect"]),
+        ("reasoning", dialects["reasoning_dialect"] or "none"),
     ]
     return rows + [(f"kernel of {op}", kernel) for op, kernel in info.kernels.items()]
 

@@ -151,14 +151,15 @@ class ScriptedExecutor:
         return mix(mix(self._digest(tokens), seed), counter) % self.vocab_size
 
 
-def byte_tokenizer() -> Tokenizer:
-    """256 tokens, one per byte, token id = byte, and id 256 = "</s>", which ends."""
+def byte_tokenizer(markers: Sequence[str] = ()) -> Tokenizer:
+    """256 tokens, one per byte, token id = byte, and id 256 = "</s>", which ends; then `markers`, special tokens too."""
     vocab = dict(byte_alphabet())
     definition = {
         "version": "1.0",
         "added_tokens": [
-            {"id": 256, "content": "</s>", "single_word": False, "lstrip": False, "rstrip": False,
+            {"id": 256 + i, "content": content, "single_word": False, "lstrip": False, "rstrip": False,
              "normalized": False, "special": True}
+            for i, content in enumerate(("</s>", *markers))
         ],
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
         "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},

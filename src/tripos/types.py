@@ -61,6 +61,15 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    reasoning: str | None = None  # of an assistant's earlier turn, for templates that show it again
+
+
+class Reasoning(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands around a model's reasoning, at the beginning of its output, and how long it may be."""
+
+    start: str
+    end: str
+    max_tokens: int | None = None  # then `end` is put behind it and the answer begins; None: no limit
 
 
 class Constraint(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +104,9 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
     echo: bool = False  # the first Delta of each choice carries the prompt
     tools: tuple[dict[str, Any], ...] = ()
     template_args: dict[str, Any] = {}
-    constraint: Constraint | None = None
+    constraint: Constraint | None = None  # of what follows the reasoning
+    reasoning: Reasoning | None = None
+    shown_tokens: tuple[str, ...] = ()  # special tokens that are part of the text
     adapter: str = ""  # name of a LoRA adapter of the model, set by the route; "": the model as it is
     cache_salt: str = ""  # narrows prefix reuse further within the principal
     branches: tuple[Branch, ...] = ()  # choice 1, 2 ...; then n is 1
@@ -185,6 +196,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int = 0
     cached_tokens: int = 0  # of the prompt, found in the prefix cache
     output_tokens: int = 0
+    reasoning_tokens: int = 0  # of the output, the marks around it included
     queue_s: float = 0.0  # waiting for a place
     prefill_s: float = 0.0  # from scheduled to first token
     decode_s: float = 0.0  # from first token to last
@@ -203,6 +215,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None  # entry 0 is None: nothing precedes it
     finish_reason: FinishReason | None = None
     stop: str | int | None = None  # the stop string or token id that matched
+    in_reasoning: bool = False  # first Delta of a choice: the prompt ends inside the reasoning
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -246,6 +259,10 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     num_parameters: int = 0
     created: int = 0  # unix seconds, when this server loaded it
     sampling: Sampling = Sampling()  # what the model's makers recommend where a client is silent
+    tool_dialect: str = ""  # how it writes tool calls, and reasoning: names of wire/tools
+    reasoning_dialect: str = ""  # "": it does not reason
+    reasoning_switch: str = ""  # the template's argument that turns reasoning off, "" for none
+    marker_ids: dict[str, int] = {}  # marks of these dialects that are special tokens
 
 
 class Model(Protocol):

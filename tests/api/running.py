@@ -31,7 +31,7 @@ HELLO: list[Any] = [{"role": "user", "content": "Hello?"}]
 class TinyModel(LanguageModel):
     """The real engine over a scripted executor; draws lower-case letters."""
 
-    def __init__(self, name: str = "tiny", step_s: float = 0.0) -> None:
+    def __init__(self, name: str = "tiny", step_s: float = 0.0, window: int = WINDOW) -> None:
         executor = ScriptedExecutor(
             VOCAB_SIZE,
             ExecutorOptions(block_size=16),
@@ -39,9 +39,9 @@ class TinyModel(LanguageModel):
             next_token=lambda tokens, seed, counter: 97 + (sum(tokens) * 31 + seed + counter) % 26,
         )
         executor.reserve(NUM_BLOCKS)
-        engine = Engine(executor, EngineOptions(NUM_BLOCKS, 16, WINDOW))
+        engine = Engine(executor, EngineOptions(NUM_BLOCKS, 16, window))
         card = ModelCard(
-            name=name, task="generate", digest="ab" * 32, max_model_len=WINDOW, vocab_size=VOCAB_SIZE, created=1
+            name=name, task="generate", digest="ab" * 32, max_model_len=window, vocab_size=VOCAB_SIZE, created=1
         )
         super().__init__(card, byte_tokenizer(), engine, self._template)
 

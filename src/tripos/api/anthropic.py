@@ -9,6 +9,7 @@ from tripos.api.generate import deliver, find_card
 from tripos.service import Service
 from tripos.wire.anthropic import messages
 from tripos.wire.anthropic.errors import encode_error
+from tripos.wire.generation import for_model
 
 ANTHROPIC = Dialect(encode_error, typed_events)
 
@@ -16,11 +17,12 @@ ANTHROPIC = Dialect(encode_error, typed_events)
 async def create_message(exchange: Exchange, service: Service) -> None:
     asked = messages.decode(await exchange.read_body())
     card = find_card(exchange, service, asked.model)
-    answer = messages.MessageAnswer("msg_" + exchange.request_id.removeprefix("req-"), card.name)
+    asked = for_model(asked, card)
+    answer = messages.MessageAnswer("msg_" + exchange.request_id.removeprefix("req-"), card.name, asked.speech)
     exchange.headers.append((b"request-id", exchange.request_id.encode()))
     await exchange.work(deliver(exchange, service, asked, answer))
 
 
 async def count_tokens(exchange: Exchange, service: Service) -> None:
-    name, request = messages.decode_count(await exchange.read_body())
-    await exchange.answer_json(messages.encode_count(await tokens.count(exchange, service, name, request)))
+    asked = messages.decode_count(await exchange.read_body())
+    await exchange.answer_json(messages.encode_count(await tokens.count(exchange, service, asked)))

@@ -21,6 +21,7 @@ MAX_UNSENT_EVENTS = 64  # per stream; then the model waits, and merges what it m
 async def complete_chat(exchange: Exchange, service: Service) -> None:
     asked = chat.decode(await exchange.read_body())
     card = find_card(exchange, service, asked.model)
+    asked = for_model(asked, card)
     await exchange.work(
         deliver(exchange, service, asked, chat.ChatAnswer(asked, _identity(exchange, card, "chatcmpl")))
     )

@@ -10,7 +10,7 @@ from tripos.api.exchange import Exchange
 from tripos.api.generate import deliver, find_card
 from tripos.service import Service
 from tripos.version import __version__
-from tripos.wire.generation import Asked
+from tripos.wire.generation import Asked, for_model
 from tripos.wire.ollama import generation, models
 from tripos.wire.ollama.errors import encode_error
 
@@ -50,5 +50,6 @@ async def _answer(
 ) -> None:
     asked = decode(await exchange.read_body())
     card = find_card(exchange, service, asked.model)
+    asked = for_model(asked, card)
     answer = make(asked, card.name, models.iso(time.time()))
     await exchange.work(deliver(exchange, service, asked, answer))

@@ -37,7 +37,7 @@ async def create_response(exchange: Exchange, service: Service) -> None:
 async def count_tokens(exchange: Exchange, service: Service) -> None:
     wanted = responses.decode_count(await exchange.read_body())
     asked = responses.ask(wanted, _said_before(exchange, wanted))
-    num_tokens = await tokens.count(exchange, service, asked.model, asked.requests[0])
+    num_tokens = await tokens.count(exchange, service, asked)
     await exchange.answer_json(responses.encode_count(num_tokens))
 
 
@@ -69,8 +69,9 @@ class _Kept:
         return self._answer.take(events)
 
     def end(self, elapsed_s: float) -> list[Any]:
+        events = self._answer.end(elapsed_s)
         self._keep(self._answer.response(elapsed_s))
-        return self._answer.end(elapsed_s)
+        return events
 
     def response(self, elapsed_s: float) -> Any:
         body = self._answer.response(elapsed_s)
@@ -78,5 +79,5 @@ class _Kept:
         return body
 
     def _keep(self, body: Any) -> None:
-        messages = (*self._messages, Message(role="assistant", content=self._answer.choice.text))
+        messages = (*self._messages, self._answer.heard.message)
         self._exchange.stored.put(self._exchange.principal, self._id, encode(body), messages)

@@ -10,6 +10,7 @@ from tripos.controls.limits import LimitsOptions, check
 from tripos.errors import InvalidRequest
 from tripos.service import Service, Tokenizing
 from tripos.types import Generate
+from tripos.wire.generation import Asked, for_model
 from tripos.wire.openai.tokens import Tokenize, decode_detokenize, decode_tokenize, encode_tokens
 
 
@@ -35,11 +36,11 @@ async def detokenize(exchange: Exchange, service: Service) -> None:
     await exchange.answer_json({"prompt": await asyncio.to_thread(model.tokenizer.decode, tokens, False)})
 
 
-async def count(exchange: Exchange, service: Service, name: str, request: Generate) -> int:
-    """How many tokens the prompt of `request` has. Raises InvalidRequest as running it would."""
-    find_card(exchange, service, name)
+async def count(exchange: Exchange, service: Service, asked: Asked) -> int:
+    """How many tokens the prompt of a request has. Raises InvalidRequest as running it would."""
+    request = for_model(asked, find_card(exchange, service, asked.model)).requests[0]
     check(request, LimitsOptions())
-    return len(await find_tokenizing(service, name).encode(request))
+    return len(await find_tokenizing(service, asked.model).encode(request))
 
 
 def find_tokenizing(service: Service, name: str) -> Tokenizing:

@@ -18,6 +18,7 @@ import numpy as np
 from tripos.engine.block_pool import BlockPool
 from tripos.engine.grammar import Matcher
 from tripos.engine.pack import PackedStep, Packer, RowOwner
+from tripos.engine.reasoning import ReasoningMatcher
 from tripos.engine.scheduler import Schedule, Scheduler, SchedulerOptions
 from tripos.engine.sequence import Sequence, Status
 from tripos.errors import DeadlineExceeded, EngineFailed, RequestFailed, TriposError
@@ -270,8 +271,8 @@ class Engine:
         elif sequence.num_tokens >= min(sequence.max_num_tokens, self.options.max_num_tokens):
             output.finish_reason = "length"
 
-    def _append_forced(self, sequence: Sequence, matcher: Matcher, output: Output) -> None:
-        """Take the tokens that the grammar leaves no choice about: the next step computes them in one go."""
+    def _append_forced(self, sequence: Sequence, matcher: Matcher | ReasoningMatcher, output: Output) -> None:
+        """Take the tokens that a grammar or the end of reasoning forces: the next step computes them in one go."""
         if sequence.sampling.logprobs is not None or not self.options.jump_ahead:  # each gets its own row
             return
         for token_id in matcher.forced():

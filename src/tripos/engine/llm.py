@@ -24,7 +24,8 @@ from tripos.engine.block_pool import PrefixIdentity
 from tripos.engine.check import check_request, check_text_length, check_token_ids, is_token_ids, max_tokens_of
 from tripos.engine.constraints import Grammars
 from tripos.engine.engine import Engine, EngineLoop, EngineStats, Output
-from tripos.engine.grammar import Grammar
+from tripos.engine.grammar import Grammar, Matcher
+from tripos.engine.reasoning import ReasoningMatcher, Trace, marks_of
 from tripos.engine.sequence import Sequence, choice_seed
 from tripos.engine.text import ChoiceText
 from tripos.errors import EngineFailed, InvalidRequest, RequestFailed, RequestTimeout, TriposError
@@ -263,6 +264,7 @@ class LanguageModel:
         self, call: Call, request: Generate, prompts: list[list[int]], grammar: Grammar | None, ticket: Ticket | None
     ) -> _Stream:
         """Sequences of a call: of the one prompt, or one of each prompt, which share what they begin with."""
+        prompts = [self._end_reasoning(request, prompt) for prompt in prompts]
         prompts = prompts * request.n
         for prompt in prompts:
             check_token_ids("prompt", prompt, self.card.vocab_size)
@@ -287,7 +289,7 @@ class LanguageModel:
                 arrival_s=arrival_s,
                 prompt_logprobs=request.prompt_logprobs if index == 0 else None,  # choices share a prompt
                 index=index,
-                matcher=grammar.start() if grammar is not None else None,
+                matcher=self._matcher(request, grammar, tokens),
             )
             for index, tokens in enumerate(arrays)
         ]
@@ -296,6 +298,28 @@ class LanguageModel:
         sequences[0].siblings = sequences[1:]
         sequences[0].ticket = ticket
         return _Stream(self.tokenizer, request, prompts, sequences)
+
+    def _end_reasoning(self, request: Generate, prompt: list[int]) -> list[int]:
+        """The prompt, with its reasoning ended where none is wanted and the template began it."""
+        if request.reasoning is None or request.reasoning.max_tokens != 0:
+            return prompt
+        trace = _trace(request, self.tokenizer, prompt)
+        return [*prompt, *trace.marks.end_ids] if trace is not None and trace.is_open else prompt
+
+    def _matcher(self, request: Generate, grammar: Grammar | None, prompt: I32) -> Matcher | ReasoningMatcher | None:
+        """What follows the output tokens of one sequence, if anything must."""
+        inner = grammar.start() if grammar is not None else None
+        trace = _trace(request, self.tokenizer, prompt.tolist())
+        max_tokens = request.reasoning.max_tokens if request.reasoning is not None else None
+        if trace is None or trace.is_over or (inner is None and max_tokens is None):
+            return inner
+        return ReasoningMatcher(trace, max_tokens, self.card.vocab_size, inner, tuple(self._eos_ids))
+
+
+def _trace(request: Generate, tokenizer: Tokenizer, prompt: list[int]) -> Trace | None:
+    if request.reasoning is None:
+        return None
+    return Trace(marks_of(request.reasoning, tokenizer), tokenizer, prompt)
 
 
 def _num_shared(one: I32, other: I32) -> int:
@@ -323,7 +347,16 @@ class _Stream:
         echo_text = _prompt_text(tokenizer, request, prompts[0]) if request.echo else None
         prompt_logprobs: list[TokenLogprob | None] = []
         self._choices = [
-            ChoiceText(tokenizer, sequences[index].sampling, index, prompt, echo_text, prompt_logprobs)
+            ChoiceText(
+                tokenizer,
+                sequences[index].sampling,
+                index,
+                prompt,
+                echo_text,
+                prompt_logprobs,
+                request.shown_tokens,
+                _trace(request, tokenizer, prompt),
+            )
             for index, prompt in enumerate(prompts)
         ]
         self._error: TriposError | None = None
@@ -388,6 +421,7 @@ class _Stream:
             + first.num_prompt_tokens,
             cached_tokens=first.num_cached_tokens,
             output_tokens=sum(choice.num_tokens for choice in self._choices),
+            reasoning_tokens=sum(choice.num_reasoning_tokens for choice in self._choices),
             queue_s=max(0.0, scheduled_s - first.arrival_s),
             prefill_s=sum(s.prefill_s for s in self.sequences),
             decode_s=sum(s.decode_s for s in self.sequences),

@@ -15,6 +15,7 @@ import numpy as np
 from tripos.engine.admission import Ticket
 from tripos.engine.block_pool import NO_PARENT, BlockRef
 from tripos.engine.grammar import Matcher
+from tripos.engine.reasoning import ReasoningMatcher
 from tripos.runtime.executor import I32
 from tripos.types import Priority, Sampling
 
@@ -83,7 +84,7 @@ class Sequence:
     arrival_s: float = 0.0
     prompt_logprobs: int | None = None
     index: int = 0  # which choice of its request
-    matcher: Matcher | None = None  # follows the output tokens, where they are constrained
+    matcher: Matcher | ReasoningMatcher | None = None  # follows the output tokens, where they are constrained
     siblings: list[Sequence] = field(default_factory=list)  # wait until what they share is in the cache
     num_shared_tokens: int = 0  # of the prompt: a sibling's with the one it waits for; of that one, the most
     ticket: Ticket | None = None  # its place among the admitted, given back when first scheduled

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from tripos.engine.engine import Output, TokenOutput
+from tripos.engine.reasoning import Trace
 from tripos.models.tokenizer import Tokenizer
 from tripos.types import Delta, FinishReason, Sampling, TokenLogprob
 
@@ -81,12 +82,18 @@ class ChoiceText:
         prompt: Sequence[int],
         echo_text: str | None = None,
         prompt_logprobs: list[TokenLogprob | None] | None = None,
+        shown: Sequence[str] = (),
+        trace: Trace | None = None,
     ) -> None:
-        """`prompt_logprobs` is one list for all choices of a prompt; the first choice fills it before others begin."""
+        """`prompt_logprobs` is one list for all choices of a prompt; the first choice fills it before others begin.
+        `shown`: special tokens that are part of the text. `trace` follows the reasoning, where there is some.
+        """
         self._tokenizer = tokenizer
         self._sampling = sampling
         self._index = index
-        self._decoder = tokenizer.decoder(prompt)
+        self._decoder = tokenizer.decoder(prompt, shown)
+        self._trace = trace
+        self._in_reasoning = trace is not None and trace.is_open  # at the beginning
         self._matcher = StopMatcher(sampling.stop)
         self._tokens: deque[tuple[int, TokenOutput]] = deque()  # where the token's text ends, token
         self._num_decoded = 0  # characters
@@ -118,6 +125,10 @@ class ChoiceText:
             else:
                 self._match()
 
+    @property
+    def num_reasoning_tokens(self) -> int:
+        return self._trace.num_tokens if self._trace is not None else 0
+
     def fail(self) -> None:
         """End the choice: another part of its request failed."""
         if self.finish_reason is None:
@@ -144,10 +155,13 @@ class ChoiceText:
             prompt_logprobs=(None, *self._prompt_logprobs) if is_first and self._prompt_logprobs else None,
             finish_reason=self.finish_reason if is_last else None,
             stop=self.stop if is_last else None,
+            in_reasoning=is_first and self._in_reasoning,
         )
 
     def _push_token(self, token: TokenOutput, *, is_stop: bool) -> None:
         self.num_tokens += 1
+        if self._trace is not None:
+            self._trace.push(token.token_id)
         if is_stop and not self._sampling.include_stop:
             return
         text = self._decoder.push(token.token_id)

@@ -191,9 +191,10 @@ class Tokenizer:
         decoder = IncrementalDecoder(self, skip_special=skip_special)
         return "".join([*map(decoder.push, ids), decoder.flush()])
 
-    def decoder(self, prompt: Sequence[int] = ()) -> IncrementalDecoder:
-        """Decodes what follows the prompt, token by token."""
-        return IncrementalDecoder(self, prompt)
+    def decoder(self, prompt: Sequence[int] = (), shown: Iterable[str] = ()) -> IncrementalDecoder:
+        """Decodes what follows the prompt, token by token. `shown`: special tokens that are part of the text."""
+        shown_ids = frozenset(self.special_tokens[text] for text in shown if text in self.special_tokens)
+        return IncrementalDecoder(self, prompt, shown_ids=shown_ids)
 
     def _encode(self, text: str, add_special: bool) -> list[int]:
         with self._lock:
@@ -250,9 +251,15 @@ class IncrementalDecoder:
     space is taken away only at the true beginning of a text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, after: Sequence[int] = (), skip_special: bool = True) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        after: Sequence[int] = (),
+        skip_special: bool = True,
+        shown_ids: frozenset[int] = frozenset(),
+    ) -> None:
         self._bytes = tokenizer.all_token_bytes
-        self._skipped = tokenizer.special_ids if skip_special else frozenset()
+        self._skipped = tokenizer.special_ids - shown_ids if skip_special else frozenset()
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._strip_space = tokenizer.strips_first_space and all(id in tokenizer.special_ids for id in after)
 

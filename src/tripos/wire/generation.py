@@ -13,8 +13,11 @@ import msgspec
 from msgspec.structs import replace
 
 from tripos.errors import InvalidRequest
-from tripos.types import Delta, Event, Finish, Generate, ModelCard, Priority, TokenLogprob, Usage
+from tripos.types import Delta, Event, Finish, Generate, Message, ModelCard, Priority, TokenLogprob, ToolCall, Usage
 from tripos.wire.fields import Field, items
+from tripos.wire.tools.adapt import Thinking, adapt
+from tripos.wire.tools.offer import Offer
+from tripos.wire.tools.reader import Reader, Said, Speech
 
 MAX_MODEL_NAME = 256
 MAX_MESSAGES = 2048
@@ -40,6 +43,9 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority = Priority.ONLINE
     timeout_s: float | None = None
     window: int = 0  # tokens of context that the client wants at least
+    offer: Offer = Offer()  # tools that may be called
+    thinking: Thinking = Thinking()  # what the client wants of the model's reasoning
+    speech: Speech | None = None  # how the answer's text is to be read, once the model is known
 
     @property
     def n(self) -> int:
@@ -47,18 +53,23 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def for_model(asked: Asked, card: ModelCard) -> Asked:
-    """`asked` with the model's values for what the client left out.
+    """`asked` with the model's values for what the client left out, tools and reasoning in the model's dialects.
 
     Raises InvalidRequest (context_length_exceeded) when it wants a larger window than there is.
     """
+    if asked.speech is not None:
+        return asked
     if 0 < card.max_model_len < asked.window:
         message = f"a window of {asked.window} tokens was asked for, {card.name} has {card.max_model_len}"
         raise InvalidRequest(message, code="context_length_exceeded", param="options.num_ctx")
     missing = {name: getattr(card.sampling, name) for name in RECOMMENDED - asked.given}
-    if not missing:
-        return asked
     requests = tuple(replace(each, sampling=replace(each.sampling, **missing)) for each in asked.requests)
-    return replace(asked, requests=requests)
+    speech = Speech()
+    prompt = requests[0].prompt if requests else ()
+    if prompt and isinstance(prompt[0], Message):
+        request, speech = adapt(requests[0], asked.offer, asked.thinking, card)
+        requests = (request,)
+    return replace(asked, requests=requests, speech=speech)
 
 
 def check_model(found: dict[str, Any]) -> str:
@@ -120,20 +131,61 @@ class Choice:
         return "".join(self.texts)
 
 
+class Heard:
+    """What one choice said: its reasoning, text and calls so far, and what of it came with the last Delta."""
+
+    def __init__(self, speech: Speech | None, index: int = 0) -> None:
+        self._reader = Reader(speech or Speech(), index)
+        self._reasoning: list[str] = []
+        self._texts: list[str] = []
+        self.calls: list[ToolCall] = []
+        self.new = Said()
+        self.finish_reason: str | None = None
+
+    def take(self, delta: Delta) -> Said:
+        self.new = new = self._reader.take(delta)
+        self._reasoning.append(new.reasoning)
+        self._texts.append(new.text)
+        self.calls += new.calls
+        if delta.finish_reason is not None:
+            self.finish_reason = self._reader.finish_reason(delta.finish_reason)
+        return new
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self._reasoning)
+
+    @property
+    def text(self) -> str:
+        return "".join(self._texts)
+
+    @property
+    def message(self) -> Message:
+        """For the conversation that goes on from here."""
+        text, reasoning = self.text, self.reasoning
+        return Message(
+            role="assistant",
+            content=text if text or not self.calls else None,
+            tool_calls=tuple(self.calls),
+            reasoning=reasoning or None,
+        )
+
+
 class Single:
     """The answer to a request with one choice, as its events come."""
 
-    def __init__(self) -> None:
+    def __init__(self, speech: Speech | None = None) -> None:
         self.choice = Choice()
+        self.heard = Heard(speech)
         self.usage = Usage()
 
-    def collect(self, events: Sequence[tuple[int, Event]]) -> str:
-        """Remember events; returns the text that is new."""
-        texts = []
+    def collect(self, events: Sequence[tuple[int, Event]]) -> list[Said]:
+        """Remember events; returns what is new, in order."""
+        said = []
         for _, event in events:
             if isinstance(event, Finish):
                 self.usage = event.usage
             elif isinstance(event, Delta):
                 self.choice.add(event)
-                texts.append(event.text)
-        return "".join(texts)
+                said.append(self.heard.take(event))
+        return said

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tripos.errors import InvalidRequest
 from tripos.types import Event, Generate, Message, Sampling, Usage
-from tripos.wire.fields import Field, kind_of, read, table
+from tripos.wire.anthropic.blocks import Blocks, read_conversation
+from tripos.wire.anthropic.functions import read_offer, read_thinking
+from tripos.wire.fields import Field, read, table
 from tripos.wire.generation import (
     INT31,
     INT63,
@@ -21,7 +22,9 @@ from tripos.wire.generation import (
     check_model,
     read_stop,
 )
-from tripos.wire.json import parse, shown
+from tripos.wire.json import parse
+from tripos.wire.tools.offer import MAX_TOOLS
+from tripos.wire.tools.reader import Speech
 
 _LATER = "it comes with a later version"
 _CACHE = "Prefixes are always reused."
@@ -31,9 +34,9 @@ _PROMPT = (
     Field("messages", "array", "The conversation, ending with the user.", max_items=MAX_MESSAGES, required=True),
     Field("system", "any", "Text, or a list of {type: text, text}."),
     Field("cache_control", "object", _CACHE, use="ignored"),
-    Field("thinking", "object", 'Only {"type": "disabled"}.'),
-    Field("tools", "array", _LATER, use="refused"),
-    Field("tool_choice", "object", _LATER, use="refused"),
+    Field("thinking", "object", "{type: enabled, budget_tokens}, {type: adaptive} or {type: disabled}, the default."),
+    Field("tools", "array", "Tools that the client runs: {name, description, input_schema}.", max_items=MAX_TOOLS),
+    Field("tool_choice", "object", "{type: auto, any, tool or none, name?, disable_parallel_tool_use?}."),
     Field("output_config", "object", _LATER, use="refused"),
     Field("output_format", "object", _LATER, use="refused"),
     Field("mcp_servers", "array", "the server makes no outbound requests", use="refused"),
@@ -59,16 +62,6 @@ FIELDS = table(
     Field("diagnostics", "any", "see /metrics", use="refused"),
 )
 _METADATA = table(Field("user_id", "string", "", max_bytes=512))
-_MESSAGE = table(
-    Field("role", "string", "", choices=("user", "assistant"), required=True),
-    Field("content", "any", "", required=True),
-)
-_TEXT = table(
-    Field("type", "string", "", choices=("text",), required=True),
-    Field("text", "string", "", required=True),
-    Field("cache_control", "object", _CACHE, use="ignored"),
-    Field("citations", "array", "Of an earlier answer.", use="ignored"),
-)
 _STOP_REASONS = {"length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 
 
@@ -85,6 +78,8 @@ def decode(body: bytes) -> Asked:
     )
     request = Generate(prompt=_read_prompt(found), max_tokens=found["max_tokens"], sampling=sampling)
     return Asked(
+        offer=read_offer(found),
+        thinking=read_thinking(found.get("thinking"), found["max_tokens"]),
         model=check_model(found),
         requests=(request,),
         given=RECOMMENDED & found.keys(),
@@ -92,55 +87,23 @@ def decode(body: bytes) -> Asked:
     )
 
 
-def decode_count(body: bytes) -> tuple[str, Generate]:
-    """The model's name and what would be its prompt. Raises InvalidRequest."""
+def decode_count(body: bytes) -> Asked:
+    """What would be asked. Raises InvalidRequest."""
     found = read(parse(body), COUNT)
-    return check_model(found), Generate(prompt=_read_prompt(found))
+    return Asked(
+        model=check_model(found),
+        requests=(Generate(prompt=_read_prompt(found)),),
+        offer=read_offer(found),
+        thinking=read_thinking(found.get("thinking"), None),
+    )
+
+
+def _read_prompt(found: dict[str, Any]) -> tuple[Message, ...]:
+    return read_conversation(found.get("system"), found["messages"])
 
 
 def encode_count(num_tokens: int) -> dict[str, int]:
     return {"input_tokens": num_tokens}
-
-
-def _read_prompt(found: dict[str, Any]) -> tuple[Message, ...]:
-    """System and messages; messages of one role that follow each other are one, as Anthropic has it."""
-    if found.get("thinking", {"type": "disabled"}) != {"type": "disabled"}:
-        message = 'thinking: only {"type": "disabled"} is supported'
-        raise InvalidRequest(message, code="invalid_value", param="thinking")
-    if not found["messages"]:
-        raise InvalidRequest("messages is empty", code="missing_field", param="messages")
-    messages: list[Message] = []
-    if "system" in found:
-        messages.append(Message(role="system", content=_read_text(found["system"], "system")))
-    for i, value in enumerate(found["messages"]):
-        path = f"messages[{i}]"
-        each = read(value, _MESSAGE, path)
-        text = _read_text(each["content"], f"{path}.content")
-        if messages and messages[-1].role == each["role"]:
-            text = f"{messages.pop().content}\n\n{text}"
-        messages.append(Message(role=each["role"], content=text))
-    if messages[-1].role != "user":
-        message = f"{path}.role is assistant: the last message must be the user's, answers are not begun for the model"
-        raise InvalidRequest(message, code="invalid_value", param=f"{path}.role")
-    return tuple(messages)
-
-
-def _read_text(content: Any, path: str) -> str:
-    """Text, or text blocks as paragraphs."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list) or not content:
-        message = f"{path} must be text or a list of blocks that is not empty, not {kind_of(content)}"
-        raise InvalidRequest(message, code="invalid_type", param=path)
-    texts = []
-    for i, block in enumerate(content):
-        where = f"{path}[{i}]"
-        kind = block.get("type") if isinstance(block, dict) else None
-        if isinstance(kind, str) and kind != "text":
-            message = f"{where}.type is {shown(kind)}: this server reads text blocks only"
-            raise InvalidRequest(message, code="invalid_value", param=f"{where}.type")
-        texts.append(read(block, _TEXT, where)["text"])
-    return "\n\n".join(texts)
 
 
 def encode_usage(usage: Usage) -> dict[str, int]:
@@ -154,52 +117,45 @@ def encode_usage(usage: Usage) -> dict[str, int]:
 
 
 class MessageAnswer(Single):
-    """A message, or its events: start, text deltas, stop with the usage."""
+    """A message, or its events: start, blocks with their deltas, stop with the usage."""
 
-    def __init__(self, id: str, model: str) -> None:
-        super().__init__()
+    def __init__(self, id: str, model: str, speech: Speech | None = None) -> None:
+        super().__init__(speech)
         self._id, self._model = id, model
-        self._is_opened = False
+        self._is_begun = False
+        self._blocks = Blocks()
 
     def take(self, events: Sequence[tuple[int, Event]]) -> list[dict[str, Any]]:
-        text = self.collect(events)
-        return [*self._open(), self._delta(text)] if text else []
+        made = [event for said in self.collect(events) for event in self._blocks.add(said)]
+        return self._begun(made) if made else []
 
     def end(self, elapsed_s: float) -> list[dict[str, Any]]:
         ending = {"stop_reason": self._stop_reason, "stop_sequence": self._stop_sequence}
         return [
-            *self._open(),
-            {"type": "content_block_stop", "index": 0},
+            *self._begun(self._blocks.close()),
             {"type": "message_delta", "delta": ending, "usage": encode_usage(self.usage)},
             {"type": "message_stop"},
         ]
 
     def response(self, elapsed_s: float) -> dict[str, Any]:
+        self._blocks.close()
         return {
-            **self._message([{"type": "text", "text": self.choice.text}]),
+            **self._message(self._blocks.blocks),
             "stop_reason": self._stop_reason,
             "stop_sequence": self._stop_sequence,
             "usage": encode_usage(self.usage),
         }
 
-    def _open(self) -> list[dict[str, Any]]:
-        """What comes before the first text, once."""
-        if self._is_opened:
-            return []
-        self._is_opened = True
+    def _begun(self, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The events, and around the first of them what begins a message."""
+        if self._is_begun:
+            return events
+        self._is_begun = True
         message = {**self._message([]), "stop_reason": None, "stop_sequence": None, "usage": encode_usage(self.usage)}
-        return [
-            {"type": "message_start", "message": message},
-            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-            {"type": "ping"},
-        ]
+        return [{"type": "message_start", "message": message}, *events[:1], {"type": "ping"}, *events[1:]]
 
     def _message(self, content: list[Any]) -> dict[str, Any]:
         return {"id": self._id, "type": "message", "role": "assistant", "model": self._model, "content": content}
-
-    @staticmethod
-    def _delta(text: str) -> dict[str, Any]:
-        return {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}}
 
     @property
     def _stop_sequence(self) -> str | None:
@@ -208,4 +164,4 @@ class MessageAnswer(Single):
     @property
     def _stop_reason(self) -> str:
         ended = "stop_sequence" if self._stop_sequence is not None else "end_turn"
-        return _STOP_REASONS.get(self.choice.finish_reason or "", ended)
+        return _STOP_REASONS.get(self.heard.finish_reason or "", ended)

@@ -21,8 +21,10 @@ from tripos.wire.generation import (
     read_stop,
 )
 from tripos.wire.json import parse
+from tripos.wire.ollama.functions import encode_calls, read_messages, read_offer, read_thinking
+from tripos.wire.tools.offer import MAX_TOOLS
+from tripos.wire.tools.reader import Said, join
 
-_LATER = "it comes with a later version"
 _MACHINE = "The server's own settings decide."
 
 _SHARED = (
@@ -32,13 +34,13 @@ _SHARED = (
     Field("logprobs", "boolean", "Report the log-probability of each token."),
     Field("top_logprobs", "integer", "Likeliest alternatives per token; needs logprobs.", low=0, high=20),
     Field("format", "any", 'Only "": JSON comes with a later version.'),
-    Field("think", "any", "Only false."),
+    Field("think", "any", "true, false, or low, medium or high: how much to reason. Default: as the model does."),
     Field("keep_alive", "any", "Models stay loaded.", use="ignored"),
 )
 CHAT = table(
     Field("messages", "array", "The conversation. None: the model is loaded, which it is.", max_items=MAX_MESSAGES),
     *_SHARED,
-    Field("tools", "array", "Only an empty list: tools come with a later version."),
+    Field("tools", "array", "Functions that the model may call.", max_items=MAX_TOOLS),
 )
 GENERATE = table(
     Field("prompt", "string", "What to answer. None: the model is loaded, which it is."),
@@ -80,23 +82,12 @@ OPTIONS = table(
     ),
     Field("repeat_last_n", "integer", "penalties reach over the whole text", use="refused"),
 )  # fmt: skip
-_MESSAGE = table(
-    Field("role", "string", "", choices=("system", "user", "assistant"), required=True),
-    Field("content", "string", ""),
-    Field("images", "array", "", max_items=0),
-    Field("tool_calls", "array", "", max_items=0),
-    Field("thinking", "string", "Of an earlier answer.", use="ignored"),
-    Field("tool_name", "string", _LATER, use="refused"),
-)
 
 
 def decode_chat(body: bytes) -> Asked:
     """No request when there are no messages. Raises InvalidRequest."""
     found = read(parse(body), CHAT)
-    if found.get("tools"):
-        raise InvalidRequest(f"tools is not supported: {_LATER}", code="invalid_value", param="tools")
-    messages = tuple(_read_message(value, f"messages[{i}]") for i, value in enumerate(found.get("messages", ())))
-    return _asked(found, messages)
+    return _asked(found, read_messages(found.get("messages", ())))
 
 
 def decode_generate(body: bytes) -> Asked:
@@ -111,17 +102,10 @@ def decode_generate(body: bytes) -> Asked:
     return _asked(found, (*before, Message(role="user", content=prompt)) if prompt else ())
 
 
-def _read_message(value: Any, path: str) -> Message:
-    found = read(value, _MESSAGE, path)
-    return Message(role=found["role"], content=found.get("content", ""))
-
-
 def _asked(found: dict[str, Any], prompt: str | tuple[Message, ...]) -> Asked:
     if found.get("format", "") != "":
         message = "format is not supported: JSON comes with a later version"
         raise InvalidRequest(message, code="unsupported_schema", param="format")
-    if found.get("think", False) is not False:
-        raise InvalidRequest("think: only false is supported", code="invalid_value", param="think")
     if "top_logprobs" in found and not found.get("logprobs"):
         message = "top_logprobs needs logprobs: true"
         raise InvalidRequest(message, code="invalid_value", param="top_logprobs")
@@ -142,6 +126,8 @@ def _asked(found: dict[str, Any], prompt: str | tuple[Message, ...]) -> Asked:
         given=RECOMMENDED & given,
         stream=found.get("stream", True),
         window=options.get("num_ctx", 0),
+        offer=read_offer(found.get("tools", ())),
+        thinking=read_thinking(found.get("think")),
     )
 
 
@@ -164,26 +150,29 @@ class LineAnswer(Single):
     """One object, or lines of text and a last one with the timings."""
 
     def __init__(self, asked: Asked, model: str, created_at: str) -> None:
-        super().__init__()
+        super().__init__(asked.speech)
         self._asked = asked
         self._identity = {"model": model, "created_at": created_at}
         self._num_logprobs = 0  # sent so far
 
     def take(self, events: Sequence[tuple[int, Event]]) -> list[dict[str, Any]]:
-        text = self.collect(events)
+        said = join(self.collect(events))
         logprobs = self._new_logprobs()
-        return [{**self._identity, **self._text(text), "done": False, **logprobs}] if text or logprobs else []
+        if not (said.reasoning or said.text or said.calls or logprobs):
+            return []
+        return [{**self._identity, **self._text(said), "done": False, **logprobs}]
 
     def end(self, elapsed_s: float) -> list[dict[str, Any]]:
-        return [{**self._identity, **self._text(""), **self._ending(elapsed_s)}]
+        return [{**self._identity, **self._text(Said()), **self._ending(elapsed_s)}]
 
     def response(self, elapsed_s: float) -> dict[str, Any]:
         self._num_logprobs = 0
+        said = Said(self.heard.reasoning, self.heard.text, tuple(self.heard.calls))
         return {
-            **self._identity, **self._text(self.choice.text), **self._ending(elapsed_s), **self._new_logprobs()
+            **self._identity, **self._text(said), **self._ending(elapsed_s), **self._new_logprobs()
         }  # fmt: skip
 
-    def _text(self, text: str) -> dict[str, Any]:
+    def _text(self, said: Said) -> dict[str, Any]:
         raise NotImplementedError
 
     def _new_logprobs(self) -> dict[str, Any]:
@@ -210,15 +199,17 @@ class LineAnswer(Single):
 class ChatLines(LineAnswer):
     """The answer to /api/chat."""
 
-    def _text(self, text: str) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": text}}
+    def _text(self, said: Said) -> dict[str, Any]:
+        thinking = {"thinking": said.reasoning} if said.reasoning else {}
+        calls = {"tool_calls": encode_calls(said.calls)} if said.calls else {}
+        return {"message": {"role": "assistant", "content": said.text, **thinking, **calls}}
 
 
 class GenerateLines(LineAnswer):
     """The answer to /api/generate."""
 
-    def _text(self, text: str) -> dict[str, Any]:
-        return {"response": text}
+    def _text(self, said: Said) -> dict[str, Any]:
+        return {"response": said.text, **({"thinking": said.reasoning} if said.reasoning else {})}
 
 
 def _ns(seconds: float) -> int:

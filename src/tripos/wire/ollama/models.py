@@ -53,7 +53,11 @@ def encode_show(card: ModelCard) -> dict[str, Any]:
             f"{family}.context_length": card.max_model_len,
             f"{family}.vocab_size": card.vocab_size,
         },
-        "capabilities": [_CAPABILITIES.get(card.task, card.task)],
+        "capabilities": [
+            _CAPABILITIES.get(card.task, card.task),
+            *(["tools"] if card.tool_dialect else []),
+            *(["thinking"] if card.reasoning_dialect else []),
+        ],
         "modified_at": iso(card.created),
     }
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from tripos.errors import InvalidRequest
 from tripos.types import Delta, Generate, Message, TokenLogprob, ToolCall
 from tripos.wire.fields import Field, check, read, table
-from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, Asked, Choice
+from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, Asked, Choice, Heard
 from tripos.wire.json import parse, shown
-from tripos.wire.openai.generation import DELIVERY, IGNORED, SAMPLING, Answer, read_delivery, read_sampling
+from tripos.wire.openai.functions import CALLING, REASONING, read_chat_offer, read_thinking
+from tripos.wire.openai.generation import DELIVERY, IGNORED, SAMPLING, Answer, Identity, read_delivery, read_sampling
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _LATER = "it comes with a later version"
@@ -38,15 +40,13 @@ FIELDS = table(
     *IGNORED,
     Field("prompt_cache_retention", "string", "Prefixes are always reused.", max_bytes=64, use="ignored"),
     Field("prompt_cache_options", "object", "Prefixes are always reused.", use="ignored"),
-    Field("parallel_tool_calls", "boolean", "No tools, no effect.", use="ignored"),
-    Field("tools", "array", _LATER, use="refused"),
-    Field("tool_choice", "any", _LATER, use="refused"),
-    Field("functions", "array", _LATER, use="refused"),
-    Field("function_call", "any", _LATER, use="refused"),
+    *CALLING,
+    *REASONING,
+    Field("functions", "array", "use tools", use="refused"),
+    Field("function_call", "any", "use tool_choice", use="refused"),
     Field("audio", "any", "text only", use="refused"),
     Field("prediction", "any", "output is not predicted", use="refused"),
     Field("web_search_options", "any", "the server makes no outbound requests", use="refused"),
-    Field("reasoning_effort", "any", "use chat_template_kwargs", use="refused"),
     Field("verbosity", "any", "say it in the prompt", use="refused"),
     Field("moderation", "any", _LATER, use="refused"),
     Field("structured_outputs", "any", _LATER, use="refused"),
@@ -61,7 +61,9 @@ _MESSAGE = table(
     Field("refusal", "string", "Of an earlier answer.", use="ignored"),
     Field("annotations", "array", "Of an earlier answer.", use="ignored"),
     Field("audio", "any", "Of an earlier answer.", use="ignored"),
-    Field("function_call", "any", _LATER, use="refused"),
+    Field("reasoning_content", "string", "Of an earlier answer, for templates that show it again."),
+    Field("reasoning", "string", "As reasoning_content, and another name of it."),
+    Field("function_call", "any", "use tool_calls", use="refused"),
 )
 _PART = table(Field("type", "string", "text"), Field("text", "string", "The text."))
 _TOOL_CALL = table(
@@ -94,7 +96,9 @@ def decode(body: bytes) -> Asked:
         template_args=read_template_args(found),
         cache_salt=found.get("cache_salt", ""),
     )
-    return Asked(requests=(request,), **read_delivery(found))
+    return Asked(
+        requests=(request,), offer=read_chat_offer(found), thinking=read_thinking(found), **read_delivery(found)
+    )
 
 
 def read_template_args(found: dict[str, Any]) -> dict[str, Any]:
@@ -154,6 +158,7 @@ def _read_message(value: Any, path: str) -> Message:
         name=name,
         tool_calls=calls,
         tool_call_id=found.get("tool_call_id"),
+        reasoning=found.get("reasoning_content", found.get("reasoning")),
     )
 
 
@@ -230,6 +235,11 @@ class ChatAnswer(Answer):
     object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
+    def __init__(self, asked: Asked, identity: Identity) -> None:
+        super().__init__(asked, identity)
+        self._heard = [Heard(asked.speech, index) for index in range(len(self._choices))]
+        self._num_calls = [0] * len(self._choices)  # sent
+
     def _opening(self) -> list[dict[str, Any]]:
         """The choices of the first chunk: who speaks."""
         return [
@@ -237,24 +247,59 @@ class ChatAnswer(Answer):
             for index in range(len(self._choices))
         ]
 
-    def _stream_choice(self, index: int, prompt_idx: int, delta: Delta) -> dict[str, Any]:
+    def _add(self, index: int, delta: Delta) -> None:
+        super()._add(index, delta)
+        self._heard[index].take(delta)
+
+    def _stream_choice(self, index: int, prompt_idx: int, delta: Delta) -> dict[str, Any] | None:
+        heard = self._heard[index]
+        new = heard.new
+        if not (new.reasoning or new.text or new.calls or delta.logprobs or delta.finish_reason):
+            return None  # all of it is held back
+        first = self._num_calls[index]
+        self._num_calls[index] += len(new.calls)
         return {
             "index": index,
-            "delta": {"content": delta.text} if delta.text else {},
+            "delta": {
+                **({"reasoning_content": new.reasoning, "reasoning": new.reasoning} if new.reasoning else {}),
+                **({"content": new.text} if new.text else {}),
+                **({"tool_calls": encode_calls(new.calls, first)} if new.calls else {}),
+            },
             "logprobs": _encode_logprobs(delta.logprobs),
-            "finish_reason": delta.finish_reason,
+            "finish_reason": heard.finish_reason,
             **({"stop_reason": delta.stop} if delta.finish_reason else {}),
         }
 
     def _whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
         wants_logprobs = self.asked.requests[0].sampling.logprobs is not None
+        heard = self._heard[index]
+        reasoning = {"reasoning_content": heard.reasoning, "reasoning": heard.reasoning} if heard.reasoning else {}
         return {
             "index": index,
-            "message": {"role": "assistant", "content": choice.text, "refusal": None},
+            "message": {
+                "role": "assistant",
+                "content": heard.text if heard.text or not (heard.calls or heard.reasoning) else None,
+                "refusal": None,
+                **reasoning,
+                **({"tool_calls": encode_calls(heard.calls)} if heard.calls else {}),
+            },
             "logprobs": _encode_logprobs(tuple(choice.logprobs)) if wants_logprobs else None,
-            "finish_reason": choice.finish_reason,
+            "finish_reason": heard.finish_reason,
             "stop_reason": choice.stop,
         }
+
+
+def encode_calls(calls: Sequence[ToolCall], first: int | None = None) -> list[dict[str, Any]]:
+    """`first`: index of the first call of a chunk."""
+    return [
+        {
+            **({} if first is None else {"index": first + i}),
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments},
+        }
+        for i, call in enumerate(calls)
+    ]
 
 
 def _encode_logprobs(logprobs: tuple[TokenLogprob, ...] | None) -> dict[str, Any] | None:

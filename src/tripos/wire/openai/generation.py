@@ -160,7 +160,7 @@ def encode_usage(usages: Iterable[Usage]) -> dict[str, Any]:
         "completion_tokens": output_tokens,
         "total_tokens": prompt_tokens + output_tokens,
         "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in usages)},
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": sum(usage.reasoning_tokens for usage in usages)},
     }
 
 
@@ -215,9 +215,9 @@ class Answer(ABC):
             if not isinstance(event, Delta):
                 continue
             index = prompt_idx * self.asked.n + event.index
-            self._choices[index].add(event)
-            if self.asked.stream:
-                choices.append(self._stream_choice(index, prompt_idx, event))
+            self._add(index, event)
+            if self.asked.stream and (choice := self._stream_choice(index, prompt_idx, event)) is not None:
+                choices.append(choice)
         if choices and not self._is_opened:
             self._is_opened = True
             choices = self._opening() + choices
@@ -230,6 +230,9 @@ class Answer(ABC):
     def response(self, elapsed_s: float) -> dict[str, Any]:
         choices = [self._whole_choice(index, choice) for index, choice in enumerate(self._choices)]
         return {**self._identity, "object": self.object, "choices": choices, **self._totals(elapsed_s)}
+
+    def _add(self, index: int, delta: Delta) -> None:
+        self._choices[index].add(delta)
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         body = {**self._identity, "object": self.chunk_object, "choices": choices}
@@ -246,8 +249,8 @@ class Answer(ABC):
         """The choices of the chunks that come before any text."""
 
     @abstractmethod
-    def _stream_choice(self, index: int, prompt_idx: int, delta: Delta) -> dict[str, Any]:
-        """One choice of a chunk."""
+    def _stream_choice(self, index: int, prompt_idx: int, delta: Delta) -> dict[str, Any] | None:
+        """One choice of a chunk; None: there is nothing to send yet."""
 
     @abstractmethod
     def _whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:

@@ -12,26 +12,28 @@ import msgspec
 from msgspec.structs import replace
 
 from tripos.errors import InvalidRequest, TriposError
-from tripos.types import Event, Generate, Message, TokenLogprob, Usage
+from tripos.types import Event, Generate, Message, ToolCall, Usage
 from tripos.wire.fields import Field, Table, kind_of, read, table
 from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, MODEL, Asked, Single, check_model
 from tripos.wire.json import parse, shown
+from tripos.wire.openai.functions import CALLING, read_offer
 from tripos.wire.openai.generation import DELIVERY, SAMPLING, read_delivery, read_sampling
+from tripos.wire.openai.response_items import Output
+from tripos.wire.tools.adapt import Thinking
+from tripos.wire.tools.reasoning import EFFORTS
 
 _LATER = "it comes with a later version"
 _BOOKS = "For the client's own books."
 _LOGPROBS = "message.output_text.logprobs"
 
 _PROMPT = (
-    Field("input", "any", "Text, or a list of messages.", required=True),
+    Field("input", "any", "Text, or a list of messages, reasoning, function calls and their outputs.", required=True),
     Field("instructions", "string", "Go before everything as the system's message; not kept for the next response."),
     Field("previous_response_id", "string", "Go on from a stored response.", max_bytes=256),
     Field("text", "object", 'Only {"format": {"type": "text"}}.'),
     Field("truncation", "string", "Only disabled: nothing is dropped silently.", choices=("auto", "disabled")),
-    Field("tools", "array", "Only an empty list: tools come with a later version."),
-    Field("tool_choice", "any", 'Only "auto" and "none": there are no tools.'),
-    Field("parallel_tool_calls", "boolean", "No tools, no effect.", use="ignored"),
-    Field("reasoning", "object", _LATER, use="refused"),
+    *CALLING,
+    Field("reasoning", "object", "{effort}, as reasoning_effort of chat completions; the rest has no effect."),
     Field("conversation", "any", "use previous_response_id", use="refused"),
 )
 COUNT = table(MODEL, *_PROMPT, Field("personality", "any", "say it in the instructions", use="refused"))
@@ -50,7 +52,14 @@ FIELDS = table(
     Field("prompt_cache_key", "string", "Prefixes are always reused.", max_bytes=512, use="ignored"),
     Field("prompt_cache_retention", "string", "Prefixes are always reused.", max_bytes=64, use="ignored"),
     Field("prompt_cache_options", "object", "Prefixes are always reused.", use="ignored"),
-    Field("max_tool_calls", "integer", "No tools, no effect.", low=0, high=MAX_TOKENS, use="ignored"),
+    Field(
+        "max_tool_calls",
+        "integer",
+        "For tools that a server runs: there are none.",
+        low=0,
+        high=MAX_TOKENS,
+        use="ignored",
+    ),
     Field("prompt", "any", "there are no stored prompts", use="refused"),
     Field("context_management", "any", "send the messages that count", use="refused"),
     Field("background_options", "any", "nothing runs in the background", use="refused"),
@@ -65,6 +74,43 @@ _MESSAGE = table(
     Field("id", "string", "Of an earlier answer.", max_bytes=256, use="ignored"),
     Field("status", "string", "Of an earlier answer.", max_bytes=64, use="ignored"),
     Field("phase", "string", "Of an earlier answer.", max_bytes=64, use="ignored"),
+)
+_CALL = table(
+    Field("type", "string", "", choices=("function_call",), required=True),
+    Field("call_id", "string", "", max_bytes=256, required=True),
+    Field("name", "string", "", max_bytes=256, required=True),
+    Field("arguments", "string", "", required=True),
+    Field("id", "string", "", max_bytes=256, use="ignored"),
+    Field("status", "string", "", max_bytes=64, use="ignored"),
+    Field("namespace", "string", "", max_bytes=256, use="ignored"),
+    Field("caller", "any", "", use="ignored"),
+    Field("parsed_arguments", "any", "Of the client's own helpers.", use="ignored"),
+)
+_CALL_OUTPUT = table(
+    Field("type", "string", "", choices=("function_call_output",), required=True),
+    Field("call_id", "string", "", max_bytes=256, required=True),
+    Field("output", "any", "", required=True),
+    Field("id", "string", "", max_bytes=256, use="ignored"),
+    Field("status", "string", "", max_bytes=64, use="ignored"),
+    Field("caller", "any", "", use="ignored"),
+)
+_REASONING_ITEM = table(
+    Field("type", "string", "", choices=("reasoning",), required=True),
+    Field("content", "array", ""),
+    Field("summary", "array", "", use="ignored"),
+    Field("id", "string", "", max_bytes=256, use="ignored"),
+    Field("status", "string", "", max_bytes=64, use="ignored"),
+    Field("encrypted_content", "string", "", use="ignored"),
+)
+_REASONING_PART = table(
+    Field("type", "string", "", choices=("reasoning_text",), required=True), Field("text", "string", "", required=True)
+)
+_REASONING = table(
+    Field("effort", "string", "", choices=EFFORTS),
+    Field("summary", "string", "", choices=("auto", "concise", "detailed"), use="ignored"),
+    Field("generate_summary", "string", "", choices=("auto", "concise", "detailed"), use="ignored"),
+    Field("context", "string", "", choices=("auto", "current_turn", "all_turns"), use="ignored"),
+    Field("mode", "string", "", max_bytes=64, use="ignored"),
 )
 _PART = table(
     Field("type", "string", "", choices=("input_text", "output_text"), required=True),
@@ -83,6 +129,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     previous_response_id: str | None = None
     is_stored: bool = True
     metadata: dict[str, str] = {}
+    tools: list[Any] = []  # as they were given, and the response has them again
+    tool_choice: Any = "auto"
 
 
 def decode(body: bytes) -> Wanted:
@@ -109,7 +157,7 @@ def decode_count(body: bytes) -> Wanted:
 def ask(wanted: Wanted, before: tuple[Message, ...]) -> Asked:
     """What the model is asked: instructions, what was said `before`, this request's messages."""
     first = () if wanted.instructions is None else (Message(role="system", content=wanted.instructions),)
-    request = replace(wanted.asked.requests[0], prompt=(*first, *before, *wanted.messages))
+    request = replace(wanted.asked.requests[0], prompt=(*first, *join_turns((*before, *wanted.messages))))
     return replace(wanted.asked, requests=(request,))
 
 
@@ -128,13 +176,11 @@ def _read_wanted(found: dict[str, Any], asked: Asked) -> Wanted:
     if found.get("truncation") == "auto":
         message = "truncation: only disabled is supported, nothing is dropped silently"
         raise InvalidRequest(message, code="invalid_value", param="truncation")
-    if found.get("tools"):
-        raise InvalidRequest(f"tools is not supported: {_LATER}", code="invalid_value", param="tools")
-    if found.get("tool_choice", "auto") not in ("auto", "none"):
-        message = "tool_choice: only auto and none, there are no tools"
-        raise InvalidRequest(message, code="invalid_value", param="tool_choice")
+    effort = read(found.get("reasoning", {}), _REASONING, "reasoning").get("effort")
     return Wanted(
-        asked=asked,
+        asked=replace(asked, offer=read_offer(found), thinking=Thinking(effort=effort)),
+        tools=found.get("tools", []),
+        tool_choice=found.get("tool_choice", "auto"),
         messages=_read_input(found["input"]),
         instructions=found.get("instructions"),
         previous_response_id=found.get("previous_response_id"),
@@ -175,12 +221,62 @@ def _read_input(value: Any) -> tuple[Message, ...]:
 
 
 def _read_item(value: Any, path: str) -> Message:
-    _check_kind(value, ("message",), path, "reads messages only")
+    kinds = ("message", "function_call", "function_call_output", "reasoning")
+    _check_kind(value, kinds, path, "reads messages, reasoning, function calls and their outputs")
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind == "function_call":
+        found = read(value, _CALL, path)
+        call = ToolCall(id=found["call_id"], name=found["name"], arguments=found["arguments"])
+        return Message(role="assistant", tool_calls=(call,))
+    if kind == "function_call_output":
+        found = read(value, _CALL_OUTPUT, path)
+        output = found["output"]
+        content = output if isinstance(output, str) else _read_parts(output, f"{path}.output")
+        return Message(role="tool", content=content, tool_call_id=found["call_id"])
+    if kind == "reasoning":
+        return Message(role="assistant", reasoning=_read_reasoning(value, path))
     found = read(value, _MESSAGE, path)
     role, content = found["role"], found["content"]
     if not isinstance(content, str):
         content = _read_parts(content, f"{path}.content")
     return Message(role="system" if role == "developer" else role, content=content)
+
+
+def _read_reasoning(value: Any, path: str) -> str:
+    parts = read(value, _REASONING_ITEM, path).get("content", [])
+    return "".join(read(part, _REASONING_PART, f"{path}.content[{i}]")["text"] for i, part in enumerate(parts))
+
+
+def join_turns(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Items of one turn of the assistant (reasoning, text, calls) as the one message that templates know.
+
+    Raises InvalidRequest for an output that answers no call.
+    """
+    joined: list[Message] = []
+    open_ids: set[str] = set()
+    for message in messages:
+        before = joined[-1] if joined else None
+        if message.role == "tool":
+            if message.tool_call_id not in open_ids:
+                text = f"input holds an output for call {shown(message.tool_call_id or '')}, which nobody made"
+                raise InvalidRequest(text, code="invalid_value", param="input")
+            open_ids.discard(message.tool_call_id)
+        open_ids |= {call.id for call in message.tool_calls}
+        is_more = message.role == "assistant" and (message.tool_calls or message.content is not None)
+        if before is not None and before.role == "assistant" and is_more and not _is_whole(before, message):
+            joined[-1] = replace(
+                before,
+                content=before.content if message.content is None else message.content,
+                tool_calls=(*before.tool_calls, *message.tool_calls),
+            )
+        else:
+            joined.append(message)
+    return tuple(each for each in joined if each.content is not None or each.tool_calls)
+
+
+def _is_whole(before: Message, message: Message) -> bool:
+    """Whether a message of the assistant cannot go on with another."""
+    return message.content is not None and (before.content is not None or bool(before.tool_calls))
 
 
 def _read_parts(value: Any, path: str) -> str:
@@ -207,19 +303,19 @@ def encode_usage(usage: Usage) -> dict[str, Any]:
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": usage.output_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.prompt_tokens + usage.output_tokens,
     }
 
 
 class ResponseAnswer(Single):
-    """A response with one message, or the typed events that build it. `asked`: as the model gets it."""
+    """A response with its output items, or the typed events that build it. `asked`: as the model gets it."""
 
     def __init__(self, wanted: Wanted, asked: Asked, response_id: str, created: int, model: str) -> None:
-        super().__init__()
+        super().__init__(asked.speech)
         sampling = asked.requests[0].sampling
         self._wants_logprobs = sampling.logprobs is not None
-        self._message_id = "msg_" + response_id.removeprefix("resp_")
+        self._output = Output(response_id)
         self._num_events = 0
         self._num_logprobs = 0  # sent so far
         self._fixed = {
@@ -231,38 +327,34 @@ class ResponseAnswer(Single):
             "instructions": wanted.instructions,
             "max_output_tokens": asked.requests[0].max_tokens,
             "metadata": wanted.metadata,
-            "parallel_tool_calls": True,
+            "parallel_tool_calls": wanted.asked.offer.is_parallel,
             "previous_response_id": wanted.previous_response_id,
             "service_tier": "default",
             "store": wanted.is_stored,
             "temperature": sampling.temperature,
             "text": {"format": {"type": "text"}},
-            "tool_choice": "auto",
-            "tools": [],
+            "reasoning": {"effort": wanted.asked.thinking.effort, "summary": None},
+            "tool_choice": wanted.tool_choice,
+            "tools": wanted.tools,
             "top_p": sampling.top_p,
             "truncation": "disabled",
         }
 
     def take(self, events: Sequence[tuple[int, Event]]) -> list[dict[str, Any]]:
-        text = self.collect(events)
-        if not text and len(self.choice.logprobs) == self._num_logprobs:
-            return []
-        opening = self._opening()
-        new, self._num_logprobs = self.choice.logprobs[self._num_logprobs :], len(self.choice.logprobs)
-        return [*opening, self._text_event("delta", delta=text, logprobs=_encode_logprobs(new))]
+        made = []
+        for said in self.collect(events):
+            logprobs = self.choice.logprobs if self._wants_logprobs else []
+            new, self._num_logprobs = logprobs[self._num_logprobs :], len(logprobs)
+            made += self._output.add(said, new)
+        return self._numbered(made)
 
     def end(self, elapsed_s: float) -> list[dict[str, Any]]:
-        status, part = self._status, self._part()
-        done = "response.output_item.done"
-        return [
-            *self._opening(),
-            self._text_event("done", text=self.choice.text, logprobs=part["logprobs"]),
-            self._event("response.content_part.done", **self._place, content_index=0, part=part),
-            self._event(done, output_index=0, item=self._item(status, [part])),
-            self._event(f"response.{status}", response=self.response(elapsed_s)),
-        ]
+        events = self._numbered([*self._output.close(self._status)])
+        response = self.response(elapsed_s)
+        return [*(events or self._opening()), self._event(f"response.{self._status}", response=response)]
 
     def response(self, elapsed_s: float) -> dict[str, Any]:
+        self._output.close(self._status)
         reason = {"length": "max_output_tokens", "content_filter": "content_filter"}
         cause = reason.get(self.choice.finish_reason or "")
         return {
@@ -270,7 +362,7 @@ class ResponseAnswer(Single):
             "status": self._status,
             "error": None,
             "incomplete_details": {"reason": cause} if cause else None,
-            "output": [self._item(self._status, [self._part()])],
+            "output": self._output.items,
             "usage": encode_usage(self.usage),
         }
 
@@ -283,18 +375,15 @@ class ResponseAnswer(Single):
             self._event("response.failed", response=failed),
         ]
 
+    def _numbered(self, events: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+        return [*self._opening(), *(self._event(kind, **fields) for kind, fields in events)] if events else []
+
     def _opening(self) -> list[dict[str, Any]]:
-        """What comes before the first text, once."""
+        """What comes before the first item, once."""
         if self._num_events:
             return []
         begun = self._begun("in_progress")
-        part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-        return [
-            self._event("response.created", response=begun),
-            self._event("response.in_progress", response=begun),
-            self._event("response.output_item.added", output_index=0, item=self._item("in_progress", [])),
-            self._event("response.content_part.added", **self._place, content_index=0, part=part),
-        ]
+        return [self._event("response.created", response=begun), self._event("response.in_progress", response=begun)]
 
     def _begun(self, status: str) -> dict[str, Any]:
         return {
@@ -305,30 +394,6 @@ class ResponseAnswer(Single):
         self._num_events += 1
         return {"type": kind, "sequence_number": self._num_events - 1, **fields}
 
-    def _text_event(self, kind: str, **fields: Any) -> dict[str, Any]:
-        return self._event(f"response.output_text.{kind}", **self._place, content_index=0, **fields)
-
-    @property
-    def _place(self) -> dict[str, Any]:
-        return {"item_id": self._message_id, "output_index": 0}
-
     @property
     def _status(self) -> str:
         return "incomplete" if self.choice.finish_reason in ("length", "content_filter") else "completed"
-
-    def _item(self, status: str, content: list[Any]) -> dict[str, Any]:
-        return {
-            "id": self._message_id, "type": "message", "role": "assistant", "status": status, "content": content
-        }  # fmt: skip
-
-    def _part(self) -> dict[str, Any]:
-        logprobs = _encode_logprobs(self.choice.logprobs) if self._wants_logprobs else []
-        return {"type": "output_text", "text": self.choice.text, "annotations": [], "logprobs": logprobs}
-
-
-def _encode_logprobs(tokens: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
-    return [{**_encode_one(token), "top_logprobs": [_encode_one(each) for each in token.top]} for token in tokens]
-
-
-def _encode_one(token: TokenLogprob) -> dict[str, Any]:
-    return {"token": token.text, "logprob": max(token.logprob, -9999.0), "bytes": list(token.data)}

@@ -1,0 +1,173 @@
+"""Reasoning before an answer: where a sequence stands, how many tokens it took, and what that means for its next token.
+
+A model reasons at the beginning of its output only. While it does, its grammar waits; when its tokens are used up, the
+mark that ends reasoning is forced, as a grammar forces text. All of it follows from the sequence's own tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tripos.engine.grammar import GrammarProblem, Matcher
+from tripos.models.tokenizer import Tokenizer
+from tripos.runtime.executor import U32
+from tripos.types import Reasoning
+
+_NUM_LAST_TOKENS = 32  # of a prompt, looked at for a mark
+_SPACE = b" \t\r\n"
+_ALL = np.uint32(0xFFFFFFFF)
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The marks around reasoning in a model's tokens. `start_id`: when one token spells the first."""
+
+    start: bytes
+    end: bytes
+    start_id: int | None
+    end_ids: tuple[int, ...]
+
+
+def marks_of(reasoning: Reasoning, tokenizer: Tokenizer) -> Marks:
+    end_id = tokenizer.token_id(reasoning.end)
+    end_ids = tokenizer.encode_inside(reasoning.end) if end_id is None else [end_id]
+    return Marks(reasoning.start.encode(), reasoning.end.encode(), tokenizer.token_id(reasoning.start), tuple(end_ids))
+
+
+class Trace:
+    """Follows one sequence: not begun, reasoning, or answering."""
+
+    def __init__(self, marks: Marks, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
+        """The prompt may have begun the reasoning, or ended it."""
+        self.marks = marks
+        self.num_tokens = 0  # of reasoning, marks included
+        self._token_bytes = tokenizer.all_token_bytes
+        self._tail = b""  # what may be the beginning of a mark
+        last = tokenizer.decode(prompt[-_NUM_LAST_TOKENS:], skip_special=False).encode().rstrip(_SPACE)
+        self.is_open = last.endswith(marks.start)
+        self.is_over = last.endswith(marks.end)
+
+    def push(self, token_id: int) -> None:
+        """Take the next token of the output."""
+        if self.is_over:
+            return
+        self.num_tokens += 1
+        self._tail += self._token_bytes[token_id] if 0 <= token_id < len(self._token_bytes) else b""
+        if not self.is_open:
+            self._begin()
+        if self.is_open:
+            self.is_over = self.marks.end in self._tail
+            self.is_open = not self.is_over
+            self._tail = self._tail[-len(self.marks.end) + 1 :]
+
+    def answer(self) -> None:
+        """The answer begins here."""
+        self.is_open, self.is_over = False, True
+
+    def _begin(self) -> None:
+        text, start = self._tail.lstrip(_SPACE), self.marks.start
+        if text.startswith(start):
+            self.is_open, self._tail = True, text[len(start) :]
+        elif not start.startswith(text):
+            self.num_tokens = 0
+            self.answer()
+
+
+class ReasoningMatcher:
+    """A Matcher that lets a model reason first, for at most `max_tokens` tokens, and then follows `inner`, if any.
+
+    A model whose first mark is no single token cannot begin to reason before an `inner`. With one, none of `eos_ids`
+    may end the sequence while it reasons: there would be no answer.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        max_tokens: int | None,
+        vocab_size: int,
+        inner: Matcher | None = None,
+        eos_ids: Sequence[int] = (),
+    ) -> None:
+        self.trace = trace
+        self.num_words = -(-vocab_size // 32)
+        self._max_tokens = max_tokens
+        self._inner = inner
+        self._banned = tuple(eos_ids) if inner is not None else ()
+        self._num_ended = 0  # tokens of the end mark that are out, once it is forced
+        if inner is not None and trace.marks.start_id is None and not trace.is_open:
+            trace.answer()
+
+    @property
+    def problem(self) -> GrammarProblem | None:
+        return self._inner.problem if self._inner is not None else None
+
+    @property
+    def is_complete(self) -> bool:
+        return self._inner is not None and self.trace.is_over and self._inner.is_complete
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether the end mark must come now."""
+        used_up = self._max_tokens is not None and self.trace.num_tokens >= self._max_tokens
+        return self.trace.is_open and (used_up or self._num_ended > 0)
+
+    def fill(self, masks: U32, drafts: Sequence[int] = ()) -> None:
+        """As Matcher.fill."""
+        if self._inner is not None and not self.trace.is_open:
+            self._inner.fill(masks, drafts)
+            if not self.trace.is_over and self.trace.marks.start_id is not None:
+                _allow(masks[0], self.trace.marks.start_id)
+            return
+        if self._is_due:
+            masks.fill(0)
+            _allow(masks[0], self.trace.marks.end_ids[self._num_ended])
+            return
+        masks.fill(_ALL)
+        if self.trace.is_open:
+            for id in self._banned:
+                masks[:, id // 32] &= ~(np.uint32(1) << np.uint32(id % 32))
+
+    def accept(self, token: int) -> bool:
+        """As Matcher.accept."""
+        trace = self.trace
+        if self._inner is not None and not trace.is_open and (trace.is_over or token != trace.marks.start_id):
+            trace.answer()
+            return self._inner.accept(token)
+        is_due = self._is_due
+        trace.push(token)
+        if is_due:
+            self._num_ended += 1
+            if self._num_ended == len(trace.marks.end_ids):
+                trace.answer()
+        return True
+
+    def num_allowed(self, tokens: Sequence[int]) -> int:
+        """As Matcher.num_allowed; guesses end where reasoning does."""
+        if self.trace.is_over:
+            return len(tokens) if self._inner is None else self._inner.num_allowed(tokens)
+        if self._is_due or not self.trace.is_open:
+            return 0
+        ahead = copy.copy(self.trace)
+        most = len(tokens) if self._max_tokens is None else self._max_tokens - self.trace.num_tokens - 1
+        for place, token in enumerate(tokens[: max(0, most)]):
+            ahead.push(token)
+            if not ahead.is_open or token in self._banned:
+                return place
+        return max(0, min(len(tokens), most))
+
+    def forced(self) -> Iterator[int]:
+        """As Matcher.forced."""
+        while self._is_due:
+            token = self.trace.marks.end_ids[self._num_ended]
+            self.accept(token)
+            yield token
+        if self._inner is not None and self.trace.is_over:
+            yield from self._inner.forced()
+
+
+def _allow(mask: U32, id: int) -> None:
+    mask[id // 32] |= np.uint32(1) << np.uint32(id % 32)

@@ -1,0 +1,74 @@
+"""Tools and thinking in Anthropic's words → Offer and Thinking."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tripos.errors import InvalidRequest
+from tripos.wire.fields import Field, read, table
+from tripos.wire.generation import MAX_TOKENS
+from tripos.wire.json import shown
+from tripos.wire.tools.adapt import Thinking
+from tripos.wire.tools.offer import Choice, Offer, Tool, make_offer, read_tool
+
+_TOOL = table(
+    Field("name", "any", ""),
+    Field("description", "string", "", max_bytes=64 * 1024),
+    Field("input_schema", "any", "", required=True),
+    Field("type", "string", "", choices=("custom",)),
+    Field("strict", "boolean", "Arguments always match their schema.", use="ignored"),
+    Field("cache_control", "object", "", use="ignored"),
+    Field("input_examples", "array", "", use="ignored"),
+    Field("allowed_callers", "array", "", use="ignored"),
+    Field("defer_loading", "boolean", "", use="ignored"),
+    Field("eager_input_streaming", "boolean", "", use="ignored"),
+)
+_CHOICE = table(
+    Field("type", "string", "", choices=("auto", "any", "tool", "none"), required=True),
+    Field("name", "string", "", max_bytes=256),
+    Field("disable_parallel_tool_use", "boolean", ""),
+)
+_MODES: dict[str, Choice] = {"auto": "auto", "any": "required", "tool": "required", "none": "none"}
+_THINKING = table(
+    Field("type", "string", "", choices=("enabled", "disabled", "adaptive"), required=True),
+    Field("budget_tokens", "integer", "", low=1, high=MAX_TOKENS),
+    Field("display", "string", "", choices=("summarized", "omitted")),
+)
+
+
+def read_offer(found: dict[str, Any]) -> Offer:
+    """Raises InvalidRequest naming the field."""
+    tools = [_read_tool(value, f"tools[{i}]") for i, value in enumerate(found.get("tools", ()))]
+    choice = read(found.get("tool_choice", {"type": "auto"}), _CHOICE, "tool_choice")
+    is_named = choice["type"] == "tool"
+    if is_named != ("name" in choice):
+        message = "tool_choice.name goes with type tool, and only with it"
+        raise InvalidRequest(message, code="invalid_value", param="tool_choice.name")
+    allowed = [choice["name"]] if is_named else None
+    is_parallel = not choice.get("disable_parallel_tool_use", False) and not is_named
+    return make_offer(tools, _MODES[choice["type"]], allowed, is_parallel, ("tools", "tool_choice"))
+
+
+def _read_tool(value: Any, path: str) -> Tool:
+    kind = value.get("type") if isinstance(value, dict) else None
+    if isinstance(kind, str) and kind != "custom":
+        message = f"{path}.type is {shown(kind)}: only tools that the client runs can be called"
+        raise InvalidRequest(message, code="invalid_value", param=f"{path}.type")
+    found = read(value, _TOOL, path)
+    schema_path = f"{path}.input_schema"
+    return read_tool(found.get("name"), found.get("description"), found["input_schema"], f"{path}.name", schema_path)
+
+
+def read_thinking(value: Any, max_tokens: int | None) -> Thinking:
+    """Nobody who did not ask for thinking gets any: such clients read the first block as the text."""
+    found = read(value or {"type": "disabled"}, _THINKING, "thinking")
+    budget = found.get("budget_tokens")
+    path = "thinking.budget_tokens"
+    if found["type"] == "enabled" and budget is None:
+        raise InvalidRequest(f"{path} is required", code="missing_field", param=path)
+    if budget is not None and max_tokens is not None and budget >= max_tokens:
+        message = f"{path} is {budget}: it must leave something of max_tokens, which is {max_tokens}"
+        raise InvalidRequest(message, code="out_of_range", param=path)
+    is_on = found["type"] != "disabled"
+    is_hidden = found.get("display") == "omitted"
+    return Thinking(is_on=is_on, max_tokens=budget if is_on else None, is_hidden=is_hidden)

@@ -1,0 +1,97 @@
+"""A request in the dialects of its model: tools for the template, marks that must be seen, what the answer must match,
+and what its reasoning may cost.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from tripos.errors import InvalidRequest
+from tripos.types import Generate, Message, ModelCard, Reasoning
+from tripos.wire.tools.dialect import Dialect
+from tripos.wire.tools.dialects import DIALECTS
+from tripos.wire.tools.generic import GENERIC, spell_out
+from tripos.wire.tools.grammar import constrain
+from tripos.wire.tools.offer import Offer, Tool
+from tripos.wire.tools.reader import Speech
+from tripos.wire.tools.reasoning import EFFORT_TOKENS, REASONING
+
+
+class Thinking(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client wants of the model's reasoning. Models without are left alone, unless it `must` be."""
+
+    is_on: bool | None = None  # None: as the model does by itself
+    effort: str | None = None  # one of EFFORTS
+    max_tokens: int | None = None
+    is_hidden: bool = False
+    must: str = ""  # the field that insists on reasoning
+
+
+def adapt(request: Generate, offer: Offer, thinking: Thinking, card: ModelCard) -> tuple[Generate, Speech]:
+    """The request as the model gets it, and how to read its answer. `request` holds chat messages.
+
+    Raises InvalidRequest.
+    """
+    request = _think(request, thinking, card)
+    dialect = DIALECTS.get(card.tool_dialect, GENERIC)
+    speech = Speech(
+        reasoning_dialect=card.reasoning_dialect, hides_reasoning=thinking.is_hidden, call_salt=secrets.token_hex(16)
+    )
+    if offer.is_open:
+        names = tuple(tool.name for tool in offer.tools)
+        speech = replace(speech, tool_dialect=dialect.name, tool_names=names)
+        constraint = constrain(offer, dialect, card.marker_ids, request.constraint)
+        request = replace(request, constraint=constraint)
+    shown = [*(dialect.markers if offer.is_open else ()), *_marks(card)]
+    return replace(
+        _show_tools(request, offer, dialect), shown_tokens=tuple(each for each in shown if each in card.marker_ids)
+    ), speech
+
+
+def _show_tools(request: Generate, offer: Offer, dialect: Dialect) -> Generate:
+    """The tools in the prompt: through the template, or spelled out for one that knows none."""
+    messages: tuple[Message, ...] = request.prompt  # type: ignore[assignment]
+    tools = offer.tools if offer.is_open else ()
+    if dialect is not GENERIC:
+        return replace(request, tools=tuple(map(_for_template, tools)))
+    if tools or any(message.role == "tool" or message.tool_calls for message in messages):
+        return replace(request, prompt=spell_out(messages, tools))
+    return request
+
+
+def _for_template(tool: Tool) -> dict[str, Any]:
+    function = {"name": tool.name, "description": tool.description, "parameters": _with_type(tool.parameters)}
+    return {"type": "function", "function": function}
+
+
+def _with_type(parameters: dict[str, Any]) -> dict[str, Any]:
+    return parameters if "type" in parameters else {"type": "object", "properties": {}, **parameters}
+
+
+def _marks(card: ModelCard) -> tuple[str, ...]:
+    marks = REASONING.get(card.reasoning_dialect)
+    return (marks.start, marks.end) if marks is not None else ()
+
+
+def _think(request: Generate, thinking: Thinking, card: ModelCard) -> Generate:
+    marks = REASONING.get(card.reasoning_dialect)
+    if marks is None:
+        if thinking.must:
+            message = f"{thinking.must}: {card.name} does not reason"
+            raise InvalidRequest(message, code="invalid_value", param=thinking.must)
+        return request
+    is_off = thinking.is_on is False or thinking.effort == "none"
+    max_tokens = thinking.max_tokens
+    if is_off:
+        max_tokens = 0
+    elif max_tokens is None:
+        max_tokens = EFFORT_TOKENS.get(thinking.effort or "")
+    args = request.template_args
+    if card.reasoning_switch and (is_off or thinking.is_on):
+        args = {card.reasoning_switch: not is_off, **args}
+    reasoning = Reasoning(start=marks.start, end=marks.end, max_tokens=max_tokens)
+    return replace(request, reasoning=reasoning, template_args=args)

@@ -1,0 +1,82 @@
+"""What a client offers a model to call, whatever the protocol: tools, which may be called, and how many at once.
+
+Owns the rules for names and parameters. Descriptions are for the prompt only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import msgspec
+
+from tripos.errors import InvalidRequest
+from tripos.wire.json import shown
+from tripos.wire.tools.schema import check_schema
+
+MAX_TOOLS = 128
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+Choice = Literal["none", "auto", "required"]
+
+
+class Tool(msgspec.Struct, frozen=True, kw_only=True):
+    """A function. `parameters` is a JSON Schema of an object."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] = {}
+
+
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
+    """`allowed`: names of the tools that may be called."""
+
+    tools: tuple[Tool, ...] = ()
+    choice: Choice = "auto"
+    allowed: tuple[str, ...] = ()
+    is_parallel: bool = True
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything may be called."""
+        return bool(self.tools) and self.choice != "none"
+
+
+def read_tool(name: Any, description: Any, parameters: Any, path: str, parameters_path: str) -> Tool:
+    """Raises InvalidRequest: invalid_value for the name, invalid_schema for the parameters, naming the path."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or (name[:2] == "__" == name[-2:]):
+        given = shown(name) if isinstance(name, str) else "missing or no string"
+        message = f"{path} is {given}: 1 to 64 letters, digits, _ and -, not __like_this__"
+        raise InvalidRequest(message, code="invalid_value", param=path)
+    if parameters is not None:
+        check_schema(parameters, parameters_path)
+        if parameters.get("type", "object") != "object":
+            message = f"{parameters_path}.type must be object: a call has named arguments"
+            raise InvalidRequest(message, code="invalid_schema", param=f"{parameters_path}.type")
+    return Tool(name=name, description=description or "", parameters=parameters or {})
+
+
+def make_offer(
+    tools: Iterable[Tool], choice: Choice, allowed: Iterable[str] | None, is_parallel: bool, paths: tuple[str, str]
+) -> Offer:
+    """`allowed`: None for all. `paths`: of the tools and of the choice, for errors.
+
+    Raises InvalidRequest: too_many_items, invalid_value.
+    """
+    tools_path, choice_path = paths
+    tools = tuple(tools)
+    names = [tool.name for tool in tools]
+    if len(tools) > MAX_TOOLS:
+        message = f"{tools_path} has {len(tools)} items, at most {MAX_TOOLS} may be given"
+        raise InvalidRequest(message, code="too_many_items", param=tools_path)
+    if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
+        raise InvalidRequest(f"two of {tools_path} are named {twice}", code="invalid_value", param=tools_path)
+    if choice == "required" and not tools:
+        message = f"{choice_path} wants a tool called, and {tools_path} holds none"
+        raise InvalidRequest(message, code="invalid_value", param=choice_path)
+    allowed = tuple(names if allowed is None else allowed)
+    if absent := next((name for name in allowed if name not in names), None):
+        message = f"{choice_path} names {shown(absent)}, which is not among {tools_path}"
+        raise InvalidRequest(message, code="invalid_value", param=choice_path)
+    return Offer(tools=tools, choice=choice if allowed else "none", allowed=allowed, is_parallel=is_parallel)

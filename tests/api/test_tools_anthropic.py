@@ -1,0 +1,123 @@
+"""The official Anthropic client calls tools and gets thinking blocks: whole, streamed, sync."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import anthropic
+import pytest
+
+from tests.api.running import HELLO, Running, running
+from tests.api.speaking import CALL, PARAMETERS, SECOND, request_of, speaking
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+TOOLS: list[Any] = [
+    {"name": "get_weather", "description": "Weather.", "input_schema": PARAMETERS},
+    {"name": "now", "input_schema": {"type": "object", "properties": {}}},
+]
+ASKED: dict[str, Any] = {"model": "scripted", "messages": HELLO, "max_tokens": 2000, "tools": TOOLS}
+INPUT = {"city": "Paris", "days": 2}
+THINKING: dict[str, Any] = {"type": "enabled", "budget_tokens": 1024}
+
+
+def client_of(server: Running) -> anthropic.AsyncAnthropic:
+    return anthropic.AsyncAnthropic(base_url=server.url, api_key="none", max_retries=0)
+
+
+async def test_blocks_hold_thinking_text_and_calls() -> None:
+    text = f"<think>\nHm.\n</think>\n\nI look.\n{CALL}\n{SECOND}"
+    async with running(speaking(text)) as server, client_of(server) as client:
+        done = await client.messages.create(**ASKED, thinking=THINKING)
+    assert [block.type for block in done.content] == ["thinking", "text", "tool_use", "tool_use"]
+    thinking, said, call, second = done.content
+    assert thinking.type == "thinking" and thinking.thinking == "Hm."
+    assert said.type == "text" and said.text == "I look."
+    assert call.type == "tool_use" and (call.name, call.input) == ("get_weather", INPUT)
+    assert second.type == "tool_use" and (second.name, second.input) == ("now", {})
+    assert done.stop_reason == "tool_use"
+
+
+async def test_events_build_the_same_message() -> None:
+    text = f"<think>Hm.</think>I look.\n{CALL}"
+    async with running(speaking(text)) as server, client_of(server) as client:
+        whole = await client.messages.create(**ASKED, thinking=THINKING)
+        async with client.messages.stream(**ASKED, thinking=THINKING) as stream:
+            kinds = [event.type async for event in stream]
+            built = await stream.get_final_message()
+    assert {"thinking", "text", "input_json"} <= set(kinds)
+    for mine, theirs in zip(built.content, whole.content, strict=True):
+        assert mine.model_dump(exclude={"id", "parsed_output"}) == theirs.model_dump(exclude={"id", "parsed_output"})
+    assert built.stop_reason == "tool_use"
+
+
+async def test_nobody_gets_thinking_unasked() -> None:
+    model = speaking("Hello.", reasoning_switch="enable_thinking")
+    async with running(model) as server, client_of(server) as client:
+        done = await client.messages.create(**ASKED)
+        assert [block.type for block in done.content] == ["text"]
+        request = request_of(model)
+        assert request.reasoning is not None and request.reasoning.max_tokens == 0
+        assert request.template_args == {"enable_thinking": False}
+        await client.messages.create(**ASKED, thinking=THINKING)
+        request = request_of(model)
+        assert request.reasoning is not None and request.reasoning.max_tokens == 1024
+        assert request.template_args == {"enable_thinking": True}
+
+
+async def test_sync_client_goes_on_with_the_result() -> None:
+    model = speaking(f"<think>Hm.</think>Look: {CALL}")
+
+    def talk(url: str) -> None:
+        with anthropic.Anthropic(base_url=url, api_key="none", max_retries=0) as client:
+            first = client.messages.create(**ASKED, thinking=THINKING)
+            call = first.content[-1]
+            result = {"type": "tool_result", "tool_use_id": call.id, "content": [{"type": "text", "text": "sunny"}]}  # type: ignore[union-attr]
+            told: list[Any] = [
+                *HELLO,
+                {"role": "assistant", "content": first.content},
+                {"role": "user", "content": [result, {"type": "text", "text": "Well?"}]},
+            ]
+            client.messages.create(**{**ASKED, "messages": told})
+
+    async with running(model) as server:
+        await asyncio.to_thread(talk, server.url)
+    _, assistant, tool, user = request_of(model).prompt
+    assert (assistant.content, assistant.reasoning) == ("Look:", "Hm.")  # type: ignore[union-attr]
+    assert assistant.tool_calls[0].name == "get_weather"  # type: ignore[union-attr]
+    assert (tool.role, tool.content) == ("tool", "sunny")  # type: ignore[union-attr]
+    assert (user.role, user.content) == ("user", "Well?")  # type: ignore[union-attr]
+
+
+CHOICES: list[tuple[dict[str, Any], bool, bool, bool]] = [
+    ({"type": "auto"}, True, True, True),
+    ({"type": "any"}, False, True, True),
+    ({"type": "any", "disable_parallel_tool_use": True}, False, True, False),
+    ({"type": "tool", "name": "now"}, False, False, False),
+]
+
+
+@pytest.mark.parametrize(("choice", "is_free", "has_all", "is_parallel"), CHOICES)
+async def test_the_choice_decides_what_can_be_called(
+    choice: Any, is_free: bool, has_all: bool, is_parallel: bool
+) -> None:
+    model = speaking("Hello.")
+    async with running(model) as server, client_of(server) as client:
+        await client.messages.create(**ASKED, tool_choice=choice)
+        constraint = request_of(model).constraint
+        assert constraint is not None
+        assert ("TEXT" in constraint.source) == is_free
+        assert ("get_weather" in constraint.source) == has_all
+        assert ("call)*" in constraint.source) == is_parallel
+        await client.messages.create(**ASKED, tool_choice={"type": "none"})
+        assert request_of(model).constraint is None
+
+
+async def test_tools_count_as_tokens() -> None:
+    from tests.api.running import TinyModel
+
+    async with running(TinyModel()) as server, client_of(server) as client:
+        few = await client.messages.count_tokens(model="tiny", messages=HELLO)
+        many = await client.messages.count_tokens(model="tiny", messages=HELLO, tools=TOOLS)
+    assert many.input_tokens > few.input_tokens + 100

@@ -1,0 +1,177 @@
+"""Reasoning is bounded, counted and kept out of grammars, with the same tokens alone, in a batch and with guesses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from tests.unit.engine.tiny import BLOCK_SIZE, call
+from tripos.engine.engine import Engine, EngineOptions
+from tripos.engine.llm import LanguageModel
+from tripos.engine.reasoning import Trace, marks_of
+from tripos.engine.scheduler import SchedulerOptions
+from tripos.runtime.executor import ExecutorOptions
+from tripos.testing import ScriptedExecutor, byte_tokenizer, mix
+from tripos.types import Call, Constraint, Delta, Finish, ModelCard, Reasoning
+
+MARKERS = ("<think>", "</think>")
+THINK, END_THINK = 257, 258
+EOS = 256
+DIGITS = Constraint(kind="regex", source="[0-9]{4}")
+
+
+def model(
+    says: Sequence[int] | None = None, *, special: bool = True, jump_ahead: bool = True, max_draft_tokens: int = 8
+) -> LanguageModel:
+    """Says given tokens behind the prompt's last ":", or random bytes that repeat a lot."""
+    tokenizer = byte_tokenizer(MARKERS if special else ())
+    vocab_size = tokenizer.vocab_size
+
+    def next_token(tokens: list[int], seed: int, counter: int) -> int:
+        start = len(tokens) - tokens[::-1].index(ord(":"))
+        if says is not None:
+            return says[len(tokens) - start] if len(tokens) - start < len(says) else EOS
+        return 97 + mix(mix(sum(tokens[-2:]), seed), 0) % 3
+
+    executor = ScriptedExecutor(vocab_size, ExecutorOptions(block_size=BLOCK_SIZE), next_token=next_token)
+    executor.reserve(256)
+    options = EngineOptions(256, BLOCK_SIZE, 512, SchedulerOptions(max_draft_tokens=max_draft_tokens), jump_ahead=jump_ahead)
+    card = ModelCard(name="tiny", task="generate", digest="d" * 64, max_model_len=512, vocab_size=vocab_size)
+    return LanguageModel(card, tokenizer, Engine(executor, options))
+
+
+def reasoning_call(prompt: str | tuple[int, ...] = "x:", max_tokens: int | None = None, **fields: Any) -> Call:
+    asked = Reasoning(start="<think>", end="</think>", max_tokens=max_tokens)
+    return call(prompt, reasoning=asked, shown_tokens=MARKERS, **{"max_tokens": 40, "ignore_eos": False, **fields})
+
+
+def answers(model: LanguageModel, *calls: Call) -> list[tuple[str, tuple[int, ...], Finish]]:
+    """Text, tokens and ending of each."""
+    deltas: dict[int, list[Delta]] = {i: [] for i in range(len(calls))}
+    finishes: dict[int, Finish] = {}
+    for i, event in model.answer(list(calls)):
+        if isinstance(event, Delta):
+            deltas[i].append(event)
+        elif isinstance(event, Finish):
+            finishes[i] = event
+        else:
+            raise AssertionError(event)
+    model.engine.pool.check_integrity()
+    ordered = {i: sorted(each, key=lambda delta: delta.index) for i, each in deltas.items()}
+    return [
+        ("".join(d.text for d in ordered[i]), tuple(t for d in ordered[i] for t in d.token_ids), finishes[i])
+        for i in range(len(calls))
+    ]
+
+
+def ids(text: str) -> list[int]:
+    """Bytes, the markers as their tokens."""
+    result: list[int] = []
+    while text:
+        marker = next((i for i, each in enumerate(MARKERS) if text.startswith(each)), None)
+        result += [257 + marker] if marker is not None else text[0].encode()
+        text = text[len(MARKERS[marker]) if marker is not None else 1 :]
+    return result
+
+
+def test_reasoning_within_its_budget_is_counted_and_left_alone() -> None:
+    ((text, tokens, finish),) = answers(model(ids("<think>abc</think>ok")), reasoning_call(max_tokens=20))
+    assert text == "<think>abc</think>ok"
+    assert tokens == tuple(ids(text))
+    assert finish.usage.reasoning_tokens == 5
+    assert finish.reason == "stop"
+
+
+@pytest.mark.parametrize("jump_ahead", [True, False])
+@pytest.mark.parametrize("logprobs", [None, 0])
+def test_used_up_reasoning_ends_and_the_answer_follows(jump_ahead: bool, logprobs: int | None) -> None:
+    says = ids("<think>abcdefgh")
+    ((text, _, finish),) = answers(
+        model(says, jump_ahead=jump_ahead), reasoning_call(max_tokens=4, logprobs=logprobs, **{"min_tokens": 0})
+    )
+    assert text == "<think>abc</think>" + "efgh"  # the script goes on by position
+    assert finish.usage.reasoning_tokens == 5
+    assert finish.usage.output_tokens == len(ids(text)) + 1
+
+
+def test_a_mark_of_several_tokens_is_forced_too() -> None:
+    says = list(b"<think>" + b"a" * 60)
+    ((text, _, finish),) = answers(model(says, special=False), reasoning_call(max_tokens=10))
+    assert text.startswith("<think>aaa</think>a")
+    assert finish.usage.reasoning_tokens == 18
+
+
+@pytest.mark.parametrize("max_tokens", [0, 3])
+def test_reasoning_that_the_prompt_began_is_bounded(max_tokens: int) -> None:
+    prompt = tuple(ids("x:<think>"))
+    tiny = model(ids("?abcdefgh"))
+    ((text, _, finish),) = answers(tiny, reasoning_call(prompt, max_tokens=max_tokens))
+    if max_tokens:
+        assert text.startswith("abc</think>")
+        assert finish.usage.reasoning_tokens == 4
+    else:
+        assert "</think>" not in text
+        assert (finish.usage.reasoning_tokens, finish.usage.prompt_tokens) == (0, len(prompt) + 1)
+
+
+def test_the_reader_learns_that_the_prompt_began_the_reasoning() -> None:
+    for prompt, expected in ((ids("x:<think>\n"), True), (ids("x:<think>\n\n</think>\n\n"), False), (ids("<think>x:"), False)):
+        deltas = [e for _, e in model(ids("abc")).answer([reasoning_call(tuple(prompt))]) if isinstance(e, Delta)]
+        assert [delta.in_reasoning for delta in deltas] == [expected] + [False] * (len(deltas) - 1)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "says", "expected"),
+    [
+        ("x:<think>", "?abc</think>zzzzzzz", "abc</think>"),
+        ("x:", "<think>abc</think>zzzzzzz", "<think>abc</think>"),
+        ("x:", "!!!!!!!", ""),
+        ("x:<think></think>", "??!!!!!!!", ""),
+    ],
+)
+def test_a_grammar_waits_for_the_end_of_reasoning(prompt: str, says: str, expected: str) -> None:
+    ((text, _, finish),) = answers(model(ids(says)), reasoning_call(tuple(ids(prompt)), constraint=DIGITS))
+    assert text.startswith(expected)
+    answer = text.removeprefix(expected)
+    assert answer.isdigit()
+    assert len(answer) == 4
+    assert finish.reason == "stop"
+
+
+def test_nothing_ends_while_a_grammar_waits() -> None:
+    says = ids("<think>a") + [EOS] * 30
+    ((text, _, _),) = answers(model(says), reasoning_call(constraint=DIGITS, max_tokens=5))
+    reasoning, _, answer = text.partition("</think>")
+    assert reasoning.startswith("<think>a")
+    assert answer.isdigit()
+    assert len(answer) == 4
+
+
+def test_same_tokens_alone_in_a_batch_and_with_guesses() -> None:
+    calls = [
+        reasoning_call(tuple(ids(f"{i}:<think>")), max_tokens=5 + i, seed=i, id=str(i), n=1 + i % 2, constraint=constraint)
+        for i, constraint in enumerate((None, DIGITS, None, DIGITS, None))
+    ]
+    alone = [answers(model(), each)[0][:2] for each in calls]
+    for kwargs in ({}, {"jump_ahead": False}, {"max_draft_tokens": 0}):
+        assert [each[:2] for each in answers(model(**kwargs), *calls)] == alone  # type: ignore[arg-type]
+    assert all("</think>" in text for text, _ in alone)
+
+
+def test_a_trace_tells_marks_however_tokens_cut_them() -> None:
+    tokenizer = byte_tokenizer()
+    marks = marks_of(Reasoning(start="<think>", end="</think>"), tokenizer)
+    for text, is_open, is_over, num_tokens in (
+        ("\n<think>", True, False, 8),
+        ("<thin", False, False, 5),
+        ("<thing", False, True, 0),
+        ("<think>a</think", True, False, 15),
+        ("<think>a</think>b", False, True, 16),
+        ("b<think>", False, True, 0),
+    ):
+        trace = Trace(marks, tokenizer, [])
+        for token in text.encode():
+            trace.push(token)
+        assert (trace.is_open, trace.is_over, trace.num_tokens) == (is_open, is_over, num_tokens)
