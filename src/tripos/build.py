@@ -25,6 +25,7 @@ from tripos.models.config import ModelConfig, parse_config
 from tripos.models.packed import Packing, write_packed
 from tripos.models.registry import adapt_weights, check_weights, trace
 from tripos.models.source import GenerationDefaults, Source, open_source
+from tripos.pipeline.decide import decide
 from tripos.plan.ir import Plan, Weights, WeightTensor
 from tripos.plan.passes import optimize
 from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
@@ -245,5 +246,5 @@ def build_service(options: ServiceOptions, progress: Progress = ignore_progress)
         model = load_model(model_options, progress)
         if any(model.card.name == card.name for card in service.cards):
             raise ConfigError(f"two models are named {model.card.name}: serve one of them under another --name")
-        service.add(model, (limits(max_model_len=model.card.max_model_len), deadline()))
+        service.add(model, (limits(max_model_len=model.card.max_model_len), deadline(), decide(model.tokenizer)))
     return service
