@@ -26,6 +26,7 @@ from tripos.models.config import ModelConfig, parse_config
 from tripos.models.packed import Packing, write_packed
 from tripos.models.registry import adapt_weights, check_weights, trace
 from tripos.models.source import GenerationDefaults, Source, open_source
+from tripos.pipeline.decide import decide
 from tripos.plan.ir import Plan, Weights, WeightTensor
 from tripos.plan.passes import optimize
 from tripos.residents import Parts, Residents
@@ -327,4 +328,6 @@ def make_stages(route: RouteOptions, model: Model) -> list[Stage]:
             stages.append(limits(LimitsOptions(**asdict(each)), model.card.max_model_len))
         else:
             stages.append(deadline(route.need.deadline_s))
+    if isinstance(model, LanguageModel):
+        stages.append(decide(model.tokenizer))
     return stages

@@ -153,6 +153,7 @@ class Decide(msgspec.Struct, frozen=True, kw_only=True, tag="decide"):
     questions: tuple[Question, ...]
     instructions: str = ""  # go before the state
     option_orders: int = 1
+    min_label_mass: float = 0.0  # with less the model declined
     template_args: dict[str, Any] = {}
     cache_salt: str = ""
 

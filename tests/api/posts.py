@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.api.running import HELLO
+from tripos.wire import systemone
 from tripos.wire.anthropic import messages
 from tripos.wire.fields import Table
 from tripos.wire.ollama import generation
 from tripos.wire.ollama import models as ollama_models
-from tripos.wire.openai import chat, completions, responses, tokens
+from tripos.wire.openai import chat, completions, decisions, responses, tokens
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,13 @@ POSTS = (
         {"prompt": "x", "stream": False, "options": {"num_predict": 1}},
         nested=(("options", generation.OPTIONS),),
     ),
+    Post(
+        "/v1/decisions",
+        "Decisions",
+        decisions.FIELDS,
+        {"input": "x", "questions": [{"type": "predicate", "instructions": "?"}]},
+    ),
+    Post("/v1/systemone", "System One", systemone.FIELDS, {"state": "x", "questions": {"q": {"type": "noul"}}}),
     Post("/api/show", "Ollama", ollama_models.SHOW, {}, generates=False),
     Post("/tokenize", "Tokens", tokens.TOKENIZE, {"prompt": "x"}, generates=False, needed=frozenset({"prompt"})),
     Post("/detokenize", "Tokens", tokens.DETOKENIZE, {"tokens": [1]}, generates=False),

@@ -17,6 +17,7 @@ from tripos.controls.deadline import deadline
 from tripos.controls.limits import limits
 from tripos.engine.engine import Engine, EngineOptions
 from tripos.engine.llm import LanguageModel
+from tripos.pipeline.decide import decide
 from tripos.runtime.executor import ExecutorOptions
 from tripos.service import Service
 from tripos.testing import ScriptedExecutor, byte_tokenizer
@@ -105,7 +106,10 @@ def error_code(response: httpx.Response) -> str:
 async def running(*models: Model, keys: Keys | None = None, drain_s: float = 5.0) -> AsyncIterator[Running]:
     service = Service()
     for model in models:
-        service.add(model, (limits(max_model_len=model.card.max_model_len), deadline()))
+        stages = [limits(max_model_len=model.card.max_model_len), deadline()]
+        if isinstance(model, LanguageModel):
+            stages.append(decide(model.tokenizer))
+        service.add(model, stages)
     listener = listen("127.0.0.1", 0)
     door = Door(service, App(service, keys), listener, drain_s)
     ready = asyncio.Event()

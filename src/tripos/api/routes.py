@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
-from tripos.api import admin, anthropic, generate, models, ollama, probes, responses, tokens
+from tripos.api import admin, anthropic, decisions, generate, models, ollama, probes, responses, tokens
 from tripos.api.absent import absent
 from tripos.api.anthropic import ANTHROPIC
 from tripos.api.auth import Scope
@@ -17,12 +17,14 @@ from tripos.api.responses import RESPONSES
 from tripos.service import Service
 from tripos.version import __version__
 from tripos.wire import admin as admin_wire
+from tripos.wire import systemone
 from tripos.wire.anthropic import messages
 from tripos.wire.fields import Table
 from tripos.wire.json import encode
 from tripos.wire.ollama import generation as ollama_generation
 from tripos.wire.ollama import models as ollama_models
 from tripos.wire.openai import chat, completions
+from tripos.wire.openai import decisions as decisions_wire
 from tripos.wire.openai import responses as responses_wire
 from tripos.wire.openai import tokens as tokens_wire
 from tripos.wire.openapi import Operation, encode_document
@@ -124,6 +126,20 @@ ROUTES = (
     ),
     Route("GET", "/v1/models", models.list_models, "List what is served, with window and digest"),
     Route("GET", "/v1/models/{name:path}", models.show_model, "One of them; the name may hold : and /"),
+    Route(
+        "POST",
+        "/v1/decisions",
+        decisions.decide,
+        "Answer typed questions with probabilities",
+        fields=decisions_wire.FIELDS,
+    ),
+    Route(
+        "POST",
+        "/v1/systemone",
+        decisions.system_one,
+        "The same in the System One dialect",
+        fields=systemone.FIELDS,
+    ),
     Route("POST", "/v1/embeddings", absent(NO_EMBEDDINGS), "501 until embeddings land"),
     Route(
         "POST",

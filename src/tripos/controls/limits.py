@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from tripos.errors import InvalidRequest
-from tripos.types import Call, Event, Generate, Run, Stage
+from tripos.types import Call, Decide, Event, Generate, Run, Stage
 
 
 class LimitsOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +26,8 @@ class LimitsOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_stop_token_ids: int = 128
     max_logit_biases: int = 1024
     max_response_bytes: int = 64 * 2**20
+    max_questions: int = 400
+    max_options: int = 255  # of a question
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -64,6 +66,8 @@ def limits(options: LimitsOptions | None = None, max_model_len: int = 0) -> Stag
     async def stage(call: Call, run: Run) -> AsyncIterator[Event]:
         if isinstance(call.request, Generate):
             check(call.request, chosen, max_model_len)
+        elif isinstance(call.request, Decide):
+            check_questions(call.request, chosen)
         async for event in run(call):
             yield event
 
@@ -84,6 +88,31 @@ def check(request: Generate, options: LimitsOptions, max_model_len: int = 0) -> 
             "lower max_tokens, n or logprobs"
         )
         raise InvalidRequest(message, code="response_too_large", param="max_tokens")
+
+
+def check_questions(request: Decide, options: LimitsOptions) -> None:
+    """Each question is encoded together with the state. Raises InvalidRequest."""
+    num_questions, num_options = (
+        len(request.questions),
+        max((len(each.options) for each in request.questions), default=0),
+    )
+    if not 1 <= num_questions <= options.max_questions:
+        message = f"{num_questions} questions were asked, 1 to {options.max_questions} may be"
+        raise InvalidRequest(message, code="too_many_items", param="questions")
+    if num_options > options.max_options:
+        message = f"a question has {num_options} options, at most {options.max_options} may be given"
+        raise InvalidRequest(message, code="too_many_items", param="questions")
+    own = sum(
+        len(each.instructions) + sum(len(option.name) + len(option.description) for option in each.options)
+        for each in request.questions
+    )
+    num_chars = num_questions * (len(request.state) + len(request.instructions)) + own
+    if num_chars * request.option_orders > options.max_prompt_chars:
+        message = (
+            f"{num_questions} questions about {len(request.state)} characters make {num_chars} to read, "
+            f"at most {options.max_prompt_chars} may be: ask fewer questions at once"
+        )
+        raise InvalidRequest(message, code="context_length_exceeded", param="questions")
 
 
 def response_bytes(request: Generate, max_model_len: int = 0) -> int:

@@ -1,0 +1,96 @@
+"""Writes the tables of docs/reference/http-api.md anew from the tables that decode: `python docs/tables.py`.
+
+A table stands between `<!-- fields: METHOD PATH [name] [without METHOD PATH] -->` and `<!-- end -->`; `name` is a field
+that holds an object of its own. The routes stand between `<!-- routes -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tripos.api.routes import ROUTES, Route
+from tripos.wire.fields import Field, Table
+
+PAGE = Path(__file__).parent / "reference" / "http-api.md"
+_BLOCK = re.compile(r"<!-- (fields: (?P<asked>[^>]+)|routes) -->\n.*?<!-- end -->", re.DOTALL)
+_ASKED = re.compile(r"(?P<route>[A-Z]+ \S+)(?: (?P<name>(?!without )\S+))?(?: without (?P<other>[A-Z]+ \S+))?")
+
+
+def generate(page: str) -> str:
+    """The page with every table as the code has it. Raises ValueError for a marker that names nothing."""
+
+    def table_at(match: re.Match[str]) -> str:
+        lines = _routes() if match["asked"] is None else _fields(match["asked"])
+        return "\n".join((f"<!-- {match[1]} -->", *lines, "<!-- end -->"))
+
+    return _BLOCK.sub(table_at, page)
+
+
+def _routes() -> list[str]:
+    rows = [
+        f"| `{route.method} {route.path.replace('{name:path}', '{id}')}` | {route.doc}{'. Public' * route.is_public} |"
+        for route in ROUTES
+    ]
+    return ["| endpoint | what it does |", "|---|---|", *rows]
+
+
+def _fields(asked: str) -> list[str]:
+    match = _ASKED.fullmatch(asked)
+    if match is None:
+        raise ValueError(f"a table is asked for as {asked!r}")
+    table = _table(_route(match["route"]), match["name"])
+    without = _table(_route(match["other"]), match["name"]) if match["other"] else {}
+    rows = [_row(field) for field in table.values() if field.name not in without]
+    return ["| field | value | meaning |", "|---|---|---|", *rows]
+
+
+def _route(name: str) -> Route:
+    for route in ROUTES:
+        if f"{route.method} {route.path}" == name:
+            return route
+    raise ValueError(f"there is no route {name!r}")
+
+
+def _table(route: Route, name: str | None) -> Table:
+    if name is not None:
+        return route.nested[name]
+    if route.fields is None:
+        raise ValueError(f"{route.path} takes no body")
+    return route.fields
+
+
+def _row(field: Field) -> str:
+    return f"| `{field.name}` | {_value(field)} | {_meaning(field)} |"
+
+
+def _value(field: Field) -> str:
+    words: list[str] = [field.kind]
+    if field.choices:
+        words.append("one of " + ", ".join(field.choices))
+    if field.low is not None and field.high is not None:
+        words.append(f"{_number(field.low)} to {_number(field.high)}")
+    if field.max_items is not None:
+        words.append(f"up to {field.max_items} items")
+    if field.max_bytes is not None:
+        words.append(f"up to {field.max_bytes} bytes")
+    if field.required:
+        words.append("required")
+    return ", ".join(words)
+
+
+def _number(value: float) -> str:
+    powers = {2**31 - 1: "2^31-1", 2**63 - 1: "2^63-1"}
+    return powers.get(int(value), f"{value:g}")
+
+
+def _meaning(field: Field) -> str:
+    doc = field.doc.rstrip(".")
+    if field.use == "refused":
+        return f"Refused: {doc}."
+    doc = f"{doc[:1].upper()}{doc[1:]}." if doc else ""
+    return f"{doc} Accepted and ignored.".strip() if field.use == "ignored" else doc
+
+
+if __name__ == "__main__":
+    PAGE.write_text(generate(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,62 @@
+"""POST /v1/decisions and /v1/systemone: questions with a probability for each answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from typing import Any, cast
+
+from tripos.api.absent import NotImplementedHere
+from tripos.api.exchange import Exchange
+from tripos.api.generate import find_card
+from tripos.errors import RequestFailed
+from tripos.service import Service
+from tripos.types import Call, Decision, Finish, Result, Usage
+from tripos.wire import systemone
+from tripos.wire.decision import Wanted
+from tripos.wire.openai import decisions as openai_decisions
+
+Encode = Callable[[Wanted, str, Sequence[Decision], Usage], dict[str, Any]]
+
+
+async def decide(exchange: Exchange, service: Service) -> None:
+    await _answer(exchange, service, openai_decisions.decode(await exchange.read_body()), openai_decisions.encode)
+
+
+async def system_one(exchange: Exchange, service: Service) -> None:
+    await _answer(exchange, service, systemone.decode(await exchange.read_body()), systemone.encode)
+
+
+async def _answer(exchange: Exchange, service: Service, wanted: Wanted, encode: Encode) -> None:
+    card = find_card(exchange, service, wanted.model)
+    if card.task != "generate":
+        able = ", ".join(each.name for each in service.cards if each.task == "generate") or "no served model"
+        raise NotImplementedHere(f"decisions are read from a language model, and {card.name} is none: use {able}")
+
+    async def work() -> None:
+        decisions, usage = await _run(exchange, service, wanted)
+        await exchange.answer_json(encode(wanted, card.name, decisions, usage))
+
+    await exchange.work(work())
+
+
+async def _run(exchange: Exchange, service: Service, wanted: Wanted) -> tuple[Sequence[Decision], Usage]:
+    arrival_s = time.monotonic()
+    call = Call(
+        id=exchange.request_id,
+        route=wanted.model,
+        request=wanted.request,
+        principal=exchange.principal,
+        priority=wanted.priority,
+        arrival_s=arrival_s,
+        deadline_s=None if wanted.timeout_s is None else arrival_s + wanted.timeout_s,
+    )
+    result: Result | None = None
+    async with aclosing(cast("Any", service.run(call))) as events:
+        async for event in events:
+            if isinstance(event, Result):
+                result = event
+            elif isinstance(event, Finish) and result is not None:
+                return result.decisions, event.usage
+    raise RequestFailed("the route ended without decisions: this is a bug in Tripos")

@@ -1,0 +1,144 @@
+"""POST /v1/systemone: the System One dialect of typed decisions, questions and answers by id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from tripos.errors import InvalidRequest
+from tripos.types import Decide, Decision, Option, Question, Usage
+from tripos.wire.decision import (
+    MAX_CHOICES,
+    MAX_LEVELS,
+    MAX_NAME_BYTES,
+    MAX_QUESTIONS,
+    MIN_CHOICES,
+    MIN_LEVELS,
+    OWN,
+    Wanted,
+    best,
+    check_count,
+    confidence,
+    encode_diagnostics,
+    expected_level,
+    option,
+    read_own,
+    text_of,
+)
+from tripos.wire.fields import Field, kind_of, read, table
+from tripos.wire.json import parse
+
+FIELDS = table(
+    Field("state", "any", "What the questions are about: text, or JSON.", required=True),
+    Field("questions", "object", "Id → question.", max_items=MAX_QUESTIONS, required=True),
+    Field("instructions", "string", "Go before the state."),
+    *OWN,
+    Field("images", "any", "this server reads text only", use="refused"),
+)
+_KINDS: dict[str, Literal["predicate", "choice", "score"]] = {
+    "noul": "predicate",
+    "choice": "choice",
+    "score": "score",
+}
+_QUESTION = table(
+    Field("type", "string", "", choices=tuple(_KINDS), required=True),
+    Field("instructions", "any", ""),
+    Field("criteria", "any", ""),
+)
+_MEANINGS = table(Field("true", "any", ""), Field("false", "any", ""))
+
+
+def decode(body: bytes) -> Wanted:
+    """Raises InvalidRequest naming the field."""
+    found = read(parse(body), FIELDS)
+    wanted, own = read_own(found)
+    check_count(len(found["questions"]), 1, MAX_QUESTIONS, "questions", "questions")
+    for id in found["questions"]:
+        if not 0 < len(id.encode()) <= MAX_NAME_BYTES:
+            message = f"an id of questions has no character, or more than {MAX_NAME_BYTES} bytes"
+            raise InvalidRequest(message, code="out_of_range", param="questions")
+    questions = tuple(_read_question(each, f"questions.{id[:64]}") for id, each in found["questions"].items())
+    request = Decide(
+        state=text_of(found["state"]), questions=questions, instructions=found.get("instructions", ""), **own
+    )
+    values = tuple(tuple(each.name for each in question.options) for question in questions)
+    return Wanted(request=request, names=tuple(found["questions"]), values=values, **wanted)
+
+
+def _read_question(value: Any, path: str) -> Question:
+    found = read(value, _QUESTION, path)
+    kind = found["type"]
+    options = _CRITERIA[kind](found.get("criteria"), f"{path}.criteria")
+    return Question(kind=_KINDS[kind], instructions=text_of(found.get("instructions", "")), options=options)
+
+
+def _read_meanings(value: Any, path: str) -> tuple[Option, ...]:
+    if value is None:
+        return ()
+    found = read(value, _MEANINGS, path)
+    return tuple(option(name, _words(found.get(name))) for name in _MEANINGS)
+
+
+def _read_choices(value: Any, path: str) -> tuple[Option, ...]:
+    if not isinstance(value, dict):
+        message = f"{path} must be an object of option → description or null, not {kind_of(value)}"
+        raise InvalidRequest(message, code="invalid_type", param=path)
+    check_count(len(value), MIN_CHOICES, MAX_CHOICES, "options", path)
+    if any(not 0 < len(name.encode()) <= MAX_NAME_BYTES for name in value):
+        message = f"an option of {path} has no character, or more than {MAX_NAME_BYTES} bytes"
+        raise InvalidRequest(message, code="out_of_range", param=path)
+    return tuple(option(name, _words(description)) for name, description in value.items())
+
+
+def _read_levels(value: Any, path: str) -> tuple[Option, ...]:
+    if not isinstance(value, list):
+        message = f"{path} must be an array of levels in rising order, not {kind_of(value)}"
+        raise InvalidRequest(message, code="invalid_type", param=path)
+    check_count(len(value), MIN_LEVELS, MAX_LEVELS, "levels", path)
+    return tuple(option(text_of(level)) for level in value)
+
+
+def _words(description: Any) -> str:
+    return "" if description is None else text_of(description)
+
+
+_CRITERIA: dict[str, Callable[[Any, str], tuple[Option, ...]]] = {
+    "noul": _read_meanings,
+    "choice": _read_choices,
+    "score": _read_levels,
+}
+
+
+def encode(wanted: Wanted, model: str, decisions: Sequence[Decision], usage: Usage) -> dict[str, Any]:
+    answers = {}
+    for id, question, values, decision in zip(
+        wanted.names, wanted.request.questions, wanted.values, decisions, strict=True
+    ):
+        answers[id] = _encode_answer(question.kind, values, decision.probabilities)
+    return {
+        "model": model,
+        "answers": answers,
+        "usage": {"input_tokens": usage.prompt_tokens, "output_tokens": usage.output_tokens},
+        "diagnostics": dict(zip(wanted.names, map(encode_diagnostics, decisions), strict=True)),
+    }
+
+
+def _encode_answer(kind: str, values: Sequence[Any], probabilities: Sequence[float]) -> Mapping[str, Any]:
+    if not probabilities:
+        return {"type": "refusal"}
+    if kind == "predicate":
+        return {"type": "noul", "noul": probabilities[0]}
+    if kind == "choice":
+        return {
+            "type": "choice",
+            "choice": values[best(probabilities)],
+            "probabilities": dict(zip(values, probabilities, strict=True)),
+            "confidence": confidence(probabilities),
+        }
+    return {
+        "type": "score",
+        "score": expected_level(probabilities),
+        "legend": {str(level): label for level, label in enumerate(values)},
+        "probabilities": {str(level): probability for level, probability in enumerate(probabilities)},
+        "confidence": confidence(probabilities),
+    }
