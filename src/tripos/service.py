@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from msgspec.structs import replace
 
 from tripos.errors import EngineFailed, NotFound, Overloaded
-from tripos.metering.metrics import Metrics
-from tripos.metering.usage import meter
-from tripos.pipeline.chain import chain
-from tripos.types import Call, Event, Generate, Model, ModelCard, Run, Stage
+from tripos.metering.metrics import Metrics, Series
+from tripos.metering.usage import Meter
+from tripos.pipeline.chain import Levels
+from tripos.types import Call, Event, Generate, Model, ModelCard, Stage
 from tripos.wire.json import shown
 
 log = logging.getLogger(__name__)
@@ -71,7 +70,8 @@ class _Route:
 
     model: Model
     card: ModelCard
-    run: Run
+    stages: tuple[Stage, ...]  # the outermost first
+    series: Series
     num_calls: int = 0
 
 
@@ -108,7 +108,7 @@ class Service:
 
     def _put(self, name: str, model: Model, stages: Sequence[Stage]) -> None:
         card = replace(model.card, name=name)
-        self._routes[name] = _Route(model, card, chain((meter(self.metrics, card), *stages), model.run))
+        self._routes[name] = _Route(model, card, tuple(stages), self.metrics.series(name))
         self.metrics.add_model(name, model)
 
     def _forget(self, name: str, route: _Route) -> None:
@@ -165,16 +165,29 @@ class Service:
             raise EngineFailed("the models are loading", code="model_loading", retry_after_s=RETRY_S)
         route.num_calls += 1
         self._busy.add(route)
+        meter = Meter(route.series, call)
+        levels = Levels(route.stages, route.model.run)
+        failure: BaseException | None = None
         try:
-            async with aclosing(cast("Any", route.run(call))) as events:
-                async for event in events:
-                    yield event
+            async for event in levels.open(call):
+                meter.see(event)
+                yield event
+        except BaseException as error:
+            failure = error
+            raise
         finally:
-            route.num_calls -= 1
-            if not route.num_calls:
-                self._busy.discard(route)
-                self._forget(call.route, route)
-                self._went_idle.set()
+            try:
+                await levels.aclose()
+            finally:
+                meter.end(failure)
+                self._leave(call.route, route)
+
+    def _leave(self, name: str, route: _Route) -> None:
+        route.num_calls -= 1
+        if not route.num_calls:
+            self._busy.discard(route)
+            self._forget(name, route)
+            self._went_idle.set()
 
     @property
     def num_in_flight(self) -> int:

@@ -54,7 +54,7 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._turn = scope.get("extensions", {}).get("tripos")  # protocol.Turn
-        self.fields: dict[bytes, bytes] = dict(scope["headers"])  # of those sent twice, the last
+        self.fields: dict[bytes, bytes] = self._turn.fields if self._turn else dict(scope["headers"])
         self.request_id = self._read_request_id()
         self.dialect: Dialect = OPENAI
         self.encode_failure: Callable[[TriposError], list[Any]] | None = None
@@ -107,8 +107,11 @@ class Exchange:
 
     async def stream(self, values: Iterable[Any]) -> None:
         """More of a stream, in the dialect's framing."""
-        await self._start_stream()
-        await self._write(self.dialect.frame(values), is_last=False)
+        if not self.status:
+            await self._start_stream()
+        data = self.dialect.frame(values)
+        self.num_sent += len(data)
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end_stream(self, values: Iterable[Any]) -> None:
         """The last values of a stream that went well."""

@@ -28,16 +28,14 @@ _NAME = re.compile(rb"%s+" % _TOKEN)
 _CONTROLS = bytes(each for each in range(256) if (each < 0x20 and each != 0x09) or each == 0x7F)
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]*)(/[^#]*|\?[^#]*)?")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+_USUAL_HOSTS = {b"localhost", b"127.0.0.1", b"localhost:8000", b"127.0.0.1:8000"}
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\x20-\x7e\x80-\xff\t]*)?")
 _FORBIDDEN_TRAILERS = {b"content-length", b"transfer-encoding", b"host", b"authorization", b"connection", b"trailer"}
-_LOWER = {
-    name: name.lower()
-    for name in (
-        b"Host", b"host", b"Content-Length", b"content-length", b"Content-Type", b"content-type", b"Accept", b"accept",
-        b"Accept-Encoding", b"accept-encoding", b"Authorization", b"authorization", b"Connection", b"connection",
-        b"User-Agent", b"user-agent", b"X-Request-Id", b"x-request-id", b"x-api-key", b"X-Api-Key", b"traceparent",
-    )
-}  # fmt: skip
+# A client sends the same lines again and again: what was read once and is no secret is not read anew.
+_MAX_KNOWN, _MAX_KNOWN_BYTES = 1024, 160
+_SECRET = {b"authorization", b"x-api-key", b"cookie", b"proxy-authorization"}
+_known_lines: dict[bytes, tuple[str, bytes, bytes, bytes | None, str, str]] = {}
+_known_fields: dict[bytes, tuple[bytes, bytes]] = {}
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -60,24 +58,25 @@ class HttpVersion(InvalidRequest):
 class Head:
     """A request without its body. `authority`: of a target that is a whole URL; `length` -1: chunked."""
 
-    __slots__ = ("authority", "fields", "keeps_alive", "length", "method", "path", "query", "version", "waits")
+    __slots__ = (
+        "authority", "decoded_path", "fields", "found", "keeps_alive", "length", "method", "path", "query", "version",
+        "waits",
+    )  # fmt: skip
 
-    def __init__(self, method: str, path: bytes, query: bytes, authority: bytes | None, version: str) -> None:
+    def __init__(
+        self, method: str, path: bytes, query: bytes, authority: bytes | None, version: str, decoded_path: str
+    ) -> None:
         self.method = method
         self.path = path  # as it came, percent signs and all
         self.query = query
         self.authority = authority
         self.version = version
+        self.decoded_path = decoded_path  # percent signs read once; what is no UTF-8 then is replaced
         self.fields: Fields = []  # names in lower case
+        self.found: dict[bytes, bytes] = {}  # of fields sent twice, the last
         self.length = 0
         self.keeps_alive = version == "1.1"
         self.waits = False  # for "100 Continue" before it sends its body
-
-    @property
-    def decoded_path(self) -> str:
-        """Percent signs read once; what is no UTF-8 then is replaced."""
-        path = self.path.decode("ascii")
-        return unquote(path) if "%" in path else path
 
 
 class HeadReader:
@@ -154,6 +153,18 @@ def _check_line_start(line: bytes) -> None:
 
 def _read_line(line: bytes) -> Head:
     """The request line."""
+    known = _known_lines.get(line)
+    if known is None:
+        known = _parse_line(line)
+        if len(line) <= _MAX_KNOWN_BYTES:
+            if len(_known_lines) >= _MAX_KNOWN:
+                _known_lines.clear()
+            _known_lines[line] = known
+    return Head(*known)
+
+
+def _parse_line(line: bytes) -> tuple[str, bytes, bytes, bytes | None, str, str]:
+    """Method, path, query, authority, version, decoded path."""
     _check_line_start(line)
     match = _LINE.fullmatch(line)
     if match is None:
@@ -161,19 +172,22 @@ def _read_line(line: bytes) -> Head:
     method, target, major, minor = match.groups()
     if major != b"1" or minor not in b"01":
         raise HttpVersion("send HTTP/1.1")
-    version = "1.1" if minor == b"1" else "1.0"
-    if target.startswith(b"/"):
+    authority = None
+    if method == b"CONNECT" or (method == b"OPTIONS" and target == b"*"):
+        path, query = b"*", b""
+    elif target.startswith(b"/"):
         if b"#" in target:
             raise _invalid("the target holds a fragment")
         path, _, query = target.partition(b"?")
-        return Head(method.decode(), path, query, None, version)
-    if method == b"CONNECT" or (method == b"OPTIONS" and target == b"*"):
-        return Head(method.decode(), b"*", b"", None, version)
-    absolute = _ABSOLUTE.fullmatch(target)
-    if absolute is None:
-        raise _invalid("the target is neither a path nor an http URL")
-    path, _, query = (absolute[2] or b"/").partition(b"?")
-    return Head(method.decode(), path or b"/", query, _check_host(absolute[1]), version)
+    else:
+        absolute = _ABSOLUTE.fullmatch(target)
+        if absolute is None:
+            raise _invalid("the target is neither a path nor an http URL")
+        authority = _check_host(absolute[1])
+        path, _, query = (absolute[2] or b"/").partition(b"?")
+        path = path or b"/"
+    text = path.decode("ascii")
+    return method.decode(), path, query, authority, f"1.{minor.decode()}", unquote(text) if "%" in text else text
 
 
 def _read_fields(head: Head, lines: list[bytes]) -> None:
@@ -182,20 +196,23 @@ def _read_fields(head: Head, lines: list[bytes]) -> None:
     for line in lines[1:]:
         if len(fields) == MAX_FIELDS:
             raise _too_large()
-        fields.append(_read_field(line))
+        field = _known_fields.get(line)
+        if field is None:
+            field = _read_field(line)
+            if len(line) <= _MAX_KNOWN_BYTES and field[0] not in _SECRET:
+                if len(_known_fields) >= _MAX_KNOWN:
+                    _known_fields.clear()
+                _known_fields[line] = field
+        fields.append(field)
 
 
 def _read_field(line: bytes) -> tuple[bytes, bytes]:
-    raw_name, colon, value = line.partition(b":")
-    name = _LOWER.get(raw_name)
-    if name is None:
-        if not colon or _NAME.fullmatch(raw_name) is None:
-            raise _invalid("a header has no proper name, or is folded")
-        name = raw_name.lower()
-    elif not colon:
-        raise _invalid("a header has no colon")
+    name, colon, value = line.partition(b":")
+    if not colon or _NAME.fullmatch(name) is None:
+        raise _invalid("a header has no proper name, or is folded")
     if len(value.translate(None, _CONTROLS)) != len(value):
         raise _invalid("a header holds control characters")
+    name = name.lower()
     if name == b"content-length" and value[-1:] in (b" ", b"\t"):
         raise _invalid("Content-Length is not a number")
     return name, value.strip(b" \t")
@@ -207,40 +224,45 @@ def _too_large() -> HeadersTooLarge:
 
 def _settle(head: Head) -> None:
     """What the fields say about the message itself."""
-    host = length = coding = None
-    for name, value in head.fields:
-        if name == b"host":
-            if host is not None:
-                raise InvalidRequest("Host was sent twice", code="invalid_host")
-            host = _check_host(value)
-        elif name == b"content-length":
-            if length is not None:
-                raise _invalid("Content-Length was sent twice")
-            length = value
-        elif name == b"transfer-encoding":
-            if coding is not None:
-                raise _invalid("Transfer-Encoding was sent twice")
-            coding = value.lower()
-        elif name == b"connection":
-            _read_connection(head, value)
-        elif name == b"expect":
-            if value.lower() != b"100-continue":
-                raise _invalid("Expect may only be 100-continue")
-            head.waits = head.version == "1.1"
-        elif name == b"upgrade":
-            raise _invalid("this server speaks HTTP/1.1 only: send no Upgrade")
-    if host is None and head.version == "1.1":
+    found = head.found = dict(head.fields)
+    if len(found) != len(head.fields):
+        _check_twins(head.fields)
+    host = found.get(b"host")
+    if host is not None:
+        _check_host(host)
+    elif head.version == "1.1":
         raise InvalidRequest("Host is missing", code="invalid_host")
     if head.authority is not None:  # counts instead of Host (RFC 9112, 3.2.2)
+        found[b"host"] = head.authority
         head.fields = [each for each in head.fields if each[0] != b"host"] + [(b"host", head.authority)]
-    _settle_body(head, length, coding)
+    if b"upgrade" in found:
+        raise _invalid("this server speaks HTTP/1.1 only: send no Upgrade")
+    if b"expect" in found:
+        if found[b"expect"].lower() != b"100-continue":
+            raise _invalid("Expect may only be 100-continue")
+        head.waits = head.version == "1.1"
+    if b"connection" in found:
+        for name, value in head.fields:
+            if name == b"connection":
+                _read_connection(head, value)
+    _settle_body(head, found.get(b"content-length"), found.get(b"transfer-encoding"))
+
+
+def _check_twins(fields: Fields) -> None:
+    """Fields that may be sent once only."""
+    names = [name for name, _ in fields]
+    if names.count(b"host") > 1:
+        raise InvalidRequest("Host was sent twice", code="invalid_host")
+    for name in (b"content-length", b"transfer-encoding", b"expect"):
+        if names.count(name) > 1:
+            raise _invalid(f"{name.decode()} was sent twice")
 
 
 def _settle_body(head: Head, length: bytes | None, coding: bytes | None) -> None:
     if coding is not None:
         if length is not None:
             raise _invalid("Content-Length and Transfer-Encoding were both sent")
-        if coding != b"chunked" or head.version == "1.0":
+        if coding.lower() != b"chunked" or head.version == "1.0":
             raise _invalid("Transfer-Encoding may only be chunked")
         head.length = -1
     elif length is not None:
@@ -260,7 +282,7 @@ def _read_connection(head: Head, value: bytes) -> None:
 
 
 def _check_host(value: bytes) -> bytes:
-    if _HOST.fullmatch(value) is None:
+    if value not in _USUAL_HOSTS and _HOST.fullmatch(value) is None:
         raise InvalidRequest("the host is not a name with an optional port", code="invalid_host")
     return value
 

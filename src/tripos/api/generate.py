@@ -61,11 +61,18 @@ async def deliver(exchange: Exchange, service: Service, asked: Asked, answer: An
     """Run the calls of a request and send what comes, in pieces or at once."""
     arrival_s = time.monotonic()
     calls = _calls(exchange, for_model(asked, service.card(asked.model)), arrival_s)
-    async with aclosing(cast("Any", run_together(service, calls))) as batches:
-        async for batch in batches:
-            values = answer.take(batch)
-            if values and asked.stream:
-                await exchange.stream(values)
+    if len(calls) == 1:
+        async with aclosing(cast("Any", service.run(calls[0]))) as events:
+            async for event in events:
+                values = answer.take(((0, event),))
+                if values and asked.stream:
+                    await exchange.stream(values)
+    else:
+        async with aclosing(cast("Any", run_together(service, calls))) as batches:
+            async for batch in batches:
+                values = answer.take(batch)
+                if values and asked.stream:
+                    await exchange.stream(values)
     elapsed_s = time.monotonic() - arrival_s
     if asked.stream:
         await exchange.end_stream(answer.end(elapsed_s))

@@ -31,6 +31,7 @@ STALL_S = 30.0  # without a byte of the answer read, then it is cut off
 LINGER_S = 2.0  # for a client that is still sending when it is refused: closing at once would hide the answer
 MAX_DISCARD_BYTES = 16 * 2**20  # meanwhile
 MAX_UNSENT_BYTES = 128 * 1024  # per connection, here; the kernel holds as much (server.SEND_BUFFER_BYTES)
+MAX_UNSENT_PARTS = 64  # kept until the loop turns
 MAX_AHEAD_BYTES = 64 * 1024  # of requests sent before the answer to the last
 NEVER = float("inf")
 
@@ -59,6 +60,7 @@ class Connection(asyncio.Protocol):
         self._reader = HeadReader()
         self._body: Body | None = None  # that is being read
         self._turn: Turn | None = None  # that is being answered
+        self._unsent: list[bytes] = []  # written since the loop last turned
         self._room: asyncio.Future[None] | None = None  # set while the client does not read
         self._is_ending = False  # what still comes is not read
         self._num_discarded = 0
@@ -118,8 +120,12 @@ class Connection(asyncio.Protocol):
         """The server closes: an answer that is being made is the last."""
         if self._turn is None:
             self._end()
-        else:
-            self._turn.keeps_alive = False
+            return
+        self._turn.keeps_alive = False
+        task = self._turn.task
+        if task is not None:  # whom the server cancels when its patience is over
+            self._server_state.tasks.add(task)
+            task.add_done_callback(self._server_state.tasks.discard)
 
     def expire(self, now_s: float) -> None:
         """End what has waited too long. `now_s`: of the loop's clock."""
@@ -137,6 +143,23 @@ class Connection(asyncio.Protocol):
                 self._refuse(RequestTimeout(f"the request's head did not come within {HEAD_S:.0f} s"))
             elif not self.transport.get_write_buffer_size():
                 self._end()
+
+    def write(self, data: bytes, *, is_last: bool) -> None:
+        """Part of an answer. What is written in one turn of the loop, say of one engine step, is sent at once."""
+        unsent = self._unsent
+        if is_last or len(unsent) == MAX_UNSENT_PARTS:
+            unsent.append(data)
+            self._flush()
+        else:
+            if not unsent:
+                self.loop.call_soon(self._flush)
+            unsent.append(data)
+
+    def _flush(self) -> None:
+        unsent = self._unsent
+        if unsent:
+            self.transport.write(unsent[0] if len(unsent) == 1 else b"".join(unsent))
+            unsent.clear()
 
     async def drain(self) -> None:
         """Until the client has read enough. It may leave instead; its turn knows."""
@@ -202,9 +225,7 @@ class Connection(asyncio.Protocol):
         self._body = Body(head.length)
         self._turn = turn = Turn(self, head)
         run = cast("Any", self._app(turn.scope, turn.receive, turn.send))
-        turn.task = task = self.loop.create_task(run)
-        self._server_state.tasks.add(task)
-        task.add_done_callback(self._server_state.tasks.discard)
+        turn.task = self.loop.create_task(run)
 
     def _expire_body(self, body: Body, now_s: float) -> None:
         allowed_s = min(BODY_GRACE_S + body.num_bytes / MIN_BODY_BYTES_PER_S, MAX_BODY_S)
@@ -235,6 +256,7 @@ class Connection(asyncio.Protocol):
         """Close; first hear a client out that is still sending, lest the reset of an early close hide the answer."""
         if self.transport.is_closing():
             return
+        self._flush()
         self._is_ending = True
         self._num_unsent = self.transport.get_write_buffer_size()
         self._read_deadline_s = self.loop.time() + LINGER_S
@@ -294,6 +316,11 @@ class Turn:
             "extensions": {"tripos": self},
         }
 
+    @property
+    def fields(self) -> dict[bytes, bytes]:
+        """The headers by name; of those sent twice, the last."""
+        return self._head.found
+
     # -- for the connection ---------------------------------------------------------------------------------------
     def take_body(self, data: bytes) -> None:
         self._body = data
@@ -345,7 +372,7 @@ class Turn:
             if is_last:
                 data += b"0\r\n\r\n"
         if begun or data:
-            connection.transport.write(begun + data if begun else data)
+            connection.write(begun + data if begun else data, is_last=is_last)
         if is_last:
             self._is_over = True
             connection.close_turn(self.keeps_alive)

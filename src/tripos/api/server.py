@@ -117,6 +117,7 @@ class Door:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=1,
             backlog=BACKLOG,
         )

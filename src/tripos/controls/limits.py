@@ -63,13 +63,12 @@ def limits(options: LimitsOptions | None = None, max_model_len: int = 0) -> Stag
     """
     chosen = options or LimitsOptions()
 
-    async def stage(call: Call, run: Run) -> AsyncIterator[Event]:
+    def stage(call: Call, run: Run) -> AsyncIterator[Event]:
         if isinstance(call.request, Generate):
             check(call.request, chosen, max_model_len)
         elif isinstance(call.request, Decide):
             check_questions(call.request, chosen)
-        async for event in run(call):
-            yield event
+        return run(call)
 
     return stage
 

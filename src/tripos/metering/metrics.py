@@ -6,11 +6,13 @@ grow the number of series. Gauges of an engine are read when someone scrapes.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from itertools import accumulate
+from typing import Any, Protocol, runtime_checkable
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from tripos.types import Usage
@@ -27,9 +29,6 @@ TOKEN_S = (
 )  # fmt: skip
 TOKENS = tuple(float(4**i) for i in range(10))
 FINISH_REASONS = ("stop", "length", "tool_calls", "content_filter", "abort", "error")
-
-
-Labelled = TypeVar("Labelled", Counter, Histogram)
 
 
 class EngineStats(Protocol):
@@ -52,6 +51,74 @@ class HasStats(Protocol):
     def stats(self) -> EngineStats: ...
 
 
+class Tally:
+    """One series of a histogram. It is on the path of every token: no lock, for one thread observes."""
+
+    __slots__ = ("_bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds  # inclusive, rising
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.total += value
+
+
+class Histogram:
+    """The series of one name by their labels."""
+
+    def __init__(self, name: str, doc: str, labels: tuple[str, ...], bounds: tuple[float, ...]) -> None:
+        self._name, self._doc, self._labels, self._bounds = name, doc, labels, bounds
+        self._tallies: dict[tuple[str, ...], Tally] = {}
+
+    def labels(self, *values: str, **named: str) -> Tally:
+        key = values or tuple(named[label] for label in self._labels)
+        return self._tallies.setdefault(key, Tally(self._bounds))
+
+    def remove(self, model: str) -> None:
+        """The series whose first label is this model's name, as of every family it is."""
+        self._tallies = {labels: tally for labels, tally in self._tallies.items() if labels[0] != model}
+
+    def collect(self) -> Metric:
+        family = HistogramMetricFamily(self._name, self._doc, labels=self._labels)
+        names = [str(float(bound)) for bound in self._bounds] + ["+Inf"]
+        for labels, tally in self._tallies.items():
+            family.add_metric(labels, list(zip(names, accumulate(tally.counts), strict=True)), tally.total)
+        return family
+
+
+class Count:
+    """One series of a counter."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+
+class Counter:
+    """The series of one name by their labels."""
+
+    def __init__(self, name: str, doc: str, labels: tuple[str, ...]) -> None:
+        self._name, self._doc, self._labels = name, doc, labels
+        self._counts: dict[tuple[str, ...], Count] = {}
+
+    def labels(self, **named: str) -> Count:
+        return self._counts.setdefault(tuple(named[label] for label in self._labels), Count())
+
+    def remove(self, model: str) -> None:
+        """The series whose first label is this model's name, as of every family it is."""
+        self._counts = {labels: count for labels, count in self._counts.items() if labels[0] != model}
+
+    def collect(self) -> Metric:
+        family = CounterMetricFamily(self._name, self._doc, labels=self._labels)
+        for labels, count in self._counts.items():
+            family.add_metric(labels, count.value)
+        return family
+
+
 class Series:
     """The metrics of one model, labels bound."""
 
@@ -70,8 +137,10 @@ class Series:
         self._prompt_size, self._output_size = bind(metrics.prompt_size), bind(metrics.output_size)
         self._otel_duration, self._otel_per_token = metrics.otel_duration, metrics.otel_per_token.labels(name)
         self._name = name
-        for reason in FINISH_REASONS:
-            self._outcomes.labels(**self._labels, finished_reason=reason)
+        self._reasons = {
+            reason: self._outcomes.labels(**self._labels, finished_reason=reason) for reason in FINISH_REASONS
+        }
+        self._durations: dict[str, Tally] = {}  # by error
 
     def observe_first(self, seconds: float) -> None:
         self._first.observe(seconds)
@@ -80,17 +149,20 @@ class Series:
     def observe_end(self, outcome: str, seconds: float, usage: Usage | None) -> None:
         """`outcome`: a finish reason or an error's code. `usage` is None when the call did not finish."""
         reason = outcome if outcome in FINISH_REASONS else "error"
-        self._outcomes.labels(**self._labels, finished_reason=reason).inc()
+        self._reasons[reason].value += 1
         error = "" if outcome in FINISH_REASONS else outcome
-        self._otel_duration.labels(self._name, error).observe(seconds)
+        duration = self._durations.get(error)
+        if duration is None:
+            duration = self._durations[error] = self._otel_duration.labels(self._name, error)
+        duration.observe(seconds)
         self._e2e.observe(seconds)
         if usage is None:
             return
         self._queue.observe(usage.queue_s)
         self._prefill.observe(usage.prefill_s)
         self._decode.observe(usage.decode_s)
-        self._prompt.inc(usage.prompt_tokens)
-        self._output.inc(usage.output_tokens)
+        self._prompt.value += usage.prompt_tokens
+        self._output.value += usage.output_tokens
         self._prompt_size.observe(usage.prompt_tokens)
         self._output_size.observe(usage.output_tokens)
         if usage.output_tokens > 1 and usage.ttft_s:
@@ -105,18 +177,23 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._models: dict[str, Any] = {}
-        self._labelled: list[tuple[Any, str]] = []  # each metric, and its label that names the model
+        self._families: list[Histogram | Counter] = []
         names = ("model_name", "engine")
 
         def histogram(name: str, doc: str, buckets: tuple[float, ...]) -> Histogram:
-            return self._named(Histogram(f"vllm:{name}", doc, names, buckets=buckets, registry=self.registry), names[0])
+            made = Histogram(f"vllm:{name}", doc, names, buckets)
+            self._families.append(made)
+            return made
 
         def otel(name: str, doc: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Histogram:
-            metric = Histogram(f"gen_ai_server_{name}", doc, labels, buckets=buckets, registry=self.registry)
-            return self._named(metric, labels[0])
+            made = Histogram(f"gen_ai_server_{name}", doc, labels, buckets)
+            self._families.append(made)
+            return made
 
         def counter(name: str, doc: str, *more: str) -> Counter:
-            return self._named(Counter(f"vllm:{name}", doc, (*names, *more), registry=self.registry), names[0])
+            made = Counter(f"vllm:{name}", doc, (*names, *more))
+            self._families.append(made)
+            return made
 
         self.first_token = histogram("time_to_first_token_seconds", "Arrival to first token.", LATENCY_S)
         self.inter_token = histogram("inter_token_latency_seconds", "Between output events.", TOKEN_S)
@@ -140,10 +217,6 @@ class Metrics:
         self.otel_per_token = otel("time_per_output_token_seconds", "Mean per token after the first.", model, TOKEN_S)
         self.registry.register(self)
 
-    def _named(self, metric: Labelled, label: str) -> Labelled:
-        self._labelled.append((metric, label))
-        return metric
-
     def series(self, name: str) -> Series:
         """For a registered model; a name that a client made up must not come here."""
         return Series(self, name)
@@ -157,15 +230,17 @@ class Metrics:
     def remove_model(self, name: str) -> None:
         """Forget every series of a model that is no longer served."""
         self._models.pop(name, None)
-        for metric, label in self._labelled:
-            metric.remove_by_labels({label: name})
+        for family in self._families:
+            family.remove(name)
 
     def render(self) -> bytes:
         """The text exposition format."""
         return generate_latest(self.registry)
 
     def collect(self) -> Iterable[Metric]:
-        """The engines' own numbers, asked for now (prometheus_client's collector protocol)."""
+        """What was counted, and the engines' own numbers, asked for now (prometheus_client's collector protocol)."""
+        for family in self._families:
+            yield family.collect()
         stats = {name: model.stats() for name, model in self._models.items()}
         for metric, field, doc in (
             ("num_requests_running", "num_running", "Sequences in the step."),

@@ -1,43 +1,44 @@
-"""The meter: a stage that sees every event of a call and counts it once, however the call ends."""
+"""The meter: sees every event of a call and counts the call once, however it ends."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 
 from tripos.errors import TriposError
-from tripos.metering.metrics import Metrics
-from tripos.types import Call, Delta, Event, Finish, ModelCard, Run, Stage
+from tripos.metering.metrics import Series
+from tripos.types import Call, Delta, Event, Finish
 
 
-def meter(metrics: Metrics, card: ModelCard) -> Stage:
-    """The outermost stage of a route."""
-    series = metrics.series(card.name)
+class Meter:
+    """Of one call: `see` each event, then `end`."""
 
-    async def stage(call: Call, run: Run) -> AsyncIterator[Event]:
-        arrival_s = call.arrival_s or time.monotonic()
-        first_s = last_s = 0.0
-        outcome, finish = "abort", None
-        try:
-            async for event in run(call):
-                if isinstance(event, Delta) and event.token_ids:
-                    now_s = time.monotonic()
-                    if first_s:
-                        series.inter_token.observe(now_s - last_s)
-                    else:
-                        first_s = now_s
-                        series.observe_first(now_s - arrival_s)
-                    last_s = now_s
-                elif isinstance(event, Finish):
-                    outcome, finish = event.reason, event
-                yield event
-        except TriposError as error:
+    __slots__ = ("_arrival_s", "_finish", "_last_s", "_series")
+
+    def __init__(self, series: Series, call: Call) -> None:
+        self._series = series
+        self._arrival_s = call.arrival_s or time.monotonic()
+        self._last_s = 0.0  # of the last event with tokens
+        self._finish: Finish | None = None
+
+    def see(self, event: Event) -> None:
+        if type(event) is Delta:
+            if event.token_ids:
+                now_s = time.monotonic()
+                if self._last_s:
+                    self._series.inter_token.observe(now_s - self._last_s)
+                else:
+                    self._series.observe_first(now_s - self._arrival_s)
+                self._last_s = now_s
+        elif type(event) is Finish:
+            self._finish = event
+
+    def end(self, error: BaseException | None) -> None:
+        """`error`: that ended the call, GeneratorExit where its reader let go."""
+        finish = self._finish
+        if isinstance(error, TriposError):
             outcome = error.code
-            raise
-        except Exception:
+        elif isinstance(error, Exception):
             outcome = "internal_error"
-            raise
-        finally:
-            series.observe_end(outcome, time.monotonic() - arrival_s, finish.usage if finish else None)
-
-    return stage
+        else:
+            outcome = "abort" if finish is None else finish.reason
+        self._series.observe_end(outcome, time.monotonic() - self._arrival_s, finish.usage if finish else None)

@@ -10,12 +10,22 @@ import pytest
 
 from tripos.errors import DeadlineExceeded
 from tripos.metering.metrics import Metrics
-from tripos.metering.usage import meter
-from tripos.types import Call, Delta, Event, Finish, Generate, ModelCard, Usage
+from tripos.service import Service
+from tripos.types import Call, Delta, Event, Finish, Generate, ModelCard, Run, Usage
 
 CARD = ModelCard(name="m", task="generate", digest="d")
 CALL = Call(id="c", route="m", request=Generate(prompt="x"))
 USAGE = Usage(prompt_tokens=3, output_tokens=2, queue_s=0.1, prefill_s=0.2, decode_s=0.3, ttft_s=0.001)
+
+
+class _Model:
+    card = CARD
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
 
 
 async def run(events: list[Event | Exception], read: int = 9) -> Metrics:
@@ -28,7 +38,10 @@ async def run(events: list[Event | Exception], read: int = 9) -> Metrics:
             yield event
 
     with suppress(DeadlineExceeded, ZeroDivisionError):
-        async with aclosing(cast("Any", meter(metrics, CARD)(CALL, model))) as stream:
+        service = Service(metrics)
+        service.add(_Model(model))
+        await service.start()
+        async with aclosing(cast("Any", service.run(CALL))) as stream:
             async for _ in stream:
                 read -= 1
                 if not read:

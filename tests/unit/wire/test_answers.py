@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from tripos.types import Delta, Event, Finish, FinishReason, Generate, Usage
 from tripos.wire.anthropic.messages import MessageAnswer
 from tripos.wire.generation import Asked
+from tripos.wire.json import encode
 from tripos.wire.ollama.generation import ChatLines, GenerateLines
 from tripos.wire.openai.chat import ChatAnswer
 from tripos.wire.openai.generation import Identity
@@ -91,7 +93,7 @@ def batches(draw: st.DrawFn) -> list[list[tuple[int, Event]]]:
 def test_a_stream_builds_the_whole_answer(name: str, batches: list[list[tuple[int, Event]]]) -> None:
     make, compare = DIALECTS[name]
     answer = make()
-    stream = [value for batch in batches for value in answer.take(batch)]
-    stream += answer.end(1.0)
+    sent = [value for batch in batches for value in answer.take(batch)]
+    stream = json.loads(encode([*sent, *answer.end(1.0)]))
     built, whole = compare(answer.response(1.0), stream)
     assert built == whole

@@ -23,7 +23,7 @@ from tripos.wire.generation import (
     read_stop,
     read_token_ids,
 )
-from tripos.wire.json import shown
+from tripos.wire.json import encode, shown
 
 SAMPLING = (
     Field("temperature", "number", "0: always the likeliest token. Default: the model's, else 1.", low=0, high=2),
@@ -205,9 +205,13 @@ class Answer(ABC):
         self._usages: list[Usage | None] = [None] * len(asked.requests)
         self._is_opened = False
         self._identity = msgspec.to_builtins(identity)
+        self._before = self._after = b""  # what every chunk of a stream begins and ends with, written once
+        if asked.stream:
+            self._before = encode({**self._identity, "object": self.chunk_object})[:-1] + b',"choices":['
+            self._after = b'],"usage":null}' if asked.include_usage else b"]}"
 
-    def take(self, events: Sequence[tuple[int, Event]]) -> list[dict[str, Any]]:
-        """Remember (index of the prompt, event) pairs; returns the chunks of a stream."""
+    def take(self, events: Sequence[tuple[int, Event]]) -> list[msgspec.Raw]:
+        """Remember (index of the prompt, event) pairs; returns the chunks of a stream, as JSON text."""
         choices = []
         for prompt_idx, event in events:
             if isinstance(event, Finish):
@@ -221,11 +225,13 @@ class Answer(ABC):
         if choices and not self._is_opened:
             self._is_opened = True
             choices = self._opening() + choices
-        return [self._chunk([choice]) for choice in choices]
+        return [msgspec.Raw(self._before + encode(choice) + self._after) for choice in choices]
 
     def end(self, elapsed_s: float) -> list[dict[str, Any]]:
         """The usage, if it was asked for."""
-        return [{**self._chunk([]), **self._totals(elapsed_s)}] if self.asked.include_usage else []
+        if not self.asked.include_usage:
+            return []
+        return [{**self._identity, "object": self.chunk_object, "choices": [], **self._totals(elapsed_s)}]
 
     def response(self, elapsed_s: float) -> dict[str, Any]:
         choices = [self._whole_choice(index, choice) for index, choice in enumerate(self._choices)]
@@ -233,12 +239,6 @@ class Answer(ABC):
 
     def _add(self, index: int, delta: Delta) -> None:
         self._choices[index].add(delta)
-
-    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        body = {**self._identity, "object": self.chunk_object, "choices": choices}
-        if self.asked.include_usage:
-            body["usage"] = None
-        return body
 
     def _totals(self, elapsed_s: float) -> dict[str, Any]:
         usages = [usage for usage in self._usages if usage is not None]
