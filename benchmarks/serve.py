@@ -104,15 +104,16 @@ def awake(started: subprocess.Popen[str]) -> Iterator[None]:
 # --- the path alone ---------------------------------------------------------------------------------------------
 
 
-def check_work(name: str, port: int) -> None:
-    """The same answer from all. Raises RuntimeError."""
-    whole = load.check(port, PATH, script.body(stream=False))[0]
+def check_work(name: str, port: int) -> bytes:
+    """The same answer from all. Returns how a whole one ends. Raises RuntimeError."""
+    (whole,), end = load.check(port, PATH, script.body(stream=False))
     if whole["choices"][0]["message"]["content"] != script.TEXT:
         raise RuntimeError(f"{name} answers something else")
-    events = load.check(port, PATH, script.body(stream=True))
+    events, _ = load.check(port, PATH, script.body(stream=True))
     texts = [event["choices"][0]["delta"].get("content") for event in events if event["choices"]]
     if [text for text in texts if text] != script.TOKENS:
         raise RuntimeError(f"{name} does not stream one chunk per token")
+    return end
 
 
 def measure_path(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def measure_path(arguments: argparse.Namespace) -> dict[str, Any]:
     cores = sorted(os.sched_getaffinity(0))
     mine, theirs = {cores[0]}, {cores[-1]}
     os.sched_setaffinity(0, mine)
-    whole, stream = (load.encode(PATH, script.body(stream=each)) for each in (False, True))
+    wholes, streams = ([load.encode(PATH, script.body(stream=each))] * arguments.connections for each in (False, True))
     figures: dict[str, dict[str, list[float]]] = {}
     with contextlib.ExitStack() as stack:
         servers = {}
@@ -128,18 +129,18 @@ def measure_path(arguments: argparse.Namespace) -> dict[str, Any]:
             python = sys.executable if name == "tripos" else str(arguments.environment / "bin" / "python")
             port = free_port()
             command = [python, "-m", f"benchmarks.serving.serve_{name}", str(port)]
-            servers[name] = stack.enter_context(process(command, theirs)), port
-            wait_until_ready(*servers[name])
-            check_work(name, port)
-            os.killpg(servers[name][0].pid, signal.SIGSTOP)
+            started = stack.enter_context(process(command, theirs))
+            wait_until_ready(started, port)
+            servers[name] = started, port, check_work(name, port)
+            os.killpg(started.pid, signal.SIGSTOP)
             figures[name] = {"requests_per_s": [], "chunks_per_s": []}
         for _ in range(arguments.rounds):
-            for name, (started, port) in servers.items():
+            for name, (started, port, end) in servers.items():
                 with awake(started):
-                    load.press(port, [whole] * arguments.connections, is_stream=False, seconds=0.3)
-                    done = load.press(port, [whole] * arguments.connections, is_stream=False, seconds=arguments.seconds)
+                    load.press(port, wholes, end, seconds=0.3)
+                    done = load.press(port, wholes, end, seconds=arguments.seconds)
                     figures[name]["requests_per_s"].append(done.num_answers / done.seconds)
-                    done = load.press(port, [stream] * arguments.connections, is_stream=True, seconds=arguments.seconds)
+                    done = load.press(port, streams, load.END_OF_STREAM, seconds=arguments.seconds)
                     figures[name]["chunks_per_s"].append(done.num_answers * len(script.TOKENS) / done.seconds)
     os.sched_setaffinity(0, set(cores))
     return {name: {what: statistics.median(each) for what, each in row.items()} for name, row in figures.items()}
@@ -196,7 +197,7 @@ def measure_engine(arguments: argparse.Namespace) -> dict[str, Any]:
             ]  # fmt: skip
             with awake(server):
                 sent = [load.encode("/v1/completions", body) for body in bodies]
-                done = load.press(port, sent, is_stream=True)
+                done = load.press(port, sent, load.END_OF_STREAM)
                 through = STREAMS * OUTPUT / done.seconds
             with awake(engine):
                 assert engine.stdin is not None and engine.stdout is not None

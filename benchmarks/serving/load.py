@@ -13,7 +13,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-END_OF_STREAM = b"data: [DONE]\n\n\r\n0\r\n\r\n"
+EVENT = b"data: {"
+END_OF_STREAM = b"[DONE]\n\n\r\n0\r\n\r\n"
 WAIT_S = 60.0
 
 
@@ -38,8 +39,8 @@ def connect(port: int) -> socket.socket:
     return connection
 
 
-def check(port: int, path: str, body: dict[str, Any]) -> list[Any]:
-    """The JSON of one answer, or of its events. Raises RuntimeError when it is no good answer."""
+def check(port: int, path: str, body: dict[str, Any]) -> tuple[list[Any], bytes]:
+    """The JSON of one answer, or of its events; and its last bytes. Raises RuntimeError when it is no good answer."""
     import http.client
 
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
@@ -50,60 +51,54 @@ def check(port: int, path: str, body: dict[str, Any]) -> list[Any]:
     if response.status != 200:
         raise RuntimeError(f"the server on port {port} answers {response.status}: {text[:300]!r}")
     if not body.get("stream"):
-        return [json.loads(text)]
+        return [json.loads(text)], text[-16:]
     events = [line.removeprefix(b"data: ") for line in text.split(b"\n\n") if line]
     if events.pop() != b"[DONE]":
         raise RuntimeError("the stream has no end")
-    return [json.loads(event) for event in events]
+    return [json.loads(event) for event in events], END_OF_STREAM
 
 
 class _Asker:
     """One connection and the answer that it waits for."""
 
-    def __init__(self, port: int, request: bytes, is_stream: bool) -> None:
+    def __init__(self, port: int, request: bytes, end: bytes, event: bytes) -> None:
         self.socket = connect(port)
         self.request = request
-        self.is_stream = is_stream
+        self.end = end
+        self.event = event
         self.num_answers = self.num_events = 0
-        self._left = -1  # bytes of the body; -1: the head is not there yet
         self._tail = b""
+        self._is_new = True
 
     def ask(self) -> None:
-        self._left, self._tail = -1, b""
-        self.socket.sendall(self.request)
+        self._tail, self._is_new = b"", True
+        self.socket.send(self.request)
 
     def take(self) -> bool:
         """Read what there is; returns whether the answer is whole."""
         data = self.socket.recv(262_144)
-        if not data:
-            raise RuntimeError("the server closed the connection")
-        if self.is_stream:
-            self.num_events += data.count(b"data: {")
-            self._tail = (self._tail + data)[-len(END_OF_STREAM) :]
-            if self._tail != END_OF_STREAM and not self._tail.endswith(b"[DONE]\n\n\r\n0\r\n\r\n"):
-                return False
-        else:
-            if self._left < 0:
-                data = self._tail + data
-                end = data.find(b"\r\n\r\n")
-                if end < 0:
-                    self._tail = data
-                    return False
-                if not data.startswith(b"HTTP/1.1 200"):
-                    raise RuntimeError(f"the server answers {data[:200]!r}")
-                head = data[:end].lower()
-                at = head.find(b"content-length: ") + len(b"content-length: ")
-                self._left = int(head[at:].split(b"\r", 1)[0]) + end + 4
-            self._left -= len(data)
-            if self._left:
+        if self._is_new:
+            if not data.startswith(b"HTTP/1.1 200"):
+                raise RuntimeError(f"the server answers {data[:200]!r}")
+            self._is_new = False
+        if self.event:
+            self.num_events += data.count(self.event)
+        if not data.endswith(self.end):
+            if not data:
+                raise RuntimeError("the server closed the connection")
+            self._tail = (self._tail + data)[-len(self.end) :]
+            if self._tail != self.end:
                 return False
         self.num_answers += 1
         return True
 
 
-def press(port: int, requests: list[bytes], *, is_stream: bool, seconds: float = 0.0) -> Counted:
-    """One connection per request. With `seconds` each asks again until they are over; without, once."""
-    askers = [_Asker(port, request, is_stream) for request in requests]
+def press(port: int, requests: list[bytes], end: bytes, *, event: bytes = b"", seconds: float = 0.0) -> Counted:
+    """One connection per request. With `seconds` each asks again until they are over; without, once.
+
+    `end`: the last bytes of every answer; `event`: how each event of a stream begins, to count them.
+    """
+    askers = [_Asker(port, request, end, event) for request in requests]
     selector = selectors.EpollSelector()
     for asker in askers:
         selector.register(asker.socket, selectors.EVENT_READ, asker)

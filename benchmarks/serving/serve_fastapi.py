@@ -11,7 +11,7 @@ from typing import Literal
 
 import uvicorn
 from fastapi import FastAPI
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from benchmarks.serving.script import TEXT, TOKENS
@@ -124,17 +124,16 @@ async def chunks(id: str, model: str) -> AsyncIterator[str]:
     yield "data: [DONE]\n\n"
 
 
-@app.post("/v1/chat/completions")
-async def chat(request: ChatRequest) -> Response:
+@app.post("/v1/chat/completions", response_model=Completion)
+async def chat(request: ChatRequest) -> Completion | StreamingResponse:
     id = f"chatcmpl-{uuid.uuid4().hex}"
     if request.stream:
         return StreamingResponse(chunks(id, request.model), media_type="text/event-stream")
     choice = Choice(index=0, message=Message(role="assistant", content=TEXT), finish_reason="stop")
     usage = Usage(prompt_tokens=32, completion_tokens=16, total_tokens=48)
-    answer = Completion(
+    return Completion(
         id=id, created=int(time.time()), model=request.model, system_fingerprint="fp_0", choices=[choice], usage=usage
     )
-    return Response(answer.model_dump_json(exclude_unset=True), media_type="application/json")
 
 
 async def main(port: int) -> None:

@@ -65,7 +65,7 @@ def read(value: Any, fields: Table, path: str = "") -> dict[str, Any]:
         if field is None:
             raise _unknown(name, fields, path)
         if each is not None:
-            check(each, field, at(path, name))
+            check(each, field, at(path, name) if path else name)
             found[name] = each
     for field in fields.values():
         if field.required and field.name not in found:
@@ -89,14 +89,17 @@ def check(value: Any, field: Field, path: str) -> None:
     """One value against its field. Raises as `read` does."""
     if field.use == "refused":
         raise InvalidRequest(f"{path} is not supported: {field.doc}", code="invalid_value", param=path)
-    if field.kind == "any":
+    kind = field.kind
+    if kind == "any":
         return
     # bool is an int in Python, not in JSON
-    if type(value) not in _PYTHON[field.kind]:
-        raise InvalidRequest(f"{path} must be {_a(field.kind)}, not {kind_of(value)}", code="invalid_type", param=path)
-    if field.kind in ("integer", "number"):
+    if type(value) not in _PYTHON[kind]:
+        raise InvalidRequest(f"{path} must be {_a(kind)}, not {kind_of(value)}", code="invalid_type", param=path)
+    if kind == "boolean":
+        return
+    if kind == "integer" or kind == "number":
         _check_range(value, field, path)
-    elif field.kind == "string":
+    elif kind == "string":
         _check_text(value, field, path)
     elif field.max_items is not None and field.kind in ("array", "object") and len(value) > field.max_items:
         message = f"{path} has {len(value)} items, at most {field.max_items} may be given"

@@ -13,7 +13,19 @@ import msgspec
 from msgspec.structs import replace
 
 from tripos.errors import InvalidRequest
-from tripos.types import Delta, Event, Finish, Generate, Message, ModelCard, Priority, TokenLogprob, ToolCall, Usage
+from tripos.types import (
+    Delta,
+    Event,
+    Finish,
+    Generate,
+    Message,
+    ModelCard,
+    Priority,
+    Sampling,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
 from tripos.wire.fields import Field, items
 from tripos.wire.tools.adapt import Thinking, adapt
 from tripos.wire.tools.offer import Offer
@@ -29,6 +41,7 @@ INT31, INT63 = 2**31 - 1, 2**63 - 1
 RECOMMENDED = frozenset({"temperature", "top_k", "top_p", "min_p", "repetition_penalty"})
 
 MODEL = Field("model", "string", "Name of a served model.", max_bytes=MAX_MODEL_NAME, required=True)
+_SILENT = Sampling()
 _TOKEN_ID = Field("token id", "integer", "", low=0, high=INT31)
 
 
@@ -62,8 +75,10 @@ def for_model(asked: Asked, card: ModelCard) -> Asked:
     if 0 < card.max_model_len < asked.window:
         message = f"a window of {asked.window} tokens was asked for, {card.name} has {card.max_model_len}"
         raise InvalidRequest(message, code="context_length_exceeded", param="options.num_ctx")
-    missing = {name: getattr(card.sampling, name) for name in RECOMMENDED - asked.given}
-    requests = tuple(replace(each, sampling=replace(each.sampling, **missing)) for each in asked.requests)
+    requests = asked.requests
+    if card.sampling != _SILENT:  # the makers recommend something
+        missing = {name: getattr(card.sampling, name) for name in RECOMMENDED - asked.given}
+        requests = tuple(replace(each, sampling=replace(each.sampling, **missing)) for each in requests)
     speech = Speech()
     prompt = requests[0].prompt if requests else ()
     if prompt and isinstance(prompt[0], Message):

@@ -170,19 +170,35 @@ def encode_metrics(usages: Iterable[Usage], elapsed_s: float) -> dict[str, Any]:
     `elapsed_s`: wall time from arrival to the last token.
     """
     usages = tuple(usages)
-    num_tokens = sum(usage.output_tokens for usage in usages)
-    ttft_s = max((usage.ttft_s for usage in usages), default=0.0)
-    generation_s = max(elapsed_s - ttft_s, 0.0)
-    longest = max((usage.output_tokens for usage in usages), default=0)
+    if len(usages) == 1:  # as nearly always
+        return _encode_metrics(usages[0], usages[0].output_tokens, elapsed_s)
+    return _encode_metrics(
+        Usage(
+            output_tokens=max((usage.output_tokens for usage in usages), default=0),
+            ttft_s=max((usage.ttft_s for usage in usages), default=0.0),
+            queue_s=max((usage.queue_s for usage in usages), default=0.0),
+            prefill_s=sum(usage.prefill_s for usage in usages),
+            decode_s=sum(usage.decode_s for usage in usages),
+            num_preemptions=sum(usage.num_preemptions for usage in usages),
+        ),
+        sum(usage.output_tokens for usage in usages),
+        elapsed_s,
+    )
+
+
+def _encode_metrics(usage: Usage, num_tokens: int, elapsed_s: float) -> dict[str, Any]:
+    """`usage.output_tokens`: of the longest prompt; `num_tokens`: of all."""
+    longest = usage.output_tokens
+    generation_s = max(elapsed_s - usage.ttft_s, 0.0)
     return {
-        "time_to_first_token_ms": _ms(ttft_s),
-        "queue_time_ms": _ms(max((usage.queue_s for usage in usages), default=0.0)),
+        "time_to_first_token_ms": _ms(usage.ttft_s),
+        "queue_time_ms": _ms(usage.queue_s),
         "generation_time_ms": _ms(generation_s),
         "mean_itl_ms": _ms(generation_s / (longest - 1)) if longest > 1 else 0.0,
         "tokens_per_second": round(num_tokens / elapsed_s, 3) if elapsed_s > 0 else 0.0,
-        "prefill_time_ms": _ms(sum(usage.prefill_s for usage in usages)),
-        "decode_time_ms": _ms(sum(usage.decode_s for usage in usages)),
-        "num_preemptions": sum(usage.num_preemptions for usage in usages),
+        "prefill_time_ms": _ms(usage.prefill_s),
+        "decode_time_ms": _ms(usage.decode_s),
+        "num_preemptions": usage.num_preemptions,
     }
 
 
