@@ -284,7 +284,7 @@ class Service:
             await model.stop()
 
 
-def _base(model: Model) -> Adapting | None:
+def _base(model: Model) -> Any:
     """Of an adapter: the model that it adapts."""
     base = getattr(model, "base", None)
     return base if isinstance(base, Adapting) else None

@@ -92,7 +92,9 @@ class Adapters:
 
     def _take_slot(self, name: str, in_place: bool) -> int:
         if not NAME.fullmatch(name):
-            message = "an adapter's name has 1 to 128 characters of A-Z a-z 0-9 . _ : / @ -, the first a letter or digit"
+            message = (
+                "an adapter's name has 1 to 128 characters of A-Z a-z 0-9 . _ : / @ -, the first a letter or digit"
+            )
             raise InvalidRequest(message, param="lora_name")
         with self._lock:
             self._reap()

@@ -197,7 +197,9 @@ class Metrics:
 def _adapters(stats: dict[str, EngineStats]) -> GaugeMetricFamily:
     """vLLM's gauge, whose labels are what it tells and whose value is the time."""
     labels = ("model_name", "engine", "max_lora", "running_lora_adapters", "waiting_lora_adapters")
-    gauge = GaugeMetricFamily("vllm:lora_requests_info", "Adapters of sequences in the step, and waiting.", labels=labels)
+    gauge = GaugeMetricFamily(
+        "vllm:lora_requests_info", "Adapters of sequences in the step, and waiting.", labels=labels
+    )
     for name, each in stats.items():
         if each.max_adapters:
             names = (",".join(each.running_adapters), ",".join(each.waiting_adapters))
