@@ -44,6 +44,11 @@ class LoadedAdapter:
     sequences: WeakSet[Sequence] = field(default_factory=WeakSet)
 
     @property
+    def key(self) -> str:
+        """For Generate.adapter: asks for this one even when another took its name."""
+        return f"{self.name},{self.digest}"
+
+    @property
     def is_idle(self) -> bool:
         return not self.num_calls and all(sequence.is_finished for sequence in self.sequences)
 
@@ -128,10 +133,13 @@ class Adapters:
                 self._reap()
             await asyncio.sleep(DRAIN_CHECK_S if loaded in self._draining else 0)
 
-    def find(self, name: str) -> LoadedAdapter:
-        """The adapter of that name, or the unloaded one that still answers calls. Raises NotFound."""
+    def find(self, key: str) -> LoadedAdapter:
+        """The adapter of a name or, of a `LoadedAdapter.key`, that very one while it is there. Raises NotFound."""
+        name, _, digest = key.partition(",")
         with self._lock:
-            loaded = self._named.get(name) or next((each for each in self._draining if each.name == name), None)
+            current = [self._named[name]] if name in self._named else []
+            known = [*current, *(each for each in self._draining if each.name == name)]
+            loaded = next((each for each in known if each.digest == digest), known[0] if known else None)
             if loaded is None:
                 raise NotFound(f"the adapter {name!a:.130} is not loaded", code="model_not_found", param="model")
             return loaded
@@ -144,13 +152,13 @@ class Adapters:
             loaded.sequences.update(sequences)
 
     @contextlib.contextmanager
-    def hold(self, name: str) -> Iterator[None]:
-        """Keep an adapter for one call. Raises NotFound."""
+    def hold(self, key: str) -> Iterator[LoadedAdapter]:
+        """Find an adapter and keep it for one call. Raises NotFound."""
         with self._lock:
-            loaded = self.find(name)
+            loaded = self.find(key)
             loaded.num_calls += 1
         try:
-            yield
+            yield loaded
         finally:
             with self._lock:
                 loaded.num_calls -= 1
@@ -179,7 +187,7 @@ class AdapterModel:
 
     def __init__(self, base: LanguageModel, adapters: Adapters, loaded: LoadedAdapter) -> None:
         self.base = base
-        self._adapters = adapters
+        self._adapters, self._key = adapters, loaded.key
         self.tokenizer = base.tokenizer
         self.card = replace(
             base.card,
@@ -192,9 +200,9 @@ class AdapterModel:
 
     async def run(self, call: Call) -> AsyncIterator[Event]:
         """As the base's run; the adapter stays until the call has ended. Raises also NotFound."""
-        if isinstance(call.request, Generate):
-            call = replace(call, request=replace(call.request, adapter=self.card.name))
-        with self._adapters.hold(self.card.name):
+        with self._adapters.hold(self._key) as loaded:
+            if isinstance(call.request, Generate):
+                call = replace(call, request=replace(call.request, adapter=loaded.key))
             async with contextlib.aclosing(cast("Any", self.base.run(call))) as events:
                 async for event in events:
                     yield event
