@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from math import prod
@@ -17,16 +17,19 @@ from tripos.config import LimitsStage, ModelOptions, RouteOptions, ServiceOption
 from tripos.controls.deadline import deadline
 from tripos.controls.limits import LimitsOptions, limits
 from tripos.controls.priority import priority
+from tripos.engine.adapters import SPARE_SLOTS, AdapterModel, Adapters
 from tripos.engine.engine import Engine, EngineOptions
 from tripos.engine.llm import LanguageModel
 from tripos.engine.memory import MemoryOptions, Need, measure, mib
 from tripos.engine.scheduler import SchedulerOptions
 from tripos.errors import ConfigError, EnvironmentProblem
+from tripos.models.adapters import ReadAdapter, read_adapter
 from tripos.models.config import ModelConfig, parse_config
 from tripos.models.packed import Packing, write_packed
 from tripos.models.registry import adapt_weights, check_weights, trace
 from tripos.models.source import GenerationDefaults, Source, open_source
 from tripos.pipeline.decide import decide
+from tripos.plan.adapters import Place, places, with_adapters
 from tripos.plan.ir import Plan, Weights, WeightTensor
 from tripos.plan.passes import optimize
 from tripos.residents import Parts, Residents
@@ -89,6 +92,11 @@ class Opened:
         """The plan that runs: fused, except across weights that are stored in different formats."""
         return optimize(self.plan, {name: _kind(self.weights[name]) for name in self.plan.weights})
 
+    def runnable(self) -> Plan:
+        """The same with room for adapters, where some may come."""
+        plan = self.optimized()
+        return with_adapters(plan, self.options.max_adapter_rank) if self.options.num_adapters else plan
+
     def load(self, memory_bytes: int, progress: Progress = ignore_progress) -> LanguageModel:
         """Pack, and reserve the cache. Raises ModelRefused, EnvironmentProblem."""
         fit = self.need.within(memory_bytes)
@@ -97,9 +105,11 @@ class Opened:
             progress("pack", 0.0)
             executor = make_executor(executor_options(self.options))
             try:
-                executor.load(self.optimized(), self.weights)
+                plan = self.runnable()
+                executor.load(plan, self.weights)
                 progress("cache", 0.0)
                 num_blocks = executor.reserve(fit.num_blocks)
+                adapters = make_adapters(self.options, executor, places(plan, self.weights))
                 progress("digest", 0.0)
                 card = self._card(executor.info(), digest.result())
             except BaseException:
@@ -112,11 +122,12 @@ class Opened:
             scheduler=scheduler_options(self.options),
         )
         progress("ready", 1.0)
-        return LanguageModel(card, self.source.tokenizer, Engine(executor, engine_options))
+        return LanguageModel(card, self.source.tokenizer, Engine(executor, engine_options), adapters=adapters)
 
     def load_models(self, memory_bytes: int, progress: Progress = ignore_progress) -> list[Model]:
         """As residents.Opening wants it."""
-        return [self.load(memory_bytes, progress)]
+        model = self.load(memory_bytes, progress)
+        return [model, *model.adapter_models()]
 
     def _card(self, info: ExecutorInfo, digest: str) -> ModelCard:
         return ModelCard(
@@ -177,6 +188,21 @@ def free_memory_bytes() -> int:
     return max(0, available_memory_bytes() - MEMORY_RESERVE_BYTES)
 
 
+def make_adapters(options: ModelOptions, executor: Executor, known: Mapping[str, Place]) -> Adapters | None:
+    """The slots for adapters, those of the options loaded; None where there are none. Raises ModelRefused."""
+    if not options.num_adapters:
+        return None
+    dtype = "f32" if executor.info().weights == "fp32" else "bf16"
+
+    def read(path: str) -> ReadAdapter:
+        return read_adapter(Path(path), known, max_rank=options.max_adapter_rank, dtype=dtype)
+
+    adapters = Adapters(executor, options.num_adapters, read)
+    for name, path in options.adapters:
+        adapters.load(name, path)
+    return adapters
+
+
 def _memory_options(options: ModelOptions) -> MemoryOptions:
     return MemoryOptions(
         block_size=BLOCK_SIZE,
@@ -184,6 +210,8 @@ def _memory_options(options: ModelOptions) -> MemoryOptions:
         max_model_len=options.max_model_len,
         weights=options.weights,
         kv_cache=options.kv_cache,
+        max_adapters=options.num_adapters,
+        max_adapter_rank=options.max_adapter_rank,
     )
 
 
@@ -196,6 +224,7 @@ def executor_options(options: ModelOptions) -> ExecutorOptions:
         threads=options.threads or num_cores(),
         weights=options.weights,
         kv_cache=options.kv_cache,
+        max_adapters=options.num_adapters + SPARE_SLOTS if options.num_adapters else 0,
     )
 
 
@@ -275,7 +304,7 @@ def describe_machine(options: ModelOptions) -> list[tuple[str, ...]]:
     opened = open_model(options)
     executor = make_executor(executor_options(options))
     try:
-        executor.load(opened.optimized(), opened.weights)
+        executor.load(opened.runnable(), opened.weights)
         info = executor.info()
         dialects = describe(opened.source.tokenizer.template_source, {})
     finally:
@@ -328,6 +357,6 @@ def make_stages(route: RouteOptions, model: Model) -> list[Stage]:
             stages.append(limits(LimitsOptions(**asdict(each)), model.card.max_model_len))
         else:
             stages.append(deadline(route.need.deadline_s))
-    if isinstance(model, LanguageModel):
+    if isinstance(model, (LanguageModel, AdapterModel)):
         stages.append(decide(model.tokenizer))
     return stages

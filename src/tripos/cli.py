@@ -38,7 +38,8 @@ def _settings(*names: str) -> Callable[[Command], Command]:
             doc = rule["doc"]
             if rule["choices"]:
                 doc += f" One of {', '.join(rule['choices'])}."
-            kind: dict[str, Any] = {"metavar": rule["kind"].upper(), "multiple": True}
+            metavar = "NAME=PATH" if rule["kind"] == "named_paths" else rule["kind"].upper()
+            kind: dict[str, Any] = {"metavar": metavar, "multiple": True}
             if rule["kind"] == "switch":
                 kind = {"is_flag": True}
             command = click.option(config.flag(name), name, help=doc, **kind)(command)
@@ -47,9 +48,9 @@ def _settings(*names: str) -> Callable[[Command], Command]:
     return add
 
 
-ADMIN_SETTINGS = tuple(name for name in config.flags(config.ModelOptions) if name != "name")
+ADMIN_SETTINGS = tuple(name for name in config.flags(config.ModelOptions) if name not in ("name", "adapters"))
 MODEL_SETTINGS = (*ADMIN_SETTINGS, "memory")
-SERVER_SETTINGS = ("name", *(name for name in config.flags(config.ServerOptions) if name != "memory"))
+SERVER_SETTINGS = ("name", "adapters", *(name for name in config.flags(config.ServerOptions) if name != "memory"))
 
 
 Flags = tuple[str, ...] | bool
@@ -60,6 +61,8 @@ def _given(flags: dict[str, Flags]) -> dict[str, str]:
     """The settings that were given, as text. Raises ConfigError when one was given twice."""
     given = {}
     for name, values in flags.items():
+        if name == "adapters" and isinstance(values, tuple):
+            values = (os.pathsep.join(values),) if values else ()
         if isinstance(values, tuple) and len(values) > 1:
             raise ConfigError(f"{config.flag(name)} was given {len(values)} times")
         if values:

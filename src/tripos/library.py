@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
+
+import msgspec
 
 from tripos.build import load_model
 from tripos.config import ModelOptions
@@ -48,13 +50,17 @@ class LLM:
     ...     print(llm.generate(["Once upon a time"], max_tokens=32)[0].text)
     """
 
-    def __init__(self, model: str | Path, **options: object) -> None:
-        """`options` are the fields of config.ModelOptions (threads, weights, kv_cache, max_sequences ...).
+    def __init__(
+        self, model: str | Path, *, adapters: Mapping[str, str | Path] | None = None, **options: object
+    ) -> None:
+        """`options` are the fields of config.ModelOptions (threads, weights, kv_cache, max_sequences ...); `adapters`
+        are directories of LoRA adapters, by the names that generate takes.
 
-        Raises ModelRefused, ConfigError, EnvironmentProblem.
+        Raises ModelRefused, InvalidRequest (an adapter's name), ConfigError, EnvironmentProblem.
         """
+        named = tuple((name, str(path)) for name, path in (adapters or {}).items())
         try:
-            model_options = replace(ModelOptions(), source=str(model), **options)  # type: ignore[arg-type]
+            model_options = replace(ModelOptions(), source=str(model), adapters=named, **options)  # type: ignore[arg-type]
         except TypeError as error:
             raise ConfigError(f"LLM(...): {error}") from None
         self._model = load_model(model_options)
@@ -75,17 +81,23 @@ class LLM:
         sampling: Sampling | None = None,
         n: int = 1,
         constraint: Constraint | None = None,
+        adapter: str | Sequence[str] = "",
     ) -> list[Completion]:
         """Continue every prompt (text, token ids or chat messages): len(prompts) * n Completions, choices of a
         prompt side by side. `sampling` defaults to what the model's makers recommend. `constraint` is what each text
-        must match.
+        must match. `adapter` names one of the adapters for all prompts, or one for each ("": the model as it is).
 
-        Raises InvalidRequest before any work when a prompt is wrong.
+        Raises InvalidRequest before any work when a prompt is wrong, NotFound when an adapter's name is.
         """
         sampling = sampling or self.card.sampling
+        prompts = list(prompts)
+        names = [adapter] * len(prompts) if isinstance(adapter, str) else list(adapter)
+        if len(names) != len(prompts):
+            raise ConfigError(f"{len(names)} adapters for {len(prompts)} prompts: give one name, or one for each")
+        asked = Generate(prompt="", max_tokens=max_tokens, n=n, sampling=sampling, constraint=constraint)
         return self._answer([
-            Generate(prompt=_frozen(prompt), max_tokens=max_tokens, n=n, sampling=sampling, constraint=constraint)
-            for prompt in prompts
+            msgspec.structs.replace(asked, prompt=_frozen(prompt), adapter=name)
+            for prompt, name in zip(prompts, names, strict=True)
         ])  # fmt: skip
 
     def chat(

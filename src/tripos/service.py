@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from msgspec.structs import replace
 
-from tripos.errors import EngineFailed, NotFound, Overloaded
+from tripos.errors import EngineFailed, InvalidRequest, NotFound, Overloaded
 from tripos.metering.metrics import Metrics, Series
 from tripos.metering.usage import Meter
 from tripos.pipeline.chain import Levels
@@ -64,6 +64,14 @@ class Residents(Protocol):
     async def stop(self) -> None: ...
 
 
+@runtime_checkable
+class Adapting(Protocol):
+    """A model that may take low-rank adapters, each a model of its own beside it."""
+
+    async def load_adapter(self, name: str, path: str, *, in_place: bool = False) -> Model: ...
+    async def unload_adapter(self, name: str) -> None: ...
+
+
 @dataclass(eq=False)
 class _Route:
     """A name that clients ask for. `card` is the model's, under this name; `num_calls` are in flight."""
@@ -110,6 +118,51 @@ class Service:
         card = replace(model.card, name=name)
         self._routes[name] = _Route(model, card, tuple(stages), self.metrics.series(name))
         self.metrics.add_model(name, model)
+
+    async def load_adapter(self, name: str, path: str, *, base: str = "", in_place: bool = False) -> None:
+        """A route of its own for an adapter of model `base` (may be left out where one model takes adapters), with the
+        stages of the base's route. Goes on when the caller is cancelled.
+
+        Raises InvalidRequest, NotFound, ModelRefused, Overloaded.
+        """
+        await asyncio.shield(asyncio.create_task(self._load_adapter(name, path, self._base_of(base), in_place)))
+
+    async def _load_adapter(self, name: str, path: str, base: str, in_place: bool) -> None:
+        parent = self._routes[base]
+        self._check_free(name, parent, in_place)
+        model = await cast("Adapting", parent.model).load_adapter(name, path, in_place=in_place)
+        try:
+            self._check_free(name, parent, in_place)
+            if self._routes.get(base) is not parent:
+                raise NotFound(f"{shown(base)} was unloaded meanwhile", code="model_not_found", param="base_model_name")
+        except InvalidRequest:
+            await cast("Adapting", parent.model).unload_adapter(name)
+            raise
+        self._put(name, model, parent.stages)
+
+    def _check_free(self, name: str, parent: _Route, in_place: bool) -> None:
+        route = self._routes.get(name)
+        if route is not None and not (in_place and _base(route.model) is parent.model):
+            hint = "unload it first, or set load_inplace" if _base(route.model) else "choose another name"
+            raise InvalidRequest(f"{shown(name)} is served already: {hint}", code="already_loaded", param="lora_name")
+
+    async def unload_adapter(self, name: str) -> None:
+        """Close an adapter's route at once; returns when the last call that uses it has ended. Raises NotFound."""
+        route = self._routes.get(name)
+        base = _base(route.model) if route is not None else None
+        if base is None:
+            raise NotFound(f"no adapter is named {shown(name)}; those of /v1/models have a parent", param="lora_name")
+        self.remove(name)
+        await asyncio.shield(asyncio.create_task(cast("Any", base.unload_adapter(name))))
+
+    def _base_of(self, name: str) -> str:
+        if name and isinstance(self.model(name), Adapting):
+            return name
+        able = [each for each, route in self._routes.items() if isinstance(route.model, Adapting)]
+        if name or len(able) != 1:
+            cause = f"{shown(name)} takes no adapters" if name else "say which model the adapter is for"
+            raise InvalidRequest(f"{cause}; these take some: {', '.join(able) or 'none'}", param="base_model_name")
+        return able[0]
 
     def _forget(self, name: str, route: _Route) -> None:
         """The metrics of a name go with its last call."""
@@ -194,8 +247,8 @@ class Service:
         return sum(route.num_calls for route in self._busy)
 
     def num_on(self, model: Model) -> int:
-        """Calls in flight on a model through any route, removed ones too."""
-        return sum(route.num_calls for route in self._busy if route.model is model)
+        """Calls in flight on a model through any route, removed ones and those of its adapters too."""
+        return sum(route.num_calls for route in self._busy if model in (route.model, _base(route.model)))
 
     async def wait_idle(self, model: Model | None = None) -> None:
         """Until no call is in flight, or none on `model`."""
@@ -240,3 +293,9 @@ class Service:
         self._is_started = False
         for model in reversed(self.models):
             await model.stop()
+
+
+def _base(model: Model) -> Any:
+    """Of an adapter: the model that it adapts."""
+    base = getattr(model, "base", None)
+    return base if isinstance(base, Adapting) else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import numpy as np
@@ -30,8 +31,9 @@ def mix(state: int, value: int) -> int:
 class ScriptedExecutor:
     """Draws tokens that depend on the whole sequence as the *cache* holds it, read through the block tables.
 
-    The "cache" stores token id and position per slot, so a wrong slot, block, position, stale or missing entry
-    changes what is drawn, or raises. `next_token(tokens, seed, counter)` may replace the script.
+    The "cache" stores token id, position and adapter per slot, so a wrong slot, block, position, adapter, stale or
+    missing entry changes what is drawn, or raises. `next_token(tokens, seed, counter)` may replace the script; an
+    adapter changes the seed.
     """
 
     def __init__(
@@ -51,14 +53,14 @@ class ScriptedExecutor:
         self._step_s = step_s
         self._before_run = before_run
         self._is_ok = is_ok or (lambda tokens: True)
-        self._slots = np.full((0, 2), -1, np.int64)
+        self._slots = np.full((0, 3), -1, np.int64)
         self.adapters: dict[int, Adapter] = {}  # by slot, the loaded ones
 
     def load(self, plan: Plan, weights: Weights) -> None:
         self.vocab_size = plan.vocab_size
 
     def reserve(self, num_blocks: int) -> int:
-        self._slots = np.full((num_blocks * self.options.block_size, 2), -1, np.int64)
+        self._slots = np.full((num_blocks * self.options.block_size, 3), -1, np.int64)
         return num_blocks
 
     def load_adapter(self, slot: int, adapter: Adapter) -> None:
@@ -75,6 +77,8 @@ class ScriptedExecutor:
         self.num_steps += 1
         self._slots[step.slots, 0] = step.token_ids
         self._slots[step.slots, 1] = step.positions
+        tags = [self._tag(step, owner) for owner in range(len(step.seq_lens))]
+        self._slots[step.slots, 2] = np.repeat(tags, np.diff(step.query_start))
         sampling = step.sampling
         num_rows = len(step.last_rows)
         width = max(0, int(sampling.num_logprobs.max(initial=-1)))
@@ -106,7 +110,7 @@ class ScriptedExecutor:
         forced = int(sampling.forced_token[row])
         bias = slice(sampling.bias_start[row], sampling.bias_start[row + 1])
         banned = set(sampling.bias_ids[bias][np.isneginf(sampling.bias_values[bias])].tolist())
-        seed = int(sampling.seed[row])
+        seed = int(sampling.seed[row]) ^ self._tag(step, owner)
         if sampling.mask_row[row] >= 0:
             bits = np.unpackbits(sampling.mask[sampling.mask_row[row]].view(np.uint8), bitorder="little")
             banned |= set(np.flatnonzero(bits[: self.vocab_size] == 0).tolist())
@@ -132,8 +136,20 @@ class ScriptedExecutor:
         cached = self._slots[step.block_tables[owner, positions // size] * size + positions % size]
         if not np.array_equal(cached[:, 1], positions):
             raise ValueError(f"sequence {owner} reads cache slots that hold other positions")
+        if np.any(cached[:, 2] != self._tag(step, owner)):
+            raise ValueError(f"sequence {owner} reads cache slots of another adapter")
         tokens: list[int] = cached[:, 0].tolist()
         return tokens
+
+    def _tag(self, step: StepInput, owner: int) -> int:
+        """0 without an adapter, else a number that the adapter's scales decide. Raises for a slot without one."""
+        slot = -1 if step.adapter_slots is None else int(step.adapter_slots[owner])
+        if slot < 0:
+            return 0
+        if slot not in self.adapters:
+            raise ValueError(f"sequence {owner} uses slot {slot}, which holds no adapter")
+        scales = sorted((name, low.scale) for name, low in self.adapters[slot].items())
+        return zlib.crc32(repr(scales).encode())
 
     def _allowed(self, token: int, banned: set[int]) -> int:
         while token in banned:

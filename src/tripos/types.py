@@ -264,6 +264,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     reasoning_dialect: str = ""  # "": it does not reason
     reasoning_switch: str = ""  # the template's argument that turns reasoning off, "" for none
     marker_ids: dict[str, int] = {}  # marks of these dialects that are special tokens
+    parent: str = ""  # of an adapter: the name of the model that it adapts
 
 
 class Model(Protocol):

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
-from tripos.api import admin, anthropic, decisions, generate, models, ollama, probes, responses, tokens
+from tripos.api import adapters, admin, anthropic, decisions, generate, models, ollama, probes, responses, tokens
 from tripos.api.absent import absent
 from tripos.api.anthropic import ANTHROPIC
 from tripos.api.auth import Scope
@@ -23,6 +23,7 @@ from tripos.wire.fields import Table
 from tripos.wire.json import encode
 from tripos.wire.ollama import generation as ollama_generation
 from tripos.wire.ollama import models as ollama_models
+from tripos.wire.openai import adapters as adapters_wire
 from tripos.wire.openai import chat, completions
 from tripos.wire.openai import decisions as decisions_wire
 from tripos.wire.openai import responses as responses_wire
@@ -126,6 +127,22 @@ ROUTES = (
     ),
     Route("GET", "/v1/models", models.list_models, "List what is served, with window and digest"),
     Route("GET", "/v1/models/{name:path}", models.show_model, "One of them; the name may hold : and /"),
+    Route(
+        "POST",
+        "/v1/load_lora_adapter",
+        adapters.load,
+        "Load a LoRA adapter of a model; it is then served as a model of its own",
+        fields=adapters_wire.LOAD,
+        scope="admin",
+    ),
+    Route(
+        "POST",
+        "/v1/unload_lora_adapter",
+        adapters.unload,
+        "Take no new requests for an adapter, and answer when the last has ended",
+        fields=adapters_wire.UNLOAD,
+        scope="admin",
+    ),
     Route(
         "POST",
         "/v1/decisions",

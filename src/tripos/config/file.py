@@ -173,6 +173,8 @@ class _Reader:
         """Paths are relative to the file that names them."""
         if rule["kind"] == "paths":
             return tuple(str(self._folder / each) for each in value)
+        if rule["kind"] == "named_paths":
+            return tuple((name, str(self._folder / path)) for name, path in value)
         if rule["kind"] == "path" and value and not _SCHEME.match(value):
             return str(self._folder / value)
         return value

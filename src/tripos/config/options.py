@@ -10,7 +10,7 @@ PREFIX = "TRIPOS_"
 NATIVE_VARIABLES = ("TRIPOS_ISA", "TRIPOS_NATIVE_LIBRARY")
 DEFAULT_MODEL = "demo:assistant"
 
-Kind = Literal["text", "path", "paths", "count", "seconds", "bytes", "switch"]
+Kind = Literal["text", "path", "paths", "named_paths", "count", "seconds", "bytes", "switch"]
 Rule = Mapping[str, Any]
 
 
@@ -64,7 +64,19 @@ class ModelOptions:
         high=2**46,
         is_flag=False,
     )
+    adapters: tuple[tuple[str, str], ...] = _setting(
+        (), "named_paths", "LoRA adapters to serve as models of their own: names, and the directories that hold them."
+    )
+    max_adapters: int = _setting(
+        0, "count", "Most LoRA adapters loaded at once. 0: as many as are named at the start.", high=1024
+    )
+    max_adapter_rank: int = _setting(16, "count", "Largest rank that an adapter may have.", low=1, high=512)
     preload: bool = _setting(True, "switch", "Load when the server starts. false: when an admin asks.", is_flag=False)
+
+    @property
+    def num_adapters(self) -> int:
+        """That may be loaded at once."""
+        return self.max_adapters or len(self.adapters)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,4 +209,4 @@ def variable(name: str) -> str:
 
 def flag(name: str) -> str:
     """The command-line flag of a setting."""
-    return "--" + name.replace("_", "-")
+    return "--" + ("adapter" if name == "adapters" else name.replace("_", "-"))

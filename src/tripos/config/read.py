@@ -68,6 +68,9 @@ def read_options(
     models = _models(sources, values, read)
     routes = () if sources else tuple(read.routes.values())
     _check_routes(models, routes, origins)
+    for model in models:
+        if len(model.adapters) > model.num_adapters:
+            raise ConfigError(f"{len(model.adapters)} adapters are named, max_adapters allows {model.max_adapters}")
     return ServiceOptions(models=models, routes=routes, server=server, origins=origins, file=file)
 
 
@@ -77,7 +80,11 @@ def _models(sources: tuple[str, ...], values: Mapping[str, Any], read: ServiceFi
         sources = sources or (DEFAULT_MODEL,)
         if given.get("name") and len(sources) > 1:
             raise ConfigError(f"--name names one model, {len(sources)} were given: leave it out")
+        if given.get("adapters") and len(sources) > 1:
+            raise ConfigError(f"--adapter is for one model, {len(sources)} were given: use a service file")
         return tuple(replace(ModelOptions(), source=source, **given) for source in sources)
+    if given.get("adapters") and len(read.models) > 1:
+        raise ConfigError(f"--adapter is for one model, {read.path} has {len(read.models)}: name the adapters there")
     if given.get("name"):
         raise ConfigError(f"--name names a MODEL of the command line; {read.path} names its own: leave it out")
     return tuple(replace(ModelOptions(**table, name=name), **given) for name, table in read.models.items())
@@ -97,7 +104,7 @@ def _check_routes(models: Iterable[ModelOptions], routes: Iterable[RouteOptions]
 
 def model_options(name: str, given: Mapping[str, Any], default: ModelOptions, where: str) -> ModelOptions:
     """`default` with the typed values of a request over it. Raises ConfigError (400 for a client)."""
-    known = {key: rule for key, rule in rules(ModelOptions).items() if key not in ("name", "source", "preload")}
+    known = {key: rule for key, rule in rules(ModelOptions).items() if key not in ("name", "source", "preload", "adapters")}
     values = {}
     for key, value in given.items():
         if key not in known:

@@ -49,6 +49,8 @@ def written(value: Any) -> str:
     """A value as tripos.toml would have it."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple) and value and isinstance(value[0], tuple):
+        return "{" + ", ".join(f"{written(name)} = {written(each)}" for name, each in value) + "}"
     if isinstance(value, tuple):
         return "[" + ", ".join(written(each) for each in value) + "]"
     return f'"{value}"' if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
@@ -94,6 +96,19 @@ def _paths(text: str) -> tuple[str, ...]:
     return tuple(_text(each) for each in text.split(os.pathsep) if each)
 
 
+def _named_paths(text: str) -> tuple[tuple[str, str], ...]:
+    pairs = [each.partition("=") for each in _paths(text)]
+    if not all(name and path for name, _, path in pairs):
+        raise ValueError("is not NAME=PATH")
+    return _named([(name, path) for name, _, path in pairs])
+
+
+def _named(pairs: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("names something twice")
+    return tuple(pairs)
+
+
 def _typed_text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("is not text: put it in quotes")
@@ -132,11 +147,17 @@ def _typed_paths(value: Any) -> tuple[str, ...]:
     return tuple(_typed_text(each) for each in value)
 
 
+def _typed_named_paths(value: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, dict):
+        raise ValueError('is not a table of paths such as {name = "path"}')
+    return _named([(_text(name), _typed_text(path)) for name, path in value.items()])
+
+
 _PARSERS = {
-    "text": _text, "path": _text, "paths": _paths, "count": _count, "seconds": _seconds, "bytes": parse_bytes,
+    "text": _text, "path": _text, "paths": _paths, "named_paths": _named_paths, "count": _count, "seconds": _seconds, "bytes": parse_bytes,
     "switch": _switch,
 }  # fmt: skip
 _CHECKS = {
-    "text": _typed_text, "path": _typed_text, "paths": _typed_paths, "count": _typed_count, "seconds": _typed_seconds,
+    "text": _typed_text, "path": _typed_text, "paths": _typed_paths, "named_paths": _typed_named_paths, "count": _typed_count, "seconds": _typed_seconds,
     "bytes": _typed_bytes, "switch": _typed_switch,
 }  # fmt: skip

@@ -61,6 +61,9 @@ class EngineStats:
     num_preemptions: int
     drafted_tokens: int  # guessed and computed
     accepted_tokens: int  # of these, also drawn
+    max_adapters: int = 0  # that may be loaded
+    running_adapters: tuple[str, ...] = ()  # of sequences in the step
+    waiting_adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import secrets
 import time
@@ -19,6 +20,7 @@ from typing import Any, cast
 import numpy as np
 from msgspec.structs import replace
 
+from tripos.engine.adapters import AdapterModel, Adapters
 from tripos.engine.admission import Ticket
 from tripos.engine.block_pool import PrefixIdentity
 from tripos.engine.check import check_request, check_text_length, check_token_ids, is_token_ids, max_tokens_of
@@ -26,7 +28,7 @@ from tripos.engine.constraints import Grammars
 from tripos.engine.engine import Engine, EngineLoop, EngineStats, Output
 from tripos.engine.grammar import Grammar, Matcher
 from tripos.engine.reasoning import ReasoningMatcher, Trace, marks_of
-from tripos.engine.sequence import Sequence, choice_seed
+from tripos.engine.sequence import Sequence, Status, choice_seed
 from tripos.engine.text import ChoiceText
 from tripos.errors import EngineFailed, InvalidRequest, RequestFailed, RequestTimeout, TriposError
 from tripos.models.tokenizer import Tokenizer
@@ -46,12 +48,18 @@ class LanguageModel:
     """Implements types.Model over an Engine that is loaded and has its cache reserved."""
 
     def __init__(
-        self, card: ModelCard, tokenizer: Tokenizer, engine: Engine, encode_chat: EncodeChat | None = None
+        self,
+        card: ModelCard,
+        tokenizer: Tokenizer,
+        engine: Engine,
+        encode_chat: EncodeChat | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
-        """`encode_chat` stands in for the tokenizer's own template."""
+        """`encode_chat` stands in for the tokenizer's own template; without `adapters` none can be loaded."""
         self.card = card
         self.tokenizer = tokenizer
         self.engine = engine
+        self.adapters = adapters
         self._encode_chat = encode_chat or _encode_with(tokenizer)
         self._grammars = Grammars(tokenizer, card.vocab_size)
         self._eos_ids = frozenset(id for id in tokenizer.eos_ids if id < card.vocab_size)
@@ -109,7 +117,35 @@ class LanguageModel:
 
     def stats(self) -> EngineStats:
         """The engine's counts, from any thread."""
-        return self.engine.stats()
+        stats = self.engine.stats()
+        if self.adapters is None:
+            return stats
+        return dataclasses.replace(
+            stats,
+            max_adapters=self.adapters.max_adapters,
+            running_adapters=self.adapters.using(Status.RUNNING),
+            waiting_adapters=self.adapters.using(Status.WAITING, Status.PREEMPTED),
+        )
+
+    async def load_adapter(self, name: str, path: str, *, in_place: bool = False) -> AdapterModel:
+        """The model with the adapter in a directory, loaded while requests run. Raises as Adapters.load."""
+        adapters = self._require_adapters()
+        return AdapterModel(self, adapters, await asyncio.to_thread(adapters.load, name, path, in_place=in_place))
+
+    async def unload_adapter(self, name: str) -> None:
+        """Returns when the last call that uses it has ended. Raises NotFound."""
+        adapters = self._require_adapters()
+        await adapters.drained(adapters.unload(name))
+
+    def adapter_models(self) -> list[AdapterModel]:
+        """Of the adapters that are loaded now."""
+        adapters = self.adapters
+        return [AdapterModel(self, adapters, each) for each in adapters.loaded] if adapters is not None else []
+
+    def _require_adapters(self) -> Adapters:
+        if self.adapters is None:
+            raise InvalidRequest(f"{self.card.name} takes no adapters: start the server with --max-adapters")
+        return self.adapters
 
     async def encode(self, request: Generate) -> list[int]:
         """Token ids of a request's prompt, as `run` would compute them. Raises InvalidRequest."""
@@ -274,7 +310,10 @@ class LanguageModel:
         if ticket is not None:
             ticket.set_tokens(sum(map(len, arrays)) - sum(shared))
         seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(64)
-        identity = PrefixIdentity(self.card.digest, "", call.principal, request.cache_salt).encode()
+        adapter = self._require_adapters().find(request.adapter) if request.adapter else None
+        identity = PrefixIdentity(
+            self.card.digest, adapter.digest if adapter else "", call.principal, request.cache_salt
+        ).encode()
         arrival_s = call.arrival_s or self.engine.clock()
         sequences = [
             Sequence(
@@ -290,11 +329,14 @@ class LanguageModel:
                 prompt_logprobs=request.prompt_logprobs if index == 0 else None,  # choices share a prompt
                 index=index,
                 matcher=self._matcher(request, grammar, tokens),
+                adapter_slot=adapter.slot if adapter else -1,
             )
             for index, tokens in enumerate(arrays)
         ]
         for sequence, num_shared in zip(sequences, (max(shared, default=0), *shared), strict=True):
             sequence.num_shared_tokens = num_shared
+        if adapter is not None:
+            self._require_adapters().attach(adapter, sequences)
         sequences[0].siblings = sequences[1:]
         sequences[0].ticket = ticket
         return _Stream(self.tokenizer, request, prompts, sequences)

@@ -11,6 +11,7 @@ from math import prod
 from typing import Protocol
 
 from tripos.errors import ConfigError, ModelRefused
+from tripos.plan.adapters import padded_rank
 from tripos.plan.dump import cost
 from tripos.plan.ir import Plan, Weights
 
@@ -38,6 +39,8 @@ class MemoryOptions:
     max_model_len: int = 0  # 0: what the model was made for
     weights: str = "auto"
     kv_cache: str = "auto"
+    max_adapters: int = 0
+    max_adapter_rank: int = 16
 
 
 class Sharing(Protocol):
@@ -64,6 +67,12 @@ class Need:
     weight_bytes: int
     kv_bytes_per_token: int
     max_model_len: int
+    adapter_bytes: int = 0  # of max_adapters, each of the largest rank for every linear
+
+    @property
+    def standing_bytes(self) -> int:
+        """Weights, and the room for adapters."""
+        return self.weight_bytes + self.adapter_bytes
 
     @property
     def block_bytes(self) -> int:
@@ -76,23 +85,25 @@ class Need:
 
     @property
     def min_bytes(self) -> int:
-        """Weights, and the cache of one sequence of full length."""
-        return self.weight_bytes + self.num_blocks_per_sequence * self.block_bytes
+        """Weights, adapters, and the cache of one sequence of full length."""
+        return self.standing_bytes + self.num_blocks_per_sequence * self.block_bytes
 
     @property
     def max_bytes(self) -> int:
-        """Weights, and the cache of as many sequences of full length as a step may hold: more would lie idle."""
-        return self.weight_bytes + self.options.max_sequences * self.num_blocks_per_sequence * self.block_bytes
+        """With the cache of as many sequences of full length as a step may hold: more would lie idle."""
+        return self.standing_bytes + self.options.max_sequences * self.num_blocks_per_sequence * self.block_bytes
 
     def within(self, limit_bytes: int) -> Fit:
         """Raises ModelRefused when not even one sequence of full length fits."""
-        num_affordable = max(0, limit_bytes - self.weight_bytes) // self.block_bytes
+        num_affordable = max(0, limit_bytes - self.standing_bytes) // self.block_bytes
         if num_affordable < self.num_blocks_per_sequence:
             longest = num_affordable * self.options.block_size
             knob = f"set --max-model-len to {longest} or less" if longest else "choose smaller --weights"
+            if self.adapter_bytes:
+                knob += f" or fewer --max-adapters (they take {mib(self.adapter_bytes)})"
             raise ModelRefused(
                 f"{self.name} needs {mib(self.weight_bytes)} for weights ({self.weights_format}) and "
-                f"{mib(self.min_bytes - self.weight_bytes)} for the cache of one sequence of {self.max_model_len:,} "
+                f"{mib(self.min_bytes - self.standing_bytes)} for the cache of one sequence of {self.max_model_len:,} "
                 f"tokens; {mib(limit_bytes)} may be taken: {knob}, or give more --memory"
             )
         num_blocks = min(num_affordable, self.options.max_sequences * self.num_blocks_per_sequence)
@@ -118,7 +129,7 @@ class Fit:
 
     @property
     def held_bytes(self) -> int:
-        return self.need.weight_bytes + self.num_blocks * self.need.block_bytes
+        return self.need.standing_bytes + self.num_blocks * self.need.block_bytes
 
     def rows(self) -> list[tuple[str, ...]]:
         """A table for people."""
@@ -126,9 +137,11 @@ class Fit:
         is_roomy = self.num_tokens >= sequences * need.max_model_len
         full = "fits" if is_roomy else "preempts some: lower --max-sequences or --max-model-len to avoid it"
         cache_bytes = self.num_tokens * need.kv_bytes_per_token
+        adapters = [("adapters", f"{mib(need.adapter_bytes)} kept for {need.options.max_adapters}")]
         return [
             ("will it fit?", need.name),
             ("weights", f"{mib(need.weight_bytes)} as {need.weights_format}"),
+            *(adapters if need.adapter_bytes else ()),
             ("cache", f"{mib(cache_bytes)} as {need.kv_format}, for {self.num_tokens:,} tokens"),
             ("sequences", f"{sequences} at once, each up to {need.max_model_len:,} tokens"),
             ("all at their longest", full),
@@ -160,6 +173,7 @@ def measure(name: str, plan: Plan, weights: Weights, window: int, options: Memor
         weight_bytes=totals.weight_bytes + 2 * tables,
         kv_bytes_per_token=totals.kv_bytes_per_token,
         max_model_len=options.max_model_len or window,
+        adapter_bytes=_adapter_bytes(plan, weights_format, options),
     )
 
 
@@ -190,3 +204,10 @@ def stored_format(plan: Plan, weights: Weights) -> str:
         kind = tensor.panels.format if tensor.panels is not None else DTYPE_FORMAT[tensor.dtype]
         sizes[kind] = sizes.get(kind, 0) + prod(tensor.shape)
     return max(sizes, key=lambda kind: sizes[kind]).removesuffix("_group")
+
+
+def _adapter_bytes(plan: Plan, weights_format: str, options: MemoryOptions) -> int:
+    """Two matrices of the largest rank for every linear but the head, for each adapter that may be loaded."""
+    linears = [op.weights[0] for op in plan.ops if op.kind == "linear" and op.outputs[0] != plan.output]
+    values = padded_rank(options.max_adapter_rank) * sum(sum(plan.weights[name].shape) for name in linears)
+    return options.max_adapters * values * (4 if weights_format == "fp32" else 2)

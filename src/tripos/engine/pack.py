@@ -65,6 +65,7 @@ class Packer:
         self._num_blocks = [0] * max_num_seqs
         self._block_tables = np.zeros((max_num_seqs, max_blocks), np.int32)
         self._columns = {name: np.zeros(max_num_seqs, dtype) for name, dtype in _COLUMNS.items()}
+        self._adapter_slots = np.full(max_num_seqs, -1, np.int32)
         self._num_moves = 0
         self._last_key: tuple[int, bytes] | None = None
         self._last_sampling = SamplingInput.greedy(0)
@@ -89,6 +90,7 @@ class Packer:
         blocks = block_tables[seq_of_token, positions // self.block_size]
         owners, last_rows = self._own_rows(entries, query_start)
         sampling, masks = self._sampling(owners)
+        adapter_slots = self._adapter_slots[slot_idx]
         step = StepInput(
             token_ids=token_ids,
             positions=positions,
@@ -98,6 +100,7 @@ class Packer:
             slots=blocks * np.int32(self.block_size) + positions % np.int32(self.block_size),
             last_rows=last_rows,
             sampling=sampling,
+            adapter_slots=adapter_slots if adapter_slots.max() >= 0 else None,
         )
         return PackedStep(step, entries, owners, masks)
 
@@ -117,6 +120,7 @@ class Packer:
         self._num_moves += 1
         self._tenants[slot] = (sequence, sequence.num_preemptions)
         self._num_blocks[slot] = 0
+        self._adapter_slots[slot] = sequence.adapter_slot
         num_logprobs = -1 if sampling.logprobs is None else sampling.logprobs
         own = {"seed": sequence.seed, "num_logprobs": num_logprobs}
         for name, column in self._columns.items():

@@ -84,6 +84,7 @@ class Sequence:
     arrival_s: float = 0.0
     prompt_logprobs: int | None = None
     index: int = 0  # which choice of its request
+    adapter_slot: int = -1  # of the executor; -1: none
     matcher: Matcher | ReasoningMatcher | None = None  # follows the output tokens, where they are constrained
     siblings: list[Sequence] = field(default_factory=list)  # wait until what they share is in the cache
     num_shared_tokens: int = 0  # of the prompt: a sibling's with the one it waits for; of that one, the most

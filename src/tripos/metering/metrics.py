@@ -6,6 +6,7 @@ grow the number of series. Gauges of an engine are read when someone scrapes.
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Iterable
 from itertools import accumulate
@@ -42,6 +43,9 @@ class EngineStats(Protocol):
     num_preemptions: int
     drafted_tokens: int
     accepted_tokens: int
+    max_adapters: int
+    running_adapters: tuple[str, ...]  # names
+    waiting_adapters: tuple[str, ...]
 
 
 @runtime_checkable
@@ -251,6 +255,7 @@ class Metrics:
             for name, each in stats.items():
                 gauge.add_metric((name, ENGINE), getattr(each, field))
             yield gauge
+        yield _adapters(stats)
         for metric, field, doc in (
             ("prefix_cache_queries", "prefix_queries", "Prompt tokens looked up in the prefix cache."),
             ("prefix_cache_hits", "prefix_hits", "Prompt tokens found there."),
@@ -262,3 +267,16 @@ class Metrics:
             for name, each in stats.items():
                 count.add_metric((name, ENGINE), getattr(each, field))
             yield count
+
+
+def _adapters(stats: dict[str, EngineStats]) -> GaugeMetricFamily:
+    """vLLM's gauge, whose labels are what it tells and whose value is the time."""
+    labels = ("model_name", "engine", "max_lora", "running_lora_adapters", "waiting_lora_adapters")
+    gauge = GaugeMetricFamily(
+        "vllm:lora_requests_info", "Adapters of sequences in the step, and waiting.", labels=labels
+    )
+    for name, each in stats.items():
+        if each.max_adapters:
+            names = (",".join(each.running_adapters), ",".join(each.waiting_adapters))
+            gauge.add_metric((name, ENGINE, str(each.max_adapters), *names), time.time())
+    return gauge

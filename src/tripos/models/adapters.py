@@ -201,7 +201,7 @@ class _Config:
         for field, value in raw.items():
             if (field not in _NEUTRAL | _READ or field in _NEXT) and value not in (None, False, [], {}, ""):
                 default = "is not supported and may change what the adapter computes: merge the adapter into the model"
-                raise self._refuse(field[:60], f"is set: {_NEXT[field]}" if field in _NEXT else default)
+                raise self._refuse(_shown(field)[1:-1], f"is set: {_NEXT[field]}" if field in _NEXT else default)
 
     def _integer(self, field: str, value: Any) -> int:
         if type(value) is not int or not 1 <= value <= self._max_rank:
@@ -274,8 +274,8 @@ class _Config:
         for tensor, letter, shape in ((a, "A", (rank, inputs)), (b, "B", (outputs, rank))):
             if tensor.shape != shape:
                 raise ModelRefused(
-                    f"{WEIGHTS_FILE}: {module}.lora_{letter} has shape {list(tensor.shape)}; its rank and this model ask "
-                    f"for {list(shape)}: was the adapter trained on another model?"
+                    f"{WEIGHTS_FILE}: {module}.lora_{letter} has shape {list(tensor.shape)}; its rank and this model "
+                    f"ask for {list(shape)}: was the adapter trained on another model?"
                 )
         scale = alpha / (math.sqrt(rank) if self._raw.get("use_rslora") else rank)
         return LowRank(_stored(a, f"{module}.lora_A", dtype), _stored(b, f"{module}.lora_B", dtype), scale)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from tests.ops.adapters import random_adapter
 from tests.ops.steps import random_weights
 from tests.unit.engine.tiny import BLOCK_SIZE, VOCAB_SIZE
 from tripos.engine.engine import Engine, EngineOptions, TokenOutput
@@ -20,6 +21,7 @@ from tripos.engine.scheduler import SchedulerOptions
 from tripos.engine.sequence import Sequence
 from tripos.models.config import parse_config
 from tripos.models.registry import trace
+from tripos.plan.adapters import with_adapters
 from tripos.plan.passes import optimize
 from tripos.runtime.executor import Executor, ExecutorOptions, SamplingInput, StepInput
 from tripos.runtime.native import NativeExecutor, find_library
@@ -108,9 +110,14 @@ def answer(
     return list(answers.values())
 
 
-def check(make: Callable[[int], Executor], num_batches: int, threads: tuple[int, ...] = (1, 2)) -> None:
+def check(
+    make: Callable[[int], Executor],
+    num_batches: int,
+    threads: tuple[int, ...] = (1, 2),
+    vary: Callable[[int, Request], Request] = lambda i, request: request,
+) -> None:
     chance = random.Random(20)
-    requests = make_requests(chance)
+    requests = [vary(i, request) for i, request in enumerate(make_requests(chance))]
     executor = make(threads[0])
     size = executor.options.block_size  # type: ignore[attr-defined]
     most = 64 * WINDOW // size
@@ -149,8 +156,8 @@ MODELS = {
 }
 
 
-def load(executor: Executor, name: str) -> Executor:
-    """A random model of two layers, whose sizes fit no vector evenly."""
+def load(executor: Executor, name: str, *, num_adapters: int = 0) -> Executor:
+    """A random model of two layers, whose sizes fit no vector evenly, with random adapters in the first slots."""
     config = parse_config(
         {
             **MODELS[name],
@@ -170,7 +177,17 @@ def load(executor: Executor, name: str) -> Executor:
         }
     )
     plan = trace(config)
-    executor.load(optimize(plan), random_weights(plan, np.random.default_rng(5)))
+    weights = random_weights(plan, np.random.default_rng(5))
+    ready = optimize(plan)
+    if num_adapters:
+        ready = with_adapters(ready, 16)
+    executor.load(ready, weights)
+    for slot in range(num_adapters):
+        targets = ("q_proj.weight", "v_proj.weight") if slot == 0 else (".weight",)
+        adapter = random_adapter(
+            ready, weights, slot, rank=3 + 5 * slot, dtype="bf16", targets=lambda name, t=targets: name.endswith(t)
+        )
+        executor.load_adapter(slot, adapter)
     return executor
 
 

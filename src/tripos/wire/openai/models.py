@@ -15,6 +15,8 @@ def encode_model(card: ModelCard) -> dict[str, Any]:
         "object": "model",
         "created": card.created,
         "owned_by": "tripos",
+        "root": card.parent or card.name,
+        "parent": card.parent or None,
         "type": "model",
         "display_name": card.name,
         "created_at": datetime.fromtimestamp(card.created, UTC).isoformat().replace("+00:00", "Z"),

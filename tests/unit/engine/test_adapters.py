@@ -1,0 +1,271 @@
+"""Adapters of a LanguageModel: slots, draining, reload in place, and what a prefix may be shared with."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+
+import numpy as np
+import pytest
+
+from tests.unit.engine.test_llm import Blocking, settled
+from tests.unit.engine.tiny import BLOCK_SIZE, CARD, VOCAB_SIZE, call, make_engine
+from tripos.engine.adapters import SPARE_SLOTS, AdapterModel, Adapters
+from tripos.engine.block_pool import PrefixIdentity
+from tripos.engine.llm import LanguageModel
+from tripos.errors import InvalidRequest, ModelRefused, NotFound, Overloaded
+from tripos.models.adapters import ReadAdapter
+from tripos.plan.ir import LowRank, WeightTensor
+from tripos.runtime.executor import ExecutorOptions
+from tripos.testing import ScriptedExecutor, byte_tokenizer
+from tripos.types import Call, Delta, Finish
+
+MAX_ADAPTERS = 3
+OPTIONS = ExecutorOptions(block_size=BLOCK_SIZE)
+
+
+def read_scripted(path: str) -> ReadAdapter:
+    """The path is the adapter: its number decides what is drawn. "bad" is refused."""
+    if path == "bad":
+        raise ModelRefused("adapter_config.json: r is 0")
+    empty = WeightTensor("t", "f32", (1, 1), np.zeros((1, 1), np.float32))
+    return ReadAdapter("digest of " + path, 1, 2, {"w": LowRank(empty, empty, float(path))})
+
+
+def make(executor: ScriptedExecutor | None = None, num_blocks: int = 64) -> tuple[LanguageModel, ScriptedExecutor]:
+    executor = executor or ScriptedExecutor(VOCAB_SIZE, OPTIONS)
+    engine = make_engine(num_blocks, executor)
+    return LanguageModel(
+        CARD, byte_tokenizer(), engine, adapters=Adapters(executor, MAX_ADAPTERS, read_scripted)
+    ), executor
+
+
+@asynccontextmanager
+async def started(executor: ScriptedExecutor | None = None, num_blocks: int = 64) -> AsyncIterator[LanguageModel]:
+    """A running model that must end with nothing held and every slot free or loaded."""
+    model, executor = make(executor, num_blocks)
+    await model.start()
+    try:
+        yield model
+        await settled(model)
+    finally:
+        await model.stop()
+    model.engine.pool.check_integrity()
+    assert model.engine.pool.num_held == 0
+    assert not model._streams
+    adapters = model.adapters
+    assert adapters is not None
+    adapters._reap()
+    assert adapters._draining == []
+    assert len(adapters._free) + len(adapters.loaded) == MAX_ADAPTERS + SPARE_SLOTS
+    assert set(executor.adapters) == {each.slot for each in adapters.loaded}
+
+
+async def text_of(model: LanguageModel | AdapterModel, one: Call) -> str:
+    return "".join([event.text async for event in model.run(one) if isinstance(event, Delta)])
+
+
+async def cached_tokens(model: LanguageModel | AdapterModel, one: Call) -> int:
+    return [event.usage.cached_tokens async for event in model.run(one) if isinstance(event, Finish)][0]
+
+
+async def test_each_adapter_is_a_model_of_its_own() -> None:
+    async with started() as model:
+        first, second = await model.load_adapter("first", "1"), await model.load_adapter("second", "2")
+        texts = await asyncio.gather(*(text_of(each, call()) for each in (model, first, second, first)))
+        assert texts[1] == texts[3]
+        assert len(set(texts)) == 3
+        assert (first.card.name, first.card.parent, first.card.digest) == ("first", "tiny", "digest of 1")
+        assert first.card.max_model_len == CARD.max_model_len
+        assert first.is_progressing()
+        await first.stop()  # the base's life is its own
+        assert await text_of(model, call()) == texts[0]
+
+
+async def test_prefixes_are_shared_within_an_adapter_only() -> None:
+    prompt = "x" * 40
+    async with started() as model:
+        first, second = await model.load_adapter("first", "1"), await model.load_adapter("second", "2")
+        assert await cached_tokens(model, call(prompt)) == 0
+        assert await cached_tokens(first, call(prompt)) == 0
+        assert await cached_tokens(second, call(prompt)) == 0
+        for each in (model, first, second):
+            assert await cached_tokens(each, call(prompt)) > 30
+        # another adapter under the same name, and then the first again
+        second = await model.load_adapter("second", "3", in_place=True)
+        assert await cached_tokens(second, call(prompt)) == 0
+        second = await model.load_adapter("second", "2", in_place=True)
+        assert await cached_tokens(second, call(prompt)) > 30
+
+
+def test_no_adapter_is_mistaken_for_a_salt_or_a_principal() -> None:
+    fields = ("model_digest", "adapter", "principal", "cache_salt")
+    identities = {PrefixIdentity(**{field: "x"}).encode() for field in fields}
+    assert len(identities) == len(fields)
+
+
+async def test_an_unloaded_adapter_answers_who_came_before() -> None:
+    blocking = Blocking()
+    async with started(blocking.executor) as model:
+        adapter = await model.load_adapter("a", "1")
+        async with aclosing(adapter.run(call(max_tokens=6))) as events:  # type: ignore[type-var]
+            first = asyncio.ensure_future(anext(events))
+            await asyncio.sleep(0.05)
+            unloading = asyncio.ensure_future(model.unload_adapter("a"))
+            await asyncio.sleep(0.05)
+            assert not unloading.done()
+            blocking.may_run.set()
+            texts = [await first, *[event async for event in events]]
+        assert isinstance(texts[-1], Finish)
+        await unloading
+        assert blocking.executor.adapters == {}
+        with pytest.raises(NotFound, match="not loaded"):
+            await text_of(adapter, call())
+        with pytest.raises(NotFound, match="no adapter is named 'a'"):
+            await model.unload_adapter("a")
+
+
+async def test_a_reload_in_place_changes_new_calls_only() -> None:
+    async with started() as model:
+        old = await model.load_adapter("a", "1")
+        other = await model.load_adapter("b", "2")
+        want_old, want_new = await text_of(old, call(max_tokens=40)), await text_of(other, call(max_tokens=40))
+        running = asyncio.ensure_future(text_of(old, call(max_tokens=40)))
+        await asyncio.sleep(0)
+        new = await model.load_adapter("a", "2", in_place=True)
+        assert await text_of(new, call(max_tokens=40)) == want_new
+        assert await running == want_old
+
+
+async def test_cancelled_calls_free_their_slot() -> None:
+    async with started() as model:
+        adapter = await model.load_adapter("a", "1")
+        for _ in range(5):
+            async with aclosing(adapter.run(call(max_tokens=200))) as events:  # type: ignore[type-var]
+                await anext(events)
+        async with asyncio.timeout(5):
+            await model.unload_adapter("a")
+
+
+async def test_names_slots_and_what_goes_wrong() -> None:
+    async with started() as model:
+        adapters = model.adapters
+        assert adapters is not None
+        for name in ("", "a,b", "a b", "-x", "x" * 129, "ä", "a\n"):
+            with pytest.raises(InvalidRequest, match="name has 1 to 128 characters"):
+                await model.load_adapter(name, "1")
+        with pytest.raises(ModelRefused, match="r is 0"):
+            await model.load_adapter("a", "bad")
+        for i in range(MAX_ADAPTERS):
+            await model.load_adapter(f"a{i}", str(i))
+        with pytest.raises(InvalidRequest, match="3 adapters are loaded, at most 3 may be"):
+            await model.load_adapter("more", "1")
+        with pytest.raises(InvalidRequest, match="unload it first, or set load_inplace"):
+            await model.load_adapter("a1", "1")
+        with pytest.raises(ModelRefused):
+            await model.load_adapter("a1", "bad", in_place=True)
+        assert [each.digest for each in adapters.loaded] == ["digest of 0", "digest of 1", "digest of 2"]
+        await model.load_adapter("a1", "7", in_place=True)
+        await model.unload_adapter("a0")
+        await model.load_adapter("more", "1")
+
+
+async def test_slots_that_are_still_in_use_are_waited_for() -> None:
+    blocking = Blocking()
+    async with started(blocking.executor) as model:
+        adapter = await model.load_adapter("a", "1")
+        running = [asyncio.ensure_future(text_of(adapter, call()))]
+        await asyncio.sleep(0.02)
+        for i in range(SPARE_SLOTS + MAX_ADAPTERS - 1):
+            adapter = await model.load_adapter("a", str(2 + i), in_place=True)
+            running.append(asyncio.ensure_future(text_of(adapter, call())))
+            await asyncio.sleep(0.02)
+        with pytest.raises(Overloaded, match="still answer requests"):
+            await model.load_adapter("a", "9", in_place=True)
+        blocking.may_run.set()
+        assert len(set(await asyncio.gather(*running))) == len(running)
+        await model.load_adapter("a", "9", in_place=True)
+
+
+async def test_without_adapters_none_are_taken() -> None:
+    model = LanguageModel(CARD, byte_tokenizer(), make_engine())
+    with pytest.raises(InvalidRequest, match="takes no adapters: start the server with --max-adapters"):
+        await model.load_adapter("a", "1")
+    assert model.adapter_models() == []
+
+
+async def test_stats_name_who_runs_and_who_waits() -> None:
+    blocking = Blocking()
+    async with started(blocking.executor, num_blocks=8) as model:
+        first, second = await model.load_adapter("first", "1"), await model.load_adapter("second", "2")
+        running = [asyncio.ensure_future(text_of(first, call("x" * 20)))]
+        await asyncio.sleep(0.05)
+        running.append(asyncio.ensure_future(text_of(second, call("y" * 20))))
+        await asyncio.sleep(0.05)
+        stats = model.stats()
+        assert (stats.max_adapters, stats.running_adapters, stats.waiting_adapters) == (3, ("first",), ("second",))
+        blocking.may_run.set()
+        await asyncio.gather(*running)
+        del running
+        assert model.stats().running_adapters == ()
+
+
+async def test_adapters_come_and_go_under_load() -> None:
+    """No request that was let in fails or gets another adapter's words, whatever is loaded and unloaded meanwhile."""
+    chance = random.Random(7)
+    model, _ = make()
+    solo: dict[tuple[int, int], str] = {}
+    for number in range(6):
+        adapter = model.adapters.load("solo", str(number), in_place=True)  # type: ignore[union-attr]
+        assert adapter.name == "solo"
+        for max_tokens in (4, 30):
+            found = list(model.answer([_for("solo", max_tokens)]))
+            solo[number, max_tokens] = "".join(e.text for _, e in found if isinstance(e, Delta))
+    async with started(num_blocks=48) as model:
+        served: dict[str, AdapterModel] = {}
+        numbers: dict[str, set[int]] = {name: set() for name in "abc"}  # that a name may mean now
+        num_answered = 0
+
+        async def ask() -> None:
+            nonlocal num_answered
+            while num_answered < 300:
+                if not served:
+                    await asyncio.sleep(0.001)
+                    continue
+                name, adapter = chance.choice(list(served.items()))
+                max_tokens = chance.choice((4, 30))
+                one, may_mean = call("the same prompt", max_tokens=max_tokens), set(numbers[name])
+                if chance.random() < 0.2:
+                    async with aclosing(adapter.run(one)) as events:  # type: ignore[type-var]
+                        await anext(events)
+                    continue
+                assert await text_of(adapter, one) in {solo[number, max_tokens] for number in may_mean}
+                num_answered += 1
+
+        async def change() -> int:
+            num_changes = 0
+            while num_answered < 300:
+                name, number = chance.choice("abc"), chance.randrange(6)
+                with contextlib.suppress(Overloaded):  # every slot in use
+                    if name in served and chance.random() < 0.5:
+                        del served[name]
+                        await model.unload_adapter(name)
+                    else:
+                        numbers[name].add(number)
+                        served[name] = await model.load_adapter(name, str(number), in_place=True)
+                        numbers[name] = {number}
+                    num_changes += 1
+                await asyncio.sleep(chance.random() * 0.01)
+            return num_changes
+
+        async with asyncio.timeout(60):
+            changing = asyncio.ensure_future(change())
+            await asyncio.gather(*(ask() for _ in range(12)))
+            assert await changing > 20
+
+
+def _for(adapter: str, max_tokens: int) -> Call:
+    return call("the same prompt", max_tokens=max_tokens, adapter=adapter)
