@@ -110,6 +110,12 @@ async def running(*models: Model, keys: Keys | None = None, drain_s: float = 5.0
         if isinstance(model, LanguageModel):
             stages.append(decide(model.tokenizer))
         service.add(model, stages)
+    async with running_service(service, keys, drain_s) as server:
+        yield server
+
+
+@asynccontextmanager
+async def running_service(service: Service, keys: Keys | None = None, drain_s: float = 5.0) -> AsyncIterator[Running]:
     listener = listen("127.0.0.1", 0)
     door = Door(service, App(service, keys), listener, drain_s)
     ready = asyncio.Event()

@@ -28,6 +28,7 @@ from tripos.errors import ConfigError
 DEFAULT_FILE = "tripos.toml"
 MAX_FILE_BYTES = 1 << 20
 MAX_NAME_CHARS = 128
+NAME_RULE = f"a name has 1 to {MAX_NAME_CHARS} printable characters"
 LATER = ("ttft_s", "tpot_s", "p95_ttft_s", "p95_tpot_s", "max_cost")  # of a need
 _SCHEME = re.compile(r"[a-z]+:")
 
@@ -41,6 +42,11 @@ class ServiceFile:
     models: dict[str, dict[str, Any]]
     routes: dict[str, RouteOptions]
     origins: dict[str, str]
+
+
+def is_name(text: str) -> bool:
+    """Whether clients may ask for a model or a route under it."""
+    return 0 < len(text) <= MAX_NAME_CHARS and text.isprintable()
 
 
 def find_file(given: str) -> str:
@@ -97,8 +103,8 @@ class _Reader:
     def _named(self, kind: str, tree: dict[str, Any]) -> dict[str, Any]:
         tables = self._table((kind,), tree.get(kind, {}))
         for name in tables:
-            if not name or len(name) > MAX_NAME_CHARS or not name.isprintable():
-                raise self._error((kind, name), f"a name has 1 to {MAX_NAME_CHARS} printable characters")
+            if not is_name(name):
+                raise self._error((kind, name), NAME_RULE)
         return tables
 
     def _model(self, name: str, value: Any) -> dict[str, Any]:

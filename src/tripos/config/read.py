@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from tripos.config.file import ServiceFile, read_file
+from tripos.config.file import NAME_RULE, ServiceFile, is_name, read_file
 from tripos.config.options import (
     DEFAULT_MODEL,
     NATIVE_VARIABLES,
@@ -111,6 +111,8 @@ def model_options(name: str, given: Mapping[str, Any], default: ModelOptions, wh
             near = difflib.get_close_matches(key[:64], known, n=1, cutoff=0)
             raise ConfigError(f"{where}.{shown(key)} is not a setting of a model: did you mean {near[0]}?")
         values[known[key]["field"]] = check(known[key], value, f"{where}.{key}")
+    if name and not is_name(name):
+        raise ConfigError(f"name: {shown(name)}: {NAME_RULE}")
     return replace(default, name=name, **values)
 
 

@@ -1,0 +1,122 @@
+"""A running server whose models come and go: tiny ones, opened from sources that are names."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from tests.api.running import Running, TinyModel, running_service
+from tripos.api.auth import Keys
+from tripos.build import make_stages
+from tripos.config import ModelOptions, RouteOptions, ServerOptions, ServiceOptions
+from tripos.errors import ModelRefused
+from tripos.residents import Parts, Residents
+from tripos.residents.resident import Table
+from tripos.service import Service
+from tripos.types import Model
+
+MIB = 2**20
+MIN_BYTES, MAX_BYTES = 100 * MIB, 200 * MIB
+TOTAL_BYTES = 1000 * MIB
+
+
+class TinyOpening:
+    """A source is a word: `absent` cannot be opened, `damaged` fails while it is loaded, `gated` waits for the gate,
+    anything else is a TinyModel. Counts what was closed."""
+
+    def __init__(self, options: ModelOptions, store: TinyStore) -> None:
+        if options.source.endswith("absent"):
+            raise ModelRefused(f"{options.source}: no such model")
+        self.options = options
+        self._store = store
+        self.name = options.name or options.source
+        self.min_bytes, self.max_bytes, self.fixed_bytes = MIN_BYTES, MAX_BYTES, options.memory
+        self.is_closed = False
+        store.opened.append(self)
+
+    def held_bytes(self, memory_bytes: int) -> int:
+        return min(memory_bytes, self.max_bytes)
+
+    def rows(self, memory_bytes: int) -> Table:
+        return [("will it fit?", self.name)]
+
+    def load_models(self, memory_bytes: int, progress: Callable[[str, float], None]) -> Sequence[Model]:
+        if self.options.source.endswith("gated"):
+            assert self._store.gate.wait(10)
+        if self.options.source.endswith("damaged"):
+            raise ModelRefused(f"{self.options.source}: tensor 3 is damaged")
+        return [self._store.make(self.name)]
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class TinyStore:
+    """What was opened and made; `step_s` of models to come."""
+
+    def __init__(self) -> None:
+        self.opened: list[TinyOpening] = []
+        self.made: list[TinyModel] = []
+        self.step_s = 0.0
+        self.gate = threading.Event()
+
+    def make(self, name: str) -> TinyModel:
+        model = _Closing(name, self.step_s)
+        self.made.append(model)
+        return model
+
+    @property
+    def num_open(self) -> int:
+        """Models that were made and not closed."""
+        return sum(not getattr(model, "is_closed", False) for model in self.made)
+
+
+class _Closing(TinyModel):
+    is_closed = False
+
+    def close(self) -> None:
+        super().close()
+        self.is_closed = True
+
+
+class Residing:
+    """The server, its store, and the options that it reads again."""
+
+    def __init__(self, options: ServiceOptions) -> None:
+        self.store = TinyStore()
+        self.options = options
+        self.service = Service()
+        parts = Parts(self.open, make_stages, lambda: TOTAL_BYTES, self.read)
+        self.residents = Residents(self.service, options, parts)
+        self.residents.fill(lambda phase, done: None, lambda rows: None)
+        self.server: Running
+
+    def open(self, options: ModelOptions) -> TinyOpening:
+        return TinyOpening(options, self.store)
+
+    def read(self) -> ServiceOptions:
+        return self.options
+
+    def set(self, *models: ModelOptions, routes: tuple[RouteOptions, ...] = (), **server: object) -> None:
+        """What the configuration says from now on."""
+        self.options = ServiceOptions(
+            models=models, routes=routes, server=replace(self.options.server, **server)  # type: ignore[arg-type]
+        )  # fmt: skip
+
+
+def tiny_options(*names: str) -> tuple[ModelOptions, ...]:
+    return tuple(ModelOptions(source=f"demo:{name}", name=name) for name in names)
+
+
+@asynccontextmanager
+async def residing(
+    *models: ModelOptions, routes: tuple[RouteOptions, ...] = (), keys: Keys | None = None, drain_s: float = 5.0
+) -> AsyncIterator[Residing]:
+    server = ServerOptions(drain_s=drain_s)
+    found = Residing(ServiceOptions(models=models or tiny_options("tiny"), routes=routes, server=server))
+    async with running_service(found.service, keys=keys) as found.server:
+        yield found
+    for model in found.store.made:
+        model.close()

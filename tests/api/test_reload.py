@@ -1,0 +1,243 @@
+"""Models are replaced while clients talk to them: no request is dropped, and nothing of the old ones is left."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from tests.api.residing import MAX_BYTES, MIB, Residing, residing, tiny_options
+from tests.api.running import error_code
+from tripos.config import LimitsStage, ModelOptions, RouteOptions
+
+NUM_RELOADS = 20
+
+
+@asynccontextmanager
+async def clients(found: Residing, num: int = 6) -> AsyncIterator[list[Any]]:
+    """Clients that ask in a loop, streaming or not; the list gets every answer, checked."""
+    answers: list[Any] = []
+    is_over = asyncio.Event()
+
+    async def ask_on(stream: bool) -> None:
+        body = {"model": "tiny", "prompt": "canary", "max_tokens": 8, "seed": 7, "stream": stream}
+        while not is_over.is_set():
+            response = await found.server.post("/v1/completions", body)
+            answers.append((response.status_code, text_of(response.text, stream)))
+
+    tasks = [asyncio.create_task(ask_on(bool(i % 2))) for i in range(num)]
+    try:
+        yield answers
+    finally:
+        is_over.set()
+        await asyncio.gather(*tasks)
+
+
+def text_of(body: str, stream: bool) -> str:
+    if not stream:
+        whole: str = json.loads(body)["choices"][0]["text"]
+        return whole
+    assert body.endswith("data: [DONE]\n\n")
+    events = [json.loads(line.removeprefix("data: ")) for line in body.splitlines() if line.startswith("data: {")]
+    return "".join(choice["text"] for event in events for choice in event["choices"])
+
+
+async def test_no_request_is_dropped_while_a_model_is_reloaded() -> None:
+    async with residing() as found:
+        found.store.step_s = 0.002
+        text = await found.server.canary()
+        async with clients(found) as answers:
+            for _ in range(NUM_RELOADS):
+                num = len(answers)
+                response = await found.server.post("/admin/models/reload", {"name": "tiny"})
+                assert response.status_code == 200, response.text
+                async with asyncio.timeout(10):
+                    while len(answers) == num:  # somebody was served by this version
+                        await asyncio.sleep(0.002)
+        assert len(answers) >= NUM_RELOADS
+        assert set(answers) == {(200, text)}
+        assert len(found.store.made) == NUM_RELOADS + 1
+        assert found.store.num_open == 1
+        assert [model.num_held for model in found.store.made] == [0] * (NUM_RELOADS + 1)
+        assert found.residents.describe()["memory"]["reserved_bytes"] == MAX_BYTES
+
+
+async def test_loads_and_unloads_leave_no_thread_descriptor_or_series() -> None:
+    async with residing() as found:
+
+        async def once() -> None:
+            body = {"name": "other", "source": "demo:other"}
+            assert (await found.server.post("/admin/models/load", body)).status_code == 200
+            ask = {"model": "other", "prompt": "x", "max_tokens": 2}
+            assert (await found.server.post("/v1/completions", ask)).status_code == 200
+            assert (await found.server.post("/admin/models/reload", {"name": "other"})).status_code == 200
+            assert (await found.server.post("/admin/models/unload", {"name": "other"})).status_code == 200
+
+        await once()
+        gc.collect()
+        before = num_left(), found.server.service.metrics.render().count(b"\n")
+        for _ in range(5):
+            await once()
+        gc.collect()
+        assert (num_left(), found.server.service.metrics.render().count(b"\n")) == before
+
+
+def num_left() -> tuple[int, int, int]:
+    return len(os.listdir("/proc/self/fd")), threading.active_count(), len(asyncio.all_tasks())
+
+
+async def test_a_stream_ends_where_it_began_and_the_new_version_serves_meanwhile() -> None:
+    async with residing() as found:
+        found.store.step_s = 0.02
+        await found.server.post("/admin/models/reload", {"name": "tiny"})  # to a slow one
+        body = {"model": "tiny", "prompt": "x", "max_tokens": 40, "ignore_eos": True, "stream": True}
+        long = asyncio.create_task(found.server.post("/v1/completions", body))
+        old = found.store.made[-1]
+        while not old.num_held:
+            await asyncio.sleep(0.005)
+        found.store.step_s = 0.0
+        reloading = asyncio.create_task(found.server.post("/admin/models/reload", {"name": "tiny"}))
+        while found.server.service.model("tiny") is old:
+            await asyncio.sleep(0.005)
+        await found.server.canary()  # by the new one
+        states = [model["state"] for model in (await found.server.http.get("/admin/models")).json()["models"]]
+        assert states == ["ready", "draining"]
+        assert not long.done()
+        assert (await long).text.endswith("data: [DONE]\n\n")
+        assert (await reloading).status_code == 200
+        assert old.num_held == 0
+        assert found.store.num_open == 1
+
+
+async def test_what_does_not_end_in_time_is_cut_off_with_an_error_event() -> None:
+    async with residing(drain_s=0.1) as found:
+        found.store.step_s = 0.1
+        await found.server.post("/admin/models/reload", {"name": "tiny"})
+        body = {"model": "tiny", "prompt": "x", "max_tokens": 100, "ignore_eos": True, "stream": True}
+        long = asyncio.create_task(found.server.post("/v1/completions", body))
+        while not found.store.made[-1].num_held:
+            await asyncio.sleep(0.005)
+        done = await found.server.post("/admin/models/unload", {"name": "tiny"})
+        assert done.json()["num_cut_off"] == 1
+        last = (await long).text.rstrip().splitlines()[-1]
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "draining"
+        assert found.store.num_open == 0
+
+
+async def test_a_reload_that_fails_leaves_the_old_version() -> None:
+    async with residing() as found:
+        text = await found.server.canary()
+        for body, status in (
+            ({"source": "demo:damaged"}, 400),
+            ({"source": "demo:absent"}, 400),
+            ({"options": {"memory": 900 * MIB}}, 409),
+        ):
+            response = await found.server.post("/admin/models/reload", {"name": "tiny", **body})
+            assert response.status_code == status
+            assert await found.server.canary() == text
+        assert found.store.num_open == 1
+        message = response.json()["error"]["message"]
+        assert "beside the version that serves" in message
+        assert found.residents.describe()["memory"]["reserved_bytes"] == MAX_BYTES
+
+
+async def test_stopping_in_the_middle_of_a_change_leaves_nothing() -> None:
+    async with residing() as found:
+        loading = asyncio.create_task(found.server.post("/admin/models/load", {"name": "slow", "source": "demo:gated"}))
+        while found.residents.states().get("slow") != "loading":
+            await asyncio.sleep(0.005)
+        found.server.door.stop(now=True)
+        found.store.gate.set()
+        await asyncio.gather(loading, return_exceptions=True)
+        await found.server.task
+    assert not [model for model in found.store.made if model.is_progressing()]
+
+
+# -- the configuration, read again ------------------------------------------------------------------------------------
+async def reread(found: Residing) -> Any:
+    response = await found.server.post("/admin/reread", {})
+    return response.json() if response.status_code == 200 else error_code(response)
+
+
+async def test_the_configuration_is_read_again_and_done() -> None:
+    async with residing(*tiny_options("tiny", "gone", "kept")) as found:
+        kept, tiny = found.server.service.model("kept"), found.server.service.model("tiny")
+        changed = ModelOptions(source="demo:tiny", name="tiny", max_sequences=8)
+        later = ModelOptions(source="demo:later", name="later", preload=False)
+        alias = RouteOptions(name="alias", model="new")
+        found.set(changed, *tiny_options("kept", "new"), later, routes=(alias,), port=9000, drain_s=7.0)
+        assert await reread(found) == {
+            "loaded": ["new"], "reloaded": ["tiny"], "unloaded": ["gone"], "routes": ["alias"],
+            "needs_restart": ["port"], "failed": {},
+        }  # fmt: skip
+        service = found.server.service
+        assert list(service.routes) == ["tiny", "kept", "new", "alias"]
+        assert service.model("kept") is kept
+        assert service.model("tiny") is not tiny
+        assert service.model("alias") is service.model("new")
+        assert found.residents.states() == {"tiny": "ready", "kept": "ready", "new": "ready", "later": "unloaded"}
+        assert await reread(found) == {
+            "loaded": [], "reloaded": [], "unloaded": [], "routes": [], "needs_restart": [], "failed": {}
+        }  # fmt: skip
+
+
+async def test_new_stages_hold_without_a_reload() -> None:
+    async with residing(routes=(RouteOptions(name="r", model="tiny"),)) as found:
+        model = found.server.service.model("r")
+        ask = {"model": "r", "prompt": "x", "max_tokens": 1, "n": 2}
+        assert (await found.server.post("/v1/completions", ask)).status_code == 200
+        strict = RouteOptions(name="r", model="tiny", stages=(LimitsStage(max_n=1),))
+        found.set(*found.options.models, routes=(strict,))
+        assert (await reread(found))["routes"] == ["r"]
+        assert error_code(await found.server.post("/v1/completions", ask)) == "out_of_range"
+        assert found.server.service.model("r") is model
+        found.set(*found.options.models)
+        await reread(found)
+        assert error_code(await found.server.post("/v1/completions", ask)) == "model_not_found"
+
+
+async def test_a_bad_configuration_leaves_everything_as_it_is() -> None:
+    async with residing(*tiny_options("tiny", "other")) as found:
+        before = found.residents.describe(), found.server.service.routes
+        absent = ModelOptions(source="demo:absent", name="absent")
+        large = ModelOptions(source="demo:large", name="large", memory=900 * MIB)
+        new = tiny_options("new")
+        for models, server, code in (
+            ((*tiny_options("tiny"), *new, absent), {}, "model_refused"),
+            ((*tiny_options("tiny"), *new, large), {}, "conflict"),
+            (tiny_options("tiny", "other"), {"memory": 10 * MIB}, "conflict"),
+        ):
+            found.set(*models, **server)
+            assert await reread(found) == code
+            assert (found.residents.describe(), found.server.service.routes) == before
+            assert [opening for opening in found.store.opened[2:] if not opening.is_closed] == []
+            found.set(*tiny_options("tiny", "other"), memory=0)
+
+
+async def test_a_model_that_fails_only_at_loading_is_reported_and_tried_again() -> None:
+    async with residing() as found:
+        damaged = ModelOptions(source="demo:damaged", name="bad")
+        found.set(*tiny_options("tiny", "new"), damaged)
+        report = await reread(found)
+        assert report["loaded"] == ["new"]
+        assert "tensor 3" in report["failed"]["bad"]
+        assert found.residents.states()["bad"] == "failed"
+        found.set(*tiny_options("tiny", "new", "bad"))  # repaired
+        assert (await reread(found))["loaded"] == ["bad"]
+        assert found.residents.states()["bad"] == "ready"
+
+
+async def test_no_request_is_dropped_while_the_configuration_changes() -> None:
+    async with residing() as found:
+        text = await found.server.canary()
+        async with clients(found) as answers:
+            for i in range(NUM_RELOADS):
+                model = ModelOptions(source="demo:tiny", name="tiny", max_sequences=8 + i)
+                found.set(model, *tiny_options(*(["other"] if i % 2 else [])))
+                assert (await reread(found))["reloaded"] == ["tiny"]
+        assert set(answers) == {(200, text)}
