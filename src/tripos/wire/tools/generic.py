@@ -1,5 +1,7 @@
 """For models whose template knows no tools, or in a way unknown here: the tools are described in a system message, and
-the whole answer is {"name": …, "arguments": …} or a list of such objects.
+the whole answer is {"name": …, "arguments": …}.
+
+A list of such objects is read; it is not asked for, because models that were shown no calls find no end of them.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ GENERIC = Dialect(
     name="json",
     form=Form(
         call=('{"name": "', NAME, '", "arguments": ', ARGUMENTS, "}"),
-        frames=(Frame(""), Frame("[", closing="]", between=", ")),
+        frames=(Frame(""),),
     ),
     is_used_by=lambda template: True,
     read=_read,
@@ -55,8 +57,8 @@ def _describe(tools: Sequence[Tool]) -> str:
             )
             for tool in tools
         ),
-        'To call one, answer with {"name": its name, "arguments": {its arguments}} and nothing else; '
-        "to call several, with a list of such objects. Otherwise answer in plain text.",
+        'To call one, answer with {"name": its name, "arguments": {its arguments}} and nothing else. '
+        "Otherwise answer in plain text.",
     ]
     return "\n".join(lines)
 
