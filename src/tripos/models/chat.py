@@ -80,7 +80,14 @@ class ChatTemplate:
         if _num_chars(values) > MAX_OUTPUT_CHARS:
             raise ContextLengthExceeded(f"the messages hold more than {MAX_OUTPUT_CHARS} characters", param="messages")
         values["add_generation_prompt"] = add_generation_prompt
-        text = self._render(values)
+        try:
+            text = self._render(values)
+        except _Failed:
+            if not any(message.tool_calls for message in messages):
+                raise
+            # Some templates write the arguments of calls as they are, and want their text.
+            values["messages"] = [_as_dict(message, has_objects=False) for message in messages]
+            text = self._render(values)
         disguise = self._disguise(values, text)
         if not disguise:
             return Rendered(text)
@@ -117,6 +124,7 @@ class ChatTemplate:
             reason = f"went beyond its limits on these messages: {problem}"
         except RenderingFailed as problem:
             reason = f"fails on these messages: {str(problem)[:200]}"
+            raise _Failed(f"the model's chat template {reason}", param="messages") from None
         raise InvalidRequest(f"the model's chat template {reason}", param="messages")
 
     def _disguise(self, values: Mapping[str, Any], text: str) -> dict[int, str]:
@@ -150,7 +158,11 @@ class Rendered:
     parts: tuple[tuple[str, bool], ...] = ()  # (text, is_special)
 
 
-def _as_dict(message: Message) -> dict[str, Any]:
+class _Failed(InvalidRequest):
+    """The template's own code went wrong on these messages."""
+
+
+def _as_dict(message: Message, *, has_objects: bool = True) -> dict[str, Any]:
     """A message as templates know it: absent parts left out, arguments of tool calls as objects where they parse."""
     result: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.content is None and not message.tool_calls:
@@ -159,9 +171,12 @@ def _as_dict(message: Message) -> dict[str, Any]:
         result["name"] = message.name
     if message.tool_call_id is not None:
         result["tool_call_id"] = message.tool_call_id
+    if message.reasoning is not None:
+        result["reasoning_content"] = message.reasoning
     if message.tool_calls:
+        read = _parsed if has_objects else str
         result["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _parsed(call.arguments)}}
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": read(call.arguments)}}
             for call in message.tool_calls
         ]
     return result
