@@ -80,14 +80,7 @@ class ChatTemplate:
         if _num_chars(values) > MAX_OUTPUT_CHARS:
             raise ContextLengthExceeded(f"the messages hold more than {MAX_OUTPUT_CHARS} characters", param="messages")
         values["add_generation_prompt"] = add_generation_prompt
-        try:
-            text = self._render(values)
-        except _Failed:
-            if not any(message.tool_calls for message in messages):
-                raise
-            # Some templates write the arguments of calls as they are, and want their text.
-            values["messages"] = [_as_dict(message, has_objects=False) for message in messages]
-            text = self._render(values)
+        text = self._render_calls(values, messages)
         disguise = self._disguise(values, text)
         if not disguise:
             return Rendered(text)
@@ -127,6 +120,19 @@ class ChatTemplate:
             raise _Failed(f"the model's chat template {reason}", param="messages") from None
         raise InvalidRequest(f"the model's chat template {reason}", param="messages")
 
+    def _render_calls(self, values: dict[str, Any], messages: Sequence[Message]) -> str:
+        """As `_render`. Templates differ in what they take for calls: their arguments as objects or as text, no content or
+        an empty one. What a template fails on is tried in its other ways; `values` keeps the one that went well.
+        """
+        ways = _WAYS if any(message.tool_calls for message in messages) else _WAYS[:1]
+        for has_objects, empty in ways:
+            values["messages"] = [_as_dict(message, has_objects, empty) for message in messages]
+            try:
+                return self._render(values)
+            except _Failed as problem:
+                failure = problem
+        raise failure
+
     def _disguise(self, values: Mapping[str, Any], text: str) -> dict[int, str]:
         """First characters of special tokens that the caller's own text holds -> characters found nowhere in it."""
         first = {token[0] for token in self._special}
@@ -158,13 +164,18 @@ class Rendered:
     parts: tuple[tuple[str, bool], ...] = ()  # (text, is_special)
 
 
+_WAYS: tuple[tuple[bool, str | None], ...] = ((True, None), (True, ""), (False, None), (False, ""))
+
+
 class _Failed(InvalidRequest):
     """The template's own code went wrong on these messages."""
 
 
-def _as_dict(message: Message, *, has_objects: bool = True) -> dict[str, Any]:
-    """A message as templates know it: absent parts left out, arguments of tool calls as objects where they parse."""
-    result: dict[str, Any] = {"role": message.role, "content": message.content}
+def _as_dict(message: Message, has_objects: bool = True, empty: str | None = None) -> dict[str, Any]:
+    """A message as templates know it: absent parts left out, arguments of tool calls as objects where they parse.
+    `empty`: the content of calls without text."""
+    content = empty if message.content is None else message.content
+    result: dict[str, Any] = {"role": message.role, "content": content}
     if message.content is None and not message.tool_calls:
         result["content"] = ""
     if message.name is not None:
