@@ -19,6 +19,8 @@ from tripos.testing import ScriptedExecutor, byte_tokenizer, mix
 from tripos.types import Call, Delta, Finish, ModelCard, ToolCall
 from tripos.wire.generation import Heard, for_model
 from tripos.wire.openai import chat
+from tripos.wire.tools.dialect import Dialect
+from tripos.wire.tools.dialects import DIALECTS
 
 BLOCK_SIZE, NUM_BLOCKS, WINDOW = 16, 4096, 4096
 _TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": None}  # BFCL's own words
@@ -32,16 +34,26 @@ def assistant() -> Iterator[LanguageModel]:
     model.close()
 
 
-def tiny() -> LanguageModel:
-    """Draws bytes by lot; what it says is up to the grammar."""
-    tokenizer = byte_tokenizer()
+def tiny(dialect: str = "hermes", markers: tuple[str, ...] = (), **card_fields: Any) -> LanguageModel:
+    """Draws bytes by lot; what it says is up to the grammar. `markers` are special tokens."""
+    tokenizer = byte_tokenizer(markers)
+    vocab_size = tokenizer.vocab_size
     executor = ScriptedExecutor(
-        257,
+        vocab_size,
         ExecutorOptions(block_size=BLOCK_SIZE),
         next_token=lambda tokens, seed, counter: _LIKELY[mix(mix(sum(tokens[-8:]), seed), counter) % len(_LIKELY)],
     )
     executor.reserve(NUM_BLOCKS)
-    card = ModelCard(name="m", task="generate", digest="0" * 64, max_model_len=WINDOW, vocab_size=257, tool_dialect="hermes")
+    card = ModelCard(
+        name="m",
+        task="generate",
+        digest="0" * 64,
+        max_model_len=WINDOW,
+        vocab_size=vocab_size,
+        tool_dialect=dialect,
+        marker_ids={marker: 257 + i for i, marker in enumerate(markers)},
+        **card_fields,
+    )
     return LanguageModel(card, tokenizer, Engine(executor, EngineOptions(NUM_BLOCKS, BLOCK_SIZE, WINDOW)), _template)
 
 
@@ -126,3 +138,28 @@ def _as_schema(value: Any) -> Any:
         named = _TYPES.get(kind, kind)
         result = {key: each for key, each in result.items() if key != "type"} | ({"type": named} if named else {})
     return result
+
+
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
+def test_every_dialect_calls_through_the_engine(dialect: Dialect, special: bool) -> None:
+    """Whether its markers are special tokens or plain text; after reasoning, which the grammar waits for."""
+    markers = ("<think>", "</think>", *dialect.markers) if special else ()
+    model = tiny(dialect.name, markers, reasoning_dialect="think")
+    schema = {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]}
+    tools = [{"type": "function", "function": {"name": name, "parameters": schema}} for name in ("f", "get_weather")]
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}], "tools": tools, "max_tokens": 2500}
+    bodies = [
+        {**asked, "tool_choice": choice, "seed": seed, "thinking_token_budget": 8}
+        for choice in ("required", "auto", {"type": "function", "function": {"name": "f"}})
+        for seed in range(4)
+    ]
+    answers = ask(model, bodies)
+    for body, heard in zip(bodies, answers, strict=True):
+        assert all(json.loads(call.arguments).keys() == {"on"} for call in heard.calls)
+        if body["tool_choice"] == "auto":
+            continue
+        assert heard.calls
+        assert not heard.text
+        if body["tool_choice"] != "required":
+            assert [call.name for call in heard.calls] == ["f"]

@@ -47,7 +47,7 @@ def constrain(
     lines.append(f"call: {' | '.join(f'call_{i}' for i in range(len(tools)))}")
     for i, tool in enumerate(tools):
         lines += [f"call_{i}: {writer.call(tool, i)}", f"arguments_{i}: %json {_schema_text(tool)}"]
-    return Constraint(kind="lark", source="\n".join(lines) + "\n")
+    return Constraint(kind="lark", source="\n".join(lines) + "\n", param="tools")
 
 
 def _answer_rule(answer: Constraint, frames: tuple[Frame, ...]) -> str:
