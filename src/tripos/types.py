@@ -261,6 +261,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     created: int = 0  # unix seconds, when this server loaded it
     sampling: Sampling = Sampling()  # what the model's makers recommend where a client is silent
     tool_dialect: str = ""  # how it writes tool calls, and reasoning: names of wire/tools
+    has_tool_prompt: bool = False  # whether its template tells it of tools
     reasoning_dialect: str = ""  # "": it does not reason
     reasoning_switch: str = ""  # the template's argument that turns reasoning off, "" for none
     marker_ids: dict[str, int] = {}  # marks of these dialects that are special tokens

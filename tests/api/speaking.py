@@ -29,7 +29,7 @@ def speaking(*texts: str, reason: FinishReason = "stop", in_reasoning: bool = Fa
         events.append(Delta(index=index, finish_reason=reason))
     usage = Usage(prompt_tokens=9, output_tokens=len(events), reasoning_tokens=5)
     events.append(Finish(reason=reason, usage=usage))
-    fields = {"tool_dialect": "hermes", "reasoning_dialect": "think", **card}
+    fields = {"tool_dialect": "hermes", "has_tool_prompt": "tool_dialect" not in card, "reasoning_dialect": "think", **card}
     made = ModelCard(name="scripted", task="generate", digest="0" * 64, max_model_len=2048, vocab_size=256, **fields)
     return ScriptedModel(events, card=made)
 

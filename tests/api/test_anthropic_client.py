@@ -157,8 +157,8 @@ async def test_errors_are_the_clients_own(client: anthropic.AsyncAnthropic) -> N
         await client.messages.create(**{**ASKED, "model": "absent"})
     assert absent.value.body["error"]["type"] == "not_found_error"  # type: ignore[index]
     assert absent.value.body["request_id"] == absent.value.response.headers["x-request-id"]  # type: ignore[index]
-    with pytest.raises(anthropic.BadRequestError, match="tools"):
-        await client.messages.create(**ASKED, tools=[{"name": "f", "input_schema": {"type": "object"}}])
+    with pytest.raises(anthropic.BadRequestError, match=r"tools\[0\].input_schema"):
+        await client.messages.create(**ASKED, tools=[{"name": "f", "input_schema": {"type": "list"}}])
 
 
 async def test_the_clients_key_opens_the_door() -> None:

@@ -45,6 +45,55 @@ ASSISTANT = {"role": "assistant", "content": None, "tool_calls": [CALL]}
 TOOL = {"role": "tool", "content": "1", "tool_call_id": "c1"}
 
 
+TOOL_F: dict[str, Any] = {"name": "f"}
+HOSTILE_TEXT = '"\\{{ 7*7 }}{% for %}' * 3000  # 60 KiB
+BAD_CHOICES: list[Any] = [
+    "maybe",
+    5,
+    {"type": "function", "function": {"name": "absent"}},
+    {"type": "function"},
+    {"type": "custom", "custom": {"name": "f"}},
+    {"type": "allowed_tools", "allowed_tools": {"mode": "none", "tools": []}},
+    {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{"function": {"name": "absent"}}]}},
+]
+TOOL_ROWS: list[tuple[str, list[dict[str, Any]], str]] = [
+    ("M07", [{"name": f"f{i}"} for i in range(129)], "too_many_items"),
+    ("M07", [TOOL_F, TOOL_F], "invalid_value"),
+    *(("M07", [{"name": name}], "invalid_value") for name in ("", "a" * 65, "a b", "__import__", "a.b", "\u0430", None, 5)),
+    *(
+        ("M08", [{**TOOL_F, "parameters": parameters}], "invalid_schema")
+        for parameters in (
+            True,
+            [],
+            "x",
+            {"type": "x"},
+            {"type": "array"},
+            {"type": ["object", 5]},
+            {"properties": []},
+            {"properties": {"a": 5}},
+            {"properties": {"a": {"type": "x"}}},
+            {"properties": {"a": {"enum": []}}},
+            {"anyOf": {}},
+            {"required": "a"},
+            {"required": [1]},
+        )
+    ),
+    ("M10", [{**TOOL_F, "description": "x" * (64 * 1024 + 1)}], "out_of_range"),
+    ("M07", [{**TOOL_F, "other": 1}], "unknown_field"),
+]
+USE: dict[str, Any] = {
+    "role": "assistant",
+    "content": [{"type": "tool_use", "id": "c1", "name": "f", "input": {"a": 1}}],
+}
+RESULT = {"type": "tool_result", "tool_use_id": "c1", "content": "1"}
+OLLAMA_CALL = {"function": {"name": "f", "arguments": {"a": 1}}}
+OLLAMA_ASSISTANT = {"role": "assistant", "tool_calls": [OLLAMA_CALL]}
+
+
+def tools(*functions: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return changed(CHAT, tools=[{"type": "function", "function": each} for each in functions], **fields)
+
+
 def every_post_rows(post: Post) -> list[tuple[str, str, Any, str]]:
     """What every route refuses alike."""
     good = body_of(post)
@@ -217,8 +266,14 @@ CHAT_ROWS: list[tuple[str, Any, str]] = [
     ("M06 S", changed(CHAT, messages=[*HELLO, ASSISTANT, TOOL]), ""),
     ("M06", changed(CHAT, messages=[{**ASSISTANT, "tool_calls": [{"id": "x"}]}]), "missing_field"),
     ("M06", message(tool_calls=[CALL]), "invalid_value"),
-    ("M07", changed(CHAT, tools=[]), "invalid_value"),
+    ("M07 S", changed(CHAT, tools=[]), ""),
     ("M09", changed(CHAT, tool_choice="required"), "invalid_value"),
+    *((id, tools(*each), code) for id, each, code in TOOL_ROWS),
+    *(("M09", tools(TOOL_F, tool_choice=choice), "invalid_value") for choice in BAD_CHOICES),
+    ("M10 S", changed(tools({**TOOL_F, "description": HOSTILE_TEXT}), tool_choice="none"), ""),
+    ("reasoning", changed(CHAT, reasoning_effort="huge"), "invalid_value"),
+    ("reasoning", changed(CHAT, thinking_token_budget=-1), "out_of_range"),
+    ("reasoning S", changed(CHAT, reasoning_effort="max", thinking_token_budget=0, include_reasoning=False), ""),
     ("M12 S", message(content="{{ 7*7 }} {% for %}"), ""),
     ("M13", changed(CHAT, chat_template="x"), "unknown_field"),
     ("M13", changed(CHAT, chat_template_kwargs={"tokenize": True}), "invalid_template_args"),
@@ -276,10 +331,27 @@ MESSAGE_ROWS: list[tuple[str, Any, str]] = [
     ("M03", changed(MESSAGES, messages=[{"role": "user", "content": [["x"]]}]), "invalid_type"),
     ("M04", changed(MESSAGES, messages=[{"role": "user", "content": [IMAGE]}]), "invalid_value"),
     ("M04", changed(MESSAGES, messages=[{"role": "user", "content": [{"type": "text"}]}]), "missing_field"),
-    ("M07", changed(MESSAGES, tools=[]), "invalid_value"),
+    ("M07 S", changed(MESSAGES, tools=[]), ""),
+    ("M07", changed(MESSAGES, tools=[{"name": "f"}]), "missing_field"),
+    ("M07", changed(MESSAGES, tools=[{"type": "bash_20250124", "name": "bash"}]), "invalid_value"),
+    ("M07", changed(MESSAGES, tools=[{"name": "a b", "input_schema": {}}]), "invalid_value"),
+    ("M08", changed(MESSAGES, tools=[{"name": "f", "input_schema": True}]), "invalid_schema"),
+    ("M08", changed(MESSAGES, tools=[{"name": "f", "input_schema": {"type": "x"}}]), "invalid_schema"),
+    ("M09", changed(MESSAGES, tool_choice={"type": "any"}), "invalid_value"),
+    ("M09", changed(MESSAGES, tool_choice={"type": "tool", "name": "absent"}), "invalid_value"),
+    ("M09", changed(MESSAGES, tool_choice={"type": "tool"}), "invalid_value"),
+    ("M09", changed(MESSAGES, tool_choice={"type": "auto", "name": "f"}), "invalid_value"),
+    ("M05", changed(MESSAGES, messages=[{"role": "user", "content": [RESULT]}]), "invalid_value"),
+    ("M05", changed(MESSAGES, messages=[*HELLO, USE, {"role": "user", "content": [RESULT, RESULT]}]), "invalid_value"),
+    ("M05 S", changed(MESSAGES, messages=[*HELLO, USE, {"role": "user", "content": [RESULT]}]), ""),
+    ("M06", changed(MESSAGES, messages=[{"role": "user", "content": USE["content"]}]), "invalid_value"),
     ("M12 S", changed(MESSAGES, system="{{ 7*7 }} {% for %}"), ""),
     ("M14", changed(MESSAGES, messages=[*HELLO, {"role": "assistant", "content": "x"}]), "invalid_value"),
-    ("think", changed(MESSAGES, thinking={"type": "enabled", "budget_tokens": 1024}), "invalid_value"),
+    ("think", changed(MESSAGES, thinking={"type": "enabled", "budget_tokens": 1024}), "out_of_range"),
+    ("think", changed(MESSAGES, thinking={"type": "enabled", "budget_tokens": 0}), "out_of_range"),
+    ("think", changed(MESSAGES, thinking={"type": "enabled"}), "missing_field"),
+    ("think", changed(MESSAGES, thinking={"type": "hard"}), "invalid_value"),
+    ("think S", changed(MESSAGES, max_tokens=3, thinking={"type": "enabled", "budget_tokens": 2}), ""),
     ("think S", changed(MESSAGES, thinking={"type": "disabled"}), ""),
     ("U01", changed(MESSAGES, messages=[{"role": "user", "content": "a" * MIB}]), "context_length_exceeded"),
 ]
@@ -299,7 +371,14 @@ OLLAMA_ROWS: list[tuple[str, Any, str]] = [
     ("M02", changed(OLLAMA, messages=[{"role": "tool", "content": "x"}]), "invalid_value"),
     ("M03", changed(OLLAMA, messages=[{"role": "user", "content": ["x"]}]), "invalid_type"),
     ("M04", changed(OLLAMA, messages=[{"role": "user", "content": "x", "images": ["AA=="]}]), "too_many_items"),
-    ("M07", changed(OLLAMA, tools=[{"type": "function"}]), "invalid_value"),
+    ("M07", changed(OLLAMA, tools=[{"type": "function"}]), "missing_field"),
+    ("M07", changed(OLLAMA, tools=[{"function": {"name": "a b"}}]), "invalid_value"),
+    ("M08", changed(OLLAMA, tools=[{"function": {"name": "f", "parameters": []}}]), "invalid_schema"),
+    ("M06", changed(OLLAMA, messages=[{"role": "user", "tool_calls": [OLLAMA_CALL]}]), "invalid_value"),
+    ("M06", changed(OLLAMA, messages=[{"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}]), "missing_field"),
+    ("M05", changed(OLLAMA, messages=[*HELLO, OLLAMA_ASSISTANT, {"role": "tool", "tool_name": "g"}]), "invalid_value"),
+    ("M05 S", changed(OLLAMA, messages=[*HELLO, OLLAMA_ASSISTANT, {"role": "tool", "tool_name": "f"}]), ""),
+    ("think", changed(OLLAMA, think="hard"), "invalid_value"),
     ("M07 S", changed(OLLAMA, tools=[]), ""),
     ("M15", changed(OLLAMA, format="json"), "unsupported_schema"),
     ("M15", changed(OLLAMA, format={"type": "object"}), "unsupported_schema"),
@@ -348,6 +427,12 @@ RESPONSE_ROWS: list[tuple[str, Any, str]] = [
         "invalid_value",
     ),
     ("M07", changed(RESPONSE, tools=[{"type": "web_search"}]), "invalid_value"),
+    ("M07", changed(RESPONSE, tools=[{"type": "function", "name": ""}]), "invalid_value"),
+    ("M08", changed(RESPONSE, tools=[{"type": "function", "name": "f", "parameters": {"type": "x"}}]), "invalid_schema"),
+    ("M09", changed(RESPONSE, tool_choice={"type": "function", "name": "absent"}), "invalid_value"),
+    ("M09", changed(RESPONSE, tool_choice={"type": "web_search_preview"}), "invalid_value"),
+    ("reasoning", changed(RESPONSE, reasoning={"effort": "huge"}), "invalid_value"),
+    ("reasoning", changed(RESPONSE, reasoning={"other": 1}), "unknown_field"),
     ("M07 S", changed(RESPONSE, tools=[], tool_choice="none"), ""),
     ("M09", changed(RESPONSE, tool_choice="required"), "invalid_value"),
     ("M15", changed(RESPONSE, text={"format": {"type": "json_object"}}), "unsupported_schema"),

@@ -361,7 +361,8 @@ class LanguageModel:
 def _trace(request: Generate, tokenizer: Tokenizer, prompt: list[int]) -> Trace | None:
     if request.reasoning is None:
         return None
-    return Trace(marks_of(request.reasoning, tokenizer), tokenizer, prompt)
+    is_constrained = request.constraint is not None
+    return Trace(marks_of(request.reasoning, tokenizer), tokenizer, prompt, is_constrained=is_constrained)
 
 
 def _num_shared(one: I32, other: I32) -> int:

@@ -41,9 +41,13 @@ def marks_of(reasoning: Reasoning, tokenizer: Tokenizer) -> Marks:
 class Trace:
     """Follows one sequence: not begun, reasoning, or answering."""
 
-    def __init__(self, marks: Marks, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
-        """The prompt may have begun the reasoning, or ended it."""
+    def __init__(
+        self, marks: Marks, tokenizer: Tokenizer, prompt: Sequence[int], *, is_constrained: bool = False
+    ) -> None:
+        """The prompt may have begun the reasoning, or ended it. `is_constrained`: only the token that spells the first
+        mark begins it, for a text might be the answer's."""
         self.marks = marks
+        self._is_constrained = is_constrained
         self.num_tokens = 0  # of reasoning, marks included
         self._token_bytes = tokenizer.all_token_bytes
         self._tail = b""  # what may be the beginning of a mark
@@ -58,7 +62,7 @@ class Trace:
         self.num_tokens += 1
         self._tail += self._token_bytes[token_id] if 0 <= token_id < len(self._token_bytes) else b""
         if not self.is_open:
-            self._begin()
+            self._begin(token_id)
         if self.is_open:
             self.is_over = self.marks.end in self._tail
             self.is_open = not self.is_over
@@ -68,11 +72,11 @@ class Trace:
         """The answer begins here."""
         self.is_open, self.is_over = False, True
 
-    def _begin(self) -> None:
+    def _begin(self, token_id: int) -> None:
         text, start = self._tail.lstrip(_SPACE), self.marks.start
-        if text.startswith(start):
+        if text.startswith(start) and not (self._is_constrained and token_id != self.marks.start_id):
             self.is_open, self._tail = True, text[len(start) :]
-        elif not start.startswith(text):
+        elif self._is_constrained or not start.startswith(text):
             self.num_tokens = 0
             self.answer()
 
@@ -80,8 +84,8 @@ class Trace:
 class ReasoningMatcher:
     """A Matcher that lets a model reason first, for at most `max_tokens` tokens, and then follows `inner`, if any.
 
-    A model whose first mark is no single token cannot begin to reason before an `inner`. With one, none of `eos_ids`
-    may end the sequence while it reasons: there would be no answer.
+    With an `inner` the trace is constrained, and none of `eos_ids` may end the sequence while it reasons: there would be
+    no answer.
     """
 
     def __init__(
@@ -98,8 +102,6 @@ class ReasoningMatcher:
         self._inner = inner
         self._banned = tuple(eos_ids) if inner is not None else ()
         self._num_ended = 0  # tokens of the end mark that are out, once it is forced
-        if inner is not None and trace.marks.start_id is None and not trace.is_open:
-            trace.answer()
 
     @property
     def problem(self) -> GrammarProblem | None:
@@ -108,6 +110,10 @@ class ReasoningMatcher:
     @property
     def is_complete(self) -> bool:
         return self._inner is not None and self.trace.is_over and self._inner.is_complete
+
+    @property
+    def is_accepting(self) -> bool:
+        return self._inner is None or (self.trace.is_over and self._inner.is_accepting)
 
     @property
     def _is_due(self) -> bool:
@@ -134,11 +140,10 @@ class ReasoningMatcher:
     def accept(self, token: int) -> bool:
         """As Matcher.accept."""
         trace = self.trace
-        if self._inner is not None and not trace.is_open and (trace.is_over or token != trace.marks.start_id):
-            trace.answer()
-            return self._inner.accept(token)
-        is_due = self._is_due
+        is_due, was_open = self._is_due, trace.is_open
         trace.push(token)
+        if self._inner is not None and trace.is_over and not was_open:
+            return self._inner.accept(token)
         if is_due:
             self._num_ended += 1
             if self._num_ended == len(trace.marks.end_ids):

@@ -80,7 +80,7 @@ class ChatTemplate:
         if _num_chars(values) > MAX_OUTPUT_CHARS:
             raise ContextLengthExceeded(f"the messages hold more than {MAX_OUTPUT_CHARS} characters", param="messages")
         values["add_generation_prompt"] = add_generation_prompt
-        text = self._render(values)
+        text = self._render_calls(values, messages)
         disguise = self._disguise(values, text)
         if not disguise:
             return Rendered(text)
@@ -117,7 +117,21 @@ class ChatTemplate:
             reason = f"went beyond its limits on these messages: {problem}"
         except RenderingFailed as problem:
             reason = f"fails on these messages: {str(problem)[:200]}"
+            raise _Failed(f"the model's chat template {reason}", param="messages") from None
         raise InvalidRequest(f"the model's chat template {reason}", param="messages")
+
+    def _render_calls(self, values: dict[str, Any], messages: Sequence[Message]) -> str:
+        """As `_render`. Templates differ in what they take for calls: their arguments as objects or as text, no content or
+        an empty one. What a template fails on is tried in its other ways; `values` keeps the one that went well.
+        """
+        ways = _WAYS if any(message.tool_calls for message in messages) else _WAYS[:1]
+        for has_objects, empty in ways:
+            values["messages"] = [_as_dict(message, has_objects, empty) for message in messages]
+            try:
+                return self._render(values)
+            except _Failed as problem:
+                failure = problem
+        raise failure
 
     def _disguise(self, values: Mapping[str, Any], text: str) -> dict[int, str]:
         """First characters of special tokens that the caller's own text holds -> characters found nowhere in it."""
@@ -150,18 +164,30 @@ class Rendered:
     parts: tuple[tuple[str, bool], ...] = ()  # (text, is_special)
 
 
-def _as_dict(message: Message) -> dict[str, Any]:
-    """A message as templates know it: absent parts left out, arguments of tool calls as objects where they parse."""
-    result: dict[str, Any] = {"role": message.role, "content": message.content}
+_WAYS: tuple[tuple[bool, str | None], ...] = ((True, None), (True, ""), (False, None), (False, ""))
+
+
+class _Failed(InvalidRequest):
+    """The template's own code went wrong on these messages."""
+
+
+def _as_dict(message: Message, has_objects: bool = True, empty: str | None = None) -> dict[str, Any]:
+    """A message as templates know it: absent parts left out, arguments of tool calls as objects where they parse.
+    `empty`: the content of calls without text."""
+    content = empty if message.content is None else message.content
+    result: dict[str, Any] = {"role": message.role, "content": content}
     if message.content is None and not message.tool_calls:
         result["content"] = ""
     if message.name is not None:
         result["name"] = message.name
     if message.tool_call_id is not None:
         result["tool_call_id"] = message.tool_call_id
+    if message.reasoning is not None:
+        result["reasoning_content"] = message.reasoning
     if message.tool_calls:
+        read = _parsed if has_objects else str
         result["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _parsed(call.arguments)}}
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": read(call.arguments)}}
             for call in message.tool_calls
         ]
     return result

@@ -14,7 +14,7 @@ from tripos.errors import InvalidRequest
 from tripos.types import Generate, Message, ModelCard, Reasoning
 from tripos.wire.tools.dialect import Dialect
 from tripos.wire.tools.dialects import DIALECTS
-from tripos.wire.tools.generic import GENERIC, spell_out
+from tripos.wire.tools.generic import GENERIC, spell_out, tell
 from tripos.wire.tools.grammar import constrain
 from tripos.wire.tools.offer import Offer, Tool
 from tripos.wire.tools.reader import Speech
@@ -48,19 +48,19 @@ def adapt(request: Generate, offer: Offer, thinking: Thinking, card: ModelCard) 
         request = replace(request, constraint=constraint)
     shown = [*(dialect.markers if offer.is_open else ()), *_marks(card)]
     return replace(
-        _show_tools(request, offer, dialect), shown_tokens=tuple(each for each in shown if each in card.marker_ids)
+        _show_tools(request, offer, dialect, card.has_tool_prompt), shown_tokens=tuple(each for each in shown if each in card.marker_ids)
     ), speech
 
 
-def _show_tools(request: Generate, offer: Offer, dialect: Dialect) -> Generate:
-    """The tools in the prompt: through the template, or spelled out for one that knows none."""
+def _show_tools(request: Generate, offer: Offer, dialect: Dialect, has_prompt: bool) -> Generate:
+    """The tools in the prompt: through the template, or told in words for one that knows none."""
     messages: tuple[Message, ...] = request.prompt  # type: ignore[assignment]
     tools = offer.tools if offer.is_open else ()
-    if dialect is not GENERIC:
-        return replace(request, tools=tuple(map(_for_template, tools)))
-    if tools or any(message.role == "tool" or message.tool_calls for message in messages):
-        return replace(request, prompt=spell_out(messages, tools))
-    return request
+    if dialect is GENERIC:
+        messages = spell_out(messages)
+    if not has_prompt:
+        return replace(request, prompt=tell(messages, tools, dialect))
+    return replace(request, tools=tuple(map(_for_template, tools)))
 
 
 def _for_template(tool: Tool) -> dict[str, Any]:

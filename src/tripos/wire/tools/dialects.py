@@ -11,7 +11,7 @@ from tripos.wire.tools.generic import GENERIC
 from tripos.wire.tools.hermes import HERMES
 from tripos.wire.tools.llama import LLAMA
 from tripos.wire.tools.mistral import MISTRAL, MISTRAL_LIST
-from tripos.wire.tools.reasoning import detect_reasoning, detect_switch
+from tripos.wire.tools.reasoning import detect_reasoning, detect_switch, names_in
 
 # In this order; the last takes every template.
 DIALECTS = {each.name: each for each in (HERMES, MISTRAL, MISTRAL_LIST, DEEPSEEK_R1, DEEPSEEK_V31, LLAMA, GENERIC)}
@@ -19,9 +19,7 @@ DIALECTS = {each.name: each for each in (HERMES, MISTRAL, MISTRAL_LIST, DEEPSEEK
 
 def detect(template: str | None) -> Dialect:
     """The dialect of a model with this chat template (None: it has none)."""
-    template = template or ""
-    knows_tools = "tools" in template
-    return next(each for each in DIALECTS.values() if each is GENERIC or (knows_tools and each.is_used_by(template)))
+    return next(each for each in DIALECTS.values() if each.is_used_by(template or ""))
 
 
 def describe(template: str | None, special_tokens: Mapping[str, int]) -> dict[str, Any]:
@@ -30,6 +28,7 @@ def describe(template: str | None, special_tokens: Mapping[str, int]) -> dict[st
     texts = [*dialect.markers, *((marks.start, marks.end) if marks is not None else ())]
     return {
         "tool_dialect": dialect.name,
+        "has_tool_prompt": dialect is not GENERIC and "tools" in names_in(template),
         "reasoning_dialect": marks.name if marks is not None else "",
         "reasoning_switch": detect_switch(template) if marks is not None else "",
         "marker_ids": {text: special_tokens[text] for text in texts if text in special_tokens},

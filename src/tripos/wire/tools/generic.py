@@ -1,5 +1,7 @@
-"""For models whose template knows no tools, or in a way unknown here: the tools are described in a system message, and
-the whole answer is {"name": …, "arguments": …} or a list of such objects.
+"""For models whose template knows no calls, or in a way unknown here: the whole answer is {"name": …, "arguments": …}.
+Also what there is to call, in words, for any template that does not say it.
+
+A list of such objects is read; it is not asked for, because models that were shown no calls find no end of them.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ GENERIC = Dialect(
     name="json",
     form=Form(
         call=('{"name": "', NAME, '", "arguments": ', ARGUMENTS, "}"),
-        frames=(Frame(""), Frame("[", closing="]", between=", ")),
+        frames=(Frame(""),),
     ),
     is_used_by=lambda template: True,
     read=_read,
@@ -32,33 +34,38 @@ GENERIC = Dialect(
 )
 
 
-def spell_out(messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[Message, ...]:
-    """The conversation for a template without tools: what there is to call in the system's message, calls as the text
-    that the assistant wrote, their results as the user's messages."""
+def spell_out(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The conversation for a template without calls: those are the text that the assistant wrote, and their results the
+    user's messages."""
     names: dict[str, str] = {}
     told = []
     for message in messages:
         names |= {call.id: call.name for call in message.tool_calls}
         told.append(_without_tools(message, names))
+    return tuple(told)
+
+
+def tell(messages: Sequence[Message], tools: Sequence[Tool], dialect: Dialect) -> tuple[Message, ...]:
+    """The conversation with the system's message saying what there is to call, and how."""
     if not tools:
-        return tuple(told)
-    first = "\n\n".join([*(each.content or "" for each in told[:1] if each.role == "system"), _describe(tools)])
-    return (Message(role="system", content=first), *told[told[0].role == "system" :])
+        return tuple(messages)
+    has_system = messages[0].role == "system"
+    words = [messages[0].content or ""] if has_system else []
+    system = "\n\n".join([*words, _describe(tools, dialect)])
+    return (Message(role="system", content=system), *messages[has_system:])
 
 
-def _describe(tools: Sequence[Tool]) -> str:
-    lines = [
-        "You may call these functions:",
-        *(
-            json.dumps(
-                {"name": tool.name, "description": tool.description, "parameters": tool.parameters}, ensure_ascii=False
-            )
-            for tool in tools
-        ),
-        'To call one, answer with {"name": its name, "arguments": {its arguments}} and nothing else; '
-        "to call several, with a list of such objects. Otherwise answer in plain text.",
+def _describe(tools: Sequence[Tool], dialect: Dialect) -> str:
+    frame, places = dialect.form.frames[0], {NAME: "function_name", ARGUMENTS: '{"argument": "value"}'}
+    example = frame.opening + "".join(str(places.get(part, part)) for part in dialect.form.call) + frame.closing
+    functions = [
+        json.dumps(
+            {"name": tool.name, "description": tool.description, "parameters": tool.parameters}, ensure_ascii=False
+        )
+        for tool in tools
     ]
-    return "\n".join(lines)
+    how = f"To call one, write this and nothing else: {example}"
+    return "\n".join(["You may call these functions:", *functions, how, "Otherwise answer in plain text."])
 
 
 def _without_tools(message: Message, names: dict[str, str]) -> Message:

@@ -19,6 +19,7 @@ from tripos.wire.tools.schema import bare
 
 # As models were shown JSON: one space behind commas and colons, none anywhere else.
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+MAX_CALLS = 32  # in one answer
 _ANYTHING = "/(?s:.*)/"
 
 
@@ -46,7 +47,7 @@ def constrain(
     lines.append(f"call: {' | '.join(f'call_{i}' for i in range(len(tools)))}")
     for i, tool in enumerate(tools):
         lines += [f"call_{i}: {writer.call(tool, i)}", f"arguments_{i}: %json {_schema_text(tool)}"]
-    return Constraint(kind="lark", source="\n".join(lines) + "\n")
+    return Constraint(kind="lark", source="\n".join(lines) + "\n", param="tools")
 
 
 def _answer_rule(answer: Constraint, frames: tuple[Frame, ...]) -> str:
@@ -73,7 +74,7 @@ class _Writer:
 
     def frame(self, frame: Frame, skip: str = "") -> str:
         """A frame with its calls; `skip`: the beginning of it that is out already."""
-        more = "" if frame.between is None else f"({self.text(frame.between)} call)*"
+        more = "" if frame.between is None else f"({self.text(frame.between)} call){{0,{MAX_CALLS - 1}}}"
         parts = [self.text(frame.opening.removeprefix(skip)), "call", more, self.text(frame.closing)]
         return " ".join(part for part in parts if part)
 

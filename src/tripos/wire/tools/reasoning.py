@@ -38,8 +38,15 @@ def detect_reasoning(template: str | None) -> Marks | None:
 
 def detect_switch(template: str | None) -> str:
     """The template's argument that turns reasoning off, "" for none."""
+    names = names_in(template)
+    return next((name for name in _SWITCHES if name in names), "")
+
+
+def names_in(template: str | None) -> set[str]:
+    """The names that a template's code uses, without attributes and what stands in quotes."""
     code = " ".join(re.findall(r"\{[{%].*?[%}]\}", template or "", re.DOTALL))
-    return next((name for name in _SWITCHES if re.search(rf"(?<![\w.'\"]){name}\b(?!['\"])", code)), "")
+    bare = re.sub(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", "''", code)
+    return set(re.findall(r"(?<![\w.])[A-Za-z_]\w*", bare))
 
 
 class ReasoningSplit:
