@@ -4,6 +4,7 @@ ignored or refused by name, as the tables say.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,3 +92,18 @@ async def problem_with(server: Running, post: Post, name: str, value: Any) -> st
     if response.status_code != 400 or root != name or error_code(response) == "unknown_field":
         return said
     return ""
+
+
+async def test_every_operation_is_served_or_names_what_is(
+    server: Running, spec: Any, shared_data: Callable[[str], Path]
+) -> None:
+    """All paths and methods of the document: nothing is simply not there."""
+    num_absent = 0
+    for template, operations in spec(shared_data)["paths"].items():
+        path = "/v1" + re.sub(r"\{\w+\}", "x", template)
+        for method in operations.keys() & {"get", "post", "put", "patch", "delete"}:
+            response = await server.http.request(method, path)
+            assert "there is nothing at this path" not in response.text, (method, path)
+            assert response.status_code < 500 or error_code(response) == "not_implemented", (method, path)
+            num_absent += response.status_code == 501
+    assert num_absent > 100
