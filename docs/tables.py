@@ -28,10 +28,10 @@ def generate(page: str) -> str:
 
 
 def _routes() -> list[str]:
-    rows = [
-        f"| `{route.method} {route.path.replace('{name:path}', '{id}')}` | {route.doc}{'. Public' * route.is_public} |"
-        for route in ROUTES
-    ]
+    rows = []
+    for route in ROUTES:
+        path = route.operation.path.replace("{name}", "{id}")
+        rows.append(f"| `{route.method} {path}` | {route.doc}{'. Public' * route.is_public} |")
     return ["| endpoint | what it does |", "|---|---|", *rows]
 
 

@@ -157,6 +157,10 @@ async def test_errors_are_the_clients_own(client: anthropic.AsyncAnthropic) -> N
         await client.messages.create(**{**ASKED, "model": "absent"})
     assert absent.value.body["error"]["type"] == "not_found_error"  # type: ignore[index]
     assert absent.value.body["request_id"] == absent.value.response.headers["x-request-id"]  # type: ignore[index]
+    assert absent.value.request_id == absent.value.response.headers["x-request-id"]
+    with pytest.raises(anthropic.APIStatusError, match="one by one") as elsewhere:
+        await client.messages.batches.list()
+    assert (elsewhere.value.status_code, elsewhere.value.type) == (501, "api_error")
     with pytest.raises(anthropic.BadRequestError, match=r"tools\[0\].input_schema"):
         await client.messages.create(**ASKED, tools=[{"name": "f", "input_schema": {"type": "list"}}])
 

@@ -38,7 +38,7 @@ def test_only_the_probes_are_public() -> None:
 async def test_every_route_asks_for_the_key() -> None:
     async with running(TinyModel(), keys=Keys([KEY, OTHER])) as server:
         for route in ROUTES:
-            path = route.path.replace("{name:path}", "tiny")
+            path = route.path.replace("{name:path}", "tiny").replace("{name}", "tiny")
             for headers, code in WRONG:
                 response = await server.http.request(route.method, path, headers=headers)
                 if route.is_public:

@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from tests.api.running import Running, TinyModel, running
+from tests.api.running import Running, TinyModel, error_code, running
 from tripos.api.auth import Keys
 from tripos.errors import RequestFailed
 from tripos.testing import ScriptedModel
@@ -213,3 +213,49 @@ async def test_an_empty_answer_is_still_a_whole_stream() -> None:
     model = ScriptedModel([Delta(finish_reason="stop"), Finish(reason="stop", usage=Usage(prompt_tokens=1))])
     async with running(model) as server, server.openai.responses.stream(**SCRIPTED) as stream:
         assert (await stream.get_final_response()).output_text == ""
+
+
+async def test_the_items_of_a_stored_response_are_listed(server: Running) -> None:
+    create, items = server.openai.responses.create, server.openai.responses.input_items
+    first = await create(model="tiny", input="one", instructions="not an item", max_output_tokens=1)
+    second = await create(
+        model="tiny",
+        input=[{"role": "user", "content": "two"}, {"role": "developer", "content": "three"}],
+        previous_response_id=first.id,
+        max_output_tokens=1,
+    )
+    found = [item async for item in items.list(second.id, order="asc")]
+    said = [(item.role, item.content[0].text) for item in found]  # type: ignore[union-attr]
+    assert said == [("user", "one"), ("assistant", first.output_text), ("user", "two"), ("system", "three")]
+    assert [item.id async for item in items.list(second.id, limit=1)] == [item.id for item in reversed(found)]
+    page = await items.list(second.id, order="asc", after=str(found[1].id), limit=1)
+    assert ([item.id for item in page.data], page.has_more) == ([found[2].id], True)
+    with pytest.raises(openai.NotFoundError):
+        await items.list("resp_absent")
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "param"),
+    [
+        ("/input_items?limit=0", "out_of_range", "limit"),
+        ("/input_items?limit=101", "out_of_range", "limit"),
+        ("/input_items?limit=%C2%B2", "out_of_range", "limit"),
+        ("/input_items?order=up", "invalid_value", "order"),
+        ("/input_items?after=absent", "invalid_value", "after"),
+        ("/input_items?color=red", "unknown_field", "color"),
+        ("?stream=true", "invalid_value", "stream"),
+        ("?color=red", "unknown_field", "color"),
+    ],
+)
+async def test_bad_questions_about_a_stored_response(server: Running, path: str, code: str, param: str) -> None:
+    stored = await server.openai.responses.create(model="tiny", input="one", max_output_tokens=1)
+    response = await server.http.get(f"/v1/responses/{stored.id}{path}")
+    assert response.status_code == 400
+    assert (error_code(response), response.json()["error"]["param"]) == (code, param)
+    assert (await server.http.get(f"/v1/responses/{stored.id}?include[]=x&stream=false")).status_code == 200
+
+
+async def test_what_runs_cannot_be_cancelled_by_id_and_says_how_it_can(server: Running) -> None:
+    with pytest.raises(openai.APIStatusError, match="closes the connection") as refusal:
+        await server.openai.responses.cancel("resp_x")
+    assert refusal.value.status_code == 501

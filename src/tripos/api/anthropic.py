@@ -11,7 +11,7 @@ from tripos.wire.anthropic import messages
 from tripos.wire.anthropic.errors import encode_error
 from tripos.wire.generation import for_model
 
-ANTHROPIC = Dialect(encode_error, typed_events)
+ANTHROPIC = Dialect(encode_error, typed_events, id_header=b"request-id")
 
 
 async def create_message(exchange: Exchange, service: Service) -> None:
@@ -19,7 +19,6 @@ async def create_message(exchange: Exchange, service: Service) -> None:
     card = find_card(exchange, service, asked.model)
     asked = for_model(asked, card)
     answer = messages.MessageAnswer("msg_" + exchange.request_id.removeprefix("req-"), card.name, asked.speech)
-    exchange.headers.append((b"request-id", exchange.request_id.encode()))
     await exchange.work(deliver(exchange, service, asked, answer))
 
 

@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from tripos.api import access_log
 from tripos.api.admin import check_local
 from tripos.api.auth import Keys
+from tripos.api.elsewhere import elsewhere
 from tripos.api.exchange import ClientLeft, Exchange
 from tripos.api.hosts import LOOPBACK, check_host
 from tripos.api.routes import ROUTES, Route
@@ -68,6 +69,8 @@ class App:
             check_host(exchange.fields.get(b"host"), self.hosts)
             route = self._exact.get((exchange.scope["method"], exchange.scope["path"])) or self._find(exchange)
             exchange.dialect = route.dialect
+            if route.dialect.id_header:
+                exchange.headers.append((route.dialect.id_header, exchange.request_id.encode()))
             if not route.is_public:
                 exchange.principal = self.keys.principal(exchange.scope["headers"], route.scope)
                 if route.scope == "admin" and not self.keys:
@@ -98,6 +101,8 @@ class App:
                 return route
             if match is Match.PARTIAL:
                 allowed += sorted(path.methods or ())
+        if (known := elsewhere(exchange.scope["method"], exchange.scope["path"])) is not None:
+            return known
         if allowed:
             exchange.headers.append((b"allow", ", ".join(allowed).encode()))
             raise MethodNotAllowed(f"this path takes {', '.join(allowed)}")

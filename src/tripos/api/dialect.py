@@ -30,12 +30,15 @@ def lines(values: Iterable[Any]) -> bytes:
 
 @dataclass(frozen=True)
 class Dialect:
-    """`encode_error` takes the error and the request's id; `end` closes a stream that went well."""
+    """`encode_error` takes the error and the request's id, `end` closes a stream that went well, `id_header` carries
+    the id beside x-request-id.
+    """
 
     encode_error: Callable[[TriposError, str], dict[str, Any]]
     frame: Callable[[Iterable[Any]], bytes]
     stream_type: bytes = EVENT_STREAM
     end: bytes = b""
+    id_header: bytes = b""
 
 
 OPENAI = Dialect(lambda error, request_id: encode_error(error), data_events, end=b"data: [DONE]\n\n")

@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
+from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
@@ -82,6 +83,10 @@ class Exchange:
         if len(self.fields) != len(self.scope["headers"]) and sum(key == name for key, _ in self.scope["headers"]) > 1:
             raise InvalidRequest(f"the header {name.decode()} was sent twice", code="invalid_http")
         return self.fields.get(name)
+
+    def query(self) -> dict[str, str]:
+        """What stands after the path; of a name that comes twice, the last."""
+        return dict(parse_qsl(self.scope["query_string"].decode("latin-1"), keep_blank_values=True))
 
     async def read_body(self) -> bytes:
         """The JSON body. Raises RequestTooLarge, RequestTimeout, LengthRequired, UnsupportedMediaType, ClientLeft."""

@@ -17,6 +17,7 @@ from tripos.wire.generation import for_model
 from tripos.wire.json import encode
 from tripos.wire.openai import responses
 from tripos.wire.openai.errors import encode_error
+from tripos.wire.openai.input_items import check_whole, encode_input_items, read_page
 from tripos.wire.openai.responses import ResponseAnswer, Wanted
 
 RESPONSES = Dialect(lambda error, request_id: encode_error(error), typed_events)
@@ -42,7 +43,14 @@ async def count_tokens(exchange: Exchange, service: Service) -> None:
 
 
 async def show_response(exchange: Exchange, service: Service) -> None:
+    check_whole(exchange.query())
     await exchange.answer(200, exchange.stored.get(exchange.principal, exchange.path_name).body)
+
+
+async def list_input_items(exchange: Exchange, service: Service) -> None:
+    page = read_page(exchange.query())
+    said = exchange.stored.get(exchange.principal, exchange.path_name).messages[:-1]  # the last is the answer
+    await exchange.answer_json(encode_input_items(exchange.path_name, said, page))
 
 
 async def delete_response(exchange: Exchange, service: Service) -> None:

@@ -35,7 +35,7 @@ Endpoint = Callable[[Exchange, Service], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Route:
-    """One line of the table. `path` may end in {name:path}. `fields`: of the body, `nested`: of its objects."""
+    """One line of the table; `path` may hold {name} or {name:path}. `fields`: of the body, `nested`: of its objects."""
 
     method: str
     path: str
@@ -74,6 +74,7 @@ def _document() -> bytes:
 
 NO_EMBEDDINGS = "embeddings come with a later version; /v1/models lists what is served"
 NO_STORE = "name models when it starts (tripos serve MODEL ...); /api/tags lists them"
+NO_BACKGROUND = "nothing runs in the background; a client that closes the connection ends its response"
 OPTIONS = {"options": ollama_generation.OPTIONS}
 
 ROUTES = (
@@ -106,6 +107,16 @@ ROUTES = (
         "How many tokens a response's prompt would have",
         RESPONSES,
         responses_wire.COUNT,
+    ),
+    Route(
+        "GET",
+        "/v1/responses/{name}/input_items",
+        responses.list_input_items,
+        "What a stored response answered",
+        RESPONSES,
+    ),
+    Route(
+        "POST", "/v1/responses/{name}/cancel", absent(NO_BACKGROUND), "501: nothing runs in the background", RESPONSES
     ),
     Route("GET", "/v1/responses/{name:path}", responses.show_response, "A stored response", RESPONSES),
     Route("DELETE", "/v1/responses/{name:path}", responses.delete_response, "Forget a stored response", RESPONSES),

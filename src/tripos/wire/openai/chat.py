@@ -8,11 +8,12 @@ from typing import Any
 
 from tripos.errors import InvalidRequest
 from tripos.types import Delta, Generate, Message, TokenLogprob, ToolCall
-from tripos.wire.fields import Field, check, read, table
+from tripos.wire.fields import Field, read, table
 from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, Asked, Choice, Heard
 from tripos.wire.json import parse, shown
 from tripos.wire.openai.functions import CALLING, REASONING, read_chat_offer, read_thinking
 from tripos.wire.openai.generation import DELIVERY, IGNORED, SAMPLING, Answer, Identity, read_delivery, read_sampling
+from tripos.wire.openai.parts import read_parts
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _LATER = "it comes with a later version"
@@ -45,7 +46,7 @@ FIELDS = table(
     Field("functions", "array", "use tools", use="refused"),
     Field("function_call", "any", "use tool_choice", use="refused"),
     Field("audio", "any", "text only", use="refused"),
-    Field("prediction", "any", "output is not predicted", use="refused"),
+    Field("prediction", "object", "A hint for speed that changes no text.", use="ignored"),
     Field("web_search_options", "any", "the server makes no outbound requests", use="refused"),
     Field("verbosity", "any", "say it in the prompt", use="refused"),
     Field("moderation", "any", _LATER, use="refused"),
@@ -65,7 +66,6 @@ _MESSAGE = table(
     Field("reasoning", "string", "As reasoning_content, and another name of it."),
     Field("function_call", "any", "use tool_calls", use="refused"),
 )
-_PART = table(Field("type", "string", "text"), Field("text", "string", "The text."))
 _TOOL_CALL = table(
     Field("id", "string", "", max_bytes=256, required=True),
     Field("type", "string", "", choices=("function",)),
@@ -168,23 +168,7 @@ def _role(role: str) -> str:
 
 
 def _read_content(content: Any, path: str) -> str:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list) or not content:
-        message = f"{path} must be text or a list of parts that is not empty"
-        raise InvalidRequest(message, code="invalid_type", param=path)
-    texts = []
-    for i, part in enumerate(content):
-        where = f"{path}[{i}]"
-        if not isinstance(part, dict):
-            raise InvalidRequest(f"{where} must be an object", code="invalid_type", param=where)
-        kind = part.get("type")
-        if kind != "text" or part.keys() != {"type", "text"}:
-            message = f'{where} must be {{"type": "text", "text": …}}: this server reads text only'
-            raise InvalidRequest(message, code="invalid_value", param=f"{where}.type" if kind != "text" else where)
-        check(part["text"], _PART["text"], f"{where}.text")
-        texts.append(part["text"])
-    return "".join(texts)
+    return content if isinstance(content, str) else read_parts(content, path)
 
 
 def _read_tool_call(value: Any, path: str) -> ToolCall:

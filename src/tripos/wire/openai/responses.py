@@ -117,6 +117,7 @@ _PART = table(
     Field("text", "string", "", required=True),
     Field("annotations", "array", "Of an earlier answer.", use="ignored"),
     Field("logprobs", "array", "Of an earlier answer.", use="ignored"),
+    Field("prompt_cache_breakpoint", "object", "Prefixes are always reused.", use="ignored"),
 )
 
 
