@@ -306,7 +306,7 @@ def describe_machine(options: ModelOptions) -> list[tuple[str, ...]]:
     try:
         executor.load(opened.runnable(), opened.weights)
         info = executor.info()
-        dialects = describe(opened.source.tokenizer.template_source, {})
+        dialects = describe(opened.source.tokenizer.template_source, {}, options.tool_dialect)
     finally:
         executor.close()
         opened.source.close()

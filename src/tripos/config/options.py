@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from tripos.wire.tools.dialects import DIALECTS
+
 PREFIX = "TRIPOS_"
 NATIVE_VARIABLES = ("TRIPOS_ISA", "TRIPOS_NATIVE_LIBRARY")
 DEFAULT_MODEL = "demo:assistant"
@@ -56,6 +58,12 @@ class ModelOptions:
         "text",
         "Guess tokens ahead from a text's own repetitions. auto: where measured steps say that it saves time.",
         choices=("auto", "off"),
+    )
+    tool_dialect: str = _setting(
+        "auto",
+        "text",
+        "How the model writes tool calls. auto: as its chat template says.",
+        choices=("auto", *DIALECTS),
     )
     memory: int = _setting(
         0,

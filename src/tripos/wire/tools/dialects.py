@@ -22,9 +22,13 @@ def detect(template: str | None) -> Dialect:
     return next(each for each in DIALECTS.values() if each.is_used_by(template or ""))
 
 
-def describe(template: str | None, special_tokens: Mapping[str, int]) -> dict[str, Any]:
-    """The fields of a ModelCard that say how its model calls tools and reasons. `special_tokens`: text → id."""
-    dialect, marks = detect(template), detect_reasoning(template)
+def describe(template: str | None, special_tokens: Mapping[str, int], tool_dialect: str = "auto") -> dict[str, Any]:
+    """The fields of a ModelCard that say how its model calls tools and reasons. `special_tokens`: text → id.
+
+    `tool_dialect`: what to believe instead of the template, unless it is auto.
+    """
+    dialect = DIALECTS.get(tool_dialect) or detect(template)
+    marks = detect_reasoning(template)
     texts = [*dialect.markers, *((marks.start, marks.end) if marks is not None else ())]
     return {
         "tool_dialect": dialect.name,

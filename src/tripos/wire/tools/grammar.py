@@ -94,14 +94,15 @@ class _Writer:
         ways, lines, never = ["TEXT"], [], not_first
         for i, frame in enumerate(frames):
             head = self._head(frame)
+            if not head:
+                ways.append(self.frame(frame))
+                continue
+            never += f" & ~/(?s:.*){_regex(head)}(?s:.*)/"
             if head in self._ids:
                 ways.append(f"TEXT {self.frame(frame)}")
-            elif head:
+            else:
                 ways.append(f"head_{i} {self.frame(frame, skip=head)}")
                 lines += [f"head_{i}[lazy]: HEAD_{i}", f"HEAD_{i}: /(?s:.*){_regex(head)}/{not_first}"]
-                never += f" & ~/(?s:.*){_regex(head)}(?s:.*)/"
-            else:
-                ways.append(self.frame(frame))
         return [f"start: {' | '.join(ways)}", *lines, f"TEXT: {_ANYTHING}{never}"]
 
     def is_told(self, frame: Frame) -> bool:

@@ -126,8 +126,12 @@ def test_what_may_call_speaks_freely_or_calls_rightly(dialect: Dialect, special:
     assert not allows(_written(dialect, special, "pick", '{"on": true, "off": 1}'))
     assert not allows(_written(dialect, special, "other", '{"on": true}'))
     assert not allows(call[:-2])
+    assert not any(trigger in text and allows(list(text.encode())) for text in UNBOUND for trigger in dialect.triggers)
     if dialect.triggers and dialect is not LLAMA:
         assert allows([*b"Let me see.\n", *call])
+
+
+UNBOUND = [f"a{trigger}b" for dialect in DIALECTS.values() for trigger in dialect.triggers]  # as plain text
 
 
 def _written(dialect: Dialect, special: bool, name: str, arguments: str) -> list[int]:
