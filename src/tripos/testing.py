@@ -168,7 +168,7 @@ class ScriptedExecutor:
 
 
 def byte_tokenizer(markers: Sequence[str] = ()) -> Tokenizer:
-    """256 tokens, one per byte, token id = byte, and id 256 = "</s>", which ends; then `markers`, special tokens too."""
+    """256 tokens, one per byte, token id = byte, and id 256 = "</s>", which ends; then `markers`, special as well."""
     vocab = dict(byte_alphabet())
     definition = {
         "version": "1.0",

@@ -24,12 +24,19 @@ def speaking(*texts: str, reason: FinishReason = "stop", in_reasoning: bool = Fa
         for at in range(0, len(text), 3):
             piece = text[at : at + 3]
             logprob = TokenLogprob(1, piece, piece.encode(), -0.5)
-            delta = Delta(index=index, text=piece, token_ids=(1,), logprobs=(logprob,), in_reasoning=in_reasoning and not at)
+            delta = Delta(
+                index=index, text=piece, token_ids=(1,), logprobs=(logprob,), in_reasoning=in_reasoning and not at
+            )
             events.append(delta)
         events.append(Delta(index=index, finish_reason=reason))
     usage = Usage(prompt_tokens=9, output_tokens=len(events), reasoning_tokens=5)
     events.append(Finish(reason=reason, usage=usage))
-    fields = {"tool_dialect": "hermes", "has_tool_prompt": "tool_dialect" not in card, "reasoning_dialect": "think", **card}
+    fields = {
+        "tool_dialect": "hermes",
+        "has_tool_prompt": "tool_dialect" not in card,
+        "reasoning_dialect": "think",
+        **card,
+    }
     made = ModelCard(name="scripted", task="generate", digest="0" * 64, max_model_len=2048, vocab_size=256, **fields)
     return ScriptedModel(events, card=made)
 

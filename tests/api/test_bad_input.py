@@ -59,7 +59,10 @@ BAD_CHOICES: list[Any] = [
 TOOL_ROWS: list[tuple[str, list[dict[str, Any]], str]] = [
     ("M07", [{"name": f"f{i}"} for i in range(129)], "too_many_items"),
     ("M07", [TOOL_F, TOOL_F], "invalid_value"),
-    *(("M07", [{"name": name}], "invalid_value") for name in ("", "a" * 65, "a b", "__import__", "a.b", "\u0430", None, 5)),
+    *(
+        ("M07", [{"name": name}], "invalid_value")
+        for name in ("", "a" * 65, "a b", "__import__", "a.b", "\u0430", None, 5)
+    ),
     *(
         ("M08", [{**TOOL_F, "parameters": parameters}], "invalid_schema")
         for parameters in (
@@ -375,7 +378,11 @@ OLLAMA_ROWS: list[tuple[str, Any, str]] = [
     ("M07", changed(OLLAMA, tools=[{"function": {"name": "a b"}}]), "invalid_value"),
     ("M08", changed(OLLAMA, tools=[{"function": {"name": "f", "parameters": []}}]), "invalid_schema"),
     ("M06", changed(OLLAMA, messages=[{"role": "user", "tool_calls": [OLLAMA_CALL]}]), "invalid_value"),
-    ("M06", changed(OLLAMA, messages=[{"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}]), "missing_field"),
+    (
+        "M06",
+        changed(OLLAMA, messages=[{"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}]),
+        "missing_field",
+    ),
     ("M05", changed(OLLAMA, messages=[*HELLO, OLLAMA_ASSISTANT, {"role": "tool", "tool_name": "g"}]), "invalid_value"),
     ("M05 S", changed(OLLAMA, messages=[*HELLO, OLLAMA_ASSISTANT, {"role": "tool", "tool_name": "f"}]), ""),
     ("think", changed(OLLAMA, think="hard"), "invalid_value"),
@@ -428,7 +435,11 @@ RESPONSE_ROWS: list[tuple[str, Any, str]] = [
     ),
     ("M07", changed(RESPONSE, tools=[{"type": "web_search"}]), "invalid_value"),
     ("M07", changed(RESPONSE, tools=[{"type": "function", "name": ""}]), "invalid_value"),
-    ("M08", changed(RESPONSE, tools=[{"type": "function", "name": "f", "parameters": {"type": "x"}}]), "invalid_schema"),
+    (
+        "M08",
+        changed(RESPONSE, tools=[{"type": "function", "name": "f", "parameters": {"type": "x"}}]),
+        "invalid_schema",
+    ),
     ("M09", changed(RESPONSE, tool_choice={"type": "function", "name": "absent"}), "invalid_value"),
     ("M09", changed(RESPONSE, tool_choice={"type": "web_search_preview"}), "invalid_value"),
     ("reasoning", changed(RESPONSE, reasoning={"effort": "huge"}), "invalid_value"),

@@ -36,7 +36,9 @@ async def test_a_call_comes_whole() -> None:
 
 async def test_a_stream_builds_the_calls_that_the_whole_answer_holds() -> None:
     async with running(speaking(f"{CALL}\n{SECOND}")) as server:
-        stream = await server.openai.chat.completions.create(**ASKED, stream=True, stream_options={"include_usage": True})
+        stream = await server.openai.chat.completions.create(
+            **ASKED, stream=True, stream_options={"include_usage": True}
+        )
         chunks = [chunk async for chunk in stream]
     pieces = [call for chunk in chunks for choice in chunk.choices for call in choice.delta.tool_calls or ()]
     assert [piece.index for piece in pieces] == [0, 1]
@@ -231,7 +233,9 @@ async def test_what_must_call_calls_with_the_real_engine() -> None:
     async with running(TinyModel(window=2048)) as server:
         asked: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "tools": tools}
         for stream in (False, True):
-            done: Any = await server.openai.chat.completions.create(**asked, tool_choice="required", stream=stream, seed=1)
+            done: Any = await server.openai.chat.completions.create(
+                **asked, tool_choice="required", stream=stream, seed=1
+            )
             if stream:
                 chunks = [chunk async for chunk in done]
                 calls = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]

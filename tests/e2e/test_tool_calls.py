@@ -79,7 +79,9 @@ def test_the_demo_assistant_calls_what_it_must(assistant: LanguageModel) -> None
         "properties": {"order": {"type": "integer", "minimum": 1, "maximum": 99999}, "express": {"type": "boolean"}},
         "required": ["order", "express"],
     }
-    tools = [{"type": "function", "function": {"name": "track_order", "description": "Where it is.", "parameters": schema}}]
+    tools = [
+        {"type": "function", "function": {"name": "track_order", "description": "Where it is.", "parameters": schema}}
+    ]
     asked = {"messages": [{"role": "user", "content": "Where is order 1234?"}], "tools": tools, "max_tokens": 200}
     greedy = {**asked, "tool_choice": "required", "temperature": 0}
     drawn = [{**asked, "tool_choice": "required", "temperature": 1.0, "seed": seed} for seed in range(7)]

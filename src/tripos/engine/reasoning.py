@@ -84,8 +84,8 @@ class Trace:
 class ReasoningMatcher:
     """A Matcher that lets a model reason first, for at most `max_tokens` tokens, and then follows `inner`, if any.
 
-    With an `inner` the trace is constrained, and none of `eos_ids` may end the sequence while it reasons: there would be
-    no answer.
+    With an `inner` the trace is constrained, and none of `eos_ids` may end the sequence while it reasons: there would
+    be no answer.
     """
 
     def __init__(

@@ -121,8 +121,8 @@ class ChatTemplate:
         raise InvalidRequest(f"the model's chat template {reason}", param="messages")
 
     def _render_calls(self, values: dict[str, Any], messages: Sequence[Message]) -> str:
-        """As `_render`. Templates differ in what they take for calls: their arguments as objects or as text, no content or
-        an empty one. What a template fails on is tried in its other ways; `values` keeps the one that went well.
+        """As `_render`. Templates differ in what they take for calls: their arguments as objects or as text, no content
+        or an empty one. What a template fails on is tried in its other ways; `values` keeps the one that went well.
         """
         ways = _WAYS if any(message.tool_calls for message in messages) else _WAYS[:1]
         for has_objects, empty in ways:

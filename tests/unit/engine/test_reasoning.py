@@ -37,7 +37,9 @@ def model(
 
     executor = ScriptedExecutor(vocab_size, ExecutorOptions(block_size=BLOCK_SIZE), next_token=next_token)
     executor.reserve(256)
-    options = EngineOptions(256, BLOCK_SIZE, 512, SchedulerOptions(max_draft_tokens=max_draft_tokens), jump_ahead=jump_ahead)
+    options = EngineOptions(
+        256, BLOCK_SIZE, 512, SchedulerOptions(max_draft_tokens=max_draft_tokens), jump_ahead=jump_ahead
+    )
     card = ModelCard(name="tiny", task="generate", digest="d" * 64, max_model_len=512, vocab_size=vocab_size)
     return LanguageModel(card, tokenizer, Engine(executor, options))
 
@@ -117,7 +119,11 @@ def test_reasoning_that_the_prompt_began_is_bounded(max_tokens: int) -> None:
 
 
 def test_the_reader_learns_that_the_prompt_began_the_reasoning() -> None:
-    for prompt, expected in ((ids("x:<think>\n"), True), (ids("x:<think>\n\n</think>\n\n"), False), (ids("<think>x:"), False)):
+    for prompt, expected in (
+        (ids("x:<think>\n"), True),
+        (ids("x:<think>\n\n</think>\n\n"), False),
+        (ids("<think>x:"), False),
+    ):
         deltas = [e for _, e in model(ids("abc")).answer([reasoning_call(tuple(prompt))]) if isinstance(e, Delta)]
         assert [delta.in_reasoning for delta in deltas] == [expected] + [False] * (len(deltas) - 1)
 
@@ -151,7 +157,9 @@ def test_nothing_ends_while_a_grammar_waits() -> None:
 
 def test_same_tokens_alone_in_a_batch_and_with_guesses() -> None:
     calls = [
-        reasoning_call(tuple(ids(f"{i}:<think>")), max_tokens=5 + i, seed=i, id=str(i), n=1 + i % 2, constraint=constraint)
+        reasoning_call(
+            tuple(ids(f"{i}:<think>")), max_tokens=5 + i, seed=i, id=str(i), n=1 + i % 2, constraint=constraint
+        )
         for i, constraint in enumerate((None, DIGITS, None, DIGITS, None))
     ]
     alone = [answers(model(), each)[0][:2] for each in calls]

@@ -11,7 +11,9 @@ from tripos.models.chat import ChatTemplate
 from tripos.types import Message, ToolCall
 
 ARGUMENTS = '{"a": 1}'
-TOOLS: list[Any] = [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}]
+TOOLS: list[Any] = [
+    {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
+]
 TALK = [
     Message(role="user", content="hi"),
     Message(role="assistant", tool_calls=(ToolCall(id="abcdefghi", name="f", arguments=ARGUMENTS),), reasoning="Hm."),
@@ -26,11 +28,15 @@ CASES = {
         '{"a": 1}',
     ),
     "arguments as text, joined to text": (
-        LOOP.replace("%s", "{{ message['tool_calls'][0]['function']['name'] + ':' + message.tool_calls[0].function.arguments }}"),
+        LOOP.replace(
+            "%s", "{{ message['tool_calls'][0]['function']['name'] + ':' + message.tool_calls[0].function.arguments }}"
+        ),
         'f:{"a": 1}',
     ),
     "content that is text even where there is none": (
-        LOOP.replace("%s", "{% if '</think>' in message.content %}no{% endif %}{{ message.tool_calls[0].function.arguments.a }}"),
+        LOOP.replace(
+            "%s", "{% if '</think>' in message.content %}no{% endif %}{{ message.tool_calls[0].function.arguments.a }}"
+        ),
         "1",
     ),
     "no content where there is none": (
@@ -50,7 +56,9 @@ CASES = {
         '{"name": "f", "arguments": {"a": 1}}',
     ),
     "reasoning shown again": (
-        LOOP.replace("%s", "{% if message.reasoning_content is defined %}<think>{{ message.reasoning_content }}{% endif %}"),
+        LOOP.replace(
+            "%s", "{% if message.reasoning_content is defined %}<think>{{ message.reasoning_content }}{% endif %}"
+        ),
         "<think>Hm.",
     ),
 }

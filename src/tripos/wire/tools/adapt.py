@@ -48,7 +48,8 @@ def adapt(request: Generate, offer: Offer, thinking: Thinking, card: ModelCard) 
         request = replace(request, constraint=constraint)
     shown = [*(dialect.markers if offer.is_open else ()), *_marks(card)]
     return replace(
-        _show_tools(request, offer, dialect, card.has_tool_prompt), shown_tokens=tuple(each for each in shown if each in card.marker_ids)
+        _show_tools(request, offer, dialect, card.has_tool_prompt),
+        shown_tokens=tuple(each for each in shown if each in card.marker_ids),
     ), speech
 
 

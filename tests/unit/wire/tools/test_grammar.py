@@ -92,7 +92,9 @@ def read(dialect: Dialect, text: str) -> list[Part]:
     return parser.push(text) + parser.flush()
 
 
-KINDS = [(dialect, special) for dialect in DIALECTS.values() for special in ((False, True) if dialect.markers else (False,))]
+KINDS = [
+    (dialect, special) for dialect in DIALECTS.values() for special in ((False, True) if dialect.markers else (False,))
+]
 
 
 @pytest.mark.parametrize(("dialect", "special"), KINDS, ids=lambda value: getattr(value, "name", str(value)))
@@ -185,7 +187,9 @@ def _words(draw: random.Random) -> str:
 
 
 def test_a_schema_for_the_answer_holds_where_nothing_is_called() -> None:
-    answer = Constraint(kind="json_schema", source='{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}')
+    answer = Constraint(
+        kind="json_schema", source='{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}'
+    )
     allows = walk(HERMES, offer("auto"), special=False, answer=answer)._grammar.accepts
     assert allows(list(b'{"n": 1}'))
     assert not allows(list(b"Hello"))
