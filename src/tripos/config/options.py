@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from tripos.wire.tools.dialects import DIALECTS
-
 PREFIX = "TRIPOS_"
 NATIVE_VARIABLES = ("TRIPOS_ISA", "TRIPOS_NATIVE_LIBRARY")
 DEFAULT_MODEL = "demo:assistant"
@@ -63,7 +61,7 @@ class ModelOptions:
         "auto",
         "text",
         "How the model writes tool calls. auto: as its chat template says.",
-        choices=("auto", *DIALECTS),
+        choices=("auto", "hermes", "mistral", "mistral_list", "deepseek_r1", "deepseek_v31", "llama3", "json"),
     )
     memory: int = _setting(
         0,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tripos.wire.tools.dialects import describe, detect
+from tripos.config import settings
+from tripos.wire.tools.dialects import DIALECTS, describe, detect
 
 WITH_TOOLS = "{% if tools %}{% for tool in tools %}{{ tool | tojson }}{% endfor %}{% endif %}"
 CASES: list[tuple[str | None, str, bool, str, str]] = [
@@ -48,3 +49,9 @@ def test_marks_that_are_special_tokens_are_known_by_id() -> None:
 
 def test_a_mixed_template_goes_to_the_first_dialect_of_the_list() -> None:
     assert detect(WITH_TOOLS + '{{ "<tool_call>" }}{{ "[TOOL_CALLS]" }}').name == "hermes"
+
+
+def test_the_setting_knows_every_dialect_and_overrules_the_template() -> None:
+    assert settings()["tool_dialect"]["choices"] == ("auto", *DIALECTS)
+    assert describe(WITH_TOOLS + '{{ "<tool_call>" }}', {}, "llama3")["tool_dialect"] == "llama3"
+    assert describe(WITH_TOOLS + '{{ "<tool_call>" }}', {}, "auto")["tool_dialect"] == "hermes"
