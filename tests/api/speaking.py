@@ -17,12 +17,14 @@ CALL = f'<tool_call>\n{{"name": "get_weather", "arguments": {ARGUMENTS}}}\n</too
 SECOND = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
 
 
-def speaking(*texts: str, reason: FinishReason = "stop", in_reasoning: bool = False, **card: Any) -> ScriptedModel:
-    """Each text is a choice, which comes three characters at a time with their logprobs; Hermes calls, <think>."""
+def speaking(
+    *texts: str, reason: FinishReason = "stop", size: int = 3, in_reasoning: bool = False, **card: Any
+) -> ScriptedModel:
+    """Each text is a choice, which comes `size` characters at a time with their logprobs; Hermes calls, <think>."""
     events: list[Event] = []
     for index, text in enumerate(texts):
-        for at in range(0, len(text), 3):
-            piece = text[at : at + 3]
+        for at in range(0, len(text), size):
+            piece = text[at : at + size]
             logprob = TokenLogprob(1, piece, piece.encode(), -0.5)
             delta = Delta(
                 index=index, text=piece, token_ids=(1,), logprobs=(logprob,), in_reasoning=in_reasoning and not at

@@ -32,10 +32,14 @@ async def test_blocks_hold_thinking_text_and_calls() -> None:
         done = await client.messages.create(**ASKED, thinking=THINKING)
     assert [block.type for block in done.content] == ["thinking", "text", "tool_use", "tool_use"]
     thinking, said, call, second = done.content
-    assert thinking.type == "thinking" and thinking.thinking == "Hm."
-    assert said.type == "text" and said.text == "I look."
-    assert call.type == "tool_use" and (call.name, call.input) == ("get_weather", INPUT)
-    assert second.type == "tool_use" and (second.name, second.input) == ("now", {})
+    assert thinking.type == "thinking"
+    assert thinking.thinking == "Hm."
+    assert said.type == "text"
+    assert said.text == "I look."
+    assert call.type == "tool_use"
+    assert (call.name, call.input) == ("get_weather", INPUT)
+    assert second.type == "tool_use"
+    assert (second.name, second.input) == ("now", {})
     assert done.stop_reason == "tool_use"
 
 
@@ -58,11 +62,13 @@ async def test_nobody_gets_thinking_unasked() -> None:
         done = await client.messages.create(**ASKED)
         assert [block.type for block in done.content] == ["text"]
         request = request_of(model)
-        assert request.reasoning is not None and request.reasoning.max_tokens == 0
+        assert request.reasoning is not None
+        assert request.reasoning.max_tokens == 0
         assert request.template_args == {"enable_thinking": False}
         await client.messages.create(**ASKED, thinking=THINKING)
         request = request_of(model)
-        assert request.reasoning is not None and request.reasoning.max_tokens == 1024
+        assert request.reasoning is not None
+        assert request.reasoning.max_tokens == 1024
         assert request.template_args == {"enable_thinking": True}
 
 

@@ -72,7 +72,7 @@ async def test_sync_client_calls_and_goes_on_with_the_result() -> None:
 
     async with running(model) as server:
         await asyncio.to_thread(talk, server.url)
-    user, assistant, tool = request_of(model).prompt
+    _user, assistant, tool = request_of(model).prompt
     assert assistant.tool_calls[0].arguments == ARGUMENTS  # type: ignore[union-attr]
     assert (tool.role, tool.content, tool.tool_call_id) == ("tool", "sunny", assistant.tool_calls[0].id)  # type: ignore[union-attr]
 
@@ -220,8 +220,9 @@ async def test_a_template_without_tools_has_them_spelled_out() -> None:
         await server.openai.chat.completions.create(**{**ASKED, "messages": [*HELLO, earlier, result]})
     request = request_of(model)
     assert request.tools == ()
-    system, user, assistant, told = request.prompt
-    assert '"get_weather"' in system.content and "Weather." in system.content  # type: ignore[union-attr,operator]
+    system, _user, assistant, told = request.prompt
+    assert '"get_weather"' in system.content
+    assert "Weather." in system.content
     assert assistant.content == '{"name": "get_weather", "arguments": ' + ARGUMENTS + "}"  # type: ignore[union-attr]
     assert (told.role, told.content) == ("user", "Result of get_weather: sunny")  # type: ignore[union-attr]
 
@@ -243,3 +244,16 @@ async def test_what_must_call_calls_with_the_real_engine() -> None:
                 calls = done.choices[0].message.tool_calls
             assert calls
             assert all(json.loads(call.function.arguments)["city"] in ("Paris", "Rome") for call in calls)
+
+
+@pytest.mark.parametrize(
+    "piece", ["<tool_call>", '<tool_call>{"name": ', '<tool_call>{"name": "get_weather", "arguments": [', "[{"]
+)
+async def test_hostile_output_is_text(piece: str) -> None:
+    text = piece * 2000
+    async with running(speaking(text, size=50)) as server:
+        done = await server.openai.chat.completions.create(**ASKED)
+        stream = await server.openai.chat.completions.create(**ASKED, stream=True)
+        streamed = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+    assert done.choices[0].message.content == streamed == text
+    assert done.choices[0].finish_reason == "stop"

@@ -25,11 +25,14 @@ async def test_reasoning_text_and_calls_are_items() -> None:
     async with running(speaking(text)) as server:
         done = await server.openai.responses.create(**ASKED)
     assert [item.type for item in done.output] == ["reasoning", "message", "function_call", "function_call"]
-    reasoning, message, call, second = done.output
-    assert reasoning.type == "reasoning" and (reasoning.content or [])[0].text == "Hm."
+    reasoning, _message, call, second = done.output
+    assert reasoning.type == "reasoning"
+    assert (reasoning.content or [])[0].text == "Hm."
     assert done.output_text == "I look."
-    assert call.type == "function_call" and (call.name, call.arguments) == ("get_weather", ARGUMENTS)
-    assert second.type == "function_call" and second.arguments == "{}"
+    assert call.type == "function_call"
+    assert (call.name, call.arguments) == ("get_weather", ARGUMENTS)
+    assert second.type == "function_call"
+    assert second.arguments == "{}"
     assert call.call_id != second.call_id
     assert (done.status, done.usage and done.usage.output_tokens_details.reasoning_tokens) == ("completed", 5)
     assert [tool.name for tool in done.tools if tool.type == "function"] == ["get_weather", "now"]
@@ -73,7 +76,8 @@ async def test_the_clients_own_stream_accumulates_the_call() -> None:
             pass
         done = await stream.get_final_response()
     (call,) = done.output
-    assert call.type == "function_call" and json.loads(call.arguments) == json.loads(ARGUMENTS)
+    assert call.type == "function_call"
+    assert json.loads(call.arguments) == json.loads(ARGUMENTS)
 
 
 @pytest.mark.parametrize("is_stored", [True, False])
@@ -104,11 +108,15 @@ async def test_the_choice_and_the_effort_reach_the_model() -> None:
         assert done.reasoning is not None
         assert done.reasoning.effort == "low"
         constraint, reasoning = request_of(model).constraint, request_of(model).reasoning
-        assert constraint is not None and "now" in constraint.source and "get_weather" not in constraint.source
-        assert reasoning is not None and reasoning.max_tokens == 1024
+        assert constraint is not None
+        assert "now" in constraint.source
+        assert "get_weather" not in constraint.source
+        assert reasoning is not None
+        assert reasoning.max_tokens == 1024
         await server.openai.responses.create(**ASKED, tool_choice={"type": "function", "name": "now"})
         constraint = request_of(model).constraint
-        assert constraint is not None and "TEXT" not in constraint.source
+        assert constraint is not None
+        assert "TEXT" not in constraint.source
 
 
 async def test_an_answer_cut_off_is_incomplete_and_holds_no_half_call() -> None:

@@ -1,4 +1,4 @@
-"""From a body to a tool call and back through the real engine: the demo assistant, and every function of BFCL simple."""
+"""From a body to a tool call and back through the real engine: the demo assistant, and all of BFCL simple."""
 
 from __future__ import annotations
 

@@ -113,7 +113,8 @@ class ReasoningMatcher:
 
     @property
     def is_accepting(self) -> bool:
-        return self._inner is None or (self.trace.is_over and self._inner.is_accepting)
+        """As Matcher.is_accepting."""
+        return self._inner is None or (not self.trace.is_open and self._inner.is_accepting)
 
     @property
     def _is_due(self) -> bool:

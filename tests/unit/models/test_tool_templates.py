@@ -19,7 +19,10 @@ TALK = [
     Message(role="assistant", tool_calls=(ToolCall(id="abcdefghi", name="f", arguments=ARGUMENTS),), reasoning="Hm."),
     Message(role="tool", content="sunny", tool_call_id="abcdefghi"),
 ]
-LOOP = "{% for message in messages %}{% if message.role == 'assistant' %}%s{% else %}{{ message.content }}|{% endif %}{% endfor %}"
+LOOP = (
+    "{% for message in messages %}{% if message.role == 'assistant' %}%s"
+    "{% else %}{{ message.content }}|{% endif %}{% endfor %}"
+)
 
 CASES = {
     "arguments as an object": (

@@ -17,8 +17,6 @@ from tripos.wire.tools.offer import Offer, Tool
 from tripos.wire.tools.parser import CALL_KEYS
 from tripos.wire.tools.schema import bare
 
-# As models were shown JSON: one space behind commas and colons, none anywhere else.
-_SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 MAX_CALLS = 32  # in one answer
 _ANYTHING = "/(?s:.*)/"
 
@@ -63,7 +61,7 @@ def _answer_rule(answer: Constraint, frames: tuple[Frame, ...]) -> str:
 
 def _schema_text(tool: Tool) -> str:
     schema: dict[str, Any] = bare({"properties": {}, **tool.parameters, "type": "object"})
-    return json.dumps({**schema, "x-guidance": _SPACING}, ensure_ascii=False)
+    return json.dumps(schema, ensure_ascii=False)
 
 
 class _Writer:
@@ -91,13 +89,13 @@ class _Writer:
         """Rules for text, or a call behind any text (at the beginning, where only that begins one)."""
         first = self._dialect.first
         not_first = f" & ~/{_call_beginning(first)}(?s:.*)/" if first else ""
-        ways, lines, never = ["TEXT"], [], not_first
+        never = not_first + "".join(f" & ~/(?s:.*){_regex(each)}(?s:.*)/" for each in self._dialect.triggers)
+        ways, lines = ["TEXT"], []
         for i, frame in enumerate(frames):
             head = self._head(frame)
             if not head:
                 ways.append(self.frame(frame))
                 continue
-            never += f" & ~/(?s:.*){_regex(head)}(?s:.*)/"
             if head in self._ids:
                 ways.append(f"TEXT {self.frame(frame)}")
             else:

@@ -14,9 +14,12 @@ TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 _MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")  # name → schema
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 _ONES = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")
-_ANNOTATIONS = frozenset(
-    ("description", "title", "default", "example", "examples", "deprecated", "readOnly", "writeOnly", "$comment")
-)
+_ANNOTATIONS = frozenset((
+    "description", "title", "default", "example", "examples", "deprecated", "readOnly", "writeOnly", "$comment",
+    "$schema", "$id",
+))  # fmt: skip
+# Others say something to people; in JSON Schema a format demands nothing unless both sides agree on it.
+_FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
 _COMPOSING = frozenset(
     ("$ref", "allOf", "anyOf", "oneOf", "not", "if", "patternProperties", "unevaluatedProperties", "dependentSchemas")
 )
@@ -72,7 +75,7 @@ def bare(schema: Any) -> Any:
         return schema
     result: dict[str, Any] = {}
     for name, value in schema.items():
-        if name in _ANNOTATIONS:
+        if name in _ANNOTATIONS or name.startswith("x-") or (name == "format" and value not in _FORMATS):
             continue
         if name in _MAPS:
             result[name] = {key: bare(each) for key, each in value.items()}

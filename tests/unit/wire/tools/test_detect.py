@@ -28,7 +28,8 @@ CASES: list[tuple[str | None, str, bool, str, str]] = [
         "deepseek_r1", False, "think", "",
     ),
     (
-        "{% if not thinking is defined %}{% set thinking = false %}{% endif %}{{ '<｜tool▁calls▁begin｜>' }}{{ '</think>' }}",
+        "{% if not thinking is defined %}{% set thinking = false %}{% endif %}"
+        "{{ '<｜tool▁calls▁begin｜>' }}{{ '</think>' }}",
         "deepseek_v31", False, "think", "thinking",
     ),
     ("{{ 'I was thinking of tools </think>' }}", "json", False, "think", ""),

@@ -26,22 +26,28 @@ F = ToolText("f", '{"a": 1}')
 EMPTY = ToolText("f", "{}")
 PARIS = ToolText("get_weather", '{"city": "Paris \\" } ] 🙂", "days": [1, {"n": null}]}')
 
+
+def text(whole: str) -> tuple[str, list[Part]]:
+    """A text that holds no call."""
+    return whole, [whole]
+
+
 HERMES_CASES: list[tuple[str, list[Part]]] = [
     ('<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>', [F]),
-    ('<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>\n<tool_call>\n{"name": "f"}\n</tool_call>', [F, EMPTY]),
+    ('<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>\n<tool_call>\n{"name": "f"}</tool_call>', [F, EMPTY]),
     ('Let me see.\n\n<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>\n', ["Let me see.", F]),
     (f'<tool_call>{{"arguments": {PARIS.arguments}, "name": "get_weather"}}</tool_call>', [PARIS]),
     ('<tool_call>{"name": "f", "arguments": {"a": 1}}', [F]),  # ends where the call does
     ('<tool_call>{"name": "f", "arguments": {"a": 1', ['<tool_call>{"name": "f", "arguments": {"a": 1']),  # cut off
-    ('<tool_call>{"name": "f", "arguments": [1]}</tool_call>', ['<tool_call>{"name": "f", "arguments": [1]}</tool_call>']),
-    ('<tool_call>{"name": "absent", "arguments": {}}', ['<tool_call>{"name": "absent", "arguments": {}}']),
-    ("a <tool_cal b", ["a <tool_cal b"]),
-    ("<tool_call> is how calls begin.", ["<tool_call> is how calls begin."]),
+    text('<tool_call>{"name": "f", "arguments": [1]}</tool_call>'),
+    text('<tool_call>{"name": "absent", "arguments": {}}'),
+    text("a <tool_cal b"),
+    text("<tool_call> is how calls begin."),
     ('<tool_call><tool_call>{"name": "f"}</tool_call>', ["<tool_call>", EMPTY]),
     ('<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call> done', [F, "done"]),
-    ('<tool_call>{"name": "f", "arguments": {"a": 01}}</tool_call>', ['<tool_call>{"name": "f", "arguments": {"a": 01}}</tool_call>']),
+    text('<tool_call>{"name": "f", "arguments": {"a": 01}}</tool_call>'),
     ("", []),
-    (" \n", [" \n"]),
+    text(" \n"),
 ]  # fmt: skip
 LLAMA_CASES: list[tuple[str, list[Part]]] = [
     ('{"name": "f", "parameters": {"a": 1}}', [F]),
@@ -50,12 +56,12 @@ LLAMA_CASES: list[tuple[str, list[Part]]] = [
     ('{"type": "function", "name": "f", "parameters": {"a": 1}}', [F]),
     ('{"name": "f", "parameters": {"a": 1}}; {"name": "f", "parameters": {}}', [F, EMPTY]),
     (f'{{"name": "get_weather", "parameters": {PARIS.arguments}}}', [PARIS]),
-    ('{"answer": 42}', ['{"answer": 42}']),
-    ('{"name": "Ann", "age": 3}', ['{"name": "Ann", "age": 3}']),
-    ('It is {"name": "f", "parameters": {}}', ['It is {"name": "f", "parameters": {}}']),
-    ('{"name": "f", "parameters": {"a"', ['{"name": "f", "parameters": {"a"']),
-    ("{", ["{"]),
-    ("<|python_tag|>print(1)", ["<|python_tag|>print(1)"]),
+    text('{"answer": 42}'),
+    text('{"name": "Ann", "age": 3}'),
+    text('It is {"name": "f", "parameters": {}}'),
+    text('{"name": "f", "parameters": {"a"'),
+    text("{"),
+    text("<|python_tag|>print(1)"),
 ]
 MISTRAL_CASES: list[tuple[str, list[Part]]] = [
     ('[TOOL_CALLS][{"name": "f", "arguments": {"a": 1}}]', [F]),
@@ -65,10 +71,10 @@ MISTRAL_CASES: list[tuple[str, list[Part]]] = [
     ('[TOOL_CALLS]f{"a": 1}', [F]),
     ('[TOOL_CALLS]f[CALL_ID]abcdefghi[ARGS]{"a": 1}[TOOL_CALLS]f[ARGS]{}', [F, EMPTY]),
     (f"Well: [TOOL_CALLS]get_weather[ARGS]{PARIS.arguments}", ["Well:", PARIS]),
-    ('[TOOL_CALLS][{"name": "f", "arguments": {"a": 1}}, {"name"', ['[TOOL_CALLS][{"name": "f", "arguments": {"a": 1}}, {"name"']),
+    text('[TOOL_CALLS][{"name": "f", "arguments": {"a": 1}}, {"name"'),
     ("[TOOL_CALLS]" + "n" * 100, ["[TOOL_CALLS]" + "n" * 100]),
-    ("[TOOL_CALLS][]", ["[TOOL_CALLS][]"]),
-    ("[TOOL", ["[TOOL"]),
+    text("[TOOL_CALLS][]"),
+    text("[TOOL"),
 ]  # fmt: skip
 _BEGIN, _END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 _CALL, _SEP, _CALL_END = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
@@ -87,9 +93,9 @@ DEEPSEEK_CASES: list[tuple[str, list[Part]]] = [
 GENERIC_CASES: list[tuple[str, list[Part]]] = [
     ('{"name": "f", "arguments": {"a": 1}}', [F]),
     ('[{"name": "f", "arguments": {"a": 1}}, {"name": "f"}]', [F, EMPTY]),
-    ("[1, 2]", ["[1, 2]"]),
-    ('{"name": "f", "arguments": {"a": 1}', ['{"name": "f", "arguments": {"a": 1}']),
-    ("Hello.", ["Hello."]),
+    text("[1, 2]"),
+    text('{"name": "f", "arguments": {"a": 1}'),
+    text("Hello."),
 ]
 CASES = [
     *((HERMES, *case) for case in HERMES_CASES),
@@ -130,8 +136,9 @@ def test_any_cut_reads_the_same(dialect: Dialect, text: str, expected: list[Part
 
 
 PIECES = [
-    "<tool_call>", "</tool_call>", "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", _BEGIN, _CALL, _SEP, _CALL_END,
-    _END, "```json", "\n", " ", "f", "text", '{"name": "f", ', '"arguments": ', '"parameters": ', '{"a": 1}', "{", "}", "[",
+    "<tool_call>", "</tool_call>", "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", _BEGIN, _CALL, _SEP,
+    _CALL_END, _END, "```json", "\n", " ", "f", "text",
+    '{"name": "f", ', '"arguments": ', '"parameters": ', '{"a": 1}', "{", "}", "[",
     "]", ";", ",", '"', "\\", "<tool", "[TOOL", "1e5", "tru", "null",
 ]  # fmt: skip
 

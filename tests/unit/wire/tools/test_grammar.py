@@ -21,6 +21,7 @@ from tripos.wire.tools.hermes import HERMES
 from tripos.wire.tools.llama import LLAMA
 from tripos.wire.tools.offer import Choice, Offer, Tool
 from tripos.wire.tools.parser import Parser, Part, ToolText
+from tripos.wire.tools.schema import bare
 
 EOS = 256
 WEATHER = {
@@ -184,6 +185,35 @@ def test_descriptions_never_reach_the_grammar() -> None:
 
 def _words(draw: random.Random) -> str:
     return "".join(chr(draw.choice([34, 92, 123, 125, 10, 37, 0x1F642, *range(97, 123)])) for _ in range(20))
+
+
+def test_a_schema_keeps_what_demands_something() -> None:
+    schema = {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "x-order": 1,
+        "type": "object",
+        "properties": {
+            "format": {"type": "string", "format": "date", "title": "When"},
+            "size": {"type": "integer", "format": "int32", "default": 3},
+            "item": {"$ref": "#/$defs/item"},
+            "any": {"type": "object"},
+            "open": {"type": "object", "properties": {"a": {}}, "additionalProperties": True},
+        },
+        "$defs": {"item": {"type": "object", "properties": {"x-y": {"enum": ["x-1"]}}, "description": "d"}},
+        "allOf": [{"required": ["size"]}],
+    }
+    assert bare(schema) == {
+        "type": "object",
+        "properties": {
+            "format": {"type": "string", "format": "date"},
+            "size": {"type": "integer"},
+            "item": {"$ref": "#/$defs/item"},
+            "any": {"type": "object"},
+            "open": {"type": "object", "properties": {"a": {}}, "additionalProperties": True},
+        },
+        "$defs": {"item": {"type": "object", "properties": {"x-y": {"enum": ["x-1"]}}, "additionalProperties": False}},
+        "allOf": [{"required": ["size"]}],
+    }
 
 
 def test_a_schema_for_the_answer_holds_where_nothing_is_called() -> None:
