@@ -14,11 +14,15 @@ TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 _MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")  # name → schema
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 _ONES = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")
-_ANNOTATIONS = frozenset((
-    "description", "title", "default", "example", "examples", "deprecated", "readOnly", "writeOnly", "$comment",
-    "$schema", "$id",
+# What JSON Schema (drafts 7 to 2020-12) lets a schema demand. Every other keyword says something to people.
+_DEMANDING = frozenset((
+    *_MAPS, *_LISTS, *_ONES, "type", "enum", "const", "required", "format", "multipleOf", "maximum", "exclusiveMaximum",
+    "minimum", "exclusiveMinimum", "maxLength", "minLength", "pattern", "maxItems", "minItems", "uniqueItems",
+    "maxContains", "minContains", "maxProperties", "minProperties", "dependentRequired", "dependencies",
+    "additionalItems", "unevaluatedItems", "unevaluatedProperties", "$ref", "$dynamicRef", "$recursiveRef", "$anchor",
+    "$dynamicAnchor",
 ))  # fmt: skip
-# Others say something to people; in JSON Schema a format demands nothing unless both sides agree on it.
+# A format demands nothing unless both sides agree on it: on these.
 _FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
 _COMPOSING = frozenset(
     ("$ref", "allOf", "anyOf", "oneOf", "not", "if", "patternProperties", "unevaluatedProperties", "dependentSchemas")
@@ -75,7 +79,7 @@ def bare(schema: Any) -> Any:
         return schema
     result: dict[str, Any] = {}
     for name, value in schema.items():
-        if name in _ANNOTATIONS or name.startswith("x-") or (name == "format" and value not in _FORMATS):
+        if name not in _DEMANDING or (name == "format" and value not in _FORMATS):
             continue
         if name in _MAPS:
             result[name] = {key: bare(each) for key, each in value.items()}

@@ -191,6 +191,7 @@ def test_a_schema_keeps_what_demands_something() -> None:
     schema = {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "x-order": 1,
+        "optional": ["size"],
         "type": "object",
         "properties": {
             "format": {"type": "string", "format": "date", "title": "When"},
