@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tripos.api.stored import ResponseStore
+from tripos.api.stored import ResponseStore, Stored
 from tripos.errors import NotFound
-from tripos.types import Message
+from tripos.types import Message, ToolCall
 
 
 class Clock:
@@ -69,3 +69,10 @@ def test_putting_again_replaces_and_deleting_frees() -> None:
     assert store.num_bytes == 0
     with pytest.raises(NotFound):
         store.delete("a", "1")
+
+
+def test_calls_and_reasoning_take_room() -> None:
+    plain = Stored(b"", (Message(role="assistant", content="x"),), 0.0)
+    call = ToolCall(id="c", name="f", arguments="x" * 1000)
+    full = Stored(b"", (Message(role="assistant", content="x", tool_calls=(call,), reasoning="y" * 1000),), 0.0)
+    assert full.num_bytes >= plain.num_bytes + 8000

@@ -29,8 +29,12 @@ class Stored(msgspec.Struct, frozen=True):
 
     @property
     def num_bytes(self) -> int:
-        text = sum(4 * len(message.content or "") + _OVERHEAD_BYTES for message in self.messages)
-        return len(self.body) + text + _OVERHEAD_BYTES
+        return len(self.body) + sum(map(_num_bytes, self.messages)) + _OVERHEAD_BYTES
+
+
+def _num_bytes(message: Message) -> int:
+    texts = [message.content or "", message.reasoning or "", *(call.arguments for call in message.tool_calls)]
+    return 4 * sum(map(len, texts)) + _OVERHEAD_BYTES * (1 + len(message.tool_calls))
 
 
 class Shelf:
