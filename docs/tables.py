@@ -1,7 +1,8 @@
-"""Writes the tables of docs/reference/http-api.md anew from the tables that decode: `python docs/tables.py`.
+"""Writes the tables of docs/reference anew from those of the code: `python docs/tables.py`.
 
 A table stands between `<!-- fields: METHOD PATH [name] [without METHOD PATH] -->` and `<!-- end -->`; `name` is a field
-that holds an object of its own. The routes stand between `<!-- routes -->` and `<!-- end -->`.
+that holds an object of its own. The routes stand between `<!-- routes -->` and `<!-- end -->`, the settings of a table
+of tripos.toml between `<!-- settings: TABLE -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from tripos import config
 from tripos.api.routes import ROUTES, Route
 from tripos.wire.fields import Field, Table
 
-PAGE = Path(__file__).parent / "reference" / "http-api.md"
-_BLOCK = re.compile(r"<!-- (fields: (?P<asked>[^>]+)|routes) -->\n.*?<!-- end -->", re.DOTALL)
+PAGES = tuple(Path(__file__).parent / "reference" / name for name in ("http-api.md", "settings.md"))
+_BLOCK = re.compile(
+    r"<!-- (fields: (?P<asked>[^>]+)|settings: (?P<settings>[^>]+)|routes) -->\n.*?<!-- end -->", re.DOTALL
+)
 _ASKED = re.compile(r"(?P<route>[A-Z]+ \S+)(?: (?P<name>(?!without )\S+))?(?: without (?P<other>[A-Z]+ \S+))?")
 
 
@@ -21,7 +25,10 @@ def generate(page: str) -> str:
     """The page with every table as the code has it. Raises ValueError for a marker that names nothing."""
 
     def table_at(match: re.Match[str]) -> str:
-        lines = _routes() if match["asked"] is None else _fields(match["asked"])
+        if match["settings"] is not None:
+            lines = _settings(match["settings"])
+        else:
+            lines = _routes() if match["asked"] is None else _fields(match["asked"])
         return "\n".join((f"<!-- {match[1]} -->", *lines, "<!-- end -->"))
 
     return _BLOCK.sub(table_at, page)
@@ -64,6 +71,35 @@ def _row(field: Field) -> str:
     return f"| `{field.name}` | {_value(field)} | {_meaning(field)} |"
 
 
+def _settings(table: str) -> list[str]:
+    rows = []
+    for name, rule in config.tables()[table].items():
+        flag = f"`{config.flag(name)}` | `{config.variable(name)}`" if rule["is_flag"] else "in the file only |"
+        rows.append(f"| {flag} | `{name}` | {_default(rule)} | {_values(rule)} | {rule['doc']} |")
+    return ["| flag | variable | key | default | values | what it does |", "|---|---|---|---|---|---|", *rows]
+
+
+def _default(rule: config.Rule) -> str:
+    default = rule["default"]
+    if rule["kind"] == "switch":
+        return "true" if default else "false"
+    return str(default) if default not in ("", ()) else "none"
+
+
+def _values(rule: config.Rule) -> str:
+    if rule["choices"]:
+        return ", ".join(f"`{choice}`" for choice in rule["choices"])
+    if rule["kind"] in ("count", "seconds"):
+        return f"{rule['low']:g} to {rule['high']:.10g}" + " seconds" * (rule["kind"] == "seconds")
+    words = {
+        "bytes": "bytes, or with a unit: `512MiB`, `4GiB`, `2GB`",
+        "switch": "`true`, `false`",
+        "paths": "paths; in a flag or variable with `:` between them",
+        "named_paths": "a table of names and paths; in a flag or variable `NAME=PATH`",
+    }
+    return words.get(rule["kind"], rule["kind"])
+
+
 def _value(field: Field) -> str:
     words: list[str] = [field.kind]
     if field.choices:
@@ -93,4 +129,5 @@ def _meaning(field: Field) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(generate(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(generate(page.read_text(encoding="utf-8")), encoding="utf-8")

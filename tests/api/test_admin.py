@@ -190,7 +190,9 @@ ADMIN_ROUTES = [route for route in ROUTES if route.scope == "admin"]
 
 
 def test_every_admin_path_has_the_admin_scope() -> None:
-    assert {route.path for route in ADMIN_ROUTES} == {route.path for route in ROUTES if route.path.startswith("/admin")}
+    adapters = {"/v1/load_lora_adapter", "/v1/unload_lora_adapter"}  # where vLLM has them
+    of_admin = {route.path for route in ROUTES if route.path.startswith("/admin")}
+    assert {route.path for route in ADMIN_ROUTES} == of_admin | adapters
 
 
 @pytest.mark.parametrize("route", ADMIN_ROUTES, ids=lambda route: route.path)

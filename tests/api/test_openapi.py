@@ -60,7 +60,9 @@ def check(schema: dict[str, Any], field: Field) -> None:
 
 
 async def test_every_route_with_a_body_is_among_the_posts() -> None:
-    assert {route.path for route in ROUTES if route.fields} == {post.path for post in POSTS}
+    # those of /admin have no model; test_admin.py has their bad bodies
+    with_body = {route.path for route in ROUTES if route.fields is not None and route.scope == "generate"}
+    assert with_body == {post.path for post in POSTS}
     for post in POSTS:
         route = next(route for route in ROUTES if route.path == post.path)
         assert route.fields is post.table

@@ -44,6 +44,47 @@ def test_setting_is_documented_with_flag_variable_and_default(name: str) -> None
     assert config.settings()[name]["doc"].split(".")[0] in row
 
 
+FILE_KEYS = [(table, key) for table, rules in config.tables().items() for key in rules]
+
+
+@pytest.mark.parametrize(("table", "key"), FILE_KEYS, ids=lambda name: name)
+def test_key_of_the_service_file_is_documented_in_its_table(table: str, key: str) -> None:
+    section = SETTINGS.partition(f"<!-- settings: {table} -->")[2].partition("<!-- end -->")[0]
+    row = next((line for line in section.splitlines() if f"| `{key}` |" in line), "")
+    assert row.endswith(f"| {config.tables()[table][key]['doc']} |")
+
+
+def test_every_stage_is_documented() -> None:
+    assert not [name for name in config.STAGES if f"`{name}`" not in SETTINGS]
+
+
+def service_files() -> list[str]:
+    """The example, and every example of a page that has a model."""
+    pages = [body for path in PAGES for body in blocks(path, "toml")]
+    return [(ROOT / "examples" / "tripos.toml").read_text(), *(body for body in pages if "[models." in body)]
+
+
+@pytest.mark.parametrize("text", service_files())
+def test_example_service_files_are_read(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "tripos.toml"
+    file.write_text(text)
+    options = config.read_options((), {}, {}, str(file))
+    assert options.models
+    assert options.routes
+
+
+def test_the_example_of_a_service_file_fits() -> None:
+    from tripos import build
+
+    options = config.read_options((), {}, {}, str(ROOT / "examples" / "tripos.toml"))
+    assert len(build.check_service(options)) == sum(model.preload for model in options.models) > 1
+
+
+def test_the_example_shows_every_table() -> None:
+    text = (ROOT / "examples" / "tripos.toml").read_text()
+    assert not [word for word in ("[server]", "[models.", "[routes.", "stage =", "need") if word not in text]
+
+
 @pytest.mark.parametrize("name", config.NATIVE_VARIABLES)
 def test_variable_of_the_native_library_is_documented(name: str) -> None:
     assert f"`{name}`" in SETTINGS

@@ -81,7 +81,54 @@ def test_directory_that_is_no_model_is_refused(tmp_path: Path) -> None:
     refused(run("generate", str(tmp_path), "hello"), 4)
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, ["cannot be read"]),  # C01: there is none
+        ("", ["not UTF-8"]),  # C01: see below
+        ("[server]\nprot = 1\n", [":2:", "did you mean port?"]),
+        ("[server]\nport = '80a'\n", [":2:", "whole number"]),
+        ("[models.a]\nsource = 'demo:assistant'\nthreads = -1\n", [":3:", "threads"]),
+        ("a: &x [*x]\n", [":1:"]),
+    ],
+)
+@pytest.mark.parametrize("command", [("serve",), ("config", "show"), ("config", "check"), ("models", "list")])
+def test_bad_service_file_ends_every_command_that_reads_it(
+    tmp_path: Path, text: str | None, words: list[str], command: tuple[str, ...]
+) -> None:
+    file = tmp_path / "tripos.toml"
+    if text is not None:
+        file.write_bytes(text.encode() or b"\xff\xfe\x00")
+    group, *rest = command
+    arguments = (group, "--config", str(file), *rest) if group == "models" else (*command, "--config", str(file))
+    refused(run(*arguments), 2, str(file), *words)
+
+
+def test_service_file_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
+    refused(run("config", "show", "--config", str(tmp_path)), 2, "cannot be read")  # a directory
+    loop = tmp_path / "loop.toml"
+    loop.symlink_to(loop)
+    refused(run("config", "show", "--config", str(loop)), 2, "cannot be read")
+
+
+def test_a_bad_key_file_ends_the_start_before_any_model_is_loaded(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    for text, status, words in (("", 2, "no key"), ("short\n", 2, "line 1"), (f"{'k' * 32} root\n", 2, "scopes")):
+        keys.write_text(text)
+        keys.chmod(0o600)
+        done = run("serve", str(tmp_path / "no-such-model"), "--api-key-file", str(keys))
+        refused(done, status, words)
+    refused(run("serve", "--api-key-file", str(tmp_path / "absent")), 3, "cannot be read")
+
+
+def test_settings_are_shown_without_a_home_and_with_proxies_set() -> None:
+    done = run("config", "show", HOME="", http_proxy="http://127.0.0.1:9", LC_ALL="xx", TZ="Nowhere/Else")
+    assert done.returncode == 0, done.stderr
+    assert "server.port" in done.stdout
+    refused(run("models", "--url", "http://127.0.0.1:9", "list", http_proxy="http://127.0.0.1:1"), 3, "127.0.0.1:9")
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_while_starting_ends_without_a_traceback(signal_number: signal.Signals) -> None:
     command = [sys.executable, "-m", "tripos.cli", "serve", "--port", "0"]
     process = subprocess.Popen(command, cwd="/", stderr=subprocess.PIPE, text=True)

@@ -162,7 +162,7 @@ BAD: list[tuple[str, str | bytes, tuple[str, ...]]] = [
     ("C05 unit", '[server]\nmemory = "10mm"', (":2:", "memory", "4GiB")),
     ("C05 negative size", '[server]\nmemory = "-1GiB"', (":2:", "memory")),
     ("C05 huge", "[server]\nmemory = 99999999999999999999", (":2:", "memory")),
-    ("C05 limit", ROUTE + 'stages = [{ stage = "limits", max_n = 0 }]', (":5:", "max_n", "1 to 128")),
+    ("C05 limit", ROUTE + 'stages = [{ stage = "limits", max_n = 0 }]', (":5:", "max_n", "1 to 8")),
     ("C05 deadline", ROUTE + "need = { deadline_s = 0 }", (":5:", "deadline_s")),
     ("C06 open to all", '[server]\nhost = "0.0.0.0"', ("--api-key-file",)),
     ("C06 no such model", MODEL + '[routes.r]\nmodel = "b"', (":4:", "'b'", "did you mean a?")),

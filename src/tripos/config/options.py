@@ -117,15 +117,15 @@ class ServerOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LimitsStage:
-    """Refuses requests beyond these sizes before any work."""
+    """Refuses requests beyond these sizes before any work. The defaults are what the doors let in at most."""
 
-    max_n: int = _setting(8, "count", "Most choices of one prompt.", low=1, high=128, is_flag=False)
+    max_n: int = _setting(8, "count", "Most choices of one prompt.", low=1, high=8, is_flag=False)
     max_prompt_chars: int = _setting(
-        4 * 2**20, "count", "Most characters of text, or token ids, in a prompt.", low=1, high=2**26, is_flag=False
+        4 * 2**20, "count", "Most characters of text, or token ids, in a prompt.", low=1, high=4 * 2**20, is_flag=False
     )
-    max_messages: int = _setting(2048, "count", "Most messages of a chat.", low=1, high=2**16, is_flag=False)
-    max_logprobs: int = _setting(20, "count", "Most alternatives per token.", high=2**10, is_flag=False)
-    max_stops: int = _setting(16, "count", "Most stop strings.", high=2**10, is_flag=False)
+    max_messages: int = _setting(2048, "count", "Most messages of a chat.", low=1, high=2048, is_flag=False)
+    max_logprobs: int = _setting(20, "count", "Most alternatives per token.", high=20, is_flag=False)
+    max_stops: int = _setting(16, "count", "Most stop strings.", high=16, is_flag=False)
 
 
 @dataclass(frozen=True, kw_only=True)
