@@ -57,6 +57,7 @@ class Residents(Protocol):
     def is_loading(self, name: str) -> bool: ...
     def describe(self) -> dict[str, Any]: ...
     def states(self) -> dict[str, str]: ...
+    def allowed(self, path: str) -> str: ...
     async def load(self, name: str, source: str, options: dict[str, Any]) -> dict[str, Any]: ...
     async def reload(self, name: str, source: str, options: dict[str, Any]) -> dict[str, Any]: ...
     async def unload(self, name: str) -> dict[str, Any]: ...
@@ -123,26 +124,29 @@ class Service:
         """A route of its own for an adapter of model `base` (may be left out where one model takes adapters), with the
         stages of the base's route. Goes on when the caller is cancelled.
 
-        Raises InvalidRequest, NotFound, ModelRefused, Overloaded.
+        Raises InvalidRequest, NotFound, PermissionDenied, ModelRefused, Overloaded.
         """
+        if self.residents is not None:
+            path = self.residents.allowed(path)
         await asyncio.shield(asyncio.create_task(self._load_adapter(name, path, self._base_of(base), in_place)))
 
     async def _load_adapter(self, name: str, path: str, base: str, in_place: bool) -> None:
-        parent = self._routes[base]
+        parent = self._routes[base].model
         self._check_free(name, parent, in_place)
-        model = await cast("Adapting", parent.model).load_adapter(name, path, in_place=in_place)
+        model = await cast("Adapting", parent).load_adapter(name, path, in_place=in_place)
+        route = self._routes.get(base)
         try:
             self._check_free(name, parent, in_place)
-            if self._routes.get(base) is not parent:
+            if route is None or route.model is not parent:
                 raise NotFound(f"{shown(base)} was unloaded meanwhile", code="model_not_found", param="base_model_name")
         except InvalidRequest:
-            await cast("Adapting", parent.model).unload_adapter(name)
+            await cast("Adapting", parent).unload_adapter(name)
             raise
-        self._put(name, model, parent.stages)
+        self._put(name, model, route.stages)
 
-    def _check_free(self, name: str, parent: _Route, in_place: bool) -> None:
+    def _check_free(self, name: str, parent: Model, in_place: bool) -> None:
         route = self._routes.get(name)
-        if route is not None and not (in_place and _base(route.model) is parent.model):
+        if route is not None and not (in_place and _base(route.model) is parent):
             hint = "unload it first, or set load_inplace" if _base(route.model) else "choose another name"
             raise InvalidRequest(f"{shown(name)} is served already: {hint}", code="already_loaded", param="lora_name")
 

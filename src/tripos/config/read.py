@@ -104,7 +104,9 @@ def _check_routes(models: Iterable[ModelOptions], routes: Iterable[RouteOptions]
 
 def model_options(name: str, given: Mapping[str, Any], default: ModelOptions, where: str) -> ModelOptions:
     """`default` with the typed values of a request over it. Raises ConfigError (400 for a client)."""
-    known = {key: rule for key, rule in rules(ModelOptions).items() if key not in ("name", "source", "preload", "adapters")}
+    known = {
+        key: rule for key, rule in rules(ModelOptions).items() if key not in ("name", "source", "preload", "adapters")
+    }
     values = {}
     for key, value in given.items():
         if key not in known:

@@ -19,8 +19,9 @@ from weakref import WeakSet
 from msgspec.structs import replace
 
 from tripos.engine.sequence import Sequence, Status
-from tripos.errors import InvalidRequest, NotFound, Overloaded
+from tripos.errors import EngineFailed, InvalidRequest, NotFound, Overloaded
 from tripos.models.adapters import ReadAdapter
+from tripos.plan.ir import Adapter
 from tripos.runtime.executor import Executor
 from tripos.types import Call, Event, Generate
 
@@ -69,6 +70,8 @@ class Adapters:
         self._named: dict[str, LoadedAdapter] = {}
         self._draining: list[LoadedAdapter] = []
         self._lock = threading.RLock()
+        self._executor_lock = threading.Lock()  # against closing while an adapter is packed
+        self._is_closed = False
 
     @property
     def loaded(self) -> list[LoadedAdapter]:
@@ -82,7 +85,7 @@ class Adapters:
         slot = self._take_slot(name, in_place)
         try:
             found = self._read(path)
-            self._executor.load_adapter(slot, found.modules)
+            self._put(slot, found.modules)
         except BaseException:
             with self._lock:
                 self._loading.discard(name)
@@ -94,6 +97,24 @@ class Adapters:
             self._retire(name)
             self._named[name] = loaded
         return loaded
+
+    def close(self) -> None:
+        """Touch the executor no more. Waits for an adapter that is being packed."""
+        with self._executor_lock:
+            self._is_closed = True
+
+    def is_current(self, key: str) -> bool:
+        """Whether new calls may ask for a `LoadedAdapter.key`: not unloaded, nor another by that name."""
+        name = key.partition(",")[0]
+        with self._lock:
+            return name in self._named and self._named[name].key == key
+
+    def _put(self, slot: int, modules: Adapter) -> None:
+        with self._executor_lock:
+            if not self._is_closed:
+                self._executor.load_adapter(slot, modules)
+            elif modules:
+                raise EngineFailed("the model was unloaded while its adapter was read", retry_after_s=1.0)
 
     def _take_slot(self, name: str, in_place: bool) -> int:
         if not NAME.fullmatch(name):
@@ -177,7 +198,7 @@ class Adapters:
     def _reap(self) -> None:
         """Free the slots of adapters that nothing uses any more."""
         for loaded in [each for each in self._draining if each.is_idle]:
-            self._executor.load_adapter(loaded.slot, {})
+            self._put(loaded.slot, {})
             self._draining.remove(loaded)
             self._free.append(loaded.slot)
 
@@ -187,16 +208,26 @@ class AdapterModel:
 
     def __init__(self, base: LanguageModel, adapters: Adapters, loaded: LoadedAdapter) -> None:
         self.base = base
-        self._adapters, self._key = adapters, loaded.key
         self.tokenizer = base.tokenizer
+        self._adapters = adapters
+        self.renew(loaded)
+
+    def renew(self, loaded: LoadedAdapter) -> None:
+        """From now on new calls go to `loaded`, which took the place of what was there."""
+        base = self.base.card
+        self._key = loaded.key
         self.card = replace(
-            base.card,
+            base,
             name=loaded.name,
-            parent=base.card.name,
+            parent=base.name,
             digest=loaded.digest,
-            num_parameters=base.card.num_parameters + loaded.num_parameters,
+            num_parameters=base.num_parameters + loaded.num_parameters,
             created=int(time.time()),
         )
+
+    @property
+    def is_loaded(self) -> bool:
+        return self._adapters.is_current(self._key)
 
     async def run(self, call: Call) -> AsyncIterator[Event]:
         """As the base's run; the adapter stays until the call has ended. Raises also NotFound."""

@@ -60,6 +60,8 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.engine = engine
         self.adapters = adapters
+        loaded = adapters.loaded if adapters is not None else []
+        self._adapter_models = {each.name: AdapterModel(self, cast("Adapters", adapters), each) for each in loaded}
         self._encode_chat = encode_chat or _encode_with(tokenizer)
         self._grammars = Grammars(tokenizer, card.vocab_size)
         self._eos_ids = frozenset(id for id in tokenizer.eos_ids if id < card.vocab_size)
@@ -105,6 +107,8 @@ class LanguageModel:
         """Free weights and cache, once stopped."""
         if self._engine_loop is not None:
             raise RequestFailed("the model is started: await stop() first")
+        if self.adapters is not None:
+            self.adapters.close()
         self.engine.executor.close()
 
     async def drain(self, grace_s: float) -> bool:
@@ -130,17 +134,23 @@ class LanguageModel:
     async def load_adapter(self, name: str, path: str, *, in_place: bool = False) -> AdapterModel:
         """The model with the adapter in a directory, loaded while requests run. Raises as Adapters.load."""
         adapters = self._require_adapters()
-        return AdapterModel(self, adapters, await asyncio.to_thread(adapters.load, name, path, in_place=in_place))
+        loaded = await asyncio.to_thread(adapters.load, name, path, in_place=in_place)
+        known = self._adapter_models.get(name)
+        if known is None:
+            known = self._adapter_models[name] = AdapterModel(self, adapters, loaded)
+        known.renew(loaded)
+        return known
 
     async def unload_adapter(self, name: str) -> None:
         """Returns when the last call that uses it has ended. Raises NotFound."""
         adapters = self._require_adapters()
-        await adapters.drained(adapters.unload(name))
+        loaded = adapters.unload(name)
+        del self._adapter_models[name]
+        await adapters.drained(loaded)
 
     def adapter_models(self) -> list[AdapterModel]:
         """Of the adapters that are loaded now."""
-        adapters = self.adapters
-        return [AdapterModel(self, adapters, each) for each in adapters.loaded] if adapters is not None else []
+        return list(self._adapter_models.values())
 
     def _require_adapters(self) -> Adapters:
         if self.adapters is None:

@@ -93,6 +93,10 @@ class Residents:
     def describe(self) -> dict[str, Any]:
         return self.room.describe_all()
 
+    def allowed(self, path: str) -> str:
+        """An adapter's directory that may be read at run time. Raises PermissionDenied."""
+        return self.room.allowed(path, "lora_path")
+
     async def load(self, name: str, source: str, options: dict[str, Any]) -> dict[str, Any]:
         """A model that is not in memory: one that the configuration names, or `source`. Raises TriposError."""
         return await self._alone(self._load(name, source, options))

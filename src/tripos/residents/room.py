@@ -93,20 +93,21 @@ class Room:
             f"unload one of {listed}, or give it less memory"
         )
 
-    def allowed(self, source: str) -> str:
-        """A source that may be loaded at run time. Raises PermissionDenied."""
-        if source.startswith("demo:") or source in {options.source for options in self.options.models}:
+    def allowed(self, source: str, param: str = "source") -> str:
+        """A source (or an adapter's directory) that may be loaded at run time. Raises PermissionDenied."""
+        named = {path for options in self.options.models for _, path in (("", options.source), *options.adapters)}
+        if source.startswith("demo:") or source in named:
             return source
         roots = [Path(root).resolve() for root in self.options.server.model_roots]
         try:
             path = Path(source).resolve()
         except (ValueError, OSError, RuntimeError):  # a NUL byte, a loop of links
-            raise PermissionDenied("source: this is no path that could be opened", param="source") from None
+            raise PermissionDenied(f"{param}: this is no path that could be opened", param=param) from None
         if not any(path.is_relative_to(root) for root in roots):
             raise PermissionDenied(
-                f"source {shown(source)}: models are loaded at run time from below model_roots, or when the "
+                f"{param} {shown(source)}: models and adapters are loaded at run time from below model_roots, or when the "
                 "configuration names them: add its directory there",
-                param="source",
+                param=param,
             )
         return str(path)
 
@@ -115,13 +116,15 @@ class Room:
         wanted: dict[str, tuple[Model, RouteOptions]] = {}
         for resident in self.residents.values():
             if resident.state == "ready":
-                wanted |= {model.card.name: (model, RouteOptions(name=model.card.name)) for model in resident.models}
+                for model in resident.models:
+                    if getattr(model, "is_loaded", True):  # an adapter may have been unloaded since
+                        wanted[model.card.name] = (model, RouteOptions(name=model.card.name))
         for route in self.options.routes:
             target = self.residents.get(route.model)
             if target is not None and target.state == "ready":
                 wanted[route.name] = (target.models[0], route)
         current = self._service.routes
-        for name in self._routed - set(wanted):
+        for name in (self._routed - set(wanted)) & set(current):
             self._service.remove(name)
         for name, (model, route) in wanted.items():
             if name not in current:
