@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.api.posts import POSTS, Post, body_of
-from tests.api.running import Running, error_code
+from tests.api.running import Running, TinyModel, error_code
 from tests.api.spec_values import Schema, SpecValues
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -22,6 +22,12 @@ SHARED_PATHS = ("/chat/completions", "/completions", "/responses", "/responses/i
 # What a field needs beside it.
 COMPANIONS: dict[str, dict[str, Any]] = {"stream_options": {"stream": True}, "top_logprobs": {"logprobs": True}}
 ABSENT = "previous_response_id"  # no example can name a stored one: then 404 is right
+
+
+@pytest.fixture(scope="module")
+def tiny() -> TinyModel:
+    """With a window for the descriptions of tools."""
+    return TinyModel(window=4096)
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ MAX_BIAS = 1e6
 
 
 def is_token_ids(prompt: str | tuple[int, ...] | tuple[Message, ...]) -> TypeGuard[tuple[int, ...]]:
-    return isinstance(prompt, tuple) and isinstance(prompt[0], int)
+    return isinstance(prompt, tuple) and bool(prompt) and isinstance(prompt[0], int)
 
 
 def check_request(request: Generate, vocab_size: int, max_num_tokens: int) -> None:

@@ -88,6 +88,8 @@ _CALL = table(
 )
 _CALL_OUTPUT = table(
     Field("type", "string", "", choices=("function_call_output",), required=True),
+    Field("name", "string", "", max_bytes=256, use="ignored"),
+    Field("namespace", "string", "", max_bytes=256, use="ignored"),
     Field("call_id", "string", "", max_bytes=256, required=True),
     Field("output", "any", "", required=True),
     Field("id", "string", "", max_bytes=256, use="ignored"),
@@ -156,9 +158,12 @@ def decode_count(body: bytes) -> Wanted:
 
 
 def ask(wanted: Wanted, before: tuple[Message, ...]) -> Asked:
-    """What the model is asked: instructions, what was said `before`, this request's messages."""
+    """What the model is asked: instructions, what was said `before`, this request's messages. Raises InvalidRequest."""
+    said = join_turns((*before, *wanted.messages))
+    if not said:
+        raise InvalidRequest("input says nothing: send a message", code="missing_field", param="input")
     first = () if wanted.instructions is None else (Message(role="system", content=wanted.instructions),)
-    request = replace(wanted.asked.requests[0], prompt=(*first, *join_turns((*before, *wanted.messages))))
+    request = replace(wanted.asked.requests[0], prompt=(*first, *said))
     return replace(wanted.asked, requests=(request,))
 
 
