@@ -53,7 +53,8 @@ void Executor::Load(const void* bytes, size_t num_bytes, std::span<const TriposW
   const Plan plan = ReadPlan(bytes, num_bytes, weights);
   LoweredPlan lowered = Lower(plan, weights, {settings_.isa, settings_.weights}, pool_);
   Require(lowered.header.head_dim <= kMaxHeadDim, "head_dim is larger than 512");
-  layout_ = KvLayout::Make(settings_.kv_type, settings_.block_size, lowered.header.num_kv_heads, lowered.header.head_dim);
+  layout_ = KvLayout::Make(settings_.kv_type, settings_.block_size, lowered.header.num_layers, lowered.header.num_kv_heads,
+                           lowered.header.head_dim);
 
   const size_t num_threads = static_cast<size_t>(settings_.threads);
   token_arena_ = Memory(lowered.arena.token_row_bytes * static_cast<size_t>(settings_.max_num_tokens));
@@ -116,7 +117,7 @@ void Executor::Reserve(int64_t num_blocks) {
   num_blocks_ = 0;
   cache_ = Memory();
   if (num_blocks > INT32_MAX / settings_.block_size) throw Error("too many blocks: slots must fit 32 bits");
-  cache_ = Memory(static_cast<size_t>(plan_->header.num_layers) * static_cast<size_t>(num_blocks) * layout_.block_bytes());
+  cache_ = Memory(static_cast<size_t>(num_blocks) * layout_.block_bytes());
   num_blocks_ = num_blocks;
 }
 
@@ -156,7 +157,6 @@ void Executor::Run(const TriposStep& step, const TriposOutput& output) {
   state.sampled_arena = sampled_arena_.As<std::byte>();
   state.cache.layout = layout_;
   state.cache.data = cache_.As<uint8_t>();
-  state.cache.layer_bytes = static_cast<size_t>(num_blocks_) * layout_.block_bytes();
   state.tiles = tiles_;
   state.max_partitions = max_partitions_;
   state.counters = {counters_.get(), num_counters};
@@ -225,7 +225,7 @@ const std::string& Executor::Describe() {
   const size_t arena = token_arena_.bytes() + sampled_arena_.bytes() + scratch_.bytes() + sampler_scratch_.bytes() + partials_.bytes() +
                        addends_.bytes();
   d += Format("weight_bytes=%zu\narena_bytes=%zu\nkv_bytes_per_block=%zu\n", plan_->weight_bytes, arena,
-              static_cast<size_t>(plan_->header.num_layers) * layout_.block_bytes());
+              layout_.block_bytes());
   // Seconds of each kind of phase, all threads together: running, and waiting for others before it.
   std::map<std::string, PhaseTimes> kinds;
   for (size_t i = 0; i < times_.size(); ++i) {

@@ -29,9 +29,8 @@ struct QueryTile {
 struct CacheView {
   KvLayout layout;
   uint8_t* data = nullptr;
-  size_t layer_bytes = 0;
 
-  uint8_t* Layer(int layer) const { return data + static_cast<size_t>(layer) * layer_bytes; }
+  uint8_t* Layer(int layer) const { return data + static_cast<size_t>(layer) * layout.layer_bytes(); }
 };
 
 // What phases may read of the running step.
