@@ -17,11 +17,11 @@ import numpy.typing as npt
 from tripos.errors import ConfigError, EnvironmentProblem, ModelRefused
 from tripos.plan.adapters import Place, check_adapter, places
 from tripos.plan.formats import FORMATS
-from tripos.plan.ir import Adapter, LowRank, Op, Panels, Plan, Weights, WeightSpec, WeightTensor
+from tripos.plan.ir import Adapter, LowRank, Op, Panels, Plan, Weights, WeightSpec, WeightTensor, map_of
 from tripos.plan.ops import ACTIVATIONS, OP_KINDS, SOURCES
 from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, SamplingInput, StepInput, StepOutput
 
-ABI = 3  # TRIPOS_ABI
+ABI = 4  # TRIPOS_ABI
 LIBRARY_NAME = "libtripos_kernels.so"
 PEAKS = ("read", "fp32", "bf16", "int8", "barriers")
 
@@ -47,6 +47,7 @@ class _Weight(ctypes.Structure):
     _fields_ = [
         ("name", ctypes.c_char_p), ("data", ctypes.c_void_p), ("bytes", ctypes.c_int64), ("rows", ctypes.c_int64),
         ("cols", ctypes.c_int64), ("format", ctypes.c_int32), ("panel_format", ctypes.c_int32),
+        ("is_mapped", ctypes.c_int32), ("reserved", ctypes.c_int32),
     ]  # fmt: skip
 
 
@@ -239,6 +240,10 @@ def _packed(name: str) -> str:
     return f"panels of {name}"
 
 
+def _is_mapped(array: npt.NDArray[Any]) -> int:
+    return int(map_of(array) is not None)
+
+
 class _WeightTable:
     """The checkpoint tensors of a plan, one entry per part, and which entries make each weight."""
 
@@ -297,7 +302,7 @@ class _WeightTable:
         self.entries.append(
             _Weight(
                 tensor.name.encode(), data.ctypes.data, data.nbytes, rows, num_values // max(rows, 1),
-                _FORMATS.index(tensor.dtype), 0,
+                _FORMATS.index(tensor.dtype), 0, _is_mapped(data), 0,
             )
         )  # fmt: skip
 
@@ -319,7 +324,8 @@ class _WeightTable:
         self.arrays.append(panels.data)
         self.entries.append(
             _Weight(
-                spec.parts[0].encode(), panels.data.ctypes.data, panels.data.nbytes, *panels.shape, _PANELS, kind
+                spec.parts[0].encode(), panels.data.ctypes.data, panels.data.nbytes, *panels.shape, _PANELS, kind,
+                _is_mapped(panels.data), 0,
             )
         )  # fmt: skip
 
@@ -354,9 +360,8 @@ class NativeExecutor:
         entries = (_Weight * len(table.entries))(*table.entries)
         status = self._library.tripos_load(self._open, encoded, len(encoded), entries, len(entries))
         _check(self._library, status, ModelRefused)
-        # Embedding tables and ready-made panels are read in place; the matrices packed here are copies.
+        # Embedding tables are read in place; matrices are copies.
         in_place = {name for op in plan.ops if op.kind == "embed" for name in op.weights}
-        in_place |= {name for name in table.index if name.startswith(_packed(""))}
         self._arrays = [array for name in in_place for array in table.arrays_of(name)]
         linears = [op.weights[0] for op in plan.ops if op.kind == "linear"]
         self._matrices = {plan.weights[name]: table.index_of_linear(name) for name in linears}
