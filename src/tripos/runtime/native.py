@@ -19,7 +19,7 @@ from tripos.plan.adapters import Place, check_adapter, places
 from tripos.plan.formats import FORMATS
 from tripos.plan.ir import Adapter, LowRank, Op, Panels, Plan, Weights, WeightSpec, WeightTensor, map_of
 from tripos.plan.ops import ACTIVATIONS, OP_KINDS, SOURCES
-from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, SamplingInput, StepInput, StepOutput
+from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, StepInput, StepOutput
 
 ABI = 4  # TRIPOS_ABI
 LIBRARY_NAME = "libtripos_kernels.so"
@@ -343,6 +343,7 @@ class NativeExecutor:
         self._places: dict[str, Place] = {}
         self._weight_index: dict[str, int] = {}
         self._vocab_size = 0
+        self._addresses = _Addresses()
         o = self.options
         isa = os.environ.get("TRIPOS_ISA", o.isa) if o.isa == "auto" else o.isa
         native = _Options(
@@ -414,9 +415,10 @@ class NativeExecutor:
             num_tokens, num_seqs, num_seqs + 1, num_rows, num_rows + 1, history, bias, len(s.mask), wanted, num_types
         )  # fmt: skip
         keep: list[npt.NDArray[Any]] = []
+        addresses = self._addresses
         native = _Step(
             num_tokens, num_seqs, num_rows, step.block_tables.shape[1],
-            *_addresses(step, _STEP_ARRAYS, lengths, keep), *_addresses(s, _SAMPLING_ARRAYS, lengths, keep),
+            *addresses.of(step, _STEP_ARRAYS, lengths), *addresses.of(s, _SAMPLING_ARRAYS, lengths),
             *s.mask.shape, history, bias, wanted, self._adapter_slots(step, keep),
         )  # fmt: skip
         out = self._output(num_rows, max((0, *s.num_logprobs.tolist())), wanted)
@@ -501,16 +503,27 @@ def _address(array: Any) -> int:
         return int(array.ctypes.data)
 
 
-def _addresses(
-    owner: StepInput | SamplingInput, arrays: tuple[tuple[str, type[np.generic], int], ...], lengths: tuple[int, ...],
-    keep: list[npt.NDArray[Any]],
-) -> list[int]:  # fmt: skip
-    """Where each array lies, its length checked (C++ checks the values); `keep` holds them until the call is over."""
-    found = []
-    for name, dtype, length in arrays:
-        array = np.ascontiguousarray(getattr(owner, name), dtype)
-        if len(array) != lengths[length]:
-            raise ValueError(f"step: {name} has {len(array)} entries, needs {lengths[length]}")
-        keep.append(array)
-        found.append(_address(array) if len(array) else 0)
-    return found
+class _Addresses:
+    """Where the arrays of a step lie. Remembers them and holds them until the next step: of the thirty arrays of a
+    decoding batch most are those of the step before, and looking one up takes a microsecond and more."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[object, npt.NDArray[Any], int]] = {}
+
+    def of(
+        self, owner: object, arrays: tuple[tuple[str, type[np.generic], int], ...], lengths: tuple[int, ...]
+    ) -> list[int]:
+        """One address per array, its length checked (C++ checks the values); 0: it is empty."""
+        found = []
+        known = self._known
+        for name, dtype, length in arrays:
+            given = getattr(owner, name)
+            entry = known.get(name)
+            if entry is None or entry[0] is not given:
+                array = np.ascontiguousarray(given, dtype)
+                own = given if array is given else None  # a copy tells nothing of the next step
+                entry = known[name] = (own, array, _address(array) if len(array) else 0)
+            if len(entry[1]) != lengths[length]:
+                raise ValueError(f"step: {name} has {len(entry[1])} entries, needs {lengths[length]}")
+            found.append(entry[2])
+        return found
