@@ -19,7 +19,7 @@
 extern "C" {
 #endif
 
-#define TRIPOS_ABI 3 /* changes whenever a struct below or the plan's layout (plan/plan.h) does */
+#define TRIPOS_ABI 4 /* changes whenever a struct below or the plan's layout (plan/plan.h) does */
 
 typedef struct TriposExecutor TriposExecutor;
 
@@ -51,7 +51,8 @@ typedef struct {
   const char* isa;      /* auto, avx512, avx2, scalar */
 } TriposOptions;
 
-/* A checkpoint tensor: rows of `cols` values (a vector is one row). `data` must outlive the executor. */
+/* A checkpoint tensor: rows of `cols` values (a vector is one row). Matrices of linears are packed or copied by load;
+ * what an embed reads must outlive the executor. */
 typedef struct {
   const char* name;
   const void* data;
@@ -59,7 +60,9 @@ typedef struct {
   int64_t rows;
   int64_t cols;
   int32_t format;
-  int32_t panel_format; /* of TRIPOS_PANELS, whose data is 64-byte aligned and read in place */
+  int32_t panel_format; /* of TRIPOS_PANELS */
+  int32_t is_mapped;    /* 1: lies in a mapped file, whose pages may be let go once read */
+  int32_t reserved;
 } TriposWeight;
 
 /* A linear's weight as the kernels hold it, the same for every instruction set. tripos_about tells the version of this

@@ -23,8 +23,13 @@ constexpr int kMaxValueRows = 6;
 
 inline Ints SetInts(int32_t x) { return _mm512_set1_epi32(x); }
 inline Ints LoadInts(const uint8_t* p) { return _mm512_loadu_si512(p); }
-inline Ints DotKeys(Ints sum, Ints keys, int32_t query) { return _mm512_dpbusd_epi32(sum, keys, SetInts(query)); }
-inline Ints DotValues(Ints sum, int32_t weights, Ints values) { return _mm512_dpbusd_epi32(sum, SetInts(weights), values); }
+// Not the intrinsic: gcc 12 copies every accumulator around it.
+inline Ints Dot(Ints sum, Ints bytes, Ints signed_bytes) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(bytes), "v"(signed_bytes));
+  return sum;
+}
+inline Ints DotKeys(Ints sum, Ints keys, int32_t query) { return Dot(sum, keys, SetInts(query)); }
+inline Ints DotValues(Ints sum, int32_t weights, Ints values) { return Dot(sum, SetInts(weights), values); }
 inline Vec ToFloats(Ints x) { return _mm512_cvtepi32_ps(x); }
 inline void StoreInt8(int8_t* p, Vec x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x)));
@@ -107,11 +112,34 @@ inline Vec TimesPowerOfTwo(Vec x, Vec n) {
 #endif
 
 constexpr int kWeightRun = 32;      // keys whose weights share a scale
+constexpr int kRuns = kPartition / kWeightRun;
 constexpr int kKeyTile = 16;  // keys that lie together
 constexpr int kKeyTiles = kPartition / kKeyTile;
 constexpr int kPrefetchTiles = 8;
+constexpr int kStreamRows = 4;  // so few rows, as in decode, wait for memory; more find in L2 what the tile before has read
 constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
 constexpr float kMasked = -1e30f;  // a score that weighs exactly 0, and finite, so that it may be subtracted from itself
+
+// The largest lane of each of kRuns vectors.
+inline void MaxEach(const Vec (&v)[kRuns], float* out) {
+#if defined(__AVX512F__)
+  static_assert(kRuns == 16);
+  const auto fold = [](Vec low, Vec high) { return _mm512_max_ps(low, high); };
+  Vec quad[4];
+  for (int i = 0; i < 4; ++i) {  // four vectors each, one per lane of every 128 bits
+    const Vec* x = v + 4 * i;
+    const Vec a = fold(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
+    const Vec b = fold(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
+    const __m512d c = _mm512_castps_pd(a), d = _mm512_castps_pd(b);
+    quad[i] = fold(_mm512_castpd_ps(_mm512_unpacklo_pd(c, d)), _mm512_castpd_ps(_mm512_unpackhi_pd(c, d)));
+  }
+  const Vec low = fold(_mm512_shuffle_f32x4(quad[0], quad[1], 0x88), _mm512_shuffle_f32x4(quad[0], quad[1], 0xdd));
+  const Vec high = fold(_mm512_shuffle_f32x4(quad[2], quad[3], 0x88), _mm512_shuffle_f32x4(quad[2], quad[3], 0xdd));
+  Store(out, fold(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd)));
+#else
+  for (int i = 0; i < kRuns; ++i) out[i] = MaxLanes(v[i]);
+#endif
+}
 
 // 2^x within 3e-6, far below a byte's rounding.
 inline Vec Exp2(Vec x) {
@@ -128,7 +156,8 @@ inline Vec Exp2(Vec x) {
 
 // Symmetric int8 of one head's row; the rest up to a whole vector becomes 0. Returns the scale, largest magnitude / 127,
 // or infinity for a row with NaN or infinity: it must stay poisoned, so that its request fails and answers no nonsense.
-inline float QuantizeHead(const float* x, int n, int8_t* out) {
+// `total`: the sum of the bytes.
+inline float QuantizeHead(const float* x, int n, int8_t* out, float* total) {
   Vec largest = Set(0.0f), poison = Set(0.0f);
   for (int i = 0; i < n; i += kLanes) {
     const Vec v = LoadN(x + i, n - i < kLanes ? n - i : kLanes);
@@ -137,9 +166,13 @@ inline float QuantizeHead(const float* x, int n, int8_t* out) {
   }
   const float peak = MaxLanes(largest);
   const Vec inverse = Set(peak > 1e-30f ? 127.0f / peak : 0.0f);
+  Vec sum = Set(0.0f);  // of integers, so exact
   for (int i = 0; i < n; i += kLanes) {
-    StoreInt8(out + i, Mul(LoadN(x + i, n - i < kLanes ? n - i : kLanes), inverse));
+    const Vec v = Round(Mul(LoadN(x + i, n - i < kLanes ? n - i : kLanes), inverse));
+    StoreInt8(out + i, v);
+    sum = Add(sum, v);
   }
+  *total = SumLanes(sum);
   return SumLanes(poison) == 0.0f ? peak / 127.0f : -kMinusInfinity;
 }
 
@@ -149,7 +182,7 @@ struct Int8Tile {
     scores = memory;
     weights = reinterpret_cast<uint8_t*>(scores + kTileRows * kPartition);
     run_scales = scores + kTileRows * (kPartition + kPartition / 4);
-    scale = run_scales + kTileRows * (kPartition / kWeightRun);
+    scale = run_scales + kTileRows * kRuns;
     bias = reinterpret_cast<int32_t*>(scale + kTileRows);
     query = reinterpret_cast<int8_t*>(bias + kTileRows);
   }
@@ -173,10 +206,11 @@ struct Int8Tile {
   void QuantizeQueries(int num_rows) {
     for (int row = 0; row < num_rows; ++row) {
       int8_t* q = query + row * dim;
-      scale[row] = QuantizeHead(view.Query(row), view.layout.head_dim, q) * view.tile.scale * (view.tile.softcap > 0.0f ? 1.0f : kLog2E);
-      int32_t sum = 0;
-      for (int i = 0; i < view.layout.head_dim; ++i) sum += q[i];
-      bias[row] = -kKeyBias * sum;
+      float sum;
+      const float q_scale = QuantizeHead(view.Query(row), view.layout.head_dim, q, &sum);
+      scale[row] = q_scale * view.tile.scale * (view.tile.softcap > 0.0f ? 1.0f : kLog2E);
+      const bool is_finite = sum - sum == 0.0f;  // else the scale is infinite, and the row fails
+      bias[row] = is_finite ? -kKeyBias * static_cast<int32_t>(sum) : 0;
     }
   }
 
@@ -218,7 +252,7 @@ inline void KeyScores(const Int8Tile& t, int row, int key) {
     Ints x[kVecs];
     for (int v = 0; v < kVecs; ++v) {
       x[v] = LoadInts(k[v] + i * kKeyTile * 4);
-      __builtin_prefetch(next[v] + i * kKeyTile * 4, 0, 2);
+      if constexpr (kRows <= kStreamRows) __builtin_prefetch(next[v] + i * kKeyTile * 4, 0, 2);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
@@ -250,30 +284,27 @@ inline Vec Masked(Vec s, int key, Visible visible) {
   return Select(Less(lane, Set(static_cast<float>(visible.high))), s, Set(kMasked));
 }
 
-// One run's weights as bytes and their scale; returns the sum of exp(score - peak) so far.
+// One run's weights, times the scales of V, in place of its scores, and the largest of each lane; returns the sum of
+// exp(score - peak) so far.
 template <bool kIsInside>
-inline Vec WeighRun(const Int8Tile& t, int row, int run, int end, Vec peak, Vec sum) {
-  const float* scores = t.scores + row * kPartition;
-  Vec w[kWeightRun / kLanes];
+inline Vec WeighRun(const Int8Tile& t, float* scores, int run, int end, Vec peak, Vec sum, Vec* largest) {
   Vec top = Set(0.0f);
 #pragma GCC unroll 8
   for (int v = 0; v < kWeightRun / kLanes; ++v) {
     const int key = run + v * kLanes;
-    w[v] = Set(0.0f);
-    if (!kIsInside && key >= end) continue;
+    if (!kIsInside && key >= end) {
+      Store(scores + key, Set(0.0f));
+      continue;
+    }
     const Vec p = Exp2(Sub(Load(scores + key), peak));
     sum = Add(sum, p);
-    w[v] = Mul(p, Load(t.scales[key / kKeyTile] + t.view.layout.block_size + key % kKeyTile));
+    Vec w = Mul(p, Load(t.scales[key / kKeyTile] + t.view.layout.block_size + key % kKeyTile));
     // Slots that this row does not see may hold anything: weight 0 must stay 0.
-    if constexpr (!kIsInside) w[v] = Select(Less(Set(0.0f), p), w[v], Set(0.0f));
-    top = Max(top, w[v]);
+    if constexpr (!kIsInside) w = Select(Less(Set(0.0f), p), w, Set(0.0f));
+    top = Max(top, w);
+    Store(scores + key, w);
   }
-  const float scale = MaxLanes(top);
-  const float inverse = scale > 1e-30f ? kWeightLevels / scale : 0.0f;
-  t.run_scales[row * (kPartition / kWeightRun) + run / kWeightRun] = scale > 1e-30f ? scale * (1.0f / kWeightLevels) : 0.0f;
-  uint8_t* bytes = t.weights + row * kPartition + run;
-#pragma GCC unroll 8
-  for (int v = 0; v < kWeightRun / kLanes; ++v) StoreUint8(bytes + v * kLanes, Mul(w[v], Set(inverse)));
+  *largest = top;
   return sum;
 }
 
@@ -294,10 +325,27 @@ void Weigh(const Int8Tile& t, int row, int low, int high, const Partial& out) {
   const bool sees_any = visible.low < visible.high;
   const float peak = sees_any ? MaxLanes(largest) : 0.0f;
   Vec sum = Set(0.0f);
+  Vec largest_of[kRuns];  // by run; reduced together, since one at a time they are a long chain of latencies
+  for (Vec& each : largest_of) each = Set(0.0f);
   for (int run = low; run < high; run += kWeightRun) {
     const int end = run + kWeightRun < high ? run + kWeightRun : high;
-    sum = run >= visible.low && run + kWeightRun <= visible.high ? WeighRun<true>(t, row, run, end, Set(peak), sum)
-                                                                 : WeighRun<false>(t, row, run, end, Set(peak), sum);
+    const bool is_inside = run >= visible.low && run + kWeightRun <= visible.high;
+    Vec* top = largest_of + run / kWeightRun;
+    sum = is_inside ? WeighRun<true>(t, scores, run, end, Set(peak), sum, top) : WeighRun<false>(t, scores, run, end, Set(peak), sum, top);
+  }
+  alignas(64) float inverse[kRuns];
+  MaxEach(largest_of, inverse);
+  for (int i = 0; i < kRuns; i += kLanes) {
+    const Vec scale = Load(inverse + i);
+    const Mask has_weight = Less(Set(1e-30f), scale);
+    Store(t.run_scales + row * kRuns + i, Select(has_weight, Mul(scale, Set(1.0f / kWeightLevels)), Set(0.0f)));
+    Store(inverse + i, Select(has_weight, Div(Set(kWeightLevels), scale), Set(0.0f)));
+  }
+  uint8_t* bytes = t.weights + row * kPartition;
+  for (int run = low; run < high; run += kWeightRun) {
+    const Vec factor = Set(inverse[run / kWeightRun]);
+#pragma GCC unroll 8
+    for (int key = run; key < run + kWeightRun; key += kLanes) StoreUint8(bytes + key, Mul(Load(scores + key), factor));
   }
   out.largest[row] = sees_any ? peak * kLn2 : kMinusInfinity;
   out.sum[row] = SumLanes(sum);
@@ -324,7 +372,7 @@ inline void ValueSums(const Int8Tile& t, int row, int low, int high, int column,
         Ints x[kVecs];
         for (int c = 0; c < kVecs; ++c) {
           x[c] = LoadInts(v + c * kLanes * 4);
-          __builtin_prefetch(next + c * kLanes * 4, 0, 2);
+          if constexpr (kRows <= kStreamRows) __builtin_prefetch(next + c * kLanes * 4, 0, 2);
         }
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) {
@@ -334,7 +382,7 @@ inline void ValueSums(const Int8Tile& t, int row, int low, int high, int column,
       }
     }
     for (int r = 0; r < kRows; ++r) {
-      const Vec scale = Set(t.run_scales[(row + r) * (kPartition / kWeightRun) + run / kWeightRun]);
+      const Vec scale = Set(t.run_scales[(row + r) * kRuns + run / kWeightRun]);
       for (int c = 0; c < kVecs; ++c) total[r][c] = Fma(scale, ToFloats(sum[r][c]), total[r][c]);
     }
   }
@@ -393,13 +441,14 @@ void WriteKvInt8(const KvLayout& layout, uint8_t* chunk, int at, const float* k,
   const int dim = layout.head_dim, quads = (dim + 3) / 4;
   float* scales = reinterpret_cast<float*>(chunk + layout.scale_offset);
   alignas(64) int8_t row[kMaxHeadDim];
-  scales[at] = QuantizeHead(k, dim, row);
+  float sum;
+  scales[at] = QuantizeHead(k, dim, row, &sum);
   uint8_t* k_out = chunk + at / kKeyTile * (kKeyTile * 4) * quads + at % kKeyTile * 4;
   for (int i = 0; i < quads; ++i) {
     const uint32_t quad = static_cast<uint32_t>(LoadQuad(row + 4 * i)) ^ 0x80808080u;  // + 128
     std::memcpy(k_out + i * kKeyTile * 4, &quad, sizeof quad);
   }
-  scales[layout.block_size + at] = QuantizeHead(v, dim, row);
+  scales[layout.block_size + at] = QuantizeHead(v, dim, row, &sum);
   uint8_t* v_out = chunk + layout.v_offset + at / 4 * 4 * layout.padded_dim + at % 4;
   for (int i = 0; i < dim; ++i) v_out[4 * i] = static_cast<uint8_t>(row[i]);
 }

@@ -23,13 +23,14 @@ const OpKernels& ChooseOpKernels(Isa isa) {
   return kOpKernelsScalar;
 }
 
-KvLayout KvLayout::Make(KvType type, int block_size, int num_kv_heads, int head_dim) {
+KvLayout KvLayout::Make(KvType type, int block_size, int num_layers, int num_kv_heads, int head_dim) {
   constexpr size_t kBytes[] = {4, 2, 1};
   const size_t element = kBytes[static_cast<int>(type)];
   const auto round_up = [](size_t n) { return (n + 63) / 64 * 64; };
   KvLayout layout;
   layout.type = type;
   layout.block_size = block_size;
+  layout.num_layers = num_layers;
   layout.num_kv_heads = num_kv_heads;
   layout.head_dim = head_dim;
   layout.padded_dim = (head_dim + 15) / 16 * 16;

@@ -24,12 +24,13 @@ struct NormArgs {
 
 enum class KvType : int32_t { kF32, kF16, kInt8 };
 
-// How one layer's cache is laid out: [block][kv head] chunks of K [head_dim][block_size] and V [block_size][padded_dim],
-// K transposed so that tokens are vector lanes. int8 lies as attention_int8-inl.h says, followed by the scales of K and
+// How the cache is laid out: [block][layer][kv head] chunks of K [head_dim][block_size] and V [block_size][padded_dim], K
+// transposed so that tokens are vector lanes. Blocks are outermost, so that only blocks in use take memory. int8 lies as attention_int8-inl.h says, followed by the scales of K and
 // of V [block_size] each.
 struct KvLayout {
   KvType type = KvType::kF32;
   int block_size = 0;
+  int num_layers = 0;
   int num_kv_heads = 0;
   int head_dim = 0;
   int padded_dim = 0;  // head_dim up to a multiple of 16
@@ -37,8 +38,9 @@ struct KvLayout {
   size_t scale_offset = 0;
   size_t chunk_bytes = 0;
 
-  static KvLayout Make(KvType type, int block_size, int num_kv_heads, int head_dim);
-  size_t block_bytes() const { return chunk_bytes * static_cast<size_t>(num_kv_heads); }
+  static KvLayout Make(KvType type, int block_size, int num_layers, int num_kv_heads, int head_dim);
+  size_t layer_bytes() const { return chunk_bytes * static_cast<size_t>(num_kv_heads); }  // of a block
+  size_t block_bytes() const { return layer_bytes() * static_cast<size_t>(num_layers); }
 };
 
 inline constexpr int kPartition = 512;  // keys per partial softmax, aligned to absolute position

@@ -36,6 +36,40 @@ ExecutorSettings SettingsOf(const TriposOptions& o) {
           o.max_adapters, o.profile != 0};
 }
 
+// What a thread does while it waits in a step of few rows: ask for the memory that the phases to come will read.
+class FetchAhead {
+ public:
+  FetchAhead(std::span<const std::unique_ptr<Phase>> phases, const StepState& state, int thread)
+      : phases_(phases), state_(state), thread_(thread), is_on_(state.step->num_tokens <= kFewRows) {}
+
+  // One phase is behind: there is nothing to fetch for it any more.
+  void Pass() {
+    if (++num_passed_ > phase_) {
+      phase_ = num_passed_;
+      at_ = 0;
+    }
+  }
+
+  bool operator()() {
+    if (!is_on_) return false;
+    for (; phase_ < std::min(num_passed_ + kPhasesAhead, phases_.size()); ++phase_, at_ = 0) {
+      const int64_t at = phases_[phase_]->Prefetch(state_, thread_, at_);
+      if (at != std::exchange(at_, at)) return true;
+    }
+    return false;
+  }
+
+ private:
+  static constexpr size_t kPhasesAhead = 4;  // about two matrices; more would not stay in L2
+
+  const std::span<const std::unique_ptr<Phase>> phases_;
+  const StepState& state_;
+  const int thread_;
+  const bool is_on_;
+  size_t num_passed_ = 0, phase_ = 0;
+  int64_t at_ = 0;
+};
+
 }  // namespace
 
 Executor::Executor(const TriposOptions& options)
@@ -53,7 +87,8 @@ void Executor::Load(const void* bytes, size_t num_bytes, std::span<const TriposW
   const Plan plan = ReadPlan(bytes, num_bytes, weights);
   LoweredPlan lowered = Lower(plan, weights, {settings_.isa, settings_.weights}, pool_);
   Require(lowered.header.head_dim <= kMaxHeadDim, "head_dim is larger than 512");
-  layout_ = KvLayout::Make(settings_.kv_type, settings_.block_size, lowered.header.num_kv_heads, lowered.header.head_dim);
+  layout_ = KvLayout::Make(settings_.kv_type, settings_.block_size, lowered.header.num_layers, lowered.header.num_kv_heads,
+                           lowered.header.head_dim);
 
   const size_t num_threads = static_cast<size_t>(settings_.threads);
   token_arena_ = Memory(lowered.arena.token_row_bytes * static_cast<size_t>(settings_.max_num_tokens));
@@ -105,7 +140,7 @@ TriposPanels Executor::Panels(int32_t weight) const {
   Require(plan_.has_value(), "load() comes before panels()");
   const auto found = plan_->matrix_of_weight.find(weight);
   if (found == plan_->matrix_of_weight.end()) throw Error(Format("weight %d is not packed: no linear uses it", weight));
-  const linear::PackedMatrix& matrix = plan_->matrices[found->second].matrix();
+  const linear::PackedMatrix& matrix = plan_->matrices[found->second];
   const int32_t format = static_cast<int32_t>(matrix.format) | (matrix.is_interleaved ? kInterleavedPanels : 0);
   return {matrix.data, static_cast<int64_t>(matrix.bytes()), format, 0};
 }
@@ -116,7 +151,7 @@ void Executor::Reserve(int64_t num_blocks) {
   num_blocks_ = 0;
   cache_ = Memory();
   if (num_blocks > INT32_MAX / settings_.block_size) throw Error("too many blocks: slots must fit 32 bits");
-  cache_ = Memory(static_cast<size_t>(plan_->header.num_layers) * static_cast<size_t>(num_blocks) * layout_.block_bytes());
+  cache_ = Memory(static_cast<size_t>(num_blocks) * layout_.block_bytes());
   num_blocks_ = num_blocks;
 }
 
@@ -156,7 +191,6 @@ void Executor::Run(const TriposStep& step, const TriposOutput& output) {
   state.sampled_arena = sampled_arena_.As<std::byte>();
   state.cache.layout = layout_;
   state.cache.data = cache_.As<uint8_t>();
-  state.cache.layer_bytes = static_cast<size_t>(num_blocks_) * layout_.block_bytes();
   state.tiles = tiles_;
   state.max_partitions = max_partitions_;
   state.counters = {counters_.get(), num_counters};
@@ -170,10 +204,13 @@ void Executor::Run(const TriposStep& step, const TriposOutput& output) {
 
 void Executor::RunThread(StepState& state, const TriposOutput& output, int thread) {
   if (!times_.empty()) return RunTimed(state, output, thread);
+  FetchAhead ahead(plan_->phases, state, thread);
   for (const auto& phase : plan_->phases) {
-    if (phase->IsIdle(state)) continue;
-    if (phase->needs_barrier) pool_.Barrier();
-    phase->Run(state, thread);
+    if (!phase->IsIdle(state)) {
+      if (phase->needs_barrier) pool_.Barrier(ahead);
+      phase->Run(state, thread);
+    }
+    ahead.Pass();
   }
   pool_.Barrier();
   Sample(state, output, thread);
@@ -187,13 +224,16 @@ void Executor::RunTimed(const StepState& state, const TriposOutput& output, int 
     return std::chrono::duration<double>(now - before).count();
   };
   PhaseTimes* times = times_.data() + thread;
+  FetchAhead ahead(plan_->phases, state, thread);
   for (const auto& phase : plan_->phases) {
     PhaseTimes& time = *std::exchange(times, times + settings_.threads);
-    if (phase->IsIdle(state)) continue;
-    if (phase->needs_barrier) pool_.Barrier();
-    time.wait_s += lap();
-    phase->Run(state, thread);
-    time.run_s += lap();
+    if (!phase->IsIdle(state)) {
+      if (phase->needs_barrier) pool_.Barrier(ahead);
+      time.wait_s += lap();
+      phase->Run(state, thread);
+      time.run_s += lap();
+    }
+    ahead.Pass();
   }
   pool_.Barrier();
   times->wait_s += lap();
@@ -225,7 +265,7 @@ const std::string& Executor::Describe() {
   const size_t arena = token_arena_.bytes() + sampled_arena_.bytes() + scratch_.bytes() + sampler_scratch_.bytes() + partials_.bytes() +
                        addends_.bytes();
   d += Format("weight_bytes=%zu\narena_bytes=%zu\nkv_bytes_per_block=%zu\n", plan_->weight_bytes, arena,
-              static_cast<size_t>(plan_->header.num_layers) * layout_.block_bytes());
+              layout_.block_bytes());
   // Seconds of each kind of phase, all threads together: running, and waiting for others before it.
   std::map<std::string, PhaseTimes> kinds;
   for (size_t i = 0; i < times_.size(); ++i) {

@@ -1,7 +1,10 @@
 #include "kernels/plan/lower.h"
 
 #include <algorithm>
+#include <atomic>
+#include <cstring>
 #include <set>
+#include <utility>
 
 #include "kernels/plan/encoder_phases.h"
 #include "kernels/util/error.h"
@@ -44,6 +47,7 @@ class Lowering {
     }
     partials_buffer_ = NewBuffer(Rows::kTokens, 0);
     CountReads();
+    out_.panels = PanelMemory(PanelBytes());
     for (size_t i = 0; i < plan_.ops.size(); ++i) {
       if (!is_fused_[i]) LowerOp(plan_.ops[i], i);
     }
@@ -146,31 +150,74 @@ class Lowering {
     return values;
   }
 
+  // The matrix of a weight in its place in panel memory; its bytes are still to come.
+  linear::PackedMatrix ShapeOf(int weight, bool is_interleaved) const {
+    const PlanWeight& w = plan_.weights[static_cast<size_t>(weight)];
+    const TriposWeight& first = Parts(weight)[0];
+    if (first.format == TRIPOS_PANELS) return PanelsOf(w, first);
+    linear::PackedMatrix shape;
+    shape.format = FormatFor(options_.weights, SourceTypeOf(first));
+    shape.is_interleaved = is_interleaved;
+    shape.n = w.rows;
+    shape.k = w.cols;
+    return shape;
+  }
+
+  // What all matrices of the plan take together.
+  size_t PanelBytes() const {
+    std::map<int, size_t> sizes;
+    for (size_t i = 0; i < plan_.ops.size(); ++i) {
+      if (plan_.ops[i].kind != OpKind::kLinear) continue;
+      sizes.emplace(plan_.ops[i].weights[0], ShapeOf(plan_.ops[i].weights[0], GluOf(i) != nullptr).bytes());
+    }
+    size_t total = 0;
+    for (const auto& [weight, bytes] : sizes) total += RoundUp64(bytes);
+    return total;
+  }
+
   linear::PackedMatrix Matrix(int weight, bool is_interleaved) {
     const auto known = out_.matrix_of_weight.find(weight);
-    if (known != out_.matrix_of_weight.end()) return out_.matrices[known->second].matrix();
-    const PlanWeight& w = plan_.weights[static_cast<size_t>(weight)];
-    const bool is_packed = Parts(weight)[0].format == TRIPOS_PANELS;
-    out_.matrices.push_back(is_packed ? OwnedMatrix::Map(PanelsOf(w, Parts(weight)[0])) : PackParts(weight, w, is_interleaved));
-    out_.matrix_of_weight[weight] = out_.matrices.size() - 1;
-    const linear::PackedMatrix& matrix = out_.matrices.back().matrix();
+    if (known != out_.matrix_of_weight.end()) return out_.matrices[known->second];
+    linear::PackedMatrix matrix = ShapeOf(weight, is_interleaved);
     if (matrix.is_interleaved && !is_interleaved) {
       throw Error(Format("weight %s: packed interleaved, the plan takes it row by row: pack the model again", Parts(weight)[0].name));
     }
+    uint8_t* bytes = out_.panels.Take(RoundUp64(matrix.bytes()));
+    if (matrix.data != nullptr) {
+      Copy(matrix, bytes);
+    } else {
+      Pack(matrix, weight, bytes);
+    }
+    for (const TriposWeight& part : Parts(weight)) {
+      if (part.is_mapped != 0) LetPagesGo(part.data, static_cast<size_t>(part.bytes));
+    }
+    matrix.data = bytes;
+    out_.matrices.push_back(matrix);
+    out_.matrix_of_weight[weight] = out_.matrices.size() - 1;
     out_.weight_bytes += matrix.bytes();
     out_.kernels[std::string("linear.") + FormatName(matrix.format)] = linear_->name;
     return matrix;
   }
 
-  OwnedMatrix PackParts(int weight, const PlanWeight& w, bool is_interleaved) {
+  void Copy(const linear::PackedMatrix& matrix, uint8_t* bytes) {
+    pool_.Run([&](int thread) {
+      const Range range = RangeOf(static_cast<int64_t>(matrix.bytes()), thread, pool_.num_threads());
+      std::memcpy(bytes + range.first, matrix.data + range.first, static_cast<size_t>(range.last - range.first));
+    });
+  }
+
+  void Pack(const linear::PackedMatrix& shape, int weight, uint8_t* bytes) {
     std::vector<linear::SourceMatrix> parts;
-    for (const Table::Part& part : TableOf(weight).parts) parts.push_back({part.type, part.data, part.rows, w.cols});
-    linear::PackedMatrix shape;
-    shape.format = FormatFor(options_.weights, parts[0].type);
-    shape.is_interleaved = is_interleaved;
-    shape.n = w.rows;
-    shape.k = w.cols;
-    return OwnedMatrix::Pack(shape, parts, pool_);
+    for (const Table::Part& part : TableOf(weight).parts) parts.push_back({part.type, part.data, part.rows, shape.k});
+    std::atomic<bool> is_packed{true};
+    pool_.Run([&](int thread) {
+      const Range range = RangeOf(shape.num_panels(), thread, pool_.num_threads());
+      if (!linear::Pack(shape, parts, range.first, range.last, bytes)) is_packed = false;
+    });
+    if (!is_packed) {
+      throw Error(Format("a weight of %lld x %lld cannot be packed as %s", static_cast<long long>(shape.n),
+                         static_cast<long long>(shape.k), FormatName(shape.format)));
+    }
   }
 
   static linear::PackedMatrix PanelsOf(const PlanWeight& w, const TriposWeight& part) {
@@ -187,9 +234,6 @@ class Lowering {
     if (w.num_parts != 1 || part.bytes != static_cast<int64_t>(matrix.bytes())) {
       throw Error(Format("weight %s: %lld bytes of panels, its shape needs %zu", part.name,
                          static_cast<long long>(part.bytes), matrix.bytes()));
-    }
-    if (reinterpret_cast<uintptr_t>(part.data) % linear::kAlignment != 0) {
-      throw Error(Format("weight %s: its panels are not aligned to %zu bytes", part.name, linear::kAlignment));
     }
     return matrix;
   }
@@ -519,32 +563,19 @@ class Lowering {
 
 }  // namespace
 
-OwnedMatrix::~OwnedMatrix() {
-  if (bytes_ != nullptr) linear::FreePacked(bytes_, matrix_.bytes());
+PanelMemory::PanelMemory(size_t bytes) : bytes_(bytes) {
+  if (bytes == 0) return;
+  data_ = linear::AllocatePacked(bytes);
+  if (data_ == nullptr) throw Error(Format("cannot get %zu bytes of memory for packed weights", bytes));
 }
 
-OwnedMatrix OwnedMatrix::Map(const linear::PackedMatrix& matrix) {
-  OwnedMatrix mapped;
-  mapped.matrix_ = matrix;
-  return mapped;
+PanelMemory::~PanelMemory() {
+  if (data_ != nullptr) linear::FreePacked(data_, bytes_);
 }
 
-OwnedMatrix OwnedMatrix::Pack(linear::PackedMatrix shape, std::span<const linear::SourceMatrix> parts, ThreadPool& pool) {
-  OwnedMatrix owned;
-  owned.bytes_ = linear::AllocatePacked(shape.bytes());
-  if (owned.bytes_ == nullptr) throw Error(Format("cannot get %zu bytes of memory for a packed weight", shape.bytes()));
-  shape.data = owned.bytes_;
-  owned.matrix_ = shape;
-  std::atomic<bool> is_packed{true};
-  pool.Run([&](int thread) {
-    const Range range = RangeOf(shape.num_panels(), thread, pool.num_threads());
-    if (!linear::Pack(shape, parts, range.first, range.last, owned.bytes_)) is_packed = false;
-  });
-  if (!is_packed) {
-    throw Error(Format("a weight of %lld x %lld cannot be packed as %s", static_cast<long long>(shape.n),
-                       static_cast<long long>(shape.k), FormatName(shape.format)));
-  }
-  return owned;
+uint8_t* PanelMemory::Take(size_t bytes) {
+  Require(bytes <= bytes_ - used_, "a plan's weights need more memory than was counted. This is a bug in Tripos");
+  return data_ + std::exchange(used_, used_ + bytes);
 }
 
 LoweredPlan Lower(const Plan& plan, std::span<const TriposWeight> table, const LowerOptions& options, ThreadPool& pool) {

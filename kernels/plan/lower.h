@@ -16,33 +16,33 @@ namespace tripos {
 
 inline constexpr int32_t kInterleavedPanels = 256;  // in TriposPanels.panel_format
 
-// A packed matrix and its bytes, which it owns unless they are mapped.
-class OwnedMatrix {
+// The packed matrices of a plan in one block of huge pages, in the order of their use: small ones share a page, and what
+// a step reads next follows what it reads now. A mapped file has small pages, which cost a tenth of a decode step.
+class PanelMemory {
  public:
-  OwnedMatrix() = default;
-  OwnedMatrix(OwnedMatrix&& other) noexcept { *this = std::move(other); }
-  OwnedMatrix& operator=(OwnedMatrix&& other) noexcept {
-    std::swap(matrix_, other.matrix_);
+  explicit PanelMemory(size_t bytes = 0);  // throws Error when the system refuses
+  PanelMemory(PanelMemory&& other) noexcept { *this = std::move(other); }
+  PanelMemory& operator=(PanelMemory&& other) noexcept {
+    std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);
+    std::swap(used_, other.used_);
     return *this;
   }
-  ~OwnedMatrix();
+  ~PanelMemory();
 
-  // Reads the caller's panels in place.
-  static OwnedMatrix Map(const linear::PackedMatrix& matrix);
-  static OwnedMatrix Pack(linear::PackedMatrix shape, std::span<const linear::SourceMatrix> parts, ThreadPool& pool);
-  const linear::PackedMatrix& matrix() const { return matrix_; }
+  uint8_t* Take(size_t bytes);  // a multiple of 64
 
  private:
-  linear::PackedMatrix matrix_;
-  uint8_t* bytes_ = nullptr;  // nullptr: not ours
+  uint8_t* data_ = nullptr;
+  size_t bytes_ = 0, used_ = 0;
 };
 
 struct LoweredPlan {
   PlanHeader header{};
   std::vector<std::unique_ptr<Phase>> phases;
   std::vector<Buffer> buffers;
-  std::vector<OwnedMatrix> matrices;
+  PanelMemory panels;
+  std::vector<linear::PackedMatrix> matrices;  // in `panels`
   std::map<int, size_t> matrix_of_weight;
   std::vector<lora::Site> lora_sites;  // linears that carry adapters
   std::map<int, int> site_of_weight;

@@ -29,9 +29,8 @@ struct QueryTile {
 struct CacheView {
   KvLayout layout;
   uint8_t* data = nullptr;
-  size_t layer_bytes = 0;
 
-  uint8_t* Layer(int layer) const { return data + static_cast<size_t>(layer) * layer_bytes; }
+  uint8_t* Layer(int layer) const { return data + static_cast<size_t>(layer) * layout.layer_bytes(); }
 };
 
 // What phases may read of the running step.
@@ -79,6 +78,14 @@ inline Range RangeOf(int64_t count, int thread, int num_threads) {
   return {count * thread / num_threads, count * (thread + 1) / num_threads};
 }
 
+// Steps of so few rows wait for memory: threads keep to their own share of a matrix and fetch ahead while they wait.
+inline constexpr int64_t kFewRows = 8;
+inline constexpr int64_t kPrefetchStep = 256;  // bytes
+
+inline void PrefetchToL2(const uint8_t* p) {
+  for (int64_t i = 0; i < kPrefetchStep; i += 64) __builtin_prefetch(p + i, 0, 2);
+}
+
 class Phase {
  public:
   virtual ~Phase() = default;
@@ -88,6 +95,12 @@ class Phase {
   virtual bool IsIdle(const StepState& state) const {
     (void)state;
     return false;
+  }
+  // Asks for a little of what this thread will read here, from byte `at` of it on, while it waits for others anyway.
+  // Returns where to go on, or `at` when there is nothing more to ask for.
+  virtual int64_t Prefetch(const StepState& state, int thread, int64_t at) const {
+    (void)state, (void)thread;
+    return at;
   }
   virtual std::string Name() const = 0;  // for profiles: phases of one name are added up
   // Bound after the arena is planned.

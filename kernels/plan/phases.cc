@@ -7,6 +7,12 @@
 #include "kernels/util/error.h"
 
 namespace tripos {
+namespace {
+
+constexpr int64_t kSharedBytes = int64_t{8} << 10;  // of weights that a thread takes at a time from what all share
+constexpr int64_t kMostAhead = int64_t{192} << 10;   // bytes of one phase fetched into an L2 of 1 MiB, or half of that
+
+}  // namespace
 
 void Table::Row(int64_t row, float* out) const {
   for (const Part& part : parts) {
@@ -129,10 +135,6 @@ void LinearPhase::Run(const StepState& state, int thread) const {
   const int64_t num_rows = state.NumRows(rows), num_panels = matrix.num_panels();
   if (num_rows == 0) return;
   const bool has_adapters = !lora.IsIdle(state, rows);
-  linear::Split split = linear::SuggestSplit(matrix, num_rows, state.num_threads);
-  if (has_adapters) split = LoraTerm::Bound(split);
-  const int64_t panel_steps = (num_panels + split.panel_step - 1) / split.panel_step;
-  const int64_t row_steps = (num_rows + split.row_step - 1) / split.row_step;
   linear::RunArgs args;
   args.rows = in.Row0(state);
   args.row_bytes = in.stride;
@@ -140,6 +142,14 @@ void LinearPhase::Run(const StepState& state, int thread) const {
   args.y_stride = static_cast<int64_t>(out.stride / sizeof(float));
   args.bias = bias.empty() ? nullptr : bias.data();
   args.epilogue = epilogue;
+  if (num_rows <= kFewRows && !has_adapters) {
+    args.last_row = num_rows;
+    return RunFewRows(state, thread, args);
+  }
+  linear::Split split = linear::SuggestSplit(matrix, num_rows, state.num_threads);
+  if (has_adapters) split = LoraTerm::Bound(split);
+  const int64_t panel_steps = (num_panels + split.panel_step - 1) / split.panel_step;
+  const int64_t row_steps = (num_rows + split.row_step - 1) / split.row_step;
   std::atomic<int64_t>& next = state.counters[static_cast<size_t>(counter)];
   for (;;) {
     const int64_t task = next.fetch_add(1, std::memory_order_relaxed);
@@ -151,6 +161,30 @@ void LinearPhase::Run(const StepState& state, int thread) const {
     if (has_adapters) lora.Expand(state, rows, thread, args);
     kernels->run(matrix, args);
   }
+}
+
+// Memory is what it waits for. A thread's own share is one stream, and known before the phase begins, so that it can be
+// fetched ahead; the rest evens out who comes late.
+void LinearPhase::RunFewRows(const StepState& state, int thread, linear::RunArgs args) const {
+  const int64_t num_panels = matrix.num_panels(), own = OwnPanels(state), shared = own * state.num_threads;
+  const int64_t step = std::max<int64_t>(1, kSharedBytes / static_cast<int64_t>(matrix.panel_bytes()));
+  args.first_panel = own * thread;
+  args.last_panel = args.first_panel + own;
+  if (own > 0) kernels->run(matrix, args);
+  std::atomic<int64_t>& next = state.counters[static_cast<size_t>(counter)];
+  for (;;) {
+    args.first_panel = shared + next.fetch_add(step, std::memory_order_relaxed);
+    if (args.first_panel >= num_panels) return;
+    args.last_panel = std::min(args.first_panel + step, num_panels);
+    kernels->run(matrix, args);
+  }
+}
+
+int64_t LinearPhase::Prefetch(const StepState& state, int thread, int64_t at) const {
+  const int64_t bytes = OwnPanels(state) * static_cast<int64_t>(matrix.panel_bytes());
+  if (at >= std::min(bytes, kMostAhead)) return at;
+  PrefetchToL2(matrix.data + bytes * thread + at);
+  return at + kPrefetchStep;
 }
 
 void AttentionPhase::Bind(const std::vector<Buffer>& buffers) {
@@ -185,6 +219,21 @@ AttentionTile AttentionPhase::TileOf(const StepState& state, const QueryTile& ti
   return t;
 }
 
+// The cache that the thread's first unit reads, block by block.
+int64_t AttentionPhase::Prefetch(const StepState& state, int thread, int64_t at) const {
+  const int64_t num_units = static_cast<int64_t>(state.tiles.size()) * NumHeadTiles();
+  if (thread >= num_units) return at;
+  const QueryTile& query_tile = state.tiles[static_cast<size_t>(thread / NumHeadTiles())];
+  const AttentionTile tile = TileOf(state, query_tile, thread % NumHeadTiles());
+  const KvLayout& layout = state.cache.layout;
+  const int64_t chunk_bytes = static_cast<int64_t>(layout.chunk_bytes);
+  const int64_t num_blocks = state.step->positions[query_tile.first_token] / layout.block_size + 1;
+  const int64_t block = at / chunk_bytes;
+  if (block >= num_blocks || at >= kMostAhead) return at;
+  PrefetchToL2(tile.chunks + static_cast<size_t>(tile.block_table[block]) * layout.block_bytes() + at % chunk_bytes);
+  return at + kPrefetchStep;
+}
+
 int AttentionPhase::FirstPartition(const QueryTile& tile, const StepState& state) const {
   const int low = state.step->positions[tile.first_token] - shape.window + 1;
   return shape.window > 0 && low > 0 ? low / kPartition : 0;
@@ -211,7 +260,7 @@ void AttentionPhase::RunWhole(const StepState& state, int thread) const {
   const Partial part = Partial::At(scores + AttendScratchFloats(layout.padded_dim) + partial_floats);
   const int64_t num_units = static_cast<int64_t>(state.tiles.size()) * NumHeadTiles();
   std::atomic<int64_t>& next = state.counters[static_cast<size_t>(counter)];
-  for (int64_t unit; (unit = next.fetch_add(1, std::memory_order_relaxed)) < num_units;) {
+  for (int64_t unit = thread; unit < num_units; unit = state.num_threads + next.fetch_add(1, std::memory_order_relaxed)) {
     const QueryTile& query_tile = state.tiles[static_cast<size_t>(unit / NumHeadTiles())];
     const AttentionTile tile = TileOf(state, query_tile, static_cast<int>(unit % NumHeadTiles()));
     const int first = FirstPartition(query_tile, state);

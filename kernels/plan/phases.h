@@ -129,6 +129,7 @@ class WriteKvPhase : public RowPhase {  // in: k, v
 class LinearPhase : public Phase {
  public:
   void Run(const StepState& state, int thread) const override;
+  int64_t Prefetch(const StepState& state, int thread, int64_t at) const override;
   std::string Name() const override;
   void Bind(const std::vector<Buffer>& buffers) override;
 
@@ -138,6 +139,11 @@ class LinearPhase : public Phase {
   linear::Epilogue epilogue = linear::Epilogue::kStore;
   Operand in, out;
   LoraTerm lora;
+
+ private:
+  void RunFewRows(const StepState& state, int thread, linear::RunArgs args) const;
+  // Panels of a thread's own share when rows are few; those after the last thread's share go to whoever is first.
+  int64_t OwnPanels(const StepState& state) const { return matrix.num_panels() * 9 / 10 / state.num_threads; }
 };
 
 struct AttentionShape {
@@ -155,6 +161,7 @@ class AttentionPhase : public Phase {
  public:
   explicit AttentionPhase(const OpKernels& kernels) : kernels_(kernels) {}
   void Run(const StepState& state, int thread) const override;
+  int64_t Prefetch(const StepState& state, int thread, int64_t at) const override;
   std::string Name() const override { return "attention"; }
   void Bind(const std::vector<Buffer>& buffers) override;
 
@@ -177,6 +184,8 @@ class CombinePhase : public AttentionPhase {
  public:
   using AttentionPhase::AttentionPhase;
   void Run(const StepState& state, int thread) const override;
+  bool IsIdle(const StepState& state) const override { return !IsSplit(state); }
+  int64_t Prefetch(const StepState&, int, int64_t at) const override { return at; }
   std::string Name() const override { return "combine"; }
 };
 

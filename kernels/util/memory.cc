@@ -1,6 +1,9 @@
 #include "kernels/util/memory.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdint>
 
 #include "kernels/util/error.h"
 
@@ -20,6 +23,13 @@ Memory::Memory(size_t bytes) : bytes_(bytes) {
 
 Memory::~Memory() {
   if (data_ != nullptr) munmap(data_, bytes_);
+}
+
+void LetPagesGo(const void* data, size_t bytes) {
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t start = reinterpret_cast<uintptr_t>(data);
+  const uintptr_t first = (start + page - 1) / page * page, last = (start + bytes) / page * page;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
 }
 
 }  // namespace tripos

@@ -32,6 +32,9 @@ class Memory {
   size_t bytes_ = 0;
 };
 
+// Gives back the pages of a mapped file that lie wholly in these bytes; they are read from the file again when touched.
+void LetPagesGo(const void* data, size_t bytes);
+
 }  // namespace tripos
 
 #endif  // TRIPOS_UTIL_MEMORY_H_

@@ -103,7 +103,7 @@ class Opened:
         with ThreadPoolExecutor(1, thread_name_prefix="tripos-digest") as pool:
             digest = pool.submit(lambda: self.source.digest)  # releases the GIL, so it runs beside packing
             progress("pack", 0.0)
-            executor = make_executor(executor_options(self.options))
+            executor = make_executor(executor_options(self.options, self.need.kv_format))
             try:
                 plan = self.runnable()
                 executor.load(plan, self.weights)
@@ -215,7 +215,7 @@ def _memory_options(options: ModelOptions) -> MemoryOptions:
     )
 
 
-def executor_options(options: ModelOptions) -> ExecutorOptions:
+def executor_options(options: ModelOptions, kv_format: str) -> ExecutorOptions:
     """What the executor is told; isa comes from TRIPOS_ISA, which the native executor reads."""
     return ExecutorOptions(
         block_size=BLOCK_SIZE,
@@ -223,7 +223,7 @@ def executor_options(options: ModelOptions) -> ExecutorOptions:
         max_num_rows=max(options.max_sequences, MAX_NUM_ROWS),
         threads=options.threads or num_cores(),
         weights=options.weights,
-        kv_cache=options.kv_cache,
+        kv_cache=kv_format,
         max_adapters=options.num_adapters + SPARE_SLOTS if options.num_adapters else 0,
     )
 
@@ -263,7 +263,7 @@ def quantize_model(options: ModelOptions, folder: Path, progress: Progress = ign
     if opened.source.packed_as is not None:
         raise ConfigError(f"{opened.source.name} is packed already: give the model that it was packed from")
     plan = opened.optimized()
-    executor = NativeExecutor(executor_options(options))
+    executor = NativeExecutor(executor_options(options, opened.need.kv_format))
     try:
         progress("check", 0.0)
         digest = opened.source.digest
@@ -302,7 +302,7 @@ def fit_table(options: ModelOptions) -> list[tuple[str, ...]]:
 def describe_machine(options: ModelOptions) -> list[tuple[str, ...]]:
     """The processor, its memory, and the kernel that each op of the model got."""
     opened = open_model(options)
-    executor = make_executor(executor_options(options))
+    executor = make_executor(executor_options(options, opened.need.kv_format))
     try:
         executor.load(opened.runnable(), opened.weights)
         info = executor.info()

@@ -44,7 +44,10 @@ class ModelOptions:
         choices=("auto", "fp32", "bf16", "fp16", "int8", "int4", "fp8"),
     )
     kv_cache: str = _setting(
-        "auto", "text", "Type of the cached keys and values.", choices=("auto", "fp32", "fp16", "int8")
+        "auto",
+        "text",
+        "Type of the cached keys and values. auto: int8 with int8 or int4 weights, else fp16.",
+        choices=("auto", "fp32", "fp16", "int8"),
     )
     max_sequences: int = _setting(64, "count", "Most sequences in one step.", low=1, high=4096)
     max_model_len: int = _setting(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tripos.plan.ir import Weights
+from tripos.plan.ir import Weights, let_pages_go
 
 _THREADS = 2  # hashlib lets go of the interpreter lock; memory bandwidth is the limit soon after
 
@@ -31,7 +31,9 @@ def _tensor_digest(weights: Weights, name: str) -> bytes:
     tensor = weights[name]
     data = np.ascontiguousarray(tensor.data).reshape(-1).view(np.uint8)
     facts = f"{name}\0{tensor.dtype}\0{tensor.shape}"
-    return hashlib.sha256(facts.encode() + b"\0" + hashlib.sha256(data.data).digest()).digest()
+    content = hashlib.sha256(data.data).digest()
+    let_pages_go(tensor.data)
+    return hashlib.sha256(facts.encode() + b"\0" + content).digest()
 
 
 def _hash_fields(fields: Iterable[bytes]) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 
 from tripos.errors import ConfigError, ModelRefused
 from tripos.models.weights import Checkpoint, map_file, read_safetensors
-from tripos.plan.ir import Panels, WeightTensor
+from tripos.plan.ir import Panels, WeightTensor, let_pages_go
 
 MANIFEST = "tripos.json"
 WEIGHTS_FILE = "packed.safetensors"
@@ -81,7 +81,7 @@ class PackedWeights(Checkpoint):
         entries = self.manifest.tensors
         largest_first = sorted(self._stored.values(), key=lambda tensor: -tensor.data.nbytes)
         with ThreadPoolExecutor(_THREADS) as pool:
-            digests = pool.map(lambda tensor: _sha256(_bytes_of(tensor.data)), largest_first)
+            digests = pool.map(lambda tensor: _digest_once(tensor.data), largest_first)
             for tensor, digest in zip(largest_first, digests, strict=True):
                 if digest != entries[tensor.name].sha256:
                     raise ModelRefused(f"{WEIGHTS_FILE}: tensor {tensor.name} is damaged (SHA-256 differs): {AGAIN}")
@@ -241,6 +241,13 @@ def _header_of(data: memoryview) -> memoryview:
 
 def _bytes_of(array: np.ndarray) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def _digest_once(data: np.ndarray) -> str:
+    """SHA-256 of a mapped tensor whose pages are let go at once: reading it shall not double the model's memory."""
+    digest = _sha256(_bytes_of(data))
+    let_pages_go(data)
+    return digest
 
 
 def _sha256(data: bytes | memoryview) -> str:

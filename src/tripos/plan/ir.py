@@ -6,6 +6,7 @@ Owns the data structures only. What an op means is written in plan/ops.py (shape
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -115,6 +116,27 @@ class WeightTensor:
 
 
 Weights = Mapping[str, WeightTensor]
+
+
+def map_of(array: np.ndarray) -> mmap.mmap | None:
+    """The mapped file that an array is a view into; None: it lies in memory of its own."""
+    owner: object = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    mapped = owner.obj if isinstance(owner, memoryview) else owner
+    return mapped if isinstance(mapped, mmap.mmap) else None
+
+
+def let_pages_go(array: np.ndarray) -> None:
+    """Let a mapped array's pages leave this process's memory; they come back from the file when touched."""
+    mapped = map_of(array)
+    if mapped is None or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    begin = int(array.ctypes.data) - int(np.frombuffer(mapped, np.uint8).ctypes.data)
+    first = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
+    last = (begin + array.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if first < last:
+        mapped.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ class ExecutorInfo:
     kv_bytes_per_token: int
     arena_bytes: int
     kernels: dict[str, str] = field(default_factory=dict)  # op or format -> kernel
-    # Kind of phase -> seconds since load, all threads together: running, and waiting before it. Empty without a profile.
+    # Kind of phase -> seconds since load, all threads together: running, waiting before it. Empty without a profile.
     profile: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 

@@ -17,11 +17,11 @@ import numpy.typing as npt
 from tripos.errors import ConfigError, EnvironmentProblem, ModelRefused
 from tripos.plan.adapters import Place, check_adapter, places
 from tripos.plan.formats import FORMATS
-from tripos.plan.ir import Adapter, LowRank, Op, Panels, Plan, Weights, WeightSpec, WeightTensor
+from tripos.plan.ir import Adapter, LowRank, Op, Panels, Plan, Weights, WeightSpec, WeightTensor, map_of
 from tripos.plan.ops import ACTIVATIONS, OP_KINDS, SOURCES
-from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, SamplingInput, StepInput, StepOutput
+from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, StepInput, StepOutput
 
-ABI = 3  # TRIPOS_ABI
+ABI = 4  # TRIPOS_ABI
 LIBRARY_NAME = "libtripos_kernels.so"
 PEAKS = ("read", "fp32", "bf16", "int8", "barriers")
 
@@ -47,6 +47,7 @@ class _Weight(ctypes.Structure):
     _fields_ = [
         ("name", ctypes.c_char_p), ("data", ctypes.c_void_p), ("bytes", ctypes.c_int64), ("rows", ctypes.c_int64),
         ("cols", ctypes.c_int64), ("format", ctypes.c_int32), ("panel_format", ctypes.c_int32),
+        ("is_mapped", ctypes.c_int32), ("reserved", ctypes.c_int32),
     ]  # fmt: skip
 
 
@@ -239,6 +240,10 @@ def _packed(name: str) -> str:
     return f"panels of {name}"
 
 
+def _is_mapped(array: npt.NDArray[Any]) -> int:
+    return int(map_of(array) is not None)
+
+
 class _WeightTable:
     """The checkpoint tensors of a plan, one entry per part, and which entries make each weight."""
 
@@ -297,7 +302,7 @@ class _WeightTable:
         self.entries.append(
             _Weight(
                 tensor.name.encode(), data.ctypes.data, data.nbytes, rows, num_values // max(rows, 1),
-                _FORMATS.index(tensor.dtype), 0,
+                _FORMATS.index(tensor.dtype), 0, _is_mapped(data), 0,
             )
         )  # fmt: skip
 
@@ -319,7 +324,8 @@ class _WeightTable:
         self.arrays.append(panels.data)
         self.entries.append(
             _Weight(
-                spec.parts[0].encode(), panels.data.ctypes.data, panels.data.nbytes, *panels.shape, _PANELS, kind
+                spec.parts[0].encode(), panels.data.ctypes.data, panels.data.nbytes, *panels.shape, _PANELS, kind,
+                _is_mapped(panels.data), 0,
             )
         )  # fmt: skip
 
@@ -337,6 +343,7 @@ class NativeExecutor:
         self._places: dict[str, Place] = {}
         self._weight_index: dict[str, int] = {}
         self._vocab_size = 0
+        self._addresses = _Addresses()
         o = self.options
         isa = os.environ.get("TRIPOS_ISA", o.isa) if o.isa == "auto" else o.isa
         native = _Options(
@@ -354,9 +361,8 @@ class NativeExecutor:
         entries = (_Weight * len(table.entries))(*table.entries)
         status = self._library.tripos_load(self._open, encoded, len(encoded), entries, len(entries))
         _check(self._library, status, ModelRefused)
-        # Embedding tables and ready-made panels are read in place; the matrices packed here are copies.
+        # Embedding tables are read in place; matrices are copies.
         in_place = {name for op in plan.ops if op.kind == "embed" for name in op.weights}
-        in_place |= {name for name in table.index if name.startswith(_packed(""))}
         self._arrays = [array for name in in_place for array in table.arrays_of(name)]
         linears = [op.weights[0] for op in plan.ops if op.kind == "linear"]
         self._matrices = {plan.weights[name]: table.index_of_linear(name) for name in linears}
@@ -409,9 +415,10 @@ class NativeExecutor:
             num_tokens, num_seqs, num_seqs + 1, num_rows, num_rows + 1, history, bias, len(s.mask), wanted, num_types
         )  # fmt: skip
         keep: list[npt.NDArray[Any]] = []
+        addresses = self._addresses
         native = _Step(
             num_tokens, num_seqs, num_rows, step.block_tables.shape[1],
-            *_addresses(step, _STEP_ARRAYS, lengths, keep), *_addresses(s, _SAMPLING_ARRAYS, lengths, keep),
+            *addresses.of(step, _STEP_ARRAYS, lengths), *addresses.of(s, _SAMPLING_ARRAYS, lengths),
             *s.mask.shape, history, bias, wanted, self._adapter_slots(step, keep),
         )  # fmt: skip
         out = self._output(num_rows, max((0, *s.num_logprobs.tolist())), wanted)
@@ -496,16 +503,27 @@ def _address(array: Any) -> int:
         return int(array.ctypes.data)
 
 
-def _addresses(
-    owner: StepInput | SamplingInput, arrays: tuple[tuple[str, type[np.generic], int], ...], lengths: tuple[int, ...],
-    keep: list[npt.NDArray[Any]],
-) -> list[int]:  # fmt: skip
-    """Where each array lies, its length checked (C++ checks the values); `keep` holds them until the call is over."""
-    found = []
-    for name, dtype, length in arrays:
-        array = np.ascontiguousarray(getattr(owner, name), dtype)
-        if len(array) != lengths[length]:
-            raise ValueError(f"step: {name} has {len(array)} entries, needs {lengths[length]}")
-        keep.append(array)
-        found.append(_address(array) if len(array) else 0)
-    return found
+class _Addresses:
+    """Where the arrays of a step lie. Remembers them and holds them until the next step: of the thirty arrays of a
+    decoding batch most are those of the step before, and looking one up takes a microsecond and more."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[object, npt.NDArray[Any], int]] = {}
+
+    def of(
+        self, owner: object, arrays: tuple[tuple[str, type[np.generic], int], ...], lengths: tuple[int, ...]
+    ) -> list[int]:
+        """One address per array, its length checked (C++ checks the values); 0: it is empty."""
+        found = []
+        known = self._known
+        for name, dtype, length in arrays:
+            given = getattr(owner, name)
+            entry = known.get(name)
+            if entry is None or entry[0] is not given:
+                array = np.ascontiguousarray(given, dtype)
+                own = given if array is given else None  # a copy tells nothing of the next step
+                entry = known[name] = (own, array, _address(array) if len(array) else 0)
+            if len(entry[1]) != lengths[length]:
+                raise ValueError(f"step: {name} has {len(entry[1])} entries, needs {lengths[length]}")
+            found.append(entry[2])
+        return found
