@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import llguidance
 
@@ -33,7 +33,7 @@ LIMITS = llguidance.LLParserLimits(
 MAX_FORCED = 256  # tokens appended at once; what is left follows after the next step
 # JSON: compact, spaced or indented, but no whitespace without end, which small models fall into; and no escape that
 # could be half a character.
-_JSON_OPTIONS: llguidance.JsonCompileOptions = {
+_JSON_OPTIONS = {
     "whitespace_pattern": r" |\n[ \t]{0,24}",
     "json_allowed_escapes": 'nrbtf\\"',
 }
@@ -70,9 +70,14 @@ class Vocabulary:
         self.num_words = -(-self.size // 32)  # of a mask: uint32, bit set = allowed
         self.eos_ids = tuple(sorted(eos_ids))
         self.digest = _digest(tokens, special_ids, self.eos_ids)
+        self._tokens = _Tokens(tokens, special_ids, self.eos_ids, encode)
+        source: Any = self._tokens  # not of llguidance's class, which would encode by calling a tokenizer's object
         with _guarded():
-            source = _Tokens(tokens, special_ids, self.eos_ids, encode)
             self._backend = llguidance.LLTokenizer(source, eos_token=list(self.eos_ids) or None)
+
+    def encode(self, data: bytes) -> list[int]:
+        """The tokens of some bytes inside a text."""
+        return self._tokens(data)
 
     def compile(self, text: str) -> Grammar:
         """The grammar that `json_grammar`, `regex_grammar` or `lark_grammar` wrote. Raises GrammarProblem."""
@@ -140,6 +145,16 @@ class Grammar:
         with _guarded():
             matcher = self._matcher.deep_copy()
             return matcher.consume_tokens(list(tokens)) and matcher.is_accepting()
+
+    def try_first(self) -> None:
+        """Find the tokens that a text may begin with. Raises GrammarProblem where that costs too much, or none may."""
+        with _guarded():
+            matcher = self._matcher.deep_copy()
+            is_empty = not any(matcher.compute_bitmask())
+            if matcher.is_error():
+                raise _problem(matcher)
+            if is_empty:
+                raise GrammarProblem("the grammar cannot be used: no text of this model's tokens matches it")
 
 
 class Matcher:
@@ -213,7 +228,7 @@ class Matcher:
 def json_grammar(schema: str) -> str:
     """A grammar of the JSON texts that a schema (as JSON text) describes."""
     with _guarded():
-        return llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_OPTIONS)
+        return llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_OPTIONS)  # type: ignore[arg-type]
 
 
 def regex_grammar(pattern: str) -> str:
@@ -228,7 +243,9 @@ def lark_grammar(source: str) -> str:
 
 
 def _problem(matcher: llguidance.LLMatcher) -> GrammarProblem:
-    message = matcher.get_error()
+    message = matcher.get_error() or matcher.stop_reason()
+    if message.startswith("NoExtension"):
+        return GrammarProblem("the grammar cannot be used: no token of this model can go on")
     is_limit = matcher.stop_reason() in ("ParserTooComplex", "LexerTooComplex") or "limit" in message
     if is_limit:
         return GrammarProblem(f"the grammar is too complex: {_first_line(message)}", code="grammar_too_complex")

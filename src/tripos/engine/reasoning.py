@@ -110,6 +110,11 @@ class ReasoningMatcher:
         return self._inner is not None and self.trace.is_over and self._inner.is_complete
 
     @property
+    def is_accepting(self) -> bool:
+        """As Matcher.is_accepting."""
+        return self._inner is None or (not self.trace.is_open and self._inner.is_accepting)
+
+    @property
     def _is_due(self) -> bool:
         """Whether the end mark must come now."""
         used_up = self._max_tokens is not None and self.trace.num_tokens >= self._max_tokens
