@@ -57,7 +57,7 @@ class Grammars:
 
     async def get(self, constraint: Constraint) -> CompiledConstraint:
         """What `compile` gives, without blocking the event loop. Raises as compile, and Overloaded."""
-        check_source(constraint.source)
+        check_source(constraint)
         found = self._cache.get(_key(constraint))
         if found is not None:
             return _unless_refused(found, constraint)
@@ -76,7 +76,7 @@ class Grammars:
 
         Raises InvalidRequest: invalid_schema, unsupported_schema, invalid_grammar or grammar_too_complex.
         """
-        check_source(constraint.source)
+        check_source(constraint)
         key = _key(constraint)
         with self._lock:
             found = self._cache.get(key)

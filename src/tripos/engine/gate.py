@@ -40,7 +40,7 @@ class Admitted(msgspec.Struct, frozen=True):
 def admit(constraint: Constraint) -> Admitted:
     """Raises InvalidRequest: invalid_schema, unsupported_schema, invalid_grammar or grammar_too_complex."""
     source = constraint.source
-    check_source(source)
+    check_source(constraint)
     if constraint.kind == "json_object":
         return _admit_schema({"type": "object"})
     if constraint.kind == "json_schema":
@@ -54,18 +54,21 @@ def admit(constraint: Constraint) -> Admitted:
     return Admitted(lark_grammar("".join(_with_checked_schemas(source))))
 
 
-def check_source(source: str) -> None:
+def check_source(constraint: Constraint) -> None:
     """The one check that may be made anywhere: it is cheap."""
+    source, param = constraint.source, constraint.param
     size = len(source) if len(source) > MAX_SOURCE_BYTES else len(source.encode(errors="surrogatepass"))
     if size > MAX_SOURCE_BYTES:
         raise GrammarProblem(
-            f"the source has {size} bytes, at most {MAX_SOURCE_BYTES} are possible", code="grammar_too_complex"
+            f"the source has {size} bytes, at most {MAX_SOURCE_BYTES} are possible",
+            code="grammar_too_complex",
+            param=param,
         )
     if not source.isascii():
         try:
             source.encode()
         except UnicodeEncodeError:
-            raise GrammarProblem("the source holds half a surrogate pair, which is no text") from None
+            raise GrammarProblem("the source holds half a surrogate pair, which is no text", param=param) from None
 
 
 def try_out(vocabulary: Vocabulary, admitted: Admitted) -> Grammar:

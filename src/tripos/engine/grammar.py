@@ -31,10 +31,12 @@ LIMITS = llguidance.LLParserLimits(
     verbose_errors=False,
 )
 MAX_FORCED = 256  # tokens appended at once; what is left follows after the next step
-# JSON: compact, spaced or indented, but no whitespace without end, which small models fall into; and no escape that
-# could be half a character.
+# JSON on one line, as json.dumps writes it: one way to space it, so that all but the values is forced. And no escape
+# that could be half a character.
 _JSON_OPTIONS = {
-    "whitespace_pattern": r" |\n[ \t]{0,24}",
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "whitespace_flexible": False,
     "json_allowed_escapes": 'nrbtf\\"',
 }
 
@@ -253,10 +255,9 @@ def _problem(matcher: llguidance.LLMatcher) -> GrammarProblem:
 
 
 def _first_line(message: str) -> str:
-    lines = [line for line in message.splitlines() if line.strip()]
-    if len(lines) > 1 and lines[0].rstrip().endswith(":"):  # "regex parse error:", the cause stands last
-        return f"{lines[0].strip()} {lines[-1].strip().removeprefix('error: ')}"[:300]
-    return (lines[0] if lines else "no cause given").strip()[:300]
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    causes = [line.removeprefix("error: ") for line in lines[1:] if line.startswith("error: ")]
+    return " ".join([*lines[:1], *causes[:1]])[:300] or "no cause given"
 
 
 def _digest(tokens: Sequence[bytes], special_ids: Sequence[int], eos_ids: Sequence[int]) -> bytes:
