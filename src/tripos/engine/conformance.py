@@ -7,17 +7,26 @@ expressions are the grammar's part, whose matching is linear in the text.
 from __future__ import annotations
 
 import json
-import math
+import operator
 from collections.abc import Iterator
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 from tripos.engine.schema import resolve
 
+_BOUNDS = {
+    "minimum": operator.ge,
+    "maximum": operator.le,
+    "exclusiveMinimum": operator.gt,
+    "exclusiveMaximum": operator.lt,
+}
+_MAX_EXPONENT = 400  # of a number whose multiples are looked at; a double ends at 308
+
 _TYPES: dict[str, tuple[type, ...]] = {
     "null": (type(None),),
     "boolean": (bool,),
-    "number": (int, float),
+    "number": (int, float, Decimal),
     "string": (str,),
     "array": (list,),
     "object": (dict,),
@@ -27,7 +36,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 def text_violation(schema: Any, text: str) -> str | None:
     """Why a text is not JSON that follows `schema`; None when it is."""
     try:
-        value = json.loads(text, parse_constant=_no_constant)
+        value = json.loads(text, parse_float=Decimal, parse_constant=_no_constant)  # the digits, not the nearest double
     except (ValueError, RecursionError) as problem:
         return f"it is not JSON ({problem})"
     return violation(schema, value)
@@ -58,7 +67,7 @@ class _Checker:
             yield from self._of_array(schema, value, path)
         elif isinstance(value, str):
             yield from _outside(len(value), schema, "Length", f"{path} characters")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
+        elif isinstance(value, int | float | Decimal) and not isinstance(value, bool):
             yield from _of_number(schema, value, path)
 
     def _matches(self, schema: Any, value: Any) -> bool:
@@ -104,18 +113,18 @@ class _Checker:
             yield from self.violations(heads[i] if i < len(heads) else rest, member, f"{path}[{i}]")
 
 
-def _of_number(schema: dict[str, Any], value: float, path: str) -> Iterator[str]:
-    if math.isinf(value):
-        yield f"{path} is too large for a number"
-        return
-    if value < schema.get("minimum", value) or value > schema.get("maximum", value):
-        yield f"{path} is outside minimum and maximum"
-    if "exclusiveMinimum" in schema and value <= schema["exclusiveMinimum"]:
-        yield f"{path} is not above exclusiveMinimum"
-    if "exclusiveMaximum" in schema and value >= schema["exclusiveMaximum"]:
-        yield f"{path} is not below exclusiveMaximum"
-    if "multipleOf" in schema and Decimal(repr(value)) % Decimal(repr(schema["multipleOf"])) != 0:
+def _of_number(schema: dict[str, Any], value: float | Decimal, path: str) -> Iterator[str]:
+    exact = Decimal(str(value))
+    bounds = {name: Decimal(str(schema[name])) for name in _BOUNDS if name in schema}
+    for name, bound in bounds.items():
+        if not _BOUNDS[name](exact, bound):
+            yield f"{path} is {value}, against {name} {bound}"
+    if "multipleOf" in schema and not _is_multiple(exact, schema["multipleOf"]):
         yield f"{path} is no multiple of {schema['multipleOf']}"
+
+
+def _is_multiple(value: Decimal, divisor: float) -> bool:
+    return abs(value.adjusted()) < _MAX_EXPONENT and Fraction(value) % Fraction(str(divisor)) == 0
 
 
 def _outside(count: int, schema: dict[str, Any], suffix: str, what: str) -> Iterator[str]:
@@ -126,7 +135,8 @@ def _outside(count: int, schema: dict[str, Any], suffix: str, what: str) -> Iter
 
 def _is_type(value: Any, name: str) -> bool:
     if name == "integer":
-        return isinstance(value, int | float) and not isinstance(value, bool) and value == int(value)
+        is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+        return is_number and (isinstance(value, int) or Decimal(value) == Decimal(value).to_integral_value())
     return isinstance(value, _TYPES[name]) and (name in ("boolean",) or not isinstance(value, bool))
 
 

@@ -27,6 +27,25 @@ _LARK = re.compile(
     |(?P<json>%json\b)|(?P<open>[(\[{])|(?P<close>[)\]}])|(?P<other>.)""",
     re.VERBOSE | re.DOTALL,
 )
+# What the compiler's complaints begin with or hold, and the keyword that they are about.
+_KEYWORDS_OF = {
+    "oneOf constraints": "oneOf",
+    "Unknown format": "format",
+    "patternProperty": "patternProperties",
+    "multipleOf": "multipleOf",
+    "for float range": "minimum or maximum",
+    "for integer range": "minimum or maximum",
+    "Properties": "minProperties or maxProperties",
+    "regex parse error": "pattern",
+}
+_UNSUPPORTED = (
+    "not supported",
+    "Unknown format",
+    "not disjoint",
+    "too many digits",
+    "Failed to generate",
+    "minProperties",
+)
 _REGEX = re.compile(r"(?P<set>\[\^?\]?(?:\\.|[^\]\\])*\])|\\.|(?P<open>\()|(?P<close>\))|.", re.DOTALL)
 
 
@@ -137,7 +156,12 @@ def _named(problem: GrammarProblem, *, is_schema: bool) -> InvalidRequest:
     message = problem.message
     if problem.code == "grammar_too_complex":
         return problem
-    is_unsupported = any(mark in message for mark in ("not supported", "Unimplemented", "Unknown format"))
-    if is_schema or "JSON schema" in message:
-        return SchemaProblem(message, code="unsupported_schema" if is_unsupported else "invalid_schema")
-    return problem
+    if not (is_schema or "JSON schema" in message):
+        return problem
+    message = message.removeprefix("the grammar cannot be used: ")
+    keyword = next((keyword for mark, keyword in _KEYWORDS_OF.items() if mark in message), None)
+    if keyword is None:
+        return SchemaProblem(f"the schema cannot be used: {message}")
+    is_unsupported = any(mark in message for mark in _UNSUPPORTED)
+    code = "unsupported_schema" if is_unsupported else "invalid_schema"
+    return SchemaProblem(f"the keyword {keyword!r} is not supported as it is used here: {message}", code=code)

@@ -31,13 +31,11 @@ LIMITS = llguidance.LLParserLimits(
     verbose_errors=False,
 )
 MAX_FORCED = 256  # tokens appended at once; what is left follows after the next step
-# JSON on one line, as json.dumps writes it: one way to space it, so that all but the values is forced. And no escape
-# that could be half a character.
+# JSON on one line, as json.dumps writes it: one way to space it, so that all but the values is forced.
 _JSON_OPTIONS = {
     "item_separator": ", ",
     "key_separator": ": ",
     "whitespace_flexible": False,
-    "json_allowed_escapes": 'nrbtf\\"',
 }
 
 Encode = Callable[[bytes], list[int]]

@@ -385,7 +385,7 @@ class _Stream:
         was_over = choice.finish_reason is not None
         choice.push(output)
         if choice.violation is not None:
-            log.error("an answer does not match its constraint: this is a bug in Tripos")
+            log.error("an answer does not match its constraint: this is a bug in Tripos or in a grammar's compiler")
             self.end(RequestFailed(f"the answer does not match what was asked: {choice.violation}"))
             return self.sequences
         ends_here = choice.finish_reason is not None and not was_over and not output.is_last

@@ -150,6 +150,8 @@ class _Reader:
         if kind == "schemas" or (kind == "items" and isinstance(value, list)):
             if not isinstance(value, list) or (not value and kind == "schemas"):
                 raise SchemaProblem(f"{at} must be a list of schemas, at least one")
+            if keyword == "oneOf":  # the compiler looks into its parts, to see that no two can match
+                value = [self._referred(part) for part in value]
             return [self.read(part, f"{at}[{i}]") for i, part in enumerate(value)]
         if kind == "items":
             return self.read(value, at)
@@ -161,7 +163,17 @@ class _Reader:
             self._check_ref(value, at)
         else:
             _check_value(kind, value, at)
-        return value
+        return int(value) if kind == "count" else value
+
+    def _referred(self, part: Any) -> Any:
+        """What a part that is nothing but a reference refers to."""
+        for _ in range(MAX_DEPTH):
+            ref = part.get("$ref") if isinstance(part, dict) and part.keys() - _ANNOTATIONS == {"$ref"} else None
+            target = resolve(self._root, ref) if isinstance(ref, str) and ref.startswith("#/") else None
+            if target is None:
+                break
+            part = target
+        return part
 
     def _check_ref(self, ref: Any, at: str) -> None:
         """A reference must lead to a schema in this one, and not only to itself."""
