@@ -77,29 +77,31 @@ class CompileProcess:
         with self._lock:
             self._kill()
 
+    def __del__(self) -> None:
+        self._kill()
+
     def _ask(self, constraint: Constraint) -> Verdict:
-        for is_retry in (False, True):
+        for is_last_try in (False, True):
             if self._process is None:
                 self._start()
             try:
                 self._send(constraint)
-                break
-            except OSError:  # it died while idle, which is no grammar's fault
+                verdict = msgspec.msgpack.decode(self._receive(MAX_WALL_S), type=Verdict)
+            except TimeoutError:
                 self._kill()
-                if is_retry:
-                    raise EngineFailed("grammars cannot be compiled now: retry", retry_after_s=1.0) from None
-        data = self._receive(MAX_WALL_S)
-        if data is None:
-            self._kill()
-            return Verdict(
-                code="grammar_too_complex",
-                message=f"the grammar is too complex: compiling it takes more than {MAX_CPU_S:.0f} s or "
-                f"{MAX_GROWTH_BYTES >> 20} MiB, which ended the attempt: make it smaller",
-            )
-        verdict = msgspec.msgpack.decode(data, type=Verdict)
-        if verdict.is_last:
-            self._kill()
-        return verdict
+                break
+            except (OSError, EOFError):  # it is gone: of this grammar, unless somebody killed it
+                if self._end() == -signal.SIGKILL and not is_last_try:
+                    continue
+                break
+            if verdict.is_last:
+                self._kill()
+            return verdict
+        return Verdict(
+            code="grammar_too_complex",
+            message=f"the grammar is too complex: compiling it takes more than {MAX_CPU_S:.0f} s or "
+            f"{MAX_GROWTH_BYTES >> 20} MiB, which ended the attempt: make it smaller",
+        )
 
     def _start(self) -> None:
         kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "LANG") if name in os.environ}
@@ -113,11 +115,11 @@ class CompileProcess:
         )
         try:
             self._send(self._tokens)
-        except OSError:
-            pass  # as when no word comes back
-        if self._receive(MAX_START_S) is None:
+            self._receive(MAX_START_S)
+        except (OSError, EOFError):
             self._kill()
-            raise EngineFailed("the process that compiles grammars does not start: retry", retry_after_s=5.0)
+            message = "the process that compiles grammars does not start: retry"
+            raise EngineFailed(message, retry_after_s=5.0) from None
 
     def _send(self, value: Any) -> None:
         process = self._process
@@ -125,8 +127,8 @@ class CompileProcess:
         assert process.stdin is not None
         _write_frame(process.stdin, msgspec.msgpack.encode(value))
 
-    def _receive(self, seconds: float) -> bytes | None:
-        """The next frame; None when the process ended or does not answer in time."""
+    def _receive(self, seconds: float) -> bytes:
+        """The next frame. Raises EOFError when the process is gone, TimeoutError when it does not answer in time."""
         process = self._process
         assert process is not None
         assert process.stdout is not None
@@ -134,14 +136,24 @@ class CompileProcess:
         data, wanted = b"", 4
         while len(data) < wanted:
             if not select.select([process.stdout], [], [], max(0.0, end_s - time.monotonic()))[0]:
-                return None
+                raise TimeoutError
             piece = os.read(process.stdout.fileno(), wanted - len(data))
             if not piece:
-                return None
+                raise EOFError
             data += piece
             if len(data) == 4:
                 wanted = 4 + int.from_bytes(data, "little")
         return data[4:]
+
+    def _end(self) -> int | None:
+        """Let go of a process that closed its pipe; returns what it died of."""
+        process = self._process
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if process is not None:
+                process.wait(timeout=1.0)
+        status = None if process is None else process.returncode
+        self._kill()
+        return status
 
     def _kill(self) -> None:
         process, self._process = self._process, None

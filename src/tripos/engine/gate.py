@@ -154,8 +154,8 @@ def _nesting(pattern: str) -> int:
 def _named(problem: GrammarProblem, *, is_schema: bool) -> InvalidRequest:
     """The compiler's complaint under the code that a client knows."""
     message = problem.message
-    if problem.code == "grammar_too_complex":
-        return problem
+    if problem.code == "grammar_too_complex" or "maximum number of nested" in message:
+        return GrammarProblem(message, code="grammar_too_complex")
     if not (is_schema or "JSON schema" in message):
         return problem
     message = message.removeprefix("the grammar cannot be used: ")
@@ -163,5 +163,5 @@ def _named(problem: GrammarProblem, *, is_schema: bool) -> InvalidRequest:
     if keyword is None:
         return SchemaProblem(f"the schema cannot be used: {message}")
     is_unsupported = any(mark in message for mark in _UNSUPPORTED)
-    code = "unsupported_schema" if is_unsupported else "invalid_schema"
-    return SchemaProblem(f"the keyword {keyword!r} is not supported as it is used here: {message}", code=code)
+    code, verdict = ("unsupported_schema", "is not supported") if is_unsupported else ("invalid_schema", "is wrong")
+    return SchemaProblem(f"the keyword {keyword!r} {verdict} as it is used here: {message}", code=code)
