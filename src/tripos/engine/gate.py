@@ -33,8 +33,8 @@ _KEYWORDS_OF = {
     "Unknown format": "format",
     "patternProperty": "patternProperties",
     "multipleOf": "multipleOf",
-    "for float range": "minimum or maximum",
-    "for integer range": "minimum or maximum",
+    "for float range": "minimum, maximum, exclusiveMinimum or exclusiveMaximum",
+    "for integer range": "minimum, maximum, exclusiveMinimum or exclusiveMaximum",
     "Properties": "minProperties or maxProperties",
     "regex parse error": "pattern",
 }
