@@ -22,16 +22,29 @@ from tripos.types import Constraint
 
 MAX_CACHE_BYTES = 64 << 20
 MAX_PENDING = 32  # constraints that wait to be compiled; then further ones are refused
+RENEW_TOKENS = 2048  # that a grammar's matchers have taken; then it is compiled anew, and what it has learnt is freed
 _ENTRY_BYTES = 16 << 10  # at least, for one entry
+_LEARNT_BYTES = 4 << 10  # per token taken: of the worst patterns; plain ones stop at a few hundred states
+_REFUSAL_BYTES = 2 << 10
 
 
 class CompiledConstraint:
     """A grammar, and the schema that the finished text is held against once more."""
 
-    def __init__(self, grammar: Grammar, schema: Any, num_bytes: int) -> None:
+    def __init__(self, grammar: Grammar, text: str, schema: Any, num_bytes: int) -> None:
         self.grammar = grammar
+        self.text = text  # that it was compiled from
         self.schema = schema  # None: the text need not be JSON
-        self.num_bytes = num_bytes
+        self.compiled_bytes = num_bytes
+
+    @property
+    def num_bytes(self) -> int:
+        """Of memory, estimated: as measured when it was tried, and what it may have learnt since."""
+        return self.compiled_bytes + _LEARNT_BYTES * self.grammar.num_tokens
+
+    @property
+    def is_worn(self) -> bool:
+        return self.grammar.num_tokens > RENEW_TOKENS
 
 
 class Grammars:
@@ -59,7 +72,7 @@ class Grammars:
         """What `compile` gives, without blocking the event loop. Raises as compile, and Overloaded."""
         check_source(constraint)
         found = self._cache.get(_key(constraint))
-        if found is not None:
+        if found is not None and not _is_worn(found):
             return _unless_refused(found, constraint)
         if self._num_pending >= MAX_PENDING:
             raise Overloaded(f"{self._num_pending} grammars wait to be compiled: retry in 5 s", retry_after_s=5.0)
@@ -80,8 +93,8 @@ class Grammars:
         key = _key(constraint)
         with self._lock:
             found = self._cache.get(key)
-            if found is None:
-                found = self._compile(constraint)
+            if found is None or _is_worn(found):
+                found = self._compile(constraint) if found is None else self._renew(found)
                 self._cache.put(key, found)
         return _unless_refused(found, constraint)
 
@@ -108,7 +121,13 @@ class Grammars:
             return problem
         schema = None if verdict.admitted.schema is None else json.loads(verdict.admitted.schema)
         size = max(verdict.num_bytes, _ENTRY_BYTES) + 8 * len(verdict.admitted.text)
-        return CompiledConstraint(grammar, schema, size)
+        return CompiledConstraint(grammar, verdict.admitted.text, schema, size)
+
+    def _renew(self, worn: CompiledConstraint | InvalidRequest) -> CompiledConstraint | InvalidRequest:
+        """What was admitted once costs again what it cost then."""
+        if isinstance(worn, InvalidRequest) or self._vocabulary is None:
+            return worn
+        return CompiledConstraint(self._vocabulary.compile(worn.text), worn.text, worn.schema, worn.compiled_bytes)
 
 
 class _Cache:
@@ -116,7 +135,6 @@ class _Cache:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self.num_bytes = 0
         self._entries: OrderedDict[bytes, CompiledConstraint | InvalidRequest] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -125,19 +143,33 @@ class _Cache:
             entry = self._entries.get(key)
             if entry is not None:
                 self._entries.move_to_end(key)
+                self._trim()
             return entry
 
     def put(self, key: bytes, entry: CompiledConstraint | InvalidRequest) -> None:
         with self._lock:
             self._entries[key] = entry
-            self.num_bytes += _size(entry)
-            while self.num_bytes > self.max_bytes:
-                _, oldest = self._entries.popitem(last=False)
-                self.num_bytes -= _size(oldest)
+            self._trim()
+
+    @property
+    def num_bytes(self) -> int:
+        with self._lock:
+            return sum(map(_size, self._entries.values()))
+
+    def _trim(self) -> None:
+        """Entries grow while they are used, so all are counted each time: a fifth of a millisecond when full."""
+        num_bytes = sum(map(_size, self._entries.values()))
+        while num_bytes > self.max_bytes:
+            _, oldest = self._entries.popitem(last=False)
+            num_bytes -= _size(oldest)
 
 
 def _size(entry: CompiledConstraint | InvalidRequest) -> int:
-    return entry.num_bytes if isinstance(entry, CompiledConstraint) else 2048
+    return entry.num_bytes if isinstance(entry, CompiledConstraint) else _REFUSAL_BYTES
+
+
+def _is_worn(entry: CompiledConstraint | InvalidRequest) -> bool:
+    return isinstance(entry, CompiledConstraint) and entry.is_worn
 
 
 def _key(constraint: Constraint) -> bytes:

@@ -154,7 +154,7 @@ def _nesting(pattern: str) -> int:
 def _named(problem: GrammarProblem, *, is_schema: bool) -> InvalidRequest:
     """The compiler's complaint under the code that a client knows."""
     message = problem.message
-    if problem.code == "grammar_too_complex" or "maximum number of nested" in message:
+    if problem.code == "grammar_too_complex" or "nested parentheses" in message:
         return GrammarProblem(message, code="grammar_too_complex")
     if not (is_schema or "JSON schema" in message):
         return problem

@@ -26,7 +26,7 @@ LIMITS = llguidance.LLParserLimits(
     initial_lexer_fuel=1_000_000,
     step_lexer_fuel=200_000,
     step_max_items=50_000,
-    max_lexer_states=16_384,
+    max_lexer_states=8_192,
     max_grammar_size=200_000,
     verbose_errors=False,
 )
@@ -129,19 +129,24 @@ class _Tokens:
 
 
 class Grammar:
-    """A compiled grammar. `start` gives the matcher of one sequence; matchers share what the lexer has learnt."""
+    """A compiled grammar. `start` gives the matcher of one sequence.
+
+    Matchers share what the lexer has learnt: states that stay, up to its limit, as long as the grammar is kept.
+    """
 
     def __init__(self, vocabulary: Vocabulary, matcher: llguidance.LLMatcher, digest: bytes) -> None:
         self.vocabulary = vocabulary
         self.digest = digest  # SHA-256 of the text it was compiled from
+        self.num_tokens = 0  # that its matchers have taken: what the lexer has learnt grows no faster
         self._matcher = matcher
 
     def start(self) -> Matcher:
         with _guarded():
-            return Matcher(self._matcher.deep_copy(), self.vocabulary)
+            return Matcher(self._matcher.deep_copy(), self)
 
     def accepts(self, tokens: Sequence[int]) -> bool:
         """Whether these tokens, from the first, are a whole text of the grammar."""
+        self.num_tokens += len(tokens)
         with _guarded():
             matcher = self._matcher.deep_copy()
             return matcher.consume_tokens(list(tokens)) and matcher.is_accepting()
@@ -160,10 +165,11 @@ class Grammar:
 class Matcher:
     """Follows one sequence, token by token. Used by one thread at a time. After a failure `problem` says why."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, vocabulary: Vocabulary) -> None:
+    def __init__(self, matcher: llguidance.LLMatcher, grammar: Grammar) -> None:
         self._matcher = matcher
-        self.num_words = vocabulary.num_words
-        self._num_bytes = 4 * vocabulary.num_words
+        self._grammar = grammar
+        self.num_words = grammar.vocabulary.num_words
+        self._num_bytes = 4 * self.num_words
         self.problem: GrammarProblem | None = None
 
     @property
@@ -204,6 +210,7 @@ class Matcher:
 
     def accept(self, token: int) -> bool:
         """Go on with a token that was drawn; False when the grammar does not allow it (see `problem`)."""
+        self._grammar.num_tokens += 1
         if not self._matcher.consume_token(token):
             self.problem = self.problem or _problem(self._matcher)
             return False
@@ -246,7 +253,9 @@ def _problem(matcher: llguidance.LLMatcher) -> GrammarProblem:
     message = matcher.get_error() or matcher.stop_reason()
     if message.startswith("NoExtension"):
         return GrammarProblem("the grammar cannot be used: no token of this model can go on")
-    is_limit = matcher.stop_reason() in ("ParserTooComplex", "LexerTooComplex") or "limit" in message
+    is_limit = (
+        matcher.stop_reason() in ("ParserTooComplex", "LexerTooComplex") or "limit" in message or "too many states" in message
+    )
     if is_limit:
         return GrammarProblem(f"the grammar is too complex: {_first_line(message)}", code="grammar_too_complex")
     return GrammarProblem(f"the grammar cannot be used: {_first_line(message)}")

@@ -200,6 +200,21 @@ def test_the_cache_stays_within_its_bytes(monkeypatch: pytest.MonkeyPatch) -> No
     assert min(sizes[100:]) > 1 << 18
 
 
+def test_a_grammar_that_was_used_for_long_is_made_anew(grammars: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patterns with many states fill the lexer's room: the next user must not find it full."""
+    pattern = regex("(a|b)*a(a|b){200}")
+    used = grammars.compile(pattern)
+    chance = random.Random(4)
+    while not used.is_worn:
+        assert used.grammar.accepts([*(chance.choice(b"ab") for _ in range(99)), *b"a", *b"b" * 200])
+    assert used.num_bytes > 4 << 20
+    monkeypatch.setattr(compile_process.CompileProcess, "check", lambda *_: pytest.fail("tried again"))
+    renewed = grammars.compile(pattern)
+    assert renewed is not used
+    assert renewed.num_bytes < 1 << 20
+    assert grammars.compile(pattern) is renewed
+
+
 async def test_only_so_many_wait_to_be_compiled(grammars: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constraints, "MAX_PENDING", 2)
     results = await asyncio.gather(*(grammars.get(regex(f"burst{i}")) for i in range(4)), return_exceptions=True)
