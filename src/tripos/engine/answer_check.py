@@ -18,25 +18,32 @@ class AnswerCheck:
 
     def __init__(self, constraint: CompiledConstraint) -> None:
         self._constraint = constraint
-        self._tokens: list[int] = []
-        self._ends: list[int] = []  # of each token's text, in characters
-        self._text: list[str] = []
         self._num_stop_checks = 0
+        self.begin(0)
+
+    def begin(self, num_chars: int) -> None:
+        """The answer begins behind so many characters: what came before was reasoning."""
+        self._start = num_chars
+        self._tokens: list[int] = []
+        self._ends: list[int] = []  # of each token's text, in characters from the beginning of all text
+        self._text: list[str] = []
 
     def push(self, token_id: int, text: str) -> None:
         self._tokens.append(token_id)
         self._text.append(text)
-        self._ends.append((self._ends[-1] if self._ends else 0) + len(text))
+        self._ends.append((self._ends[-1] if self._ends else self._start) + len(text))
 
     def may_stop(self, num_chars: int) -> bool:
         """Whether the text before a stop string is complete; if not, the stop string is part of the answer.
 
         JSON is complete only where nothing can follow, and there it ends by itself.
         """
-        if self._constraint.schema is not None or self._num_stop_checks >= MAX_STOP_CHECKS:
+        is_inside = num_chars >= self._start and self._num_stop_checks < MAX_STOP_CHECKS
+        if self._constraint.schema is not None or not is_inside:
             return False
         num_whole = bisect_right(self._ends, num_chars)
-        rest = "".join(self._text)[self._ends[num_whole - 1] if num_whole else 0 : num_chars]
+        begin = self._ends[num_whole - 1] if num_whole else self._start
+        rest = "".join(self._text)[begin - self._start : num_chars - self._start]
         grammar = self._constraint.grammar
         if grammar.accepts([*self._tokens[:num_whole], *grammar.vocabulary.encode(rest.encode())]):
             return True

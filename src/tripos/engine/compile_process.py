@@ -104,13 +104,12 @@ class CompileProcess:
         )
 
     def _start(self) -> None:
-        kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "LANG") if name in os.environ}
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "tripos.engine.compile_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**kept, "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)},
+            env={"PYTHONPATH": os.pathsep.join(part for part in sys.path if part)},  # and nothing that is the server's
             bufsize=0,
         )
         try:

@@ -254,7 +254,9 @@ def _problem(matcher: llguidance.LLMatcher) -> GrammarProblem:
     if message.startswith("NoExtension"):
         return GrammarProblem("the grammar cannot be used: no token of this model can go on")
     is_limit = (
-        matcher.stop_reason() in ("ParserTooComplex", "LexerTooComplex") or "limit" in message or "too many states" in message
+        matcher.stop_reason() in ("ParserTooComplex", "LexerTooComplex")
+        or "limit" in message
+        or "too many states" in message
     )
     if is_limit:
         return GrammarProblem(f"the grammar is too complex: {_first_line(message)}", code="grammar_too_complex")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 from tripos.errors import InvalidRequest
@@ -17,6 +18,7 @@ MAX_DEPTH = 64
 MAX_NODES = 20_000  # values of any kind
 MAX_ENUM = 5_000
 MAX_COUNT = 1 << 16  # of characters, items or properties that a schema may count
+MAX_DIGITS = 15  # of a number, which every double has
 
 _TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 # keyword: what its value is
@@ -222,6 +224,9 @@ def _check_value(kind: str, value: Any, at: str) -> None:
             raise SchemaProblem(f"{at} must be a list of at least one value")
         if len(value) > MAX_ENUM:
             raise _too_complex(f"{at} lists {len(value)} values, at most {MAX_ENUM} may be")
+        _check_digits(value, at)
+    elif kind == "value":
+        _check_digits(value, at)
     elif kind == "names":
         if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
             raise SchemaProblem(f"{at} must be a list of names")
@@ -236,8 +241,19 @@ def _check_value(kind: str, value: Any, at: str) -> None:
     elif kind in ("number", "divisor"):
         if not _is_number(value):
             raise SchemaProblem(f"{at} is {json.dumps(value)[:40]}: it must be a number")
+        _check_digits(value, at)
         if kind == "divisor" and value <= 0:
             raise SchemaProblem(f"{at} is {value}: it must be larger than 0")
+
+
+def _check_digits(value: Any, at: str) -> None:
+    """Numbers with more digits than a double surely keeps would be enforced as their neighbours."""
+    if _is_number(value):
+        if len(Decimal(repr(value)).normalize().as_tuple().digits) > MAX_DIGITS:
+            advice = f"{value!r} has more than {MAX_DIGITS} digits: round it"
+            raise _unsupported(at.rpartition(".")[2], at.rpartition(".")[0], advice)
+    for part in _parts(value):
+        _check_digits(part, at)
 
 
 def _is_number(value: Any) -> bool:

@@ -181,14 +181,15 @@ class ChoiceText:
 
     def _push_token(self, token: TokenOutput, *, is_stop: bool) -> None:
         self.num_tokens += 1
-        if self._trace is not None:
-            self._trace.push(token.token_id)
+        is_reasoning = self._follow_reasoning(token.token_id)
         if is_stop and not self._sampling.include_stop:
             return
         text = self._decoder.push(token.token_id)
-        if self._check is not None:
-            self._check.push(token.token_id, text)
         self._num_decoded += len(text)
+        if self._check is not None and is_reasoning:
+            self._check.begin(self._num_decoded)
+        elif self._check is not None:
+            self._check.push(token.token_id, text)
         self._tokens.append((self._num_decoded, token))
         if self.num_tokens <= self._sampling.min_tokens:  # stop strings count from then on
             self._release(text)
@@ -197,8 +198,17 @@ class ChoiceText:
         if self._matcher.matched is not None:
             self._match()
 
+    def _follow_reasoning(self, token_id: int) -> bool:
+        """Whether the token belongs to the model's reasoning, the marks around it included."""
+        if self._trace is None:
+            return False
+        was_open = self._trace.is_open
+        self._trace.push(token_id)
+        return was_open or self._trace.is_open
+
     def _may_stop(self, before: str) -> bool:
-        return self._check is None or self._check.may_stop(self._num_released + len(before))
+        is_reasoning = self._trace is not None and self._trace.is_open
+        return self._check is None or (not is_reasoning and self._check.may_stop(self._num_released + len(before)))
 
     def _match(self) -> None:
         stop = self._matcher.matched or ""

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tripos.errors import ModelRefused
-from tripos.plan.formats import to_float32
 from tripos.plan.adapters import Place, check_adapter, places
+from tripos.plan.formats import to_float32
 from tripos.plan.ir import Adapter, LowRank, Op, Plan, View, Weights, WeightSpec
 from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, StepInput, StepOutput
 from tripos.runtime.sampling import sample_row

@@ -102,6 +102,10 @@ def nested(depth: int) -> Any:
         ({"$schema": "http://json-schema.org/draft-03/schema"}, "unsupported_schema"),
         ({"properties": {"a": {"$id": "inner"}}}, "unsupported_schema"),
         ({"const": float("inf")}, "invalid_schema"),
+        ({"const": [{"a": 0.38985642602000004}]}, "unsupported_schema"),
+        ({"enum": [1, 2**53 + 1]}, "unsupported_schema"),
+        ({"minimum": 1.0000000000000002}, "unsupported_schema"),
+        ({"multipleOf": 0.1234567890123456}, "unsupported_schema"),
     ],
     ids=lambda value: str(value)[:50],
 )

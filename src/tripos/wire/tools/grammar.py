@@ -17,8 +17,6 @@ from tripos.wire.tools.offer import Offer, Tool
 from tripos.wire.tools.parser import CALL_KEYS
 from tripos.wire.tools.schema import bare
 
-# As models were shown JSON: one space behind commas and colons, none anywhere else.
-_SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _ANYTHING = "/(?s:.*)/"
 
 
@@ -62,7 +60,7 @@ def _answer_rule(answer: Constraint, frames: tuple[Frame, ...]) -> str:
 
 def _schema_text(tool: Tool) -> str:
     schema: dict[str, Any] = bare({"properties": {}, **tool.parameters, "type": "object"})
-    return json.dumps({**schema, "x-guidance": _SPACING}, ensure_ascii=False)
+    return json.dumps(schema, ensure_ascii=False)
 
 
 class _Writer:
