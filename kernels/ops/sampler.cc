@@ -59,8 +59,14 @@ class RowSampler {
     }
     if (step_.mask_row[row_] < 0) return;
     const uint32_t* mask = step_.mask + static_cast<size_t>(step_.mask_row[row_]) * static_cast<size_t>(step_.mask_words);
-    for (int64_t i = 0; i < vocab_size_; ++i) {
-      if ((mask[i >> 5] >> (i & 31) & 1u) == 0) logits_[i] = -kInfinity;
+    for (int64_t i = 0; i < vocab_size_; i += 32) {  // most words allow all of their tokens, or none
+      const uint32_t word = mask[i >> 5];
+      const int64_t end = std::min<int64_t>(32, vocab_size_ - i);
+      if (word == 0) {
+        std::fill_n(logits_ + i, end, -kInfinity);
+      } else if (word != ~0u) {
+        for (int64_t k = 0; k < end; ++k) logits_[i + k] = word >> k & 1u ? logits_[i + k] : -kInfinity;
+      }
     }
   }
 

@@ -43,6 +43,12 @@ def check_request(request: Generate, vocab_size: int, max_num_tokens: int) -> No
         _check_wanted(branch.logprob_token_ids, request.sampling, vocab_size)
     if request.branches and request.n != 1:
         raise InvalidRequest(f"n = {request.n}: a call with several prompts takes n = 1", param="n")
+    if request.constraint is not None and request.sampling.min_tokens:
+        raise InvalidRequest(
+            "min_tokens cannot be combined with a constraint, which says itself where an answer may end: leave it out, "
+            "or put the length into the schema or grammar",
+            param="min_tokens",
+        )
     prompt = request.prompt
     if isinstance(prompt, tuple) and not prompt:
         raise InvalidRequest("the prompt is empty: send at least one token", code="out_of_range", param="prompt")

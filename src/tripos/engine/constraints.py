@@ -1,52 +1,202 @@
-"""From what a request asks for to a compiled grammar of this model, through a gate, with what was compiled kept.
+"""From what a request asks for to a compiled grammar of this model: tried in another process first, kept in memory.
 
-Owns the vocabulary that grammars are compiled over and the cache.
+Owns the vocabulary that grammars are compiled over, the compiling process and the cache, refusals included.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import json
 import threading
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-from tripos.engine.grammar import Grammar, Vocabulary, json_grammar, lark_grammar, regex_grammar
+from tripos.engine.compile_process import CompileProcess, Tokens
+from tripos.engine.gate import check_source
+from tripos.engine.grammar import Encode, Grammar, Vocabulary
+from tripos.errors import InvalidRequest, Overloaded
 from tripos.models.tokenizer import Tokenizer
 from tripos.types import Constraint
 
+MAX_CACHE_BYTES = 64 << 20
+MAX_PENDING = 32  # constraints that wait to be compiled; then further ones are refused
+RENEW_TOKENS = 2048  # that a grammar's matchers have taken; then it is compiled anew, and what it has learnt is freed
+_ENTRY_BYTES = 16 << 10  # at least, for one entry
+_LEARNT_BYTES = 4 << 10  # per token taken: of the worst patterns; plain ones stop at a few hundred states
+_REFUSAL_BYTES = 2 << 10
+
+
+class CompiledConstraint:
+    """A grammar, and the schema that the finished text is held against once more."""
+
+    def __init__(self, grammar: Grammar, text: str, schema: Any, num_bytes: int) -> None:
+        self.grammar = grammar
+        self.text = text  # that it was compiled from
+        self.schema = schema  # None: the text need not be JSON
+        self.compiled_bytes = num_bytes
+
+    @property
+    def num_bytes(self) -> int:
+        """Of memory, estimated: as measured when it was tried, and what it may have learnt since."""
+        return self.compiled_bytes + _LEARNT_BYTES * self.grammar.num_tokens
+
+    @property
+    def is_worn(self) -> bool:
+        return self.grammar.num_tokens > RENEW_TOKENS
+
 
 class Grammars:
-    """The grammars of one model. `compile` may be called from any thread and takes up to seconds."""
+    """The grammars of one model. Methods may be called from any thread."""
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the vocabulary and process
         self._vocabulary: Vocabulary | None = None
+        self._process: CompileProcess | None = None
+        self._cache = _Cache(MAX_CACHE_BYTES)
+        self._executor: ThreadPoolExecutor | None = None
+        self._num_pending = 0
 
-    def compile(self, constraint: Constraint) -> Grammar:
+    @property
+    def cache_bytes(self) -> int:
+        return self._cache.num_bytes
+
+    @property
+    def process_id(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    async def get(self, constraint: Constraint) -> CompiledConstraint:
+        """What `compile` gives, without blocking the event loop. Raises as compile, and Overloaded."""
+        check_source(constraint)
+        found = self._cache.get(_key(constraint))
+        if found is not None and not _is_worn(found):
+            return _unless_refused(found, constraint)
+        if self._num_pending >= MAX_PENDING:
+            raise Overloaded(f"{self._num_pending} grammars wait to be compiled: retry in 5 s", retry_after_s=5.0)
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(1, thread_name_prefix="tripos-grammar")
+        self._num_pending += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, self.compile, constraint)
+        finally:
+            self._num_pending -= 1
+
+    def compile(self, constraint: Constraint) -> CompiledConstraint:
+        """Takes microseconds for what is known, else up to seconds.
+
+        Raises InvalidRequest: invalid_schema, unsupported_schema, invalid_grammar or grammar_too_complex.
+        """
+        check_source(constraint)
+        key = _key(constraint)
         with self._lock:
-            if self._vocabulary is None:
-                self._vocabulary = _vocabulary(self._tokenizer, self._vocab_size)
-            source = constraint.source
-            if constraint.kind == "json_object":
-                text = json_grammar('{"type": "object"}')
-            elif constraint.kind == "json_schema":
-                text = json_grammar(source)
-            elif constraint.kind == "regex":
-                text = regex_grammar(source)
-            else:
-                text = lark_grammar(source)
-            return self._vocabulary.compile(text)
+            found = self._cache.get(key)
+            if found is None or _is_worn(found):
+                found = self._compile(constraint) if found is None else self._renew(found)
+                self._cache.put(key, found)
+        return _unless_refused(found, constraint)
+
+    def close(self) -> None:
+        """End the compiling process; what is cached stays. Idempotent."""
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(wait=False, cancel_futures=True)
+        if self._process is not None:
+            self._process.close()
+
+    def _compile(self, constraint: Constraint) -> CompiledConstraint | InvalidRequest:
+        if self._vocabulary is None or self._process is None:
+            tokens = _tokens(self._tokenizer, self._vocab_size)
+            self._process = CompileProcess(tokens)
+            self._vocabulary = Vocabulary(
+                tokens.tokens, tokens.special_ids, tokens.eos_ids, _encode_with(self._tokenizer)
+            )
+        try:
+            verdict = self._process.check(constraint)
+            assert verdict.admitted is not None
+            grammar = self._vocabulary.compile(verdict.admitted.text)
+        except InvalidRequest as problem:
+            return problem
+        schema = None if verdict.admitted.schema is None else json.loads(verdict.admitted.schema)
+        size = max(verdict.num_bytes, _ENTRY_BYTES) + 8 * len(verdict.admitted.text)
+        return CompiledConstraint(grammar, verdict.admitted.text, schema, size)
+
+    def _renew(self, worn: CompiledConstraint | InvalidRequest) -> CompiledConstraint | InvalidRequest:
+        """What was admitted once costs again what it cost then."""
+        if isinstance(worn, InvalidRequest) or self._vocabulary is None:
+            return worn
+        return CompiledConstraint(self._vocabulary.compile(worn.text), worn.text, worn.schema, worn.compiled_bytes)
 
 
-def _vocabulary(tokenizer: Tokenizer, vocab_size: int) -> Vocabulary:
-    tokens = tokenizer.all_token_bytes[:vocab_size]
-    tokens += (b"",) * (vocab_size - len(tokens))
-    special_ids = [id for id in tokenizer.special_ids if id < vocab_size]
-    eos_ids = [id for id in tokenizer.eos_ids if id < vocab_size]
+class _Cache:
+    """Least recently used out first, by bytes."""
 
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._entries: OrderedDict[bytes, CompiledConstraint | InvalidRequest] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: bytes) -> CompiledConstraint | InvalidRequest | None:
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None:
+                self._entries.move_to_end(key)
+                self._trim()
+            return entry
+
+    def put(self, key: bytes, entry: CompiledConstraint | InvalidRequest) -> None:
+        with self._lock:
+            self._entries[key] = entry
+            self._trim()
+
+    @property
+    def num_bytes(self) -> int:
+        with self._lock:
+            return sum(map(_size, self._entries.values()))
+
+    def _trim(self) -> None:
+        """Entries grow while they are used, so all are counted each time: a fifth of a millisecond when full."""
+        num_bytes = sum(map(_size, self._entries.values()))
+        while num_bytes > self.max_bytes:
+            _, oldest = self._entries.popitem(last=False)
+            num_bytes -= _size(oldest)
+
+
+def _size(entry: CompiledConstraint | InvalidRequest) -> int:
+    return entry.num_bytes if isinstance(entry, CompiledConstraint) else _REFUSAL_BYTES
+
+
+def _is_worn(entry: CompiledConstraint | InvalidRequest) -> bool:
+    return isinstance(entry, CompiledConstraint) and entry.is_worn
+
+
+def _key(constraint: Constraint) -> bytes:
+    return hashlib.sha256(f"{constraint.kind}\0{constraint.source}".encode(errors="surrogatepass")).digest()
+
+
+def _unless_refused(found: CompiledConstraint | InvalidRequest, constraint: Constraint) -> CompiledConstraint:
+    if isinstance(found, InvalidRequest):
+        raise InvalidRequest(found.message, code=found.code, param=constraint.param)
+    return found
+
+
+def _tokens(tokenizer: Tokenizer, vocab_size: int) -> Tokens:
+    tokens = list(tokenizer.all_token_bytes[:vocab_size])
+    tokens += [b""] * (vocab_size - len(tokens))
+    return Tokens(
+        tokens=tokens,
+        special_ids=[id for id in tokenizer.special_ids if id < vocab_size],
+        eos_ids=[id for id in tokenizer.eos_ids if id < vocab_size],
+    )
+
+
+def _encode_with(tokenizer: Tokenizer) -> Encode:
     def encode(data: bytes) -> list[int]:
         try:
             return tokenizer.encode_inside(data.decode())
         except UnicodeDecodeError:  # half a character: no text that a tokenizer takes
             return []
 
-    return Vocabulary(tokens, special_ids, eos_ids, encode)
+    return encode

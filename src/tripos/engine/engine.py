@@ -258,15 +258,17 @@ class Engine:
         sequence.append(token.token_id)
         output.tokens.append(token)
         matcher = sequence.matcher
+        is_end = token.token_id in sequence.stop_ids
+        may_stop = is_end and (matcher is None or token.token_id in sequence.eos_ids or matcher.is_accepting)
         if matcher is not None and not matcher.accept(token.token_id):
             output.error = matcher.problem or RequestFailed("a token was drawn that the grammar does not allow")
             return
-        self._check_end(sequence, output)
+        self._check_end(sequence, output, may_stop)
 
-    def _check_end(self, sequence: Sequence, output: Output) -> None:
-        """Whether the token appended last was the last one."""
+    def _check_end(self, sequence: Sequence, output: Output, may_stop: bool) -> None:
+        """Whether the token appended last was the last one; a client's stop tokens end only what is complete."""
         token_id = int(sequence.tokens[sequence.num_tokens - 1])
-        if token_id in sequence.stop_ids and sequence.num_output_tokens > sequence.sampling.min_tokens:
+        if may_stop and token_id in sequence.stop_ids and sequence.num_output_tokens > sequence.sampling.min_tokens:
             output.finish_reason = "stop"
             output.stop_token = token_id
         elif sequence.matcher is not None and sequence.matcher.is_complete:
@@ -281,7 +283,7 @@ class Engine:
         for token_id in matcher.forced():
             sequence.append(token_id)
             output.tokens.append(TokenOutput(token_id))
-            self._check_end(sequence, output)
+            self._check_end(sequence, output, token_id in sequence.eos_ids)
             if output.is_last:
                 return
         output.error = matcher.problem

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import llguidance
 
@@ -26,16 +26,16 @@ LIMITS = llguidance.LLParserLimits(
     initial_lexer_fuel=1_000_000,
     step_lexer_fuel=200_000,
     step_max_items=50_000,
-    max_lexer_states=16_384,
+    max_lexer_states=8_192,
     max_grammar_size=200_000,
     verbose_errors=False,
 )
 MAX_FORCED = 256  # tokens appended at once; what is left follows after the next step
-# JSON: compact, spaced or indented, but no whitespace without end, which small models fall into; and no escape that
-# could be half a character.
-_JSON_OPTIONS: llguidance.JsonCompileOptions = {
-    "whitespace_pattern": r" |\n[ \t]{0,24}",
-    "json_allowed_escapes": 'nrbtf\\"',
+# JSON on one line, as json.dumps writes it: one way to space it, so that all but the values is forced.
+_JSON_OPTIONS = {
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "whitespace_flexible": False,
 }
 
 Encode = Callable[[bytes], list[int]]
@@ -70,9 +70,14 @@ class Vocabulary:
         self.num_words = -(-self.size // 32)  # of a mask: uint32, bit set = allowed
         self.eos_ids = tuple(sorted(eos_ids))
         self.digest = _digest(tokens, special_ids, self.eos_ids)
+        self._tokens = _Tokens(tokens, special_ids, self.eos_ids, encode)
+        source: Any = self._tokens  # not of llguidance's class, which would encode by calling a tokenizer's object
         with _guarded():
-            source = _Tokens(tokens, special_ids, self.eos_ids, encode)
             self._backend = llguidance.LLTokenizer(source, eos_token=list(self.eos_ids) or None)
+
+    def encode(self, data: bytes) -> list[int]:
+        """The tokens of some bytes inside a text."""
+        return self._tokens(data)
 
     def compile(self, text: str) -> Grammar:
         """The grammar that `json_grammar`, `regex_grammar` or `lark_grammar` wrote. Raises GrammarProblem."""
@@ -124,31 +129,47 @@ class _Tokens:
 
 
 class Grammar:
-    """A compiled grammar. `start` gives the matcher of one sequence; matchers share what the lexer has learnt."""
+    """A compiled grammar. `start` gives the matcher of one sequence.
+
+    Matchers share what the lexer has learnt: states that stay, up to its limit, as long as the grammar is kept.
+    """
 
     def __init__(self, vocabulary: Vocabulary, matcher: llguidance.LLMatcher, digest: bytes) -> None:
         self.vocabulary = vocabulary
         self.digest = digest  # SHA-256 of the text it was compiled from
+        self.num_tokens = 0  # that its matchers have taken: what the lexer has learnt grows no faster
         self._matcher = matcher
 
     def start(self) -> Matcher:
         with _guarded():
-            return Matcher(self._matcher.deep_copy(), self.vocabulary)
+            return Matcher(self._matcher.deep_copy(), self)
 
     def accepts(self, tokens: Sequence[int]) -> bool:
         """Whether these tokens, from the first, are a whole text of the grammar."""
+        self.num_tokens += len(tokens)
         with _guarded():
             matcher = self._matcher.deep_copy()
             return matcher.consume_tokens(list(tokens)) and matcher.is_accepting()
+
+    def try_first(self) -> None:
+        """Find the tokens that a text may begin with. Raises GrammarProblem where that costs too much, or none may."""
+        with _guarded():
+            matcher = self._matcher.deep_copy()
+            is_empty = not any(matcher.compute_bitmask())
+            if matcher.is_error():
+                raise _problem(matcher)
+            if is_empty:
+                raise GrammarProblem("the grammar cannot be used: no text of this model's tokens matches it")
 
 
 class Matcher:
     """Follows one sequence, token by token. Used by one thread at a time. After a failure `problem` says why."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, vocabulary: Vocabulary) -> None:
+    def __init__(self, matcher: llguidance.LLMatcher, grammar: Grammar) -> None:
         self._matcher = matcher
-        self.num_words = vocabulary.num_words
-        self._num_bytes = 4 * vocabulary.num_words
+        self._grammar = grammar
+        self.num_words = grammar.vocabulary.num_words
+        self._num_bytes = 4 * self.num_words
         self.problem: GrammarProblem | None = None
 
     @property
@@ -189,6 +210,7 @@ class Matcher:
 
     def accept(self, token: int) -> bool:
         """Go on with a token that was drawn; False when the grammar does not allow it (see `problem`)."""
+        self._grammar.num_tokens += 1
         if not self._matcher.consume_token(token):
             self.problem = self.problem or _problem(self._matcher)
             return False
@@ -213,7 +235,7 @@ class Matcher:
 def json_grammar(schema: str) -> str:
     """A grammar of the JSON texts that a schema (as JSON text) describes."""
     with _guarded():
-        return llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_OPTIONS)
+        return llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_OPTIONS)  # type: ignore[arg-type]
 
 
 def regex_grammar(pattern: str) -> str:
@@ -228,18 +250,23 @@ def lark_grammar(source: str) -> str:
 
 
 def _problem(matcher: llguidance.LLMatcher) -> GrammarProblem:
-    message = matcher.get_error()
-    is_limit = matcher.stop_reason() in ("ParserTooComplex", "LexerTooComplex") or "limit" in message
+    message = matcher.get_error() or matcher.stop_reason()
+    if message.startswith("NoExtension"):
+        return GrammarProblem("the grammar cannot be used: no token of this model can go on")
+    is_limit = (
+        matcher.stop_reason() in ("ParserTooComplex", "LexerTooComplex")
+        or "limit" in message
+        or "too many states" in message
+    )
     if is_limit:
         return GrammarProblem(f"the grammar is too complex: {_first_line(message)}", code="grammar_too_complex")
     return GrammarProblem(f"the grammar cannot be used: {_first_line(message)}")
 
 
 def _first_line(message: str) -> str:
-    lines = [line for line in message.splitlines() if line.strip()]
-    if len(lines) > 1 and lines[0].rstrip().endswith(":"):  # "regex parse error:", the cause stands last
-        return f"{lines[0].strip()} {lines[-1].strip().removeprefix('error: ')}"[:300]
-    return (lines[0] if lines else "no cause given").strip()[:300]
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    causes = [line.removeprefix("error: ") for line in lines[1:] if line.startswith("error: ")]
+    return " ".join([*lines[:1], *causes[:1]])[:300] or "no cause given"
 
 
 def _digest(tokens: Sequence[bytes], special_ids: Sequence[int], eos_ids: Sequence[int]) -> bytes:

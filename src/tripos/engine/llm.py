@@ -22,9 +22,10 @@ from msgspec.structs import replace
 
 from tripos.engine.adapters import AdapterModel, Adapters
 from tripos.engine.admission import Ticket
+from tripos.engine.answer_check import AnswerCheck
 from tripos.engine.block_pool import PrefixIdentity
 from tripos.engine.check import check_request, check_text_length, check_token_ids, is_token_ids, max_tokens_of
-from tripos.engine.constraints import Grammars
+from tripos.engine.constraints import CompiledConstraint, Grammars
 from tripos.engine.engine import Engine, EngineLoop, EngineStats, Output
 from tripos.engine.grammar import Grammar, Matcher
 from tripos.engine.reasoning import ReasoningMatcher, Trace, marks_of
@@ -102,6 +103,7 @@ class LanguageModel:
         if encoders is not None:
             await asyncio.get_running_loop().run_in_executor(encoders, engine_loop.stop)
             encoders.shutdown()
+        self._grammars.close()
 
     def close(self) -> None:
         """Free weights and cache, once stopped."""
@@ -109,6 +111,7 @@ class LanguageModel:
             raise RequestFailed("the model is started: await stop() first")
         if self.adapters is not None:
             self.adapters.close()
+        self._grammars.close()
         self.engine.executor.close()
 
     async def drain(self, grace_s: float) -> bool:
@@ -175,8 +178,8 @@ class LanguageModel:
         stream: _Stream | None = None
         self._num_calls += 1
         try:
-            grammar = await self._compile(request)
-            stream = self._open(call, request, await self._encode(request), grammar, ticket)
+            constraint = await self._grammars.get(request.constraint) if request.constraint is not None else None
+            stream = self._open(call, request, await self._encode(request), constraint, ticket)
             for sequence in stream.sequences:
                 self._streams[sequence] = stream
             engine_loop.add(stream.sequences[0])
@@ -202,8 +205,8 @@ class LanguageModel:
         streams = []
         for call in calls:
             request = self._check(call)
-            grammar = self._grammars.compile(request.constraint) if request.constraint is not None else None
-            streams.append(self._open(call, request, self._encode_now(request), grammar, None))
+            constraint = self._grammars.compile(request.constraint) if request.constraint is not None else None
+            streams.append(self._open(call, request, self._encode_now(request), constraint, None))
         place = {sequence: i for i, stream in enumerate(streams) for sequence in stream.sequences}
         try:
             for stream in streams:
@@ -299,15 +302,13 @@ class LanguageModel:
             raise InvalidRequest("the prompt is empty: send at least one token", code="missing_field", param="prompt")
         return ids
 
-    async def _compile(self, request: Generate) -> Grammar | None:
-        if request.constraint is None:
-            return None
-        return await asyncio.get_running_loop().run_in_executor(
-            self._encoders, self._grammars.compile, request.constraint
-        )
-
     def _open(
-        self, call: Call, request: Generate, prompts: list[list[int]], grammar: Grammar | None, ticket: Ticket | None
+        self,
+        call: Call,
+        request: Generate,
+        prompts: list[list[int]],
+        constraint: CompiledConstraint | None,
+        ticket: Ticket | None,
     ) -> _Stream:
         """Sequences of a call: of the one prompt, or one of each prompt, which share what they begin with."""
         prompts = [self._end_reasoning(request, prompt) for prompt in prompts]
@@ -338,7 +339,7 @@ class LanguageModel:
                 arrival_s=arrival_s,
                 prompt_logprobs=request.prompt_logprobs if index == 0 else None,  # choices share a prompt
                 index=index,
-                matcher=self._matcher(request, grammar, tokens),
+                matcher=self._matcher(request, constraint.grammar if constraint is not None else None, tokens),
                 adapter_slot=adapter.slot if adapter else -1,
             )
             for index, tokens in enumerate(arrays)
@@ -349,7 +350,7 @@ class LanguageModel:
             self._require_adapters().attach(adapter, sequences)
         sequences[0].siblings = sequences[1:]
         sequences[0].ticket = ticket
-        return _Stream(self.tokenizer, request, prompts, sequences)
+        return _Stream(self.tokenizer, request, prompts, sequences, constraint)
 
     def _end_reasoning(self, request: Generate, prompt: list[int]) -> list[int]:
         """The prompt, with its reasoning ended where none is wanted and the template began it."""
@@ -394,7 +395,12 @@ class _Stream:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, request: Generate, prompts: list[list[int]], sequences: list[Sequence]
+        self,
+        tokenizer: Tokenizer,
+        request: Generate,
+        prompts: list[list[int]],
+        sequences: list[Sequence],
+        constraint: CompiledConstraint | None = None,
     ) -> None:
         self.sequences = sequences
         echo_text = _prompt_text(tokenizer, request, prompts[0]) if request.echo else None
@@ -409,6 +415,7 @@ class _Stream:
                 prompt_logprobs,
                 request.shown_tokens,
                 _trace(request, tokenizer, prompt),
+                AnswerCheck(constraint) if constraint is not None else None,
             )
             for index, prompt in enumerate(prompts)
         ]
@@ -430,6 +437,10 @@ class _Stream:
             return self.sequences
         was_over = choice.finish_reason is not None
         choice.push(output)
+        if choice.violation is not None:
+            log.error("an answer does not match its constraint: this is a bug in Tripos or in a grammar's compiler")
+            self.end(RequestFailed(f"the answer does not match what was asked: {choice.violation}"))
+            return self.sequences
         ends_here = choice.finish_reason is not None and not was_over and not output.is_last
         return [output.sequence] if ends_here else []
 

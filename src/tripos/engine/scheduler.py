@@ -155,9 +155,9 @@ class Scheduler:
 
     def _catch_up(self, step: _Step, behind: list[Sequence], priority: Priority) -> None:
         for sequence in behind:
-            if sequence.priority == priority and sequence.status is Status.RUNNING and sequence not in step.counts:
-                if self._grow(sequence, step):  # tokens that a grammar forced have no place yet
-                    step.add(sequence, step.chunk_of(sequence))
+            is_due = sequence.priority == priority and sequence.status is Status.RUNNING
+            if is_due and sequence not in step.counts and self._grow(sequence, step):  # for what a grammar forced
+                step.add(sequence, step.chunk_of(sequence))
 
     def _settle_batch(self, step: _Step) -> None:
         is_running = bool(self.running) and self.running[-1].priority is Priority.BATCH

@@ -6,8 +6,9 @@ Owns what is held back: characters that are not complete, and a tail that may st
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from tripos.engine.answer_check import AnswerCheck
 from tripos.engine.engine import Output, TokenOutput
 from tripos.engine.reasoning import Trace
 from tripos.models.tokenizer import Tokenizer
@@ -29,6 +30,10 @@ class _Stop:
         self.num_matched = self._advance(char, self.num_matched)
         return self.num_matched == len(self.text)
 
+    def fall_back(self) -> None:
+        """The string was complete and does not count: go on with what may begin another."""
+        self.num_matched = self._fallbacks[-1]
+
     def _advance(self, char: str, num_matched: int) -> int:
         while num_matched and self.text[num_matched] != char:
             num_matched = self._fallbacks[num_matched - 1]
@@ -41,8 +46,10 @@ class StopMatcher:
     Time is linear in the text, whatever the stop strings.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], may_stop: Callable[[str], bool] | None = None) -> None:
+        """`may_stop` is asked with the text before a stop string since the last `push`; if not, it is plain text."""
         self._stops = [_Stop(stop) for stop in stops]
+        self._may_stop = may_stop or (lambda text: True)
         self._held = ""
         self.matched: str | None = None
 
@@ -53,11 +60,16 @@ class StopMatcher:
         num_held = len(self._held)
         text = self._held + text
         for end in range(num_held + 1, len(text) + 1):
-            complete = [stop.text for stop in self._stops if stop.push(text[end - 1])]
+            complete = [stop for stop in self._stops if stop.push(text[end - 1])]
             if complete:
-                self.matched = max(complete, key=len)
-                self._held = ""
-                return text[: end - len(self.matched)]
+                longest = max(complete, key=lambda stop: len(stop.text)).text
+                before = text[: end - len(longest)]
+                if self._may_stop(before):
+                    self.matched = longest
+                    self._held = ""
+                    return before
+                for stop in complete:
+                    stop.fall_back()
         certain = len(text) - max(stop.num_matched for stop in self._stops)
         self._held = text[certain:]
         return text[:certain]
@@ -84,6 +96,7 @@ class ChoiceText:
         prompt_logprobs: list[TokenLogprob | None] | None = None,
         shown: Sequence[str] = (),
         trace: Trace | None = None,
+        check: AnswerCheck | None = None,
     ) -> None:
         """`prompt_logprobs` is one list for all choices of a prompt; the first choice fills it before others begin.
         `shown`: special tokens that are part of the text. `trace` follows the reasoning, where there is some.
@@ -91,10 +104,11 @@ class ChoiceText:
         self._tokenizer = tokenizer
         self._sampling = sampling
         self._index = index
-        self._decoder = tokenizer.decoder(prompt, shown)
+        self._decoder = tokenizer.decoder(prompt, shown, keep_space=check is not None)
         self._trace = trace
         self._in_reasoning = trace is not None and trace.is_open  # at the beginning
-        self._matcher = StopMatcher(sampling.stop)
+        self._check = check
+        self._matcher = StopMatcher(sampling.stop, None if check is None else self._may_stop)
         self._tokens: deque[tuple[int, TokenOutput]] = deque()  # where the token's text ends, token
         self._num_decoded = 0  # characters
         self._text: list[str] = []
@@ -108,9 +122,16 @@ class ChoiceText:
         self.num_tokens = 0
         self.finish_reason: FinishReason | None = None
         self.stop: str | int | None = None
+        self.violation: str | None = None  # why a finished answer does not match its constraint
 
     def push(self, output: Output) -> None:
         """Take a step's tokens. Afterwards `finish_reason` may be set by a stop string: then abort the sequence."""
+        self._push(output)
+        ends_itself = output.finish_reason == "stop" and not isinstance(self.stop, str)
+        if self._check is not None and ends_itself:
+            self.violation = self._check.violation(output.stop_token)
+
+    def _push(self, output: Output) -> None:
         for prompt_token in output.prompt_logprobs:
             self._prompt_logprobs.append(self._logprob(prompt_token))
         for token in output.tokens:
@@ -160,12 +181,15 @@ class ChoiceText:
 
     def _push_token(self, token: TokenOutput, *, is_stop: bool) -> None:
         self.num_tokens += 1
-        if self._trace is not None:
-            self._trace.push(token.token_id)
+        is_reasoning = self._follow_reasoning(token.token_id)
         if is_stop and not self._sampling.include_stop:
             return
         text = self._decoder.push(token.token_id)
         self._num_decoded += len(text)
+        if self._check is not None and is_reasoning:
+            self._check.begin(self._num_decoded)
+        elif self._check is not None:
+            self._check.push(token.token_id, text)
         self._tokens.append((self._num_decoded, token))
         if self.num_tokens <= self._sampling.min_tokens:  # stop strings count from then on
             self._release(text)
@@ -173,6 +197,18 @@ class ChoiceText:
         self._release(self._matcher.push(text))
         if self._matcher.matched is not None:
             self._match()
+
+    def _follow_reasoning(self, token_id: int) -> bool:
+        """Whether the token belongs to the model's reasoning, the marks around it included."""
+        if self._trace is None:
+            return False
+        was_open = self._trace.is_open
+        self._trace.push(token_id)
+        return was_open or self._trace.is_open
+
+    def _may_stop(self, before: str) -> bool:
+        is_reasoning = self._trace is not None and self._trace.is_open
+        return self._check is None or (not is_reasoning and self._check.may_stop(self._num_released + len(before)))
 
     def _match(self) -> None:
         stop = self._matcher.matched or ""

@@ -191,10 +191,14 @@ class Tokenizer:
         decoder = IncrementalDecoder(self, skip_special=skip_special)
         return "".join([*map(decoder.push, ids), decoder.flush()])
 
-    def decoder(self, prompt: Sequence[int] = (), shown: Iterable[str] = ()) -> IncrementalDecoder:
-        """Decodes what follows the prompt, token by token. `shown`: special tokens that are part of the text."""
+    def decoder(
+        self, prompt: Sequence[int] = (), shown: Iterable[str] = (), *, keep_space: bool = False
+    ) -> IncrementalDecoder:
+        """Decodes what follows the prompt, token by token. `shown`: special tokens that are part of the text.
+        `keep_space`: the text's bytes are those of its tokens.
+        """
         shown_ids = frozenset(self.special_tokens[text] for text in shown if text in self.special_tokens)
-        return IncrementalDecoder(self, prompt, shown_ids=shown_ids)
+        return IncrementalDecoder(self, prompt, shown_ids=shown_ids, keep_space=keep_space)
 
     def _encode(self, text: str, add_special: bool) -> list[int]:
         with self._lock:
@@ -257,11 +261,13 @@ class IncrementalDecoder:
         after: Sequence[int] = (),
         skip_special: bool = True,
         shown_ids: frozenset[int] = frozenset(),
+        keep_space: bool = False,
     ) -> None:
         self._bytes = tokenizer.all_token_bytes
         self._skipped = tokenizer.special_ids - shown_ids if skip_special else frozenset()
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._strip_space = tokenizer.strips_first_space and all(id in tokenizer.special_ids for id in after)
+        is_first = all(id in tokenizer.special_ids for id in after)
+        self._strip_space = tokenizer.strips_first_space and is_first and not keep_space
 
     def push(self, token_id: int) -> str:
         """The characters that this token completes; an id outside the vocabulary has none."""

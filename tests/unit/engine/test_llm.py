@@ -191,7 +191,7 @@ async def test_an_answer_that_cannot_become_text_fails_alone(monkeypatch: pytest
         await asyncio.sleep(0)
         decoder = model.tokenizer.decoder
 
-        def broken(prompt: Sequence[int] = ()) -> IncrementalDecoder:
+        def broken(prompt: Sequence[int] = (), *_: object, **__: object) -> IncrementalDecoder:
             wrong = decoder(prompt)
             monkeypatch.setattr(wrong, "push", None)
             return wrong

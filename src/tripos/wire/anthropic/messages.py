@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tripos.types import Event, Generate, Message, Sampling, Usage
+from tripos.errors import InvalidRequest
+from tripos.types import Constraint, Event, Generate, Message, Sampling, Usage
 from tripos.wire.anthropic.blocks import Blocks, read_conversation
 from tripos.wire.anthropic.functions import read_offer, read_thinking
+from tripos.wire.constraint import read_schema_format
 from tripos.wire.fields import Field, read, table
 from tripos.wire.generation import (
     INT31,
@@ -37,8 +39,8 @@ _PROMPT = (
     Field("thinking", "object", "{type: enabled, budget_tokens}, {type: adaptive} or {type: disabled}, the default."),
     Field("tools", "array", "Tools that the client runs: {name, description, input_schema}.", max_items=MAX_TOOLS),
     Field("tool_choice", "object", "{type: auto, any, tool or none, name?, disable_parallel_tool_use?}."),
-    Field("output_config", "object", _LATER, use="refused"),
-    Field("output_format", "object", _LATER, use="refused"),
+    Field("output_config", "object", "{format: {type: json_schema, schema}}: the answer follows the schema."),
+    Field("output_format", "object", "As output_config.format, and its older place."),
     Field("mcp_servers", "array", "the server makes no outbound requests", use="refused"),
     Field("context_management", "object", "send the messages that count", use="refused"),
     Field("user_profile_id", "string", "For the client's own books.", max_bytes=512, use="ignored"),
@@ -61,6 +63,11 @@ FIELDS = table(
     Field("container", "any", "there are no containers", use="refused"),
     Field("diagnostics", "any", "see /metrics", use="refused"),
 )
+_OUTPUT_CONFIG = table(
+    Field("format", "object", ""),
+    Field("effort", "string", "One effort: what the model can.", max_bytes=16, use="ignored"),
+    Field("task_budget", "object", "use max_tokens", use="refused"),
+)
 _METADATA = table(Field("user_id", "string", "", max_bytes=512))
 _STOP_REASONS = {"length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 
@@ -76,7 +83,12 @@ def decode(body: bytes) -> Asked:
         seed=found.get("seed"),
         stop=read_stop(found.get("stop_sequences", ()), "stop_sequences"),
     )
-    request = Generate(prompt=_read_prompt(found), max_tokens=found["max_tokens"], sampling=sampling)
+    request = Generate(
+        prompt=_read_prompt(found),
+        max_tokens=found["max_tokens"],
+        sampling=sampling,
+        constraint=_read_constraint(found),
+    )
     return Asked(
         offer=read_offer(found),
         thinking=read_thinking(found.get("thinking"), found["max_tokens"]),
@@ -85,6 +97,17 @@ def decode(body: bytes) -> Asked:
         given=RECOMMENDED & found.keys(),
         stream=found.get("stream", False),
     )
+
+
+def _read_constraint(found: dict[str, Any]) -> Constraint | None:
+    new = read(found.get("output_config", {}), _OUTPUT_CONFIG, "output_config").get("format")
+    old = found.get("output_format")
+    if new is not None and old is not None:
+        message = "output_config.format and output_format are the same: give one"
+        raise InvalidRequest(message, code="invalid_value", param="output_format")
+    if new is not None:
+        return read_schema_format(new, "output_config.format")
+    return None if old is None else read_schema_format(old, "output_format")
 
 
 def decode_count(body: bytes) -> Asked:

@@ -7,6 +7,7 @@ from typing import Any
 
 from tripos.errors import InvalidRequest
 from tripos.types import Event, Generate, Message, Sampling, TokenLogprob
+from tripos.wire.constraint import read_ollama_format
 from tripos.wire.fields import Field, read, table
 from tripos.wire.generation import (
     INT31,
@@ -33,7 +34,7 @@ _SHARED = (
     Field("options", "object", "See below.", max_items=64),
     Field("logprobs", "boolean", "Report the log-probability of each token."),
     Field("top_logprobs", "integer", "Likeliest alternatives per token; needs logprobs.", low=0, high=20),
-    Field("format", "any", 'Only "": JSON comes with a later version.'),
+    Field("format", "any", '"json", or a JSON schema that the answer follows.'),
     Field("think", "any", "true, false, or low, medium or high: how much to reason. Default: as the model does."),
     Field("keep_alive", "any", "Models stay loaded.", use="ignored"),
 )
@@ -103,9 +104,6 @@ def decode_generate(body: bytes) -> Asked:
 
 
 def _asked(found: dict[str, Any], prompt: str | tuple[Message, ...]) -> Asked:
-    if found.get("format", "") != "":
-        message = "format is not supported: JSON comes with a later version"
-        raise InvalidRequest(message, code="unsupported_schema", param="format")
     if "top_logprobs" in found and not found.get("logprobs"):
         message = "top_logprobs needs logprobs: true"
         raise InvalidRequest(message, code="invalid_value", param="top_logprobs")
@@ -117,6 +115,7 @@ def _asked(found: dict[str, Any], prompt: str | tuple[Message, ...]) -> Asked:
     request = Generate(
         prompt=prompt,
         max_tokens=num_predict if num_predict > 0 else None,
+        constraint=read_ollama_format(found.get("format", "")),
         sampling=_read_sampling(options, found.get("top_logprobs", 0) if found.get("logprobs") else None),
     )
     given = {"repetition_penalty" if name == "repeat_penalty" else name for name in options}

@@ -8,6 +8,7 @@ from typing import Any
 
 from tripos.errors import InvalidRequest
 from tripos.types import Delta, Generate, Message, TokenLogprob, ToolCall
+from tripos.wire.constraint import read_constraint
 from tripos.wire.fields import Field, read, table
 from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, Asked, Choice, Heard
 from tripos.wire.json import parse, shown
@@ -34,7 +35,8 @@ FIELDS = table(
     Field("max_completion_tokens", "integer", "As max_tokens, and its newer name.", low=1, high=MAX_TOKENS),
     Field("logprobs", "boolean", "Report the log-probability of each token."),
     Field("top_logprobs", "integer", "Likeliest alternatives per token; needs logprobs.", low=0, high=20),
-    Field("response_format", "object", 'Only {"type": "text"}.'),
+    Field("response_format", "object", "text, json_object, or json_schema: the answer follows the schema."),
+    Field("structured_outputs", "object", "One of json, json_object, regex, choice, grammar (Lark or GBNF)."),
     Field("modalities", "array", 'Only ["text"].', max_items=4),
     Field("add_generation_prompt", "boolean", "Let the template open the assistant's turn. Default true."),
     Field("chat_template_kwargs", "object", "Scalars for the model's template.", max_items=16),
@@ -50,7 +52,6 @@ FIELDS = table(
     Field("web_search_options", "any", "the server makes no outbound requests", use="refused"),
     Field("verbosity", "any", "say it in the prompt", use="refused"),
     Field("moderation", "any", _LATER, use="refused"),
-    Field("structured_outputs", "any", _LATER, use="refused"),
 )
 
 _MESSAGE = table(
@@ -94,6 +95,7 @@ def decode(body: bytes) -> Asked:
         n=found.get("n", 1),
         sampling=read_sampling(found, logprobs),
         template_args=read_template_args(found),
+        constraint=read_constraint(found),
         cache_salt=found.get("cache_salt", ""),
     )
     return Asked(
@@ -202,13 +204,6 @@ def _read_max_tokens(found: dict[str, Any]) -> int | None:
 
 
 def _check_formats(found: dict[str, Any]) -> None:
-    form = found.get("response_format")
-    if form is not None and "type" not in form:
-        message = "response_format.type is required"
-        raise InvalidRequest(message, code="missing_field", param="response_format.type")
-    if form is not None and form != {"type": "text"}:
-        message = 'response_format: only {"type": "text"} is supported'
-        raise InvalidRequest(message, code="unsupported_schema", param="response_format.type")
     if found.get("modalities", ["text"]) != ["text"]:
         raise InvalidRequest("modalities: only text is supported", code="invalid_value", param="modalities")
 

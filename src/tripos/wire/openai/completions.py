@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from tripos.errors import InvalidRequest
 from tripos.types import Delta, Generate, TokenLogprob
+from tripos.wire.constraint import read_constraint
 from tripos.wire.fields import Field, kind_of, read, table
 from tripos.wire.generation import MAX_TOKENS, Asked, Choice, read_token_ids
 from tripos.wire.json import parse
@@ -32,10 +33,10 @@ FIELDS = table(
     Field("max_tokens", "integer", "Most tokens of each choice. Default 16; 0 only with echo.", low=0, high=MAX_TOKENS),
     Field("logprobs", "integer", "Log-probability of each token and of this many alternatives.", low=0, high=20),
     Field("echo", "boolean", "Begin each choice with the prompt."),
+    Field("response_format", "object", "text, json_object, or json_schema: the answer follows the schema."),
+    Field("structured_outputs", "object", "One of json, json_object, regex, choice, grammar (Lark or GBNF)."),
     *IGNORED,
     Field("suffix", "any", "the models fill no gaps", use="refused"),
-    Field("response_format", "any", "it comes with a later version", use="refused"),
-    Field("structured_outputs", "any", "it comes with a later version", use="refused"),
 )
 
 
@@ -53,6 +54,7 @@ def decode(body: bytes) -> Asked:
         sampling=read_sampling(found, logprobs),
         prompt_logprobs=logprobs if echo else None,
         echo=echo,
+        constraint=read_constraint(found),
         cache_salt=found.get("cache_salt", ""),
     )
     requests = tuple(replace(template, prompt=prompt) for prompt in read_prompts(found["prompt"]))

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from tripos.errors import InvalidRequest, TriposError
 from tripos.types import Event, Generate, Message, ToolCall, Usage
+from tripos.wire.constraint import read_text_format
 from tripos.wire.fields import Field, Table, kind_of, read, table
 from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, MODEL, Asked, Single, check_model
 from tripos.wire.json import parse, shown
@@ -30,7 +31,7 @@ _PROMPT = (
     Field("input", "any", "Text, or a list of messages, reasoning, function calls and their outputs.", required=True),
     Field("instructions", "string", "Go before everything as the system's message; not kept for the next response."),
     Field("previous_response_id", "string", "Go on from a stored response.", max_bytes=256),
-    Field("text", "object", 'Only {"format": {"type": "text"}}.'),
+    Field("text", "object", "{format}: text, json_object, or json_schema: the answer follows the schema."),
     Field("truncation", "string", "Only disabled: nothing is dropped silently.", choices=("auto", "disabled")),
     *CALLING,
     Field("reasoning", "object", "{effort}, as reasoning_effort of chat completions; the rest has no effect."),
@@ -134,6 +135,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] = {}
     tools: list[Any] = []  # as they were given, and the response has them again
     tool_choice: Any = "auto"
+    text_format: dict[str, Any] = {}  # as the client wrote it
 
 
 def decode(body: bytes) -> Wanted:
@@ -145,6 +147,7 @@ def decode(body: bytes) -> Wanted:
         prompt="",
         max_tokens=found.get("max_output_tokens"),
         sampling=read_sampling(found, _read_logprobs(found)),
+        constraint=read_text_format(found.get("text", {})),
         cache_salt=found.get("cache_salt", ""),
     )
     wanted = _read_wanted(found, Asked(requests=(request,), **read_delivery(found)))
@@ -176,17 +179,16 @@ def encode_deleted(response_id: str) -> dict[str, Any]:
 
 
 def _read_wanted(found: dict[str, Any], asked: Asked) -> Wanted:
-    if found.get("text", {}) not in ({}, {"format": {"type": "text"}}):
-        message = 'text: only {"format": {"type": "text"}} is supported'
-        raise InvalidRequest(message, code="unsupported_schema", param="text")
     if found.get("truncation") == "auto":
         message = "truncation: only disabled is supported, nothing is dropped silently"
         raise InvalidRequest(message, code="invalid_value", param="truncation")
+    read_text_format(found.get("text", {}))
     effort = read(found.get("reasoning", {}), _REASONING, "reasoning").get("effort")
     return Wanted(
         asked=replace(asked, offer=read_offer(found), thinking=Thinking(effort=effort)),
         tools=found.get("tools", []),
         tool_choice=found.get("tool_choice", "auto"),
+        text_format=found.get("text", {}).get("format") or {},
         messages=_read_input(found["input"]),
         instructions=found.get("instructions"),
         previous_response_id=found.get("previous_response_id"),
@@ -338,7 +340,7 @@ class ResponseAnswer(Single):
             "service_tier": "default",
             "store": wanted.is_stored,
             "temperature": sampling.temperature,
-            "text": {"format": {"type": "text"}},
+            "text": {"format": wanted.text_format or {"type": "text"}},
             "reasoning": {"effort": wanted.asked.thinking.effort, "summary": None},
             "tool_choice": wanted.tool_choice,
             "tools": wanted.tools,

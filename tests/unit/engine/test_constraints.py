@@ -1,0 +1,227 @@
+"""The gate, the process behind it and the cache: the corpus of hostile grammars, killed processes, limits."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.unit.engine.tiny import EOS
+from tripos.engine import compile_process, constraints
+from tripos.engine.constraints import CompiledConstraint, Grammars
+from tripos.engine.gate import admit
+from tripos.errors import InvalidRequest, Overloaded
+from tripos.testing import byte_tokenizer
+from tripos.types import Constraint
+
+ALIVE_S = 10.0  # the most that a refusal may take, on a busy machine
+
+
+@pytest.fixture(scope="module")
+def grammars() -> Iterator[Grammars]:
+    made = Grammars(byte_tokenizer(), 257)
+    yield made
+    made.close()
+
+
+def schema(value: Any) -> Constraint:
+    return Constraint(kind="json_schema", source=value if isinstance(value, str) else json.dumps(value), param="p")
+
+
+def regex(source: str) -> Constraint:
+    return Constraint(kind="regex", source=source, param="p")
+
+
+def lark(source: str) -> Constraint:
+    return Constraint(kind="lark", source=source, param="p")
+
+
+def gbnf(source: str) -> Constraint:
+    return Constraint(kind="gbnf", source=source, param="p")
+
+
+def nested(depth: int) -> str:
+    return '{"items": ' * depth + "{}" + "}" * depth
+
+
+COMPLEX, SCHEMA, UNSUPPORTED, GRAMMAR = "grammar_too_complex", "invalid_schema", "unsupported_schema", "invalid_grammar"
+# id, constraint, the codes that are right; "" = it is served
+CORPUS: list[tuple[str, Constraint, set[str]]] = [
+    *(("G01", schema(value), {SCHEMA}) for value in ('""', "false", "[]", "0", "")),
+    *(("G02", schema(nested(depth)), {COMPLEX}) for depth in (65, 300, 1000)),
+    ("G02", schema(nested(100_000)), {COMPLEX}),
+    ("G03 itself", schema({"$ref": "#"}), {SCHEMA}),
+    ("G03 itself below", schema({"properties": {"a": {"$ref": "#"}}, "type": "object"}), {""}),
+    ("G03 missing", schema({"$ref": "#/a/b"}), {SCHEMA}),
+    ("G03 remote", schema({"$ref": "http://127.0.0.1:9/x"}), {UNSUPPORTED}),
+    ("G03 file", schema({"$ref": "file:///etc/passwd"}), {UNSUPPORTED}),
+    ("G04 cycle", schema({"$ref": "#/$defs/a", "$defs": {
+        "a": {"type": "array", "items": {"$ref": "#/$defs/b"}},
+        "b": {"type": "array", "items": {"$ref": "#/$defs/a"}}}}), {""}),
+    ("G04 power", schema({"$ref": "#/$defs/d0", "$defs": {
+        **{f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(30)},
+        "d30": {"type": "string"}}}), {"", COMPLEX}),
+    ("G04 any", schema({"$ref": "#/$defs/d0", "$defs": {
+        **{f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(30)},
+        "d30": {"type": "string"}}}), {"", COMPLEX}),
+    ("G05 many", schema({"enum": list(range(100_000))}), {COMPLEX}),
+    ("G05 none", schema({"enum": []}), {SCHEMA}),
+    ("G05 twice", schema({"enum": ["a", "a"]}), {""}),
+    ("G05 long", schema({"enum": ["a" * 1_000_000]}), {COMPLEX}),
+    ("G06 many", schema({"properties": {f"p{i}": {} for i in range(20_000)}}), {COMPLEX}),
+    ("G06 required", schema({"type": "object", "required": ["a"]}), {""}),
+    ("G07 range", schema({"type": "number", "minimum": 5, "maximum": 1}), {SCHEMA}),
+    ("G07 items", schema({"type": "array", "minItems": 5, "maxItems": 1}), {SCHEMA}),
+    ("G07 multiple", schema({"multipleOf": 0}), {SCHEMA}),
+    ("G07 nothing", schema({"allOf": [{"type": "string"}, {"type": "null"}]}), {SCHEMA}),
+    ("G08 length", schema({"type": "string", "minLength": 10**9}), {COMPLEX}),
+    ("G08 items", schema({"type": "array", "maxItems": 10**18}), {COMPLEX}),
+    ("G08 negative", schema({"type": "array", "minItems": -1}), {SCHEMA}),
+    *(("G09", schema({"type": "string", "pattern": pattern}), {SCHEMA, UNSUPPORTED})
+      for pattern in ("(((", "(?<=a)b", "(a)\\1", "[z-a]", "a{2,1}", "*")),
+    ("G09 odd but regular", schema({"type": "string", "pattern": "^+[a-z]$"}), {"", SCHEMA}),
+    ("G10", schema({"type": "string", "pattern": "(" * 20_000 + ")" * 20_000}), {COMPLEX}),
+    ("G10", regex("(" * 20_000 + ")" * 20_000), {COMPLEX}),
+    ("G11", regex("((a{0,1000}){0,1000}){0,1000}"), {"", COMPLEX}),
+    ("G11", regex("a{1,1000000000}"), {"", COMPLEX, GRAMMAR}),
+    ("G12", regex("(a|a)*(a|a)*b"), {""}),
+    ("G12", regex("(.*a.{20})"), {"", COMPLEX}),
+    ("G12", regex("(a|b)*a(a|b){200}"), {"", COMPLEX}),
+    ("G13", regex("|".join(f"word{i}" for i in range(120_000))), {COMPLEX}),
+    ("G13 in bounds", regex("|".join(f"word{i}" for i in range(6_000))), {"", COMPLEX}),
+    ("G14 format", schema({"type": "string", "format": "shoe-size"}), {UNSUPPORTED}),
+    ("G14 keyword", schema({"shoeSize": 43}), {UNSUPPORTED}),
+    ("G14 draft", schema({"$schema": "http://json-schema.org/draft-03/schema#"}), {UNSUPPORTED}),
+    ("G15 empty", lark(""), {GRAMMAR}),
+    ("G15 empty", gbnf(""), {GRAMMAR}),
+    ("G15 undefined", lark("start: other"), {GRAMMAR}),
+    ("G15 no root", lark('other: "a"'), {GRAMMAR}),
+    ("G15 left recursion", lark('start: start "a" | "b"'), {""}),
+    ("G15 endless", lark("start: start"), {GRAMMAR, COMPLEX}),
+    ("G15 repeated empty", lark('start: ("")* "a"'), {"", GRAMMAR}),
+    ("G15 nested", lark("start: " + "(" * 30_000 + '"a"' + ")" * 30_000), {COMPLEX}),
+    ("G15 nested", gbnf("root ::= " + "(" * 30_000 + '"a"' + ")" * 30_000), {COMPLEX}),
+    ("G20 names", schema({
+        "type": "object", "properties": {'q"\n\x00é': {"type": "null"}}, "required": ['q"\n\x00é']}), {""}),
+    ("G20 surrogate", Constraint(kind="json_schema", source='{"const": "\ud800"}'), {GRAMMAR}),
+    ("lark keyword", lark('start: "x" %json {"type": "array", "uniqueItems": true}'), {UNSUPPORTED}),
+    ("lark hidden keyword", lark('start: /a"\\/%json/ "\\"" %json {"x-guidance": {"lenient": true}}'), {UNSUPPORTED}),
+    ("lark no json", lark("start: %json {,}"), {SCHEMA}),
+    ("lark special token", lark("start: <|nowhere|>"), {GRAMMAR}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("constraint", "codes"), [case[1:] for case in CORPUS], ids=[f"{i} {case[0]}" for i, case in enumerate(CORPUS)]
+)
+def test_the_corpus_of_hostile_grammars(grammars: Grammars, constraint: Constraint, codes: set[str]) -> None:
+    start_s = time.monotonic()
+    problem = None
+    try:
+        grammars.compile(constraint)
+    except InvalidRequest as refusal:
+        problem = refusal
+    assert (problem.code if problem else "") in codes
+    assert problem is None or (len(problem.message) < 1000 and problem.param == constraint.param)
+    assert time.monotonic() - start_s < ALIVE_S
+    assert isinstance(grammars.compile(regex("after[0-9]")), CompiledConstraint)
+
+
+def test_a_special_token_and_a_schema_in_lark(grammars: Grammars) -> None:
+    grammar = grammars.compile(lark('start: "call " call </s>\ncall: %json {"const": {"a": 1}, "title": "x"}')).grammar
+    assert grammar.accepts([*b'call {"a": 1}', EOS])
+    assert not grammar.accepts([*b'call {"a": 1}x', EOS])
+    assert grammars.compile(lark("start: <[256]>")).grammar.accepts([EOS])
+
+
+def test_a_tools_description_does_not_change_its_grammar(grammars: Grammars) -> None:
+    chance = random.Random(3)
+    digests = set()
+    for _ in range(50):
+        text = "".join(chr(chance.randrange(1, 0xD000)) for _ in range(40))
+        parameters = {"type": "object", "properties": {"a": {"type": "string", "description": text}}}
+        digests.add(grammars.compile(schema({"description": text, **parameters})).grammar.digest)
+        digests.add(grammars.compile(schema({**parameters, "title": text})).grammar.digest)
+    assert len(digests) == 1
+
+
+def test_what_is_known_is_not_tried_again(grammars: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, bad = schema({"type": "null"}), schema({"not": {}})
+    first = grammars.compile(good)
+    with pytest.raises(InvalidRequest):
+        grammars.compile(bad)
+    monkeypatch.setattr(compile_process.CompileProcess, "check", lambda *_: pytest.fail("tried again"))
+    assert grammars.compile(good) is first
+    with pytest.raises(InvalidRequest, match="'not'"):
+        grammars.compile(bad)
+
+
+def test_the_process_may_be_killed_at_any_time(grammars: Grammars) -> None:
+    for i in range(5):
+        grammars.compile(regex(f"kill{i}"))
+        pid = grammars.process_id
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        grammars.compile(regex(f"killed{i}"))
+        assert grammars.process_id != pid
+
+
+def test_a_grammar_that_takes_too_long_is_refused_and_the_next_is_served(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the process does, its time is bounded from this side too."""
+    monkeypatch.setattr(compile_process, "MAX_WALL_S", 0.3)
+    grammars.compile(regex("before"))
+    pid = grammars.process_id
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(InvalidRequest, match="too complex"):
+        grammars.compile(regex("while stopped"))
+    monkeypatch.undo()
+    assert grammars.compile(regex("afterwards")).grammar.accepts(list(b"afterwards"))
+
+
+def test_the_cache_stays_within_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constraints, "MAX_CACHE_BYTES", 1 << 20)
+    grammars = Grammars(byte_tokenizer(), 257)
+    sizes = []
+    for i in range(200):
+        grammars.compile(regex(f"unique{i}"))
+        sizes.append(grammars.cache_bytes)
+    grammars.close()
+    assert max(sizes) <= 1 << 20
+    assert min(sizes[100:]) > 1 << 18
+
+
+def test_a_grammar_that_was_used_for_long_is_made_anew(grammars: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patterns with many states fill the lexer's room: the next user must not find it full."""
+    pattern = regex("(a|b)*a(a|b){200}")
+    used = grammars.compile(pattern)
+    chance = random.Random(4)
+    while not used.is_worn:
+        assert used.grammar.accepts([*(chance.choice(b"ab") for _ in range(99)), *b"a", *b"b" * 200])
+    assert used.num_bytes > 4 << 20
+    monkeypatch.setattr(compile_process.CompileProcess, "check", lambda *_: pytest.fail("tried again"))
+    renewed = grammars.compile(pattern)
+    assert renewed is not used
+    assert renewed.num_bytes < 1 << 20
+    assert grammars.compile(pattern) is renewed
+
+
+async def test_only_so_many_wait_to_be_compiled(grammars: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constraints, "MAX_PENDING", 2)
+    results = await asyncio.gather(*(grammars.get(regex(f"burst{i}")) for i in range(4)), return_exceptions=True)
+    assert [type(each) for each in results] == [CompiledConstraint] * 2 + [Overloaded] * 2
+    assert isinstance(await grammars.get(regex("burst0")), CompiledConstraint)
+
+
+def test_anchors_around_a_whole_pattern_say_nothing_new() -> None:
+    assert admit(regex("^a[$^]b$")).text == admit(regex("a[$^]b")).text
+    assert admit(regex("a\\$")).text != admit(regex("a\\")).text

@@ -1,0 +1,177 @@
+"""Which schemas are enforced, which are refused and how; and the check of finished values."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tripos.engine.conformance import text_violation, violation
+from tripos.engine.schema import MAX_COUNT, MAX_DEPTH, MAX_ENUM, MAX_NODES, SchemaProblem, check_schema, read_schema
+
+
+def refused(schema: Any) -> SchemaProblem:
+    with pytest.raises(SchemaProblem) as caught:
+        check_schema(schema)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "keyword",
+    ["not", "if", "then", "else", "contains", "minContains", "uniqueItems", "propertyNames", "dependentSchemas",
+     "dependentRequired", "dependencies", "unevaluatedProperties", "unevaluatedItems", "$dynamicRef", "$anchor",
+     "nullable", "x-guidance", "x-custom", "Type", "optional"],
+)  # fmt: skip
+def test_a_keyword_that_is_not_enforced_is_refused_by_name_at_any_depth(keyword: str) -> None:
+    for schema in (
+        {keyword: True},
+        {"properties": {"a": {"items": {keyword: {}}}}},
+        {"$defs": {"unused": {keyword: 1}}},
+        {"anyOf": [{}, {keyword: []}]},
+    ):
+        problem = refused(schema)
+        assert problem.code == "unsupported_schema"
+        assert repr(keyword) in problem.message
+
+
+def test_data_and_names_are_no_keywords() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"not": {"const": {"if": 1}}, "title": {"enum": [{"uniqueItems": True}]}},
+        "required": ["not"],
+    }
+    assert check_schema(schema) == schema
+
+
+def test_annotations_do_not_reach_the_grammar() -> None:
+    plain = {"type": "object", "properties": {"a": {"type": "string"}}}
+    described = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "https://example.org/x", "title": "T",
+        "type": "object", "properties": {"a": {"type": "string", "description": "x", "default": "", "examples": []}},
+    }  # fmt: skip
+    assert json.dumps(check_schema(described)) == json.dumps(plain)
+
+
+def nested(depth: int) -> Any:
+    schema: Any = {}
+    for _ in range(depth):
+        schema = {"items": schema}
+    return schema
+
+
+@pytest.mark.parametrize(
+    ("schema", "code"),
+    [
+        ("", "invalid_schema"),
+        (False, "invalid_schema"),
+        ([], "invalid_schema"),
+        (0, "invalid_schema"),
+        (None, "invalid_schema"),
+        (nested(MAX_DEPTH + 1), "grammar_too_complex"),
+        ({"enum": list(range(MAX_ENUM + 1))}, "grammar_too_complex"),
+        ({"enum": []}, "invalid_schema"),
+        ({"enum": 3}, "invalid_schema"),
+        ({"const": list(range(MAX_NODES))}, "grammar_too_complex"),
+        ({"minLength": MAX_COUNT + 1}, "grammar_too_complex"),
+        ({"maxItems": 10**18}, "grammar_too_complex"),
+        ({"minItems": -1}, "invalid_schema"),
+        ({"minItems": 1.5}, "invalid_schema"),
+        ({"minItems": True}, "invalid_schema"),
+        ({"multipleOf": 0}, "invalid_schema"),
+        ({"minimum": "3"}, "invalid_schema"),
+        ({"exclusiveMinimum": True}, "invalid_schema"),
+        ({"type": "strin"}, "invalid_schema"),
+        ({"type": []}, "invalid_schema"),
+        ({"type": ["string", 3]}, "invalid_schema"),
+        ({"properties": []}, "invalid_schema"),
+        ({"properties": {"a": 3}}, "invalid_schema"),
+        ({"items": "x"}, "invalid_schema"),
+        ({"anyOf": {}}, "invalid_schema"),
+        ({"anyOf": []}, "invalid_schema"),
+        ({"required": "a"}, "invalid_schema"),
+        ({"required": [1]}, "invalid_schema"),
+        ({"pattern": 3}, "invalid_schema"),
+        ({"$ref": 3}, "invalid_schema"),
+        ({"$ref": "#/nowhere"}, "invalid_schema"),
+        ({"$ref": "#"}, "invalid_schema"),
+        ({"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}, "invalid_schema"),
+        ({"$ref": "https://example.org/schema"}, "unsupported_schema"),
+        ({"$ref": "file:///etc/passwd"}, "unsupported_schema"),
+        ({"$ref": "#name"}, "unsupported_schema"),
+        ({"$schema": "http://json-schema.org/draft-03/schema"}, "unsupported_schema"),
+        ({"properties": {"a": {"$id": "inner"}}}, "unsupported_schema"),
+        ({"const": float("inf")}, "invalid_schema"),
+        ({"const": [{"a": 0.38985642602000004}]}, "unsupported_schema"),
+        ({"enum": [1, 2**53 + 1]}, "unsupported_schema"),
+        ({"minimum": 1.0000000000000002}, "unsupported_schema"),
+        ({"multipleOf": 0.1234567890123456}, "unsupported_schema"),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_bad_schemas_are_refused_under_their_code(schema: Any, code: str) -> None:
+    assert refused(schema).code == code
+
+
+@pytest.mark.parametrize("source", ["", "{", "{'a': 1}", '{"type": NaN}', '{"type": "a", "type": "b"}', "[" * 100_000])
+def test_a_text_that_is_no_json_is_refused(source: str) -> None:
+    with pytest.raises(SchemaProblem):
+        read_schema(source)
+
+
+def test_counts_written_as_decimals_are_counts() -> None:
+    assert check_schema({"minItems": 2.0}) == {"minItems": 2}
+
+
+def test_one_of_looks_through_references() -> None:
+    schema = {"oneOf": [{"$ref": "#/$defs/a", "title": "A"}], "$defs": {"a": {"const": 1}}}
+    assert check_schema(schema)["oneOf"] == [{"const": 1}]
+
+
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "minLength": 2}, "age": {"type": "integer", "minimum": 0}},
+    "required": ["name"],
+    "additionalProperties": False,
+}
+TREE = {"type": "object", "properties": {"left": {"$ref": "#"}}, "additionalProperties": False}
+
+
+@pytest.mark.parametrize(
+    ("schema", "good", "bad"),
+    [
+        (PERSON, '{"name": "Al", "age": 3}', '{"name": "A"}'),
+        (PERSON, '{"name": "Al"}', '{"age": 3}'),
+        (PERSON, '{"name": "Al", "age": 3.0}', '{"name": "Al", "age": -1}'),
+        (PERSON, '{"name": "Al", "age": 0}', '{"name": "Al", "x": 1}'),
+        (TREE, '{"left": {"left": {}}}', '{"left": {"left": 1}}'),
+        ({"type": ["null", "boolean"]}, "true", "1"),
+        ({"type": "number"}, "1", "true"),
+        ({"enum": [1, "a", [1]]}, "1.0", "true"),
+        ({"const": {"a": [1]}}, '{"a": [1]}', '{"a": [true]}'),
+        ({"anyOf": [{"const": 1}, {"type": "string"}]}, '"x"', "2"),
+        ({"oneOf": [{"type": "integer"}, {"minimum": 5}]}, "6.5", "6"),
+        ({"allOf": [{"minimum": 1}, {"maximum": 3}]}, "2", "4"),
+        ({"exclusiveMinimum": 1, "exclusiveMaximum": 2}, "1.5", "2"),
+        ({"minimum": 1.1}, "1.10", "1.09"),
+        ({"multipleOf": 0.1}, "0.3", "0.35"),
+        ({"multipleOf": 3}, "9007199254740993000000000000000003", "1e999999999"),
+        ({"items": [{"type": "string"}], "additionalItems": False}, '["a"]', '["a", 1]'),
+        ({"prefixItems": [{"type": "string"}], "items": {"type": "null"}}, '["a", null]', '["a", 1]'),
+        ({"minItems": 1, "maxItems": 2}, "[1, 2]", "[]"),
+        ({"maxProperties": 1}, '{"a": 1}', '{"a": 1, "b": 2}'),
+        ({"additionalProperties": {"type": "null"}}, '{"a": null}', '{"a": 1}'),
+        ({"properties": {"a": False}}, '{"b": 1}', '{"a": 1}'),
+    ],
+    ids=str,
+)
+def test_values_are_held_against_the_schema(schema: Any, good: str, bad: str) -> None:
+    checked = check_schema(schema)
+    assert text_violation(checked, good) is None
+    assert text_violation(checked, bad) is not None
+
+
+def test_what_is_no_json_is_a_violation() -> None:
+    for text in ("", "{", '{"a": 1} x', "NaN", "[" * 100_000):
+        assert text_violation({}, text) is not None
+    assert violation(True, 1) is None
