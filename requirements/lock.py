@@ -14,10 +14,10 @@ HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent / "pyproject.toml"
 
 
-def compile_set(name: str, lines: list[str], constraints: list[str]) -> None:
+def compile_set(name: str, lines: list[str], constraints: list[str], *flags: str) -> None:
     """Resolve `lines` together with the sets already locked, so that one environment can hold them all."""
     command = [str(Path(sys.executable).parent / "uv"), "pip", "compile", "--quiet", "--universal", "--generate-hashes"]
-    command += ["--python-version", "3.11", "--no-header", "--no-annotate", "--no-emit-index-url", "-"]
+    command += ["--python-version", "3.11", "--no-header", "--no-annotate", "--no-emit-index-url", "-", *flags]
     for constraint in constraints:
         command += ["--constraint", str(HERE / f"{constraint}.txt")]
     done = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True, cwd=HERE)
@@ -34,6 +34,7 @@ def main() -> None:
     compile_set("build", project["build-system"]["requires"], ["runtime"])
     compile_set("cmake", ["cmake>=3.25,<5", "ninja>=1.11"], ["runtime", "build"])
     compile_set("dev", runtime + dev, ["runtime", "build"])
+    compile_set("models", project["project"]["optional-dependencies"]["minilm"], [], "--no-deps")
     compile_set("docs", ["sphinx>=8", "myst-parser>=4"], [])
 
 

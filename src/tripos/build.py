@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 
+from tripos.build_encoder import OpenedEncoder, open_encoder_model
 from tripos.config import LimitsStage, ModelOptions, RouteOptions, ServiceOptions
 from tripos.controls.deadline import deadline
 from tripos.controls.limits import LimitsOptions, limits
@@ -25,6 +26,7 @@ from tripos.engine.scheduler import SchedulerOptions
 from tripos.errors import ConfigError, EnvironmentProblem
 from tripos.models.adapters import ReadAdapter, read_adapter
 from tripos.models.config import ModelConfig, parse_config
+from tripos.models.encoders import task_of
 from tripos.models.packed import Packing, write_packed
 from tripos.models.registry import adapt_weights, check_weights, trace
 from tripos.models.source import GenerationDefaults, Source, open_source
@@ -32,6 +34,7 @@ from tripos.pipeline.decide import decide
 from tripos.plan.adapters import Place, places, with_adapters
 from tripos.plan.ir import Plan, Weights, WeightTensor
 from tripos.plan.passes import optimize
+from tripos.predict.encoder import EncoderModel
 from tripos.residents import Parts, Residents
 from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
 from tripos.runtime.machine import available_memory_bytes, cpu_name, num_cores
@@ -97,13 +100,16 @@ class Opened:
         plan = self.optimized()
         return with_adapters(plan, self.options.max_adapter_rank) if self.options.num_adapters else plan
 
+    def executor_options(self) -> ExecutorOptions:
+        return executor_options(self.options, self.need.kv_format)
+
     def load(self, memory_bytes: int, progress: Progress = ignore_progress) -> LanguageModel:
         """Pack, and reserve the cache. Raises ModelRefused, EnvironmentProblem."""
         fit = self.need.within(memory_bytes)
         with ThreadPoolExecutor(1, thread_name_prefix="tripos-digest") as pool:
             digest = pool.submit(lambda: self.source.digest)  # releases the GIL, so it runs beside packing
             progress("pack", 0.0)
-            executor = make_executor(executor_options(self.options, self.need.kv_format))
+            executor = make_executor(self.executor_options())
             try:
                 plan = self.runnable()
                 executor.load(plan, self.weights)
@@ -154,10 +160,20 @@ def _kind(tensor: WeightTensor) -> str:
     return tensor.dtype if tensor.panels is None else " ".join(tensor.panels.parts)
 
 
-def open_model(options: ModelOptions) -> Opened:
-    """Open and check. Milliseconds: files are mapped, not read. Raises ModelRefused, ConfigError."""
+def open_any(options: ModelOptions) -> Opened | OpenedEncoder:
+    """Whatever the source is: a language model, an embedder or a reranker. Raises as open_model."""
     source = open_source(options.source)
+    if task_of(source.config) == "generate":
+        return open_model(options, source)
+    return open_encoder_model(options, source, make_executor)
+
+
+def open_model(options: ModelOptions, source: Source | None = None) -> Opened:
+    """Open and check. Milliseconds: files are mapped, not read. Raises ModelRefused, ConfigError."""
+    source = source or open_source(options.source)
     try:
+        if (task := task_of(source.config)) != "generate":
+            raise ConfigError(f"{source.name} is no language model, it is there to {task}: serve it with tripos serve")
         if source.packed_as is not None and options.weights not in ("auto", source.packed_as):
             raise ConfigError(
                 f"{source.name} is packed as {source.packed_as} and cannot run as {options.weights}: "
@@ -181,6 +197,12 @@ def load_model(options: ModelOptions, progress: Progress = ignore_progress) -> L
     """One model alone: open, check, pack and reserve. Raises ModelRefused, ConfigError, EnvironmentProblem."""
     progress("open", 0.0)
     return open_model(options).load(options.memory or free_memory_bytes(), progress)
+
+
+def load_encoder(options: ModelOptions, progress: Progress = ignore_progress) -> EncoderModel:
+    """One embedder or reranker alone. Raises ModelRefused, ConfigError, EnvironmentProblem."""
+    progress("open", 0.0)
+    return open_encoder_model(options, open_source(options.source), make_executor).load(progress)
 
 
 def free_memory_bytes() -> int:
@@ -292,7 +314,7 @@ def _recommended(defaults: GenerationDefaults) -> Sampling:
 # -- tables for people ----------------------------------------------------------------------------------------------
 def fit_table(options: ModelOptions) -> list[tuple[str, ...]]:
     """What the model needs and gets, before it is loaded. Raises as open_model."""
-    opened = open_model(options)
+    opened = open_any(options)
     try:
         return opened.rows(options.memory or free_memory_bytes())
     finally:
@@ -301,8 +323,8 @@ def fit_table(options: ModelOptions) -> list[tuple[str, ...]]:
 
 def describe_machine(options: ModelOptions) -> list[tuple[str, ...]]:
     """The processor, its memory, and the kernel that each op of the model got."""
-    opened = open_model(options)
-    executor = make_executor(executor_options(options, opened.need.kv_format))
+    opened = open_any(options)
+    executor = make_executor(opened.executor_options())
     try:
         executor.load(opened.runnable(), opened.weights)
         info = executor.info()
@@ -333,7 +355,7 @@ def build_service(
     """Load every model and put its stages around it. `show` gets a table per model before anything is packed;
     `read_options` reads the configuration again. Raises as load_model, and ConfigError for two equal names."""
     service = Service()
-    parts = Parts(open_model, make_stages, free_memory_bytes, read_options)
+    parts = Parts(open_any, make_stages, free_memory_bytes, read_options)
     Residents(service, options, parts).fill(progress, show)
     return service
 
@@ -341,7 +363,7 @@ def build_service(
 def check_service(options: ServiceOptions) -> list[list[tuple[str, ...]]]:
     """A table per model that would be loaded at the start. Loads nothing; raises as build_service."""
     tables: list[list[tuple[str, ...]]] = []
-    openings = Residents(Service(), options, Parts(open_model, make_stages, free_memory_bytes)).open_all(tables.append)
+    openings = Residents(Service(), options, Parts(open_any, make_stages, free_memory_bytes)).open_all(tables.append)
     for opening, _ in openings:
         opening.close()
     return tables

@@ -116,7 +116,9 @@ class Embed(msgspec.Struct, frozen=True, kw_only=True, tag="embed"):
     """Turn each input (text or token ids) into one vector."""
 
     inputs: tuple[str | tuple[int, ...], ...]
-    dimensions: int | None = None
+    dimensions: int | None = None  # keep the first ones only, and normalise again
+    truncate_to: int | None = None  # tokens kept of a longer input; 0: as many as the model takes; None: refuse it
+    prompt_name: str | None = None  # of the model's prompts, put before each text; None: its default, "": none
 
 
 class Rerank(msgspec.Struct, frozen=True, kw_only=True, tag="rerank"):
@@ -125,6 +127,7 @@ class Rerank(msgspec.Struct, frozen=True, kw_only=True, tag="rerank"):
     query: str
     documents: tuple[str, ...]
     top_n: int | None = None
+    truncate_to: int | None = None  # as Embed's, of query and document together where the model reads them so
 
 
 class Option(msgspec.Struct, frozen=True, kw_only=True):
@@ -232,7 +235,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """The whole output of a one-shot model."""
 
     vectors: tuple[Any, ...] = ()  # float32 arrays
-    scores: tuple[float, ...] = ()
+    scores: tuple[float, ...] = ()  # of the documents, in their order
     decisions: tuple[Decision, ...] = ()
     tensors: dict[str, Any] = {}
 
@@ -258,6 +261,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     architecture: str = ""
     weights: str = ""  # format the weights run in: fp32, bf16, fp16, int8 ...
     num_parameters: int = 0
+    dimensions: int = 0  # of an embedder's vectors
     created: int = 0  # unix seconds, when this server loaded it
     sampling: Sampling = Sampling()  # what the model's makers recommend where a client is silent
     tool_dialect: str = ""  # how it writes tool calls, and reasoning: names of wire/tools

@@ -6,7 +6,19 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
-from tripos.api import adapters, admin, anthropic, decisions, generate, models, ollama, probes, responses, tokens
+from tripos.api import (
+    adapters,
+    admin,
+    anthropic,
+    decisions,
+    generate,
+    models,
+    ollama,
+    oneshot,
+    probes,
+    responses,
+    tokens,
+)
 from tripos.api.absent import absent
 from tripos.api.anthropic import ANTHROPIC
 from tripos.api.auth import Scope
@@ -19,12 +31,14 @@ from tripos.version import __version__
 from tripos.wire import admin as admin_wire
 from tripos.wire import systemone
 from tripos.wire.anthropic import messages
+from tripos.wire import rerank
 from tripos.wire.fields import Table
 from tripos.wire.json import encode
+from tripos.wire.ollama import embeddings as ollama_embeddings
 from tripos.wire.ollama import generation as ollama_generation
 from tripos.wire.ollama import models as ollama_models
 from tripos.wire.openai import adapters as adapters_wire
-from tripos.wire.openai import chat, completions
+from tripos.wire.openai import chat, completions, embeddings
 from tripos.wire.openai import decisions as decisions_wire
 from tripos.wire.openai import responses as responses_wire
 from tripos.wire.openai import tokens as tokens_wire
@@ -72,7 +86,6 @@ def _document() -> bytes:
     return encode(encode_document([route.operation for route in ROUTES], __version__))
 
 
-NO_EMBEDDINGS = "embeddings come with a later version; /v1/models lists what is served"
 NO_STORE = "name models when it starts (tripos serve MODEL ...); /api/tags lists them"
 NO_BACKGROUND = "nothing runs in the background; a client that closes the connection ends its response"
 OPTIONS = {"options": ollama_generation.OPTIONS}
@@ -168,7 +181,21 @@ ROUTES = (
         "The same in the System One dialect",
         fields=systemone.FIELDS,
     ),
-    Route("POST", "/v1/embeddings", absent(NO_EMBEDDINGS), "501 until embeddings land"),
+    Route(
+        "POST",
+        "/v1/embeddings",
+        oneshot.embed,
+        "Texts or token ids to vectors",
+        fields=embeddings.FIELDS,
+    ),
+    *(
+        Route("POST", path, oneshot.rerank, "Documents by how well they fit a query", fields=rerank.RERANK)
+        for path in ("/rerank", "/v1/rerank", "/v2/rerank")
+    ),
+    *(
+        Route("POST", path, oneshot.score, "How well texts fit each other, in pairs", fields=rerank.SCORE)
+        for path in ("/score", "/v1/score")
+    ),
     Route(
         "POST",
         "/api/chat",
@@ -191,8 +218,22 @@ ROUTES = (
     Route("GET", "/api/ps", ollama.ps, "The same: every served model is loaded", OLLAMA),
     Route("POST", "/api/show", ollama.show, "One model's card", OLLAMA, ollama_models.SHOW),
     Route("GET", "/api/version", ollama.version, "The version of the server", OLLAMA),
-    Route("POST", "/api/embed", absent(NO_EMBEDDINGS), "501 until embeddings land", OLLAMA),
-    Route("POST", "/api/embeddings", absent(NO_EMBEDDINGS), "501 until embeddings land", OLLAMA),
+    Route(
+        "POST",
+        "/api/embed",
+        oneshot.embed_as_ollama,
+        "Texts to vectors",
+        OLLAMA,
+        ollama_embeddings.EMBED,
+    ),
+    Route(
+        "POST",
+        "/api/embeddings",
+        oneshot.embed_one_as_ollama,
+        "One text to a vector; the older form",
+        OLLAMA,
+        ollama_embeddings.EMBEDDINGS,
+    ),
     Route("POST", "/api/pull", absent(NO_STORE), "501: models are named when the server starts", OLLAMA),
     Route("POST", "/api/push", absent(NO_STORE), "501: models are named when the server starts", OLLAMA),
     Route("POST", "/api/create", absent(NO_STORE), "501: models are named when the server starts", OLLAMA),

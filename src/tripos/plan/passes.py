@@ -25,6 +25,8 @@ def hoist_select(plan: Plan) -> Plan:
         return plan
     start, end = mixers[-1] + 1, kinds.index("select")
     body, select = plan.ops[start:end], plan.ops[end]
+    if plan.output == select.outputs[0] and select.inputs[0].cols != plan.tensors[select.inputs[0].tensor].cols:
+        return plan
     if not body or not ROW_WISE.issuperset(kinds[start:end]) or plan.output in _tensors_of(body):
         return plan
     inner = _tensors_of(body)
@@ -46,11 +48,35 @@ def hoist_select(plan: Plan) -> Plan:
         for each, copy in selected.items()
     ]
     rest = [op.with_(inputs=tuple(map(remap, op.inputs))) for op in (*body, *plan.ops[end + 1 :])]
-    return _tidy(replace(plan, ops=(*plan.ops[:start], *selects, *rest), tensors=tuple(tensors)))
+    output = new.tensor if plan.output == old else plan.output
+    return _tidy(replace(plan, ops=(*plan.ops[:start], *selects, *rest), tensors=tuple(tensors), output=output))
 
 
 def _tensors_of(ops: tuple[Op, ...]) -> set[int]:
     return {tensor for op in ops for tensor in op.outputs}
+
+
+def embedding(plan: Plan) -> Plan:
+    """A traced decoder as an embedder: whole sequences without a cache, and instead of logits [S, vocab_size] what the
+    head would read [S, hidden_size].
+
+    Raises ValueError for a plan that does not end in a linear, or caps its attention scores.
+    """
+    *body, head = plan.ops
+    if head.kind != "linear" or head.outputs[0] != plan.output:
+        raise ValueError(f"the plan ends in {head.kind}, not in a head")
+    hidden = head.inputs[0]
+    tidy = _tidy(replace(plan, ops=tuple(map(_uncached, body)), output=hidden.tensor))
+    return replace(tidy, kv=replace(plan.kv, num_layers=0), vocab_size=hidden.cols)
+
+
+def _uncached(op: Op) -> Op:
+    if op.kind != "attention":
+        return op
+    if op.attrs["softcap"]:
+        raise ValueError("self_attention has no softcap")
+    kept = {name: op.attrs[name] for name in ("num_heads", "num_kv_heads", "head_dim", "scale")}
+    return op.with_(kind="self_attention", attrs={**kept, "left": int(op.attrs["window"]) - 1, "right": 0})
 
 
 def stack_linears(plan: Plan, dtypes: Mapping[str, str]) -> Plan:

@@ -27,6 +27,7 @@ def encode_model(card: ModelCard) -> dict[str, Any]:
         "weights": card.weights,
         "num_parameters": card.num_parameters,
         "vocab_size": card.vocab_size,
+        "dimensions": card.dimensions or None,
     }
 
 

@@ -1,0 +1,140 @@
+"""A text encoder of any kind as a plan: encoders proper, and decoders whose last token is the vector.
+
+Owns which function traces which family, what a checkpoint's names become, and where the vector or the score is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tripos.errors import ModelRefused
+from tripos.models.bert import trace_bert, trace_bert_head
+from tripos.models.config import FAMILIES as DECODERS
+from tripos.models.config import parse_config
+from tripos.models.encoder_config import ENCODERS, EncoderConfig, is_encoder, parse_encoder_config
+from tripos.models.modernbert import trace_modernbert, trace_modernbert_head
+from tripos.models.modules import MODULES, Modules, parse_modules
+from tripos.models.registry import adapt_weights, trace
+from tripos.plan.ir import Plan, Weights, WeightTensor
+from tripos.plan.ops import Tracer
+from tripos.plan.passes import embedding
+from tripos.types import Task
+
+_TOP = {"bert": "bert.", "roberta": "roberta.", "distilbert": "distilbert.", "modernbert": "model."}
+_LEFT_OVER = re.compile(r"(.*\.)?position_ids|(pooler|cls|lm_head|head|decoder|vocab_\w+)\..*")  # buffers, other heads
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """What building an EncoderModel needs of a checkpoint's config."""
+
+    architecture: str
+    task: Task  # embed, or rerank for a cross-encoder
+    plan: Plan  # as traced; its output is the vector or the score of each sequence
+    modules: Modules
+    row: str  # which row of a sequence is read: "first" or "last" (pool needs none)
+    max_length: int  # tokens of the longest input
+    vocab_size: int
+    has_sigmoid: bool = False  # rerank: the score is the logit's sigmoid
+
+
+def task_of(config: Mapping[str, Any]) -> Task:
+    """What a checkpoint is for: generate, embed (an encoder, or a decoder with modules.json) or rerank."""
+    if is_encoder(config):
+        return "rerank" if str(config["architectures"][0]).endswith("ForSequenceClassification") else "embed"
+    return "embed" if MODULES in config else "generate"
+
+
+def open_encoder(config: Mapping[str, Any], weights: Weights, file: str = "config.json") -> tuple[Encoder, Weights]:
+    """The plan, and the checkpoint under its names. Raises ModelRefused."""
+    if not is_encoder(config):
+        return _open_decoder(config, weights, file)
+    sizes, modules = parse_encoder_config(config, file), parse_modules(config)
+    longest = min(sizes.max_positions, modules.max_length or sizes.max_positions)
+    encoder = Encoder(
+        architecture=sizes.architecture,
+        task=task_of(config),
+        plan=_trace(sizes, modules),
+        modules=modules,
+        row="last" if modules.pooling == "last" and not sizes.num_labels else "first",
+        max_length=longest,
+        vocab_size=sizes.vocab_size,
+        has_sigmoid=_has_sigmoid(config),
+    )
+    return encoder, EncoderWeights(weights, _TOP[sizes.family])
+
+
+def _trace(config: EncoderConfig, modules: Modules) -> Plan:
+    t, is_modern = Tracer(), config.family == "modernbert"
+    x = (trace_modernbert if is_modern else trace_bert)(t, config)
+    pooling = (config.classifier_pooling if is_modern else "cls") if config.num_labels else modules.pooling
+    x = t.pool(x) if pooling == "mean" else t.select(x)
+    if config.num_labels:
+        x = (trace_modernbert_head if is_modern else trace_bert_head)(t, x, config)
+    return t.plan(x, vocab_size=x.cols)
+
+
+def _open_decoder(config: Mapping[str, Any], weights: Weights, file: str) -> tuple[Encoder, Weights]:
+    """A decoder whose vector is the last token's hidden state, as Qwen3-Embedding and E5-Mistral are."""
+    architecture, modules = _decoder_name(config, file), parse_modules(config)
+    if modules.pooling != "last":
+        raise ModelRefused(f"1_Pooling/config.json: pooling {modules.pooling} of a decoder is not supported; only lasttoken")
+    sizes = parse_config({**config, "architectures": [architecture]}, file)
+    encoder = Encoder(
+        architecture=architecture,
+        task="embed",
+        plan=embedding(trace(sizes)),
+        modules=modules,
+        row="last",
+        max_length=min(sizes.max_position_embeddings, modules.max_length or sizes.max_position_embeddings),
+        vocab_size=sizes.vocab_size,
+    )
+    return encoder, adapt_weights(sizes, weights)
+
+
+def _decoder_name(config: Mapping[str, Any], file: str) -> str:
+    """Checkpoints of the bare decoder are called Qwen3Model, not Qwen3ForCausalLM."""
+    names = config.get("architectures")
+    name = names[0] if isinstance(names, list) and len(names) == 1 else None
+    full = name.removesuffix("Model") + "ForCausalLM" if isinstance(name, str) and name.endswith("Model") else name
+    if full not in DECODERS:
+        raise ModelRefused(f"{file}: architectures names {name!a}; supported: {', '.join([*ENCODERS, *DECODERS])}")
+    return str(full)
+
+
+def _has_sigmoid(config: Mapping[str, Any]) -> bool:
+    """Cross-encoders of one label end in a sigmoid unless their config names another activation."""
+    inner = config.get("sentence_transformers")
+    named = inner.get("activation_fn") if isinstance(inner, Mapping) else None
+    named = named or config.get("sbert_ce_default_activation_function") or "torch.nn.modules.activation.Sigmoid"
+    kind = str(named).rpartition(".")[2]
+    if kind not in ("Sigmoid", "Identity"):
+        raise ModelRefused(f"config.json: activation_fn {str(named)[:60]!a} is not supported; supported: Sigmoid, Identity")
+    return kind == "Sigmoid"
+
+
+class EncoderWeights(Weights):
+    """A checkpoint's tensors without the prefix that models with a head put before the encoder's own."""
+
+    def __init__(self, weights: Weights, prefix: str) -> None:
+        self._weights = weights
+        self._stored = {name.removeprefix(prefix): name for name in weights}
+
+    def __getitem__(self, name: str) -> WeightTensor:
+        tensor = self._weights[self._stored[name]]
+        return tensor if tensor.name == name else replace(tensor, name=name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+
+def is_expected_leftover(name: str) -> bool:
+    """Whether a tensor that the plan does not use is a buffer or belongs to a head that is not asked for."""
+    return _LEFT_OVER.fullmatch(name) is not None
+

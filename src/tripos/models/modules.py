@@ -1,0 +1,123 @@
+"""What a sentence-transformers directory says beside config.json: pooling, normalisation, prompts, longest input.
+
+Read once into one plain dict, which rides in the config under MODULES (so that it is part of the digest and of packed
+copies), and parsed from there. https://sbert.net/docs/sentence_transformer/usage/custom_models.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tripos.errors import ModelRefused
+from tripos.models.config import Family, Fields, parse_json
+
+MODULES = "tripos_modules"  # the key in the config
+MAX_MODULES_BYTES = 1 << 20
+Pooling = Literal["mean", "cls", "last"]
+_POOLINGS: dict[str, Pooling] = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
+_OLDER = {  # a flag per mode, before pooling_mode
+    "pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_lasttoken": "lasttoken",
+    "pooling_mode_max_tokens": "max", "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+}  # fmt: skip
+_UNBOUNDED = 10**9  # tokenizers write a huge number for "no limit"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Modules:
+    """How token vectors become the vector of a text."""
+
+    pooling: Pooling = "mean"
+    normalize: bool = False
+    max_length: int = 0  # tokens, special ones included; 0: what the model takes
+    lower_case: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict)  # name -> what is put before a text
+    default_prompt: str | None = None
+
+
+def read_modules(folder: Path) -> dict[str, Any] | None:
+    """The files as one dict, or None where there is no modules.json. Raises ModelRefused naming the file."""
+    if not (folder / "modules.json").exists():
+        return None
+    listed = _read(folder / "modules.json", b'{"modules": %s}').get("modules")
+    if not isinstance(listed, list) or not all(isinstance(each, Mapping) for each in listed):
+        raise ModelRefused("modules.json: expected a list of objects")
+    kinds = [str(each.get("type", "")).rpartition(".")[2] for each in listed]
+    found: dict[str, Any] = {"kinds": kinds}
+    for kind, each in zip(kinds, listed, strict=True):
+        path = str(each.get("path", ""))
+        if kind == "Pooling":
+            if "/" in path or ".." in path or "\\" in path:
+                raise ModelRefused("modules.json: path of Pooling leaves the directory")
+            found["pooling"] = _read(folder / path / "config.json")
+    for key, name in (("transformer", "sentence_bert_config.json"), ("prompts", "config_sentence_transformers.json")):
+        found[key] = _read(folder / name) if (folder / name).exists() else {}
+    length = (_read(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}).get(
+        "model_max_length"
+    )
+    if type(length) is int and length < _UNBOUNDED:
+        found["model_max_length"] = length
+    return found
+
+
+def parse_modules(config: Mapping[str, Any]) -> Modules:
+    """From the config of read_modules; without one, what sentence-transformers does with a bare encoder: the mean.
+
+    Raises ModelRefused for modules that are not supported, naming the file and the field.
+    """
+    raw = config.get(MODULES)
+    if raw is None:
+        return Modules()
+    kinds = raw["kinds"]
+    rest = kinds[2:] if kinds[:2] == ["Transformer", "Pooling"] else None
+    if rest is None or rest not in ([], ["Normalize"]):
+        raise ModelRefused(
+            f"modules.json: {', '.join(map(str, kinds))[:80]} is not supported; supported: Transformer, Pooling and "
+            "perhaps Normalize"
+        )
+    transformer = Fields(raw["transformer"], "sentence_bert_config.json", Family())
+    length = transformer.integer("max_seq_length", 1, 1 << 24, raw.get("model_max_length", 0) or 1 << 24)
+    return Modules(
+        pooling=_pooling(raw.get("pooling", {})),
+        normalize="Normalize" in kinds,
+        max_length=0 if length == 1 << 24 else length,
+        lower_case=transformer.flag("do_lower_case", False),
+        **_prompts(raw["prompts"]),
+    )
+
+
+def _pooling(raw: Mapping[str, Any]) -> Pooling:
+    mode = raw.get("pooling_mode")
+    if mode is None:
+        modes = [name for key, name in _OLDER.items() if raw.get(key)] or ["mean"]
+        mode = modes[0] if len(modes) == 1 else modes
+    if not isinstance(mode, str) or mode not in _POOLINGS:
+        raise ModelRefused(f"1_Pooling/config.json: pooling {mode!a} is not supported; supported: {', '.join(_POOLINGS)}")
+    if raw.get("include_prompt") is False:
+        raise ModelRefused("1_Pooling/config.json: include_prompt false is not supported")
+    return _POOLINGS[mode]
+
+
+def _prompts(raw: Mapping[str, Any]) -> dict[str, Any]:
+    file = "config_sentence_transformers.json"
+    prompts = raw.get("prompts") or {}
+    if not isinstance(prompts, Mapping) or not all(isinstance(text, str) for text in prompts.values()):
+        raise ModelRefused(f"{file}: prompts must map names to texts")
+    default = raw.get("default_prompt_name")
+    if default is not None and default not in prompts:
+        raise ModelRefused(f"{file}: default_prompt_name is {default!a}, which prompts do not name")
+    return {"prompts": dict(prompts), "default_prompt": default}
+
+
+def _read(path: Path, form: bytes = b"%s") -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_MODULES_BYTES + 1)
+    except OSError as problem:
+        raise ModelRefused(f"{path.name}: cannot be read ({problem.strerror})") from problem
+    if len(data) > MAX_MODULES_BYTES:
+        raise ModelRefused(f"{path.name}: larger than {MAX_MODULES_BYTES >> 20} MiB")
+    return parse_json(form % data, path.name)

@@ -1,0 +1,1 @@
+"""One-shot models: batching by tokens, and encoders that embed and rerank."""

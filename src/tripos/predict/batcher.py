@@ -1,0 +1,256 @@
+"""Dynamic batching by tokens: texts of many calls share a step, ragged and without padding.
+
+Owns the queue, its bounds and its order (online first; calls take turns, a text each), and the thread that runs steps. A step begins
+as soon as the last one is over; nobody waits for a batch to fill. Knows nothing of text or HTTP.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tripos.errors import DeadlineExceeded, EngineFailed, Overloaded, RequestFailed, TriposError
+from tripos.types import Priority
+
+log = logging.getLogger(__name__)
+
+F32 = npt.NDArray[np.float32]
+STALL_S = 60.0  # a step that takes longer counts as stuck
+
+
+@dataclass(frozen=True)
+class Text:
+    """One sequence of a step."""
+
+    token_ids: Sequence[int]
+    token_types: Sequence[int] = ()  # as many, or none: all 0
+
+
+RunStep = Callable[[Sequence[Text]], tuple[F32, npt.NDArray[np.bool_]]]
+"""Texts → one row each, and which rows are finite."""
+
+
+@dataclass(frozen=True)
+class BatcherOptions:
+    """Bounds of a step and of the queue."""
+
+    token_budget: int = 2048  # tokens of a step; a longer text has a step of its own
+    max_texts: int = 256  # texts of a step
+    max_waiting_tokens: int = 1 << 20
+    max_waiting_calls: int = 1024
+
+
+@dataclass(eq=False)
+class Window:
+    """The texts of one call on their way through the queue. `rows` is complete when `is_over` and there is no error."""
+
+    texts: Sequence[Text]
+    priority: Priority = Priority.ONLINE
+    deadline_s: float | None = None  # by time.monotonic
+    arrival_s: float = field(default_factory=time.monotonic)
+    rows: list[F32] = field(default_factory=list)
+    error: TriposError | None = None
+    is_cancelled: bool = False
+    started_s: float | None = None
+    run_s: float = 0.0  # its share of the steps, by tokens
+    num_taken: int = 0  # texts that are in a step or done
+
+    @property
+    def is_over(self) -> bool:
+        return self.error is not None or len(self.rows) == len(self.texts)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(text.token_ids) for text in self.texts)
+
+
+class Batcher:
+    """Runs windows. `start` gives it a thread; without one, `step` is called by whoever waits."""
+
+    def __init__(
+        self, run: RunStep, options: BatcherOptions, deliver: Callable[[list[Window]], None] = lambda windows: None
+    ) -> None:
+        """`deliver` gets the windows that a step ended, once per step, from the batcher's thread."""
+        self.options = options
+        self.num_steps = 0
+        self._run = run
+        self._deliver = deliver
+        self._queues: dict[Priority, deque[Window]] = {priority: deque() for priority in sorted(Priority)}
+        self._waiting_tokens = 0
+        self._num_running = 0
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._is_stopping = False
+        self._step_began_s: float | None = None
+
+    # -- from any thread ------------------------------------------------------------------------------------
+    def check_room(self) -> None:
+        """Refuse before costly work. Raises Overloaded."""
+        with self._changed:
+            self._check(0)
+
+    def add(self, window: Window) -> None:
+        """Queue a call's texts. Raises Overloaded when the queue is full, EngineFailed when it is closed."""
+        with self._changed:
+            if self._is_stopping:
+                raise EngineFailed("the model is stopping", retry_after_s=1.0)
+            self._check(window.num_tokens)
+            self._queues[window.priority].append(window)
+            self._waiting_tokens += window.num_tokens
+            self._changed.notify()
+
+    def cancel(self, window: Window) -> None:
+        """Forget a window that nobody waits for; texts that are in a step run to its end."""
+        with self._changed:
+            window.is_cancelled = True
+            if window in self._queues[window.priority]:
+                self._remove(window)
+
+    @property
+    def num_waiting(self) -> int:
+        """Windows with texts that are in no step yet."""
+        with self._changed:
+            return sum(map(len, self._queues.values()))
+
+    @property
+    def num_running(self) -> int:
+        """Texts in the step."""
+        return self._num_running
+
+    @property
+    def is_progressing(self) -> bool:
+        began_s = self._step_began_s
+        is_alive = self._thread is not None and self._thread.is_alive()
+        return is_alive and (began_s is None or time.monotonic() - began_s < STALL_S)
+
+    def start(self) -> None:
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._loop, name="tripos-batcher", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the step in progress; what waits gets EngineFailed. Idempotent."""
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        with self._changed:
+            left = [window for queue in self._queues.values() for window in queue]
+            for window in left:
+                self._fail(window, EngineFailed("the model was stopped", retry_after_s=1.0))
+        self._deliver(left)
+
+    def step(self) -> list[Window]:
+        """Run one batch now, if there is one; returns the windows that it ended."""
+        batch, ended = self._take()
+        if batch:
+            ended += self._execute(batch)
+        return ended
+
+    # -- the thread -----------------------------------------------------------------------------------------
+    def _loop(self) -> None:
+        while True:
+            with self._changed:
+                while not self._is_stopping and not any(self._queues.values()):
+                    self._changed.wait()
+                if self._is_stopping:
+                    return
+            if ended := self.step():
+                self._deliver(ended)
+
+    def _take(self) -> tuple[list[tuple[Window, int]], list[Window]]:
+        """The next step's (window, index of its text), and the windows that are too late."""
+        batch: list[tuple[Window, int]] = []
+        num_tokens = 0
+        now_s = time.monotonic()
+        with self._changed:
+            late = [w for queue in self._queues.values() for w in queue if w.deadline_s and now_s >= w.deadline_s]
+            for window in late:
+                self._fail(window, DeadlineExceeded(f"no answer within {now_s - window.arrival_s:.3g} s"))
+            for queue in self._queues.values():
+                while queue:
+                    window = queue[0]
+                    length = len(window.texts[window.num_taken].token_ids)
+                    if batch and not self._fits(len(batch), num_tokens + length):
+                        return batch, late
+                    if window.started_s is None:
+                        window.started_s = now_s
+                    batch.append((window, window.num_taken))
+                    num_tokens += length
+                    window.num_taken += 1
+                    self._waiting_tokens -= length
+                    queue.popleft()
+                    if window.num_taken < len(window.texts):
+                        queue.append(window)  # in turn with the others: a small call does not wait for a large one
+        return batch, late
+
+    def _fits(self, num_texts: int, num_tokens: int) -> bool:
+        return num_texts < self.options.max_texts and num_tokens <= self.options.token_budget
+
+    def _execute(self, batch: list[tuple[Window, int]]) -> list[Window]:
+        texts = [window.texts[index] for window, index in batch]
+        began_s = time.monotonic()
+        self._step_began_s, self._num_running = began_s, len(texts)
+        try:
+            rows, are_finite = self._run(texts)
+        except Exception:
+            if len(batch) > 1:  # one of them is the culprit: the others are answered
+                log.exception("a step of %d texts failed; each runs again alone", len(batch))
+                return [window for each in batch if not each[0].is_over for window in self._execute([each])]
+            log.exception("a text failed: this is a bug in Tripos")
+            return self._end_failed(batch[0][0], RequestFailed("the model failed on this input"))
+        finally:
+            self._step_began_s, self._num_running = None, 0
+            self.num_steps += 1
+        return self._collect(batch, rows, are_finite, time.monotonic() - began_s)
+
+    def _collect(
+        self, batch: list[tuple[Window, int]], rows: F32, are_finite: npt.NDArray[np.bool_], seconds: float
+    ) -> list[Window]:
+        share_s = seconds / sum(len(window.texts[index].token_ids) for window, index in batch)
+        ended: dict[int, Window] = {}
+        for (window, index), row, is_finite in zip(batch, rows, are_finite, strict=True):
+            window.run_s += share_s * len(window.texts[index].token_ids)
+            if window.is_over or window.is_cancelled:
+                continue
+            if is_finite:
+                window.rows.append(row)
+            else:
+                self._end_failed(window, RequestFailed("the model gave values that are not finite"))
+            if window.is_over:
+                ended[id(window)] = window
+        return list(ended.values())
+
+    def _end_failed(self, window: Window, error: TriposError) -> list[Window]:
+        with self._changed:
+            self._fail(window, error)
+        return [window]
+
+    def _fail(self, window: Window, error: TriposError) -> None:
+        window.error = window.error or error
+        if window in self._queues[window.priority]:
+            self._remove(window)
+
+    def _remove(self, window: Window) -> None:
+        self._queues[window.priority].remove(window)
+        self._waiting_tokens -= sum(len(text.token_ids) for text in window.texts[window.num_taken :])
+
+    def _check(self, num_tokens: int) -> None:
+        calls, tokens = sum(map(len, self._queues.values())), self._waiting_tokens
+        if calls >= self.options.max_waiting_calls:
+            raise Overloaded(f"{calls} requests are waiting, which is as many as may", retry_after_s=1.0)
+        if tokens and tokens + num_tokens > self.options.max_waiting_tokens:
+            raise Overloaded(
+                f"{tokens} tokens are waiting, with this request's {num_tokens} more than the "
+                f"{self.options.max_waiting_tokens} that may",
+                retry_after_s=1.0,
+            )

@@ -1,0 +1,57 @@
+"""POST /api/embed, and the older /api/embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tripos.types import Embed
+from tripos.wire.fields import Field, read, table
+from tripos.wire.generation import INT31, MODEL, check_model
+from tripos.wire.json import parse
+from tripos.wire.oneshot import AnsweredOnce, AskedOnce, read_inputs, read_truncation
+
+_KEEP_ALIVE = Field("keep_alive", "any", "Models stay loaded.", use="ignored")
+_OPTIONS = Field("options", "object", "An encoder has none.", use="ignored")
+EMBED = table(
+    MODEL,
+    Field("input", "any", "Text, or a list of up to 2048 texts. No empty ones.", required=True),
+    Field("truncate", "boolean", "Cut a longer input to what the model takes; false: refuse it. Default true."),
+    Field("dimensions", "integer", "Keep the first ones only, and normalise again.", low=1, high=INT31),
+    _OPTIONS,
+    _KEEP_ALIVE,
+)
+EMBEDDINGS = table(MODEL, Field("prompt", "string", "Text. No empty one.", required=True), _OPTIONS, _KEEP_ALIVE)
+
+
+def decode_embed(body: bytes) -> AskedOnce:
+    """Raises InvalidRequest naming the field."""
+    found = read(parse(body), EMBED)
+    request = Embed(
+        inputs=read_inputs(found["input"], "input"),
+        dimensions=found.get("dimensions"),
+        truncate_to=read_truncation(found, default=True),
+    )
+    return AskedOnce(model=check_model(found), requests=(request,))
+
+
+def decode_embeddings(body: bytes) -> AskedOnce:
+    """Raises InvalidRequest naming the field. Ollama cuts here, without asking."""
+    found = read(parse(body), EMBEDDINGS)
+    return AskedOnce(
+        model=check_model(found), requests=(Embed(inputs=read_inputs(found["prompt"], "prompt"), truncate_to=0),)
+    )
+
+
+def encode_embed(answer: AnsweredOnce, model: str, elapsed_s: float) -> dict[str, Any]:
+    """Durations in nanoseconds."""
+    return {
+        "model": model,
+        "embeddings": [vector.tolist() for vector in answer.result.vectors],
+        "total_duration": round(elapsed_s * 1e9),
+        "load_duration": 0,
+        "prompt_eval_count": answer.usage.prompt_tokens,
+    }
+
+
+def encode_embeddings(answer: AnsweredOnce) -> dict[str, Any]:
+    return {"embedding": answer.result.vectors[0].tolist()}
