@@ -133,7 +133,9 @@ def ollama_seen(lines: list[dict[str, Any]]) -> Seen:
 PROTOCOLS: dict[str, tuple[Callable[[], Any], Callable[[Any], Seen], Callable[[Any], Seen]]] = {
     "chat": (lambda: ChatAnswer(ASKED, IDENTITY), chat_whole, chat_built),
     "responses": (
-        lambda: ResponseAnswer(Wanted(asked=ASKED, messages=()), ASKED, "resp_1", 1, "m"), responses_whole, responses_built
+        lambda: ResponseAnswer(Wanted(asked=ASKED, messages=()), ASKED, "resp_1", 1, "m"),
+        responses_whole,
+        responses_built,
     ),
     "anthropic": (lambda: MessageAnswer("msg_1", "m", SPEECH), anthropic_whole, anthropic_built),
     "ollama": (lambda: ChatLines(ASKED, "m", "2026"), lambda body: ollama_seen([body]), ollama_seen),
