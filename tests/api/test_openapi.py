@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from tests.api.posts import POSTS, Post, body_of
 from tests.api.running import Running
@@ -31,6 +32,10 @@ async def test_every_route_is_in_the_document_and_nothing_else(server: Running) 
     assert {path for path, each in found["paths"].items() if each.get("get", {}).get("security") == []} == {
         "/livez", "/readyz"
     }  # fmt: skip
+
+
+async def test_the_document_is_valid_openapi(server: Running) -> None:
+    assert [error.message for error in OpenAPIV31SpecValidator(await document(server)).iter_errors()] == []
 
 
 @pytest.mark.parametrize("post", POSTS, ids=lambda post: post.path)
