@@ -71,3 +71,32 @@ def test_any_text_is_a_value_or_a_config_error(name: str, text: str) -> None:
     else:
         message = f"{config.flag(name)} = {value}"
     assert message.startswith(config.flag(name))
+
+
+def test_adapters_are_named_and_counted() -> None:
+    model = config.read_options(("m",), {"adapters": "a=x:b=y/z"}, {}).models[0]
+    assert model.adapters == (("a", "x"), ("b", "y/z"))
+    assert model.num_adapters == 2
+    assert config.read_options(("m",), {"adapters": "a=x", "max_adapters": "5"}, {}).models[0].num_adapters == 5
+    assert config.read_options(("m",), {}, {"TRIPOS_ADAPTERS": "a=x"}).models[0].adapters == (("a", "x"),)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"adapters": "a"}, "--adapter: 'a' is not NAME=PATH"),
+        ({"adapters": "=x"}, "is not NAME=PATH"),
+        ({"adapters": "a="}, "is not NAME=PATH"),
+        ({"adapters": "a=x:a=y"}, "names something twice"),
+        ({"adapters": "a=x:b=y", "max_adapters": "1"}, "2 adapters are named, max_adapters allows 1"),
+        ({"max_adapter_rank": "0"}, "outside 1 to 512"),
+    ],
+)
+def test_wrong_adapters_are_refused(flags: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config.read_options(("m",), flags, {})
+
+
+def test_adapters_on_the_command_line_are_of_one_model() -> None:
+    with pytest.raises(ConfigError, match="--adapter is for one model, 2 were given"):
+        config.read_options(("m", "n"), {"adapters": "a=x"}, {})

@@ -241,3 +241,28 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     except tomllib.TOMLDecodeError:
         return
     assert all(1 <= line <= text.count("\n") + 1 for line in key_lines(text).values())
+
+
+def test_adapters_are_a_table_of_paths_beside_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "tripos.toml"
+    file.write_text('[models.m]\nsource = "demo:assistant"\nmax_adapters = 3\n[models.m.adapters]\nsql = "lora/sql"\n')
+    model = config.read_options((), {}, {}, str(file)).models[0]
+    assert model.adapters == (("sql", str(tmp_path / "lora/sql")),)
+    assert ("models.m.adapters", f'{{"sql" = "{tmp_path / "lora/sql"}"}}', f"{file}:4") in config.effective(
+        config.read_options((), {}, {}, str(file))
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('adapters = ["a=x"]', "is not a table of paths such as"),
+        ("adapters = {a = 1}", "is not text: put it in quotes"),
+        ('adapters = {a = "x", b = "y"}\nmax_adapters = 1', "2 adapters are named, max_adapters allows 1"),
+    ],
+)
+def test_wrong_tables_of_adapters(tmp_path: Path, line: str, message: str) -> None:
+    file = tmp_path / "tripos.toml"
+    file.write_text(f'[models.m]\nsource = "demo:assistant"\n{line}\n')
+    with pytest.raises(ConfigError, match=message):
+        config.read_options((), {}, {}, str(file))
