@@ -41,18 +41,19 @@ class Log(logging.Handler):
 class After:
     """Knows how the server was before, and that it is the same again."""
 
-    def __init__(self, server: Running, tiny: TinyModel, answer: str, log: Log) -> None:
+    def __init__(self, server: Running, tiny: TinyModel, answer: str, log: Log, num_blocks: int) -> None:
         self._server, self._tiny, self._answer, self._log = server, tiny, answer, log
+        self._num_blocks = num_blocks
         self._tasks = asyncio.all_tasks()
         self._num_descriptors = num_descriptors()
         self._pid = os.getpid()
 
     @classmethod
-    async def of(cls, server: Running, tiny: TinyModel, log: Log) -> After:
+    async def of(cls, server: Running, tiny: TinyModel, log: Log, num_blocks: int = NUM_BLOCKS) -> After:
         answer = await server.canary()
         await server.http.get("/livez")
         await asyncio.sleep(0.05)
-        return cls(server, tiny, answer, log)
+        return cls(server, tiny, answer, log, num_blocks)
 
     def forget(self) -> None:
         """What was logged so far is not of the next request."""
@@ -84,13 +85,13 @@ class After:
                 while True:
                     tasks = [task for task in asyncio.all_tasks() - self._tasks if task is not asyncio.current_task()]
                     state = (
-                        f"{self._tiny.num_held} blocks held, {pool.num_available} free of {NUM_BLOCKS}, "
+                        f"{self._tiny.num_held} blocks held, {pool.num_available} free of {self._num_blocks}, "
                         f"{service.num_in_flight} calls, {len(tasks)} tasks, "
                         f"{num_descriptors()} descriptors of {self._num_descriptors}"
                     )
                     if (
                         not self._tiny.num_held
-                        and pool.num_available == NUM_BLOCKS
+                        and pool.num_available == self._num_blocks
                         and not service.num_in_flight
                         and not tasks
                         and num_descriptors() <= self._num_descriptors
