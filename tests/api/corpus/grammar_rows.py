@@ -1,0 +1,86 @@
+"""Section 3.7: schemas, grammars, regular expressions (G)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.api.corpus.row import Ask, Row, chat, completion, row
+
+COMPLEX, INVALID, UNSUPPORTED = "400 grammar_too_complex", "400 invalid_schema", "400 unsupported_schema"
+GRAMMAR, TYPE, LARGE = "400 invalid_grammar", "400 invalid_type", "413 request_too_large"
+
+
+def schema(value: Any) -> Ask:
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": value, "strict": True}}
+    return chat(response_format=form, max_tokens=4)
+
+
+def pattern(text: str) -> Ask:
+    return completion(structured_outputs={"regex": text})
+
+
+def grammar(text: str) -> Ask:
+    return completion(structured_outputs={"grammar": text})
+
+
+def deep(depth: int) -> Any:
+    value: Any = {"type": "string"}
+    for _ in range(depth):
+        value = {"type": "object", "properties": {"a": value}}
+    return value
+
+
+def doubling(n: int) -> Any:
+    """2^n paths through n definitions."""
+    refs = {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(n)}
+    return {"$ref": "#/$defs/d0", "$defs": {**refs, f"d{n}": {"type": "null"}}}
+
+
+def properties(n: int) -> Any:
+    return {"type": "object", "properties": {f"p{i}": {"type": "null"} for i in range(n)}}
+
+
+def of(value: Any, *outcomes: str, id: str, what: str) -> Row:
+    return row(id, what, schema(value), *outcomes, feature="grammar")
+
+
+def regex(text: str, *outcomes: str, id: str, what: str) -> Row:
+    return row(id, what, pattern(text), *outcomes, feature="grammar")
+
+
+def cfg(text: str, *outcomes: str, id: str, what: str) -> Row:
+    return row(id, what, grammar(text), *outcomes, feature="grammar")
+
+
+ROWS: list[Row] = [
+    *(of(value, INVALID, TYPE, id="G01", what=f"schema {value!r}") for value in ("", [], 0)),
+    *(of(deep(depth), COMPLEX, "400 invalid_json", id="G02", what=f"depth {depth}") for depth in (65, 300)),
+    of({"$ref": "#"}, "200", UNSUPPORTED, INVALID, id="G03", what="refers to itself"),
+    *(of({"$ref": ref}, UNSUPPORTED, INVALID, id="G03", what=f"refers to {ref}") for ref in ("#/absent", "https://a.example/s.json", "file:///etc/passwd")),
+    of({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/c"}, "c": {"$ref": "#/$defs/a"}}}, "200", UNSUPPORTED, COMPLEX, INVALID, id="G04", what="refers in a circle"),
+    of(doubling(20), "200", COMPLEX, UNSUPPORTED, INVALID, id="G04", what="2^20 paths"),
+    of({"enum": [f"v{i}" for i in range(90_000)]}, COMPLEX, id="G05", what="90,000 choices"),
+    of({"enum": []}, INVALID, COMPLEX, id="G05", what="no choice"),
+    of({"enum": ["x" * 2**20]}, COMPLEX, id="G05", what="a choice of 1 MB"),
+    of(properties(20_000), COMPLEX, id="G06", what="20,000 properties"),
+    of({"type": "object", "properties": {}, "required": ["a"]}, "200", INVALID, UNSUPPORTED, id="G06", what="requires what it has not"),
+    *(of(value, INVALID, UNSUPPORTED, id="G07", what=what) for what, value in (("minimum above maximum", {"type": "integer", "minimum": 2, "maximum": 1}), ("minItems above maxItems", {"type": "array", "items": {"type": "null"}, "minItems": 2, "maxItems": 1}), ("multipleOf 0", {"type": "integer", "multipleOf": 0}))),
+    of({"type": "string", "minLength": 10**9}, COMPLEX, INVALID, UNSUPPORTED, id="G08", what="a billion characters"),
+    of({"type": "array", "items": {"type": "null"}, "maxItems": 10**18}, COMPLEX, INVALID, UNSUPPORTED, "200", id="G08", what="10^18 items"),
+    of({"type": "string", "minLength": -1}, INVALID, id="G08", what="negative length"),
+    *(of({"type": "string", "pattern": text}, INVALID, UNSUPPORTED, id="G09", what=f"pattern {text}") for text in ("^+[a-z]$", "(((", "(?<=a)b", r"(a)\1")),
+    regex("(" * 20_000 + ")" * 20_000, COMPLEX, INVALID, GRAMMAR, id="G10", what="20,000 parentheses"),
+    regex("((a{0,1000}){0,1000}){0,1000}", COMPLEX, GRAMMAR, "200", id="G11", what="nested repetition"),
+    regex("a{1,1000000000}", COMPLEX, GRAMMAR, "200", id="G11", what="a billion repetitions"),
+    regex("(a|a)*(a|a)*b", "200", COMPLEX, id="G12", what="ambiguous repetition"),
+    regex("(.*a.{20})", "200", COMPLEX, id="G12", what="a long look back"),
+    regex("|".join(["abcdefg"] * 130_000), COMPLEX, id="G13", what="1 MB of alternatives"),
+    of({"type": "string", "format": "made-up"}, UNSUPPORTED, id="G14", what="unknown format"),
+    of({"type": "string", "madeUp": 1}, UNSUPPORTED, id="G14", what="unknown keyword"),
+    of({"$schema": "https://json-schema.org/draft-04/schema#", "type": "string"}, UNSUPPORTED, "200", id="G14", what="an old draft"),
+    *(cfg(text, GRAMMAR, COMPLEX, INVALID, id="G15", what=what) for what, text in (("empty", ""), ("undefined symbol", "root ::= absent"), ("no root", "a ::= \"x\""), ("60,000 groups", "root ::= " + "(" * 60_000 + '"a"' + ")" * 60_000))),
+    *(cfg(text, GRAMMAR, COMPLEX, "200", id="G15", what=what) for what, text in (("left recursion", 'root ::= root "a" | "a"'), ("empty repeated", "root ::= (\"\")*"))),
+    regex("[\U0010fff0-\U0010ffff]{5}", GRAMMAR, INVALID, "200", id="G16", what="characters at the end of Unicode"),
+    row("G17", "stop and min_tokens against a grammar", completion(structured_outputs={"regex": "ab"}, stop="a", min_tokens=9), "400 invalid_value", "200", feature="grammar"),
+    of({"type": "object", "properties": {'a"\n\\': {"type": "null"}, "\0": {"type": "null"}}}, "200", INVALID, UNSUPPORTED, id="G20", what="strange names"),
+]  # fmt: skip
