@@ -13,7 +13,6 @@ from pydantic import BaseModel
 
 from tests.api.running import HELLO, Running, TinyModel, running
 
-
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -107,6 +106,7 @@ async def test_ollama_format(server: Running) -> None:
     assert is_trip(done.message.content or "")
     plain = await client.generate(model="tiny", prompt="x", format="json", options={"num_predict": 12})
     assert plain.response.startswith("{")
+    await client._client.aclose()
 
 
 async def test_a_refusal_names_the_keyword_and_comes_before_the_stream(server: Running) -> None:
