@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tripos.client import AdminClient
     from tripos.service import Service
-    from tripos.types import Message, Sampling
+    from tripos.types import Constraint, Message, Sampling
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 LOCAL_NAME = "local"  # the route of `generate` and `chat`, which nobody else sees
@@ -118,6 +118,8 @@ def serve(models: tuple[str, ...], file: str, **flags: Flags) -> None:
 @click.option("--top-p", type=click.FloatRange(0, 1), default=1.0, help="Draw from this much of the probability.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=None, help="Makes draws repeatable.")
 @click.option("--stop", multiple=True, help="Stop before this text (may be repeated).")
+@click.option("--json-schema", default=None, metavar="JSON", help="The answer is JSON that follows this schema.")
+@click.option("--regex", default=None, metavar="PATTERN", help="The answer matches this pattern.")
 @_settings(*MODEL_SETTINGS)
 def generate(
     model: str,
@@ -128,15 +130,24 @@ def generate(
     top_p: float,
     seed: int | None,
     stop: tuple[str, ...],
+    json_schema: str | None,
+    regex: str | None,
     **flags: Flags,
 ) -> None:
     """Continue PROMPT and print the continuation as it comes."""
     require_utf8(prompt, "PROMPT")
-    from tripos.types import Sampling
+    if json_schema is not None and regex is not None:
+        raise click.UsageError("--json-schema and --regex exclude each other")
+    from tripos.types import Constraint, Sampling
 
+    constraint = None
+    if json_schema is not None:
+        constraint = Constraint(kind="json_schema", source=json_schema)
+    elif regex is not None:
+        constraint = Constraint(kind="regex", source=regex)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop)
     with Session(model, _given(flags)) as session:
-        session.answer(prompt, max_tokens, sampling)
+        session.answer(prompt, max_tokens, sampling, constraint)
         click.echo()
 
 
@@ -344,11 +355,18 @@ class Session:
         self.runner.run(self.service.stop())
         self.runner.close()
 
-    def answer(self, prompt: str | tuple[Message, ...], max_tokens: int, sampling: Sampling) -> str:
+    def answer(
+        self,
+        prompt: str | tuple[Message, ...],
+        max_tokens: int,
+        sampling: Sampling,
+        constraint: Constraint | None = None,
+    ) -> str:
         """Prints the answer as it comes, and returns it."""
         from tripos.types import Generate
 
-        return self.runner.run(self._answer(Generate(prompt=prompt, max_tokens=max_tokens, sampling=sampling)))
+        request = Generate(prompt=prompt, max_tokens=max_tokens, sampling=sampling, constraint=constraint)
+        return self.runner.run(self._answer(request))
 
     async def _answer(self, request: Any) -> str:
         import contextlib

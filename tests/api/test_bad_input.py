@@ -35,6 +35,21 @@ def message(**fields: Any) -> dict[str, Any]:
     return changed(CHAT, messages=[changed({"role": "user", "content": "x"}, **fields)])
 
 
+def schema_format(schema: Any) -> dict[str, Any]:
+    return changed(CHAT, response_format={"type": "json_schema", "json_schema": changed({"name": "x"}, schema=schema)})
+
+
+def nested_schema(depth: int) -> Any:
+    schema: Any = {}
+    for _ in range(depth):
+        schema = {"items": schema}
+    return schema
+
+
+def structured(**fields: Any) -> dict[str, Any]:
+    return changed(CHAT, structured_outputs=fields)
+
+
 def raw(field: str, text: str) -> bytes:
     """A completion with a field of any text."""
     return json.dumps({**TEXT, field: 0}).replace(f'"{field}": 0', f'"{field}": {text}').encode()
@@ -284,8 +299,40 @@ CHAT_ROWS: list[tuple[str, Any, str]] = [
     ("M13", changed(CHAT, chat_template_kwargs={"a": {"b": 1}}), "invalid_template_args"),
     ("M13", changed(CHAT, chat_template_kwargs={"a": "x" * 1000}), "invalid_template_args"),
     ("M15", changed(CHAT, response_format={}), "missing_field"),
-    ("M15", changed(CHAT, response_format={"type": "json_object"}), "unsupported_schema"),
-    ("M15", changed(CHAT, response_format={"type": "json_schema"}), "unsupported_schema"),
+    ("M15", changed(CHAT, response_format={"type": "xml"}), "invalid_value"),
+    ("M15", changed(CHAT, response_format={"type": "json_schema"}), "missing_field"),
+    ("M15", schema_format(DROP), "missing_field"),
+    *(("G01", schema_format(schema), "invalid_schema") for schema in ("", False, [], 0)),
+    ("G01", changed(CHAT, structured_outputs={"json_object": False}), "invalid_schema"),
+    ("G02", schema_format(nested_schema(58)), "grammar_too_complex"),
+    ("G02", schema_format(nested_schema(300)), "invalid_json"),  # the body itself is too deep
+    ("G03", schema_format({"$ref": "http://127.0.0.1:9/"}), "unsupported_schema"),
+    ("G03 S", schema_format({"type": "object", "properties": {"a": {"$ref": "#"}}}), ""),
+    ("G05", schema_format({"enum": list(range(90_000))}), "grammar_too_complex"),
+    ("G05", schema_format({"enum": []}), "invalid_schema"),
+    ("G06", schema_format({"properties": {f"p{i}": {} for i in range(20_000)}}), "grammar_too_complex"),
+    ("G07", schema_format({"type": "number", "minimum": 5, "maximum": 1}), "invalid_schema"),
+    ("G08", schema_format({"type": "string", "minLength": 10**9}), "grammar_too_complex"),
+    ("G09", schema_format({"type": "string", "pattern": "((("}), "invalid_schema"),
+    ("G09", schema_format({"type": "string", "pattern": "(?<=a)b"}), "unsupported_schema"),
+    ("G10", structured(regex="(" * 20_000 + ")" * 20_000), "grammar_too_complex"),
+    ("G12 S", structured(regex="(a|a)*(a|a)*b"), ""),
+    ("G13", structured(regex="|".join(f"word{i}" for i in range(120_000))), "grammar_too_complex"),
+    ("G14", schema_format({"type": "string", "format": "shoe-size"}), "unsupported_schema"),
+    ("G14", schema_format({"shoeSize": 43}), "unsupported_schema"),
+    ("G15", structured(grammar=""), "invalid_grammar"),
+    ("G15", structured(grammar="start: other"), "invalid_grammar"),
+    ("G15", structured(grammar="root ::= other"), "invalid_grammar"),
+    ("G15", structured(grammar="root ::= " + "(" * 60_000), "grammar_too_complex"),
+    ("G16", structured(grammar="start: start"), "invalid_grammar"),
+    ("G17", changed(structured(regex="[a-z]{4}"), min_tokens=2), "invalid_value"),
+    ("G18 S", structured(regex="[a-z]{2}"), ""),
+    ("G18", structured(regex="[a-z"), "invalid_grammar"),
+    ("G20 S", schema_format({"type": "object", "properties": {'q"\n\x00': {"type": "null"}}}), ""),
+    ("G", structured(regex="a", choice=["b"]), "invalid_value"),
+    ("G", structured(), "invalid_value"),
+    ("G", structured(choice=[]), "invalid_value"),
+    ("G", changed(structured(regex="a"), response_format={"type": "json_object"}), "invalid_value"),
     ("M16", message(name="a\nb"), "invalid_value"),
     ("M16", message(name="\x00"), "invalid_value"),
     ("M17", changed(CHAT, messages=[{"role": "user", "content": "x"}] * 2048), "context_length_exceeded"),
@@ -446,7 +493,13 @@ RESPONSE_ROWS: list[tuple[str, Any, str]] = [
     ("reasoning", changed(RESPONSE, reasoning={"other": 1}), "unknown_field"),
     ("M07 S", changed(RESPONSE, tools=[], tool_choice="none"), ""),
     ("M09", changed(RESPONSE, tool_choice="required"), "invalid_value"),
-    ("M15", changed(RESPONSE, text={"format": {"type": "json_object"}}), "unsupported_schema"),
+    ("M15", changed(RESPONSE, text={"format": {"type": "json_schema", "name": "x"}}), "missing_field"),
+    (
+        "M15",
+        changed(RESPONSE, text={"format": {"type": "json_schema", "name": "x", "schema": {"not": {}}}}),
+        "unsupported_schema",
+    ),
+    ("M15 S", changed(RESPONSE, text={"format": {"type": "json_object"}}), ""),
     ("M15 S", changed(RESPONSE, text={"format": {"type": "text"}}), ""),
     ("store", changed(RESPONSE, previous_response_id="resp_0"), "not_found"),
     ("store", changed(RESPONSE, previous_response_id=""), "not_found"),

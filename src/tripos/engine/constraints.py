@@ -153,15 +153,17 @@ class _Cache:
 
     @property
     def num_bytes(self) -> int:
+        """After those that are too many are gone."""
         with self._lock:
-            return sum(map(_size, self._entries.values()))
+            return self._trim()
 
-    def _trim(self) -> None:
+    def _trim(self) -> int:
         """Entries grow while they are used, so all are counted each time: a fifth of a millisecond when full."""
         num_bytes = sum(map(_size, self._entries.values()))
         while num_bytes > self.max_bytes:
             _, oldest = self._entries.popitem(last=False)
             num_bytes -= _size(oldest)
+        return num_bytes
 
 
 def _size(entry: CompiledConstraint | InvalidRequest) -> int:

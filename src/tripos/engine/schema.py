@@ -249,8 +249,9 @@ def _check_value(kind: str, value: Any, at: str) -> None:
 def _check_digits(value: Any, at: str) -> None:
     """Numbers with more digits than a double surely keeps would be enforced as their neighbours."""
     if _is_number(value):
-        if len(Decimal(repr(value)).normalize().as_tuple().digits) > MAX_DIGITS:
-            advice = f"{value!r} has more than {MAX_DIGITS} digits: round it"
+        _, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+        if len(digits) > MAX_DIGITS or int(exponent) < -MAX_DIGITS:
+            advice = f"{value!r} has more than {MAX_DIGITS} digits or decimals: round it"
             raise _unsupported(at.rpartition(".")[2], at.rpartition(".")[0], advice)
     for part in _parts(value):
         _check_digits(part, at)

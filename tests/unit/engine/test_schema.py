@@ -105,6 +105,7 @@ def nested(depth: int) -> Any:
         ({"const": [{"a": 0.38985642602000004}]}, "unsupported_schema"),
         ({"enum": [1, 2**53 + 1]}, "unsupported_schema"),
         ({"minimum": 1.0000000000000002}, "unsupported_schema"),
+        ({"const": 6.331897781708e-13}, "unsupported_schema"),
         ({"multipleOf": 0.1234567890123456}, "unsupported_schema"),
     ],
     ids=lambda value: str(value)[:50],
