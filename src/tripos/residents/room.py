@@ -105,8 +105,8 @@ class Room:
             raise PermissionDenied(f"{param}: this is no path that could be opened", param=param) from None
         if not any(path.is_relative_to(root) for root in roots):
             raise PermissionDenied(
-                f"{param} {shown(source)}: models and adapters are loaded at run time from below model_roots, or when the "
-                "configuration names them: add its directory there",
+                f"{param} {shown(source)}: models and adapters are loaded at run time from below model_roots, or when "
+                "the configuration names them: add its directory there",
                 param=param,
             )
         return str(path)
