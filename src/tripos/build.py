@@ -312,15 +312,6 @@ def _recommended(defaults: GenerationDefaults) -> Sampling:
 
 
 # -- tables for people ----------------------------------------------------------------------------------------------
-def fit_table(options: ModelOptions) -> list[tuple[str, ...]]:
-    """What the model needs and gets, before it is loaded. Raises as open_model."""
-    opened = open_any(options)
-    try:
-        return opened.rows(options.memory or free_memory_bytes())
-    finally:
-        opened.source.close()
-
-
 def describe_machine(options: ModelOptions) -> list[tuple[str, ...]]:
     """The processor, its memory, and the kernel that each op of the model got."""
     opened = open_any(options)

@@ -202,7 +202,8 @@ def doctor(model: str | None, **flags: Flags) -> None:
 
     echo_table(build.describe_machine(options.models[0]))
     click.echo()
-    echo_table(build.fit_table(options.models[0]))
+    for rows in build.check_service(options):
+        echo_table(rows)
 
 
 @tripos.group(name="config")

@@ -81,7 +81,9 @@ def make_request(rng: random.Random, id: str, state: str) -> bytes:
     body = {"model": "tiny", "prompt": prompt, "max_tokens": rng.choice((20, 120)), "ignore_eos": True}
     body |= {"stream": state == "streaming" or rng.random() < 0.5, "n": rng.choice((1, 1, 1, 2))}
     content = json.dumps(body).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\nx-request-id: {id}\r\n"
+    head = (
+        f"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\nx-request-id: {id}\r\n"
+    )
     return f"{head}content-length: {len(content)}\r\n\r\n".encode() + content
 
 

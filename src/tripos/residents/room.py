@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tripos.config import RouteOptions, ServiceOptions
+from tripos.config import ModelOptions, RouteOptions, ServiceOptions
 from tripos.engine.memory import mib
 from tripos.errors import Conflict, NotFound, PermissionDenied
 from tripos.residents.resident import Opening, Resident, State
@@ -105,8 +105,8 @@ class Room:
             raise PermissionDenied(f"{param}: this is no path that could be opened", param=param) from None
         if not any(path.is_relative_to(root) for root in roots):
             raise PermissionDenied(
-                f"{param} {shown(source)}: models and adapters are loaded at run time from below model_roots, or when the "
-                "configuration names them: add its directory there",
+                f"{param} {shown(source)}: models and adapters are loaded at run time from below model_roots, or when "
+                "the configuration names them: add its directory there",
                 param=param,
             )
         return str(path)
@@ -133,11 +133,14 @@ class Room:
                 self._service.replace(name, model, self._make_stages(route, model))
         self._routed = set(wanted)
 
-    def check_name(self, name: str) -> None:
-        """Raises Conflict when a name that a model is to be loaded under is in use."""
+    def check_names(self, name: str, options: ModelOptions, old: Resident | None = None) -> None:
+        """Raises Conflict when the name of a model or of an adapter with it is in use; `old` is what it replaces."""
         aliases = {route.name for route in self.options.routes if route.model != name}
-        if self.state(name) not in ("unloaded", "failed", None) or name in aliases or name in self._service.routes:
-            raise Conflict(f"{name} is the name of something else that is served: load this one under another name")
+        for each in (name, *dict(options.adapters)):
+            served = self._service.routes.get(each)
+            is_taken = served is not None and (old is None or served not in old.models)
+            if is_taken or each in aliases or (old is None and self.state(each) not in ("unloaded", "failed", None)):
+                raise Conflict(f"{each} is the name of something else that is served: load this one under another name")
 
     def check_free(self, resident: Resident) -> None:
         """Raises Conflict while others that we do not know stand on a model: adapters that came after it."""
