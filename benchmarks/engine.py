@@ -53,7 +53,8 @@ def write_checkpoint(shape: str, directory: Path) -> None:
     """config.json and model.safetensors of a named shape with random bf16 weights."""
     from tripos.models import config, registry, shapes
 
-    raw = shapes.SHAPES[shape]
+    special = ("bos_token_id", "eos_token_id", "pad_token_id")  # which this tokenizer does not have
+    raw = {key: value for key, value in shapes.SHAPES[shape].items() if key not in special}
     weights = shapes.random_weights(registry.trace(config.parse_config(raw)))
     header, offset = {}, 0
     for name, tensor in weights.items():
