@@ -73,6 +73,18 @@ def test_arrays_of_the_wrong_length_are_refused(name: str) -> None:
         EXECUTOR.run(step)
 
 
+def test_arrays_of_the_step_before_are_taken_anew_where_they_changed() -> None:
+    executor, step = small_step()
+    want = executor.run(step).token_ids
+    assert np.array_equal(executor.run(step).token_ids, want)  # the very same arrays
+    with pytest.raises(ValueError, match="positions"):
+        executor.run(replace(step, seq_lens=step.seq_lens.astype(np.int64) + 1))
+    with pytest.raises(ValueError, match="temperature"):
+        executor.run(replace(step, sampling=replace(step.sampling, temperature=np.zeros(3, np.float32))))
+    step.sampling.bias_values[:] = 1e9  # changed in place, seen all the same
+    assert (executor.run(step).token_ids == step.sampling.bias_ids).all()
+
+
 def test_a_step_larger_than_promised_is_refused() -> None:
     plan = attention_plan(4, 2, 16)
     executor = NativeExecutor(ExecutorOptions(max_num_tokens=4, kv_cache="fp32"))

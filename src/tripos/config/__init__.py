@@ -1,6 +1,7 @@
 """Settings: flags, environment and tripos.toml → option structs. The only reader of TRIPOS_ variables.
 
-One exception, so that the library also obeys them: runtime/native.py reads TRIPOS_ISA and TRIPOS_NATIVE_LIBRARY.
+One exception, so that the library also obeys them: runtime/native.py reads TRIPOS_ISA, TRIPOS_NATIVE_LIBRARY
+and TRIPOS_PROFILE.
 Owns names, defaults, ranges and units of every setting (options.py); refuses to know what the settings do.
 """
 

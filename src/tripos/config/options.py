@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 PREFIX = "TRIPOS_"
-NATIVE_VARIABLES = ("TRIPOS_ISA", "TRIPOS_NATIVE_LIBRARY")
+NATIVE_VARIABLES = ("TRIPOS_ISA", "TRIPOS_NATIVE_LIBRARY", "TRIPOS_PROFILE")
 DEFAULT_MODEL = "demo:assistant"
 
 Kind = Literal["text", "path", "paths", "named_paths", "count", "seconds", "bytes", "switch"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tripos.engine.memory import MemoryOptions, Need, share
+from tripos.engine.memory import MemoryOptions, Need, cache_format, share
 from tripos.errors import ModelRefused
 
 
@@ -54,3 +54,8 @@ def test_a_model_takes_no_more_than_it_can_use_and_needs_one_sequence() -> None:
     assert need.within(need.min_bytes).num_blocks == 2
     with pytest.raises(ModelRefused, match="--max-model-len to 32 or less"):
         need.within(need.min_bytes - 1)
+
+
+@pytest.mark.parametrize("weights", ["fp32", "bf16", "fp16", "fp8", "int8", "int4"])
+def test_the_cache_is_int8_only_where_weights_are_integers(weights: str) -> None:
+    assert cache_format(weights) == ("int8" if weights.startswith("int") else "fp16")
