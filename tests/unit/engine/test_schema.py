@@ -151,7 +151,12 @@ TREE = {"type": "object", "properties": {"left": {"$ref": "#"}}, "additionalProp
         ({"enum": [1, "a", [1]]}, "1.0", "true"),
         ({"const": {"a": [1]}}, '{"a": [1]}', '{"a": [true]}'),
         ({"anyOf": [{"const": 1}, {"type": "string"}]}, '"x"', "2"),
-        ({"oneOf": [{"type": "integer"}, {"minimum": 5}]}, "6.5", "6"),
+        ({"oneOf": [{"type": "integer"}, {"minimum": 5}]}, "6.5", "4.5"),
+        (
+            {"oneOf": [{"type": "object", "patternProperties": {"^x": {}}, "additionalProperties": False}, PERSON]},
+            '{"name": "Al"}',
+            "1",
+        ),
         ({"allOf": [{"minimum": 1}, {"maximum": 3}]}, "2", "4"),
         ({"exclusiveMinimum": 1, "exclusiveMaximum": 2}, "1.5", "2"),
         ({"minimum": 1.1}, "1.10", "1.09"),

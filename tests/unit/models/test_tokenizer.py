@@ -153,6 +153,13 @@ def test_valid_text_never_shows_a_replacement_character(byte_level: Tokenizer, t
     assert decoder.flush() == ""
 
 
+@pytest.mark.parametrize("text", ["red", " red", '{"name": "', "é", "", "\n", "<0x41>"])
+def test_text_inside_a_text_keeps_its_bytes(byte_level: Tokenizer, byte_fallback: Tokenizer, text: str) -> None:
+    for tokenizer in (byte_level, byte_fallback):
+        ids = tokenizer.encode_inside(text)
+        assert b"".join(map(tokenizer.token_bytes, ids)) == text.encode()
+
+
 def test_half_a_character_is_held_until_the_end(byte_level: Tokenizer) -> None:
     decoder = byte_level.decoder()
     first, *rest = byte_level.encode("🙂")
