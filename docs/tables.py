@@ -11,12 +11,13 @@ import re
 from pathlib import Path
 
 from tripos import config
+from tripos.api.elsewhere import ELSEWHERE
 from tripos.api.routes import ROUTES, Route
 from tripos.wire.fields import Field, Table
 
 PAGES = tuple(Path(__file__).parent / "reference" / name for name in ("http-api.md", "settings.md"))
 _BLOCK = re.compile(
-    r"<!-- (fields: (?P<asked>[^>]+)|settings: (?P<settings>[^>]+)|routes) -->\n.*?<!-- end -->", re.DOTALL
+    r"<!-- (fields: (?P<asked>[^>]+)|settings: (?P<settings>[^>]+)|routes|elsewhere) -->\n.*?<!-- end -->", re.DOTALL
 )
 _ASKED = re.compile(r"(?P<route>[A-Z]+ \S+)(?: (?P<name>(?!without )\S+))?(?: without (?P<other>[A-Z]+ \S+))?")
 
@@ -27,8 +28,10 @@ def generate(page: str) -> str:
     def table_at(match: re.Match[str]) -> str:
         if match["settings"] is not None:
             lines = _settings(match["settings"])
+        elif match["asked"] is not None:
+            lines = _fields(match["asked"])
         else:
-            lines = _routes() if match["asked"] is None else _fields(match["asked"])
+            lines = _routes() if match[1] == "routes" else _elsewhere()
         return "\n".join((f"<!-- {match[1]} -->", *lines, "<!-- end -->"))
 
     return _BLOCK.sub(table_at, page)
@@ -40,6 +43,10 @@ def _routes() -> list[str]:
         path = route.operation.path.replace("{name}", "{id}")
         rows.append(f"| `{route.method} {path}` | {route.doc}{'. Public' * route.is_public} |")
     return ["| endpoint | what it does |", "|---|---|", *rows]
+
+
+def _elsewhere() -> list[str]:
+    return ["| path and all below | instead |", "|---|---|", *(f"| `{path}` | {word} |" for path, _, word in ELSEWHERE)]
 
 
 def _fields(asked: str) -> list[str]:

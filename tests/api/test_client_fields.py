@@ -21,6 +21,7 @@ METHODS: list[tuple[str, Callable[..., Any]]] = [
     ("/v1/completions", openai.resources.Completions.create),
     ("/v1/responses", openai.resources.responses.Responses.create),
     ("/v1/responses/input_tokens", InputTokens.count),
+    ("/v1/decisions", openai.resources.Decisions.create),
     ("/v1/messages", anthropic.resources.Messages.create),
     ("/v1/messages/count_tokens", anthropic.resources.Messages.count_tokens),
 ]

@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from tripos.controls.limits import LIMITS, LimitsOptions, check, response_bytes
+from tripos.controls.limits import LIMITS, LimitsOptions, check, check_questions, response_bytes
 from tripos.errors import InvalidRequest
-from tripos.types import Generate, Message, Sampling
+from tripos.types import Decide, Generate, Message, Option, Question, Sampling
 
 SMALL = LimitsOptions(
     max_n=2, max_prompt_chars=4, max_messages=2, max_logprobs=2, max_stops=2, max_stop_bytes=4, max_stop_token_ids=2,
     max_logit_biases=2, max_response_bytes=10_000,
 )  # fmt: skip
 PLAIN = Generate(prompt="x", max_tokens=1)
+QUESTION = Question(kind="predicate", instructions="Is it?")
 
 
 def sampling(**fields: Any) -> Generate:
@@ -57,3 +58,21 @@ def test_the_bound_is_allowed_and_one_more_is_not(good: Generate, bad: Generate,
 def test_window_bounds_the_estimate_of_a_request_without_max_tokens() -> None:
     open_ended = replace(PLAIN, max_tokens=None)
     assert response_bytes(open_ended, max_model_len=100) == response_bytes(replace(PLAIN, max_tokens=100))
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"questions": ()}, "too_many_items"),
+        ({"questions": (QUESTION,) * 401}, "too_many_items"),
+        ({"questions": (replace(QUESTION, options=(Option(name="x"),) * 256),)}, "too_many_items"),
+        ({"state": "x" * 2**20, "questions": (QUESTION,) * 5}, "context_length_exceeded"),
+        ({"state": "x" * 2**20, "questions": (QUESTION,) * 3, "option_orders": 2}, "context_length_exceeded"),
+    ],
+)
+def test_questions_have_limits_too(fields: dict[str, Any], code: str) -> None:
+    good = Decide(state="x" * 2**20, questions=(QUESTION,) * 3)
+    check_questions(good, LimitsOptions())
+    with pytest.raises(InvalidRequest) as refusal:
+        check_questions(replace(good, **fields), LimitsOptions())
+    assert (refusal.value.code, refusal.value.param) == (code, "questions")
