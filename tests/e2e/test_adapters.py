@@ -121,6 +121,10 @@ def test_a_server_loads_and_unloads(server: str, folders: dict[str, Path]) -> No
     assert ask(server, "second").status_code == 200
     outside = change("load", lora_name="third", lora_path=str(folders["all"].parents[1]))
     assert outside.status_code == 403
+    reload: dict[str, Any] = {"url": f"{server}/admin/models/reload", "json": {"name": DEMO}, "timeout": 60}
+    carries = httpx.post(**reload)
+    assert carries.status_code == 409
+    assert "carries second: unload them first" in carries.text
     assert change("unload", lora_name="second").status_code == 200
     assert ask(server, "second").status_code == 404
     # one that was named at the start comes back by the same path
@@ -128,3 +132,9 @@ def test_a_server_loads_and_unloads(server: str, folders: dict[str, Path]) -> No
     assert change("load", lora_name="first", lora_path=str(folders["all"])).status_code == 200
     assert ask(server, "first").json()["choices"][0]["message"]["content"] == texts[1]
     assert ask(server, DEMO).json()["choices"][0]["message"]["content"] == texts[0]
+    assert httpx.post(**reload).status_code == 200  # with the adapters of the configuration
+    for name, text in zip((DEMO, "first"), texts, strict=True):
+        assert ask(server, name).json()["choices"][0]["message"]["content"] == text
+    assert change("unload", lora_name="first").status_code == 200
+    assert httpx.post(**reload).status_code == 200
+    assert ask(server, "first").status_code == 200

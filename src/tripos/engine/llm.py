@@ -63,6 +63,7 @@ class LanguageModel:
         self.adapters = adapters
         loaded = adapters.loaded if adapters is not None else []
         self._adapter_models = {each.name: AdapterModel(self, cast("Adapters", adapters), each) for each in loaded}
+        self._first_adapters = frozenset(self._adapter_models)  # whose models stay the same ones
         self._encode_chat = encode_chat or _encode_with(tokenizer)
         self._grammars = Grammars(tokenizer, card.vocab_size)
         self._eos_ids = frozenset(id for id in tokenizer.eos_ids if id < card.vocab_size)
@@ -148,12 +149,13 @@ class LanguageModel:
         """Returns when the last call that uses it has ended. Raises NotFound."""
         adapters = self._require_adapters()
         loaded = adapters.unload(name)
-        del self._adapter_models[name]
+        if name not in self._first_adapters:
+            del self._adapter_models[name]
         await adapters.drained(loaded)
 
     def adapter_models(self) -> list[AdapterModel]:
         """Of the adapters that are loaded now."""
-        return list(self._adapter_models.values())
+        return [each for each in self._adapter_models.values() if each.is_loaded]
 
     def _require_adapters(self) -> Adapters:
         if self.adapters is None:

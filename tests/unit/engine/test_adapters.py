@@ -69,7 +69,8 @@ async def text_of(model: LanguageModel | AdapterModel, one: Call) -> str:
 
 
 async def cached_tokens(model: LanguageModel | AdapterModel, one: Call) -> int:
-    return [event.usage.cached_tokens async for event in model.run(one) if isinstance(event, Finish)][0]
+    (finish,) = [event async for event in model.run(one) if isinstance(event, Finish)]
+    return finish.usage.cached_tokens
 
 
 async def test_each_adapter_is_a_model_of_its_own() -> None:
@@ -138,6 +139,25 @@ async def test_a_reload_in_place_changes_new_calls_only() -> None:
         new = await model.load_adapter("a", "2", in_place=True)
         assert await text_of(new, call(max_tokens=40)) == want_new
         assert await running == want_old
+
+
+async def test_an_adapter_of_the_start_stays_the_same_model() -> None:
+    """Whoever keeps the list of a model's adapters knows those that were unloaded and came back."""
+    executor = ScriptedExecutor(VOCAB_SIZE, OPTIONS)
+    engine = make_engine(64, executor)
+    adapters = Adapters(executor, MAX_ADAPTERS, read_scripted)
+    adapters.load("a", "1")
+    model = LanguageModel(CARD, byte_tokenizer(), engine, adapters=adapters)
+    (first,) = model.adapter_models()
+    await model.unload_adapter("a")
+    assert not first.is_loaded
+    assert model.adapter_models() == []
+    assert await model.load_adapter("a", "2") is first
+    assert first.is_loaded
+    assert first.card.digest == "digest of 2"
+    other = await model.load_adapter("b", "1")
+    await model.unload_adapter("b")
+    assert await model.load_adapter("b", "1") is not other
 
 
 async def test_cancelled_calls_free_their_slot() -> None:
