@@ -65,7 +65,9 @@ def embed(model: EncoderModel, texts: tuple[str, ...], **fields: Any) -> F32:
 
 def cosine_distance(a: F32, b: F32) -> float:
     """The largest among the rows."""
-    unit_a, unit_b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a.astype(np.float64), b.astype(np.float64)))
+    unit_a, unit_b = (
+        x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a.astype(np.float64), b.astype(np.float64))
+    )
     return float(1 - (unit_a * unit_b).sum(1).min())
 
 

@@ -81,7 +81,9 @@ def _open_decoder(config: Mapping[str, Any], weights: Weights, file: str) -> tup
     """A decoder whose vector is the last token's hidden state, as Qwen3-Embedding and E5-Mistral are."""
     architecture, modules = _decoder_name(config, file), parse_modules(config)
     if modules.pooling != "last":
-        raise ModelRefused(f"1_Pooling/config.json: pooling {modules.pooling} of a decoder is not supported; only lasttoken")
+        raise ModelRefused(
+            f"1_Pooling/config.json: pooling {modules.pooling} of a decoder is not supported; only lasttoken"
+        )
     sizes = parse_config({**config, "architectures": [architecture]}, file)
     encoder = Encoder(
         architecture=architecture,
@@ -112,7 +114,9 @@ def _has_sigmoid(config: Mapping[str, Any]) -> bool:
     named = named or config.get("sbert_ce_default_activation_function") or "torch.nn.modules.activation.Sigmoid"
     kind = str(named).rpartition(".")[2]
     if kind not in ("Sigmoid", "Identity"):
-        raise ModelRefused(f"config.json: activation_fn {str(named)[:60]!a} is not supported; supported: Sigmoid, Identity")
+        raise ModelRefused(
+            f"config.json: activation_fn {str(named)[:60]!a} is not supported; supported: Sigmoid, Identity"
+        )
     return kind == "Sigmoid"
 
 
@@ -137,4 +141,3 @@ class EncoderWeights(Weights):
 def is_expected_leftover(name: str) -> bool:
     """Whether a tensor that the plan does not use is a buffer or belongs to a head that is not asked for."""
     return _LEFT_OVER.fullmatch(name) is not None
-

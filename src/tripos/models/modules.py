@@ -95,7 +95,9 @@ def _pooling(raw: Mapping[str, Any]) -> Pooling:
         modes = [name for key, name in _OLDER.items() if raw.get(key)] or ["mean"]
         mode = modes[0] if len(modes) == 1 else modes
     if not isinstance(mode, str) or mode not in _POOLINGS:
-        raise ModelRefused(f"1_Pooling/config.json: pooling {mode!a} is not supported; supported: {', '.join(_POOLINGS)}")
+        raise ModelRefused(
+            f"1_Pooling/config.json: pooling {mode!a} is not supported; supported: {', '.join(_POOLINGS)}"
+        )
     if raw.get("include_prompt") is False:
         raise ModelRefused("1_Pooling/config.json: include_prompt false is not supported")
     return _POOLINGS[mode]

@@ -112,7 +112,9 @@ def open_source(spec: str) -> Source:
         raise ModelRefused(f"{path.name}: pickled weights can run code when opened and are never read; use safetensors")
     if path.suffix == ".safetensors":
         raise ModelRefused(f"{path.name}: name the directory that holds it, with its config.json and tokenizer.json")
-    raise ModelRefused(f"{spec}: no such model; expected a directory, a .gguf file, hf:org/name, package:name or demo:assistant")
+    raise ModelRefused(
+        f"{spec}: no such model; expected a directory, a .gguf file, hf:org/name, package:name or demo:assistant"
+    )
 
 
 def model_folder(spec: str) -> Path:

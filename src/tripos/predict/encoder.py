@@ -59,7 +59,12 @@ class EncoderModel:
     """Implements types.Model over an executor that is loaded with an encoder's plan (and keeps its output)."""
 
     def __init__(
-        self, card: ModelCard, tokenizer: Tokenizer, executor: Executor, options: EncoderOptions, batching: BatcherOptions
+        self,
+        card: ModelCard,
+        tokenizer: Tokenizer,
+        executor: Executor,
+        options: EncoderOptions,
+        batching: BatcherOptions,
     ) -> None:
         self.card = card
         self.tokenizer = tokenizer
@@ -199,7 +204,9 @@ class EncoderModel:
     def _check_kept(self, kept: int | None, num_special: int) -> None:
         longest = self.options.max_length
         if kept and not num_special < kept <= longest:
-            message = f"{kept} tokens are to be kept of an input, {num_special} special ones included; at most {longest}"
+            message = (
+                f"{kept} tokens are to be kept of an input, {num_special} special ones included; at most {longest}"
+            )
             raise InvalidRequest(message, code="out_of_range", param="truncate_prompt_tokens")
 
     # -- texts to tokens ------------------------------------------------------------------------------------
@@ -243,9 +250,7 @@ class EncoderModel:
 
         kept = request.truncate_to
         query = self._texts_to_embed([request.query], prompt(QUERY_PROMPTS), kept, lambda i: "query")
-        documents = self._texts_to_embed(
-            request.documents, prompt(DOCUMENT_PROMPTS), kept, "documents[{}]".format
-        )
+        documents = self._texts_to_embed(request.documents, prompt(DOCUMENT_PROMPTS), kept, "documents[{}]".format)
         return query + documents
 
     def _pairs(self, request: Rerank) -> list[Text]:
