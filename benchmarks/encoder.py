@@ -92,7 +92,8 @@ class Peer:
         self.vectors: F32 = np.load(work / f"{engine}.npy")
 
     def time_round(self) -> float:
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         self._process.send_signal(signal.SIGCONT)

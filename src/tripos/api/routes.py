@@ -29,9 +29,8 @@ from tripos.api.responses import RESPONSES
 from tripos.service import Service
 from tripos.version import __version__
 from tripos.wire import admin as admin_wire
-from tripos.wire import systemone
+from tripos.wire import rerank, systemone
 from tripos.wire.anthropic import messages
-from tripos.wire import rerank
 from tripos.wire.fields import Table
 from tripos.wire.json import encode
 from tripos.wire.ollama import embeddings as ollama_embeddings

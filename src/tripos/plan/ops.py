@@ -1,8 +1,8 @@
 """The op set with its shape rules, and the tracer that architectures write with.
 
     op         inputs            weights            output          attrs
-    embed      –                 table [V, C]       [T, C]          source (token_ids|positions|token_types), row_offset,
-                                                                    scale
+    embed      –                 table [V, C]       [T, C]          source (token_ids, positions or
+                                                                    token_types), row_offset, scale
     norm       x                 w [G] (, b [G])    like x          kind (rms|layer), eps; G divides cols: per head
     linear     x (, shrunk)      w [N, K] (, b [N]) [rows, N]       –
     rope       x                 table c [R/2]      like x          head_dim, rotary_dim R, scale (on sin and cos)
