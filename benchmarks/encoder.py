@@ -13,10 +13,9 @@ import os
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +91,8 @@ class Peer:
         self.vectors: F32 = np.load(work / f"{engine}.npy")
 
     def time_round(self) -> float:
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         self._process.send_signal(signal.SIGCONT)
@@ -107,7 +107,7 @@ class Peer:
         self._process.communicate()
 
 
-def measure(engines: Mapping[str, Any], num_rounds: int) -> dict[str, list[float]]:
+def measure(engines: Mapping[str, Ours | Peer], num_rounds: int) -> dict[str, list[float]]:
     """Seconds of every round: A B C, A B C, ..."""
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     for _ in range(num_rounds):
@@ -159,12 +159,11 @@ def main() -> None:
         work = Path(folder)
         queries = work / "queries.json"
         queries.write_text(json.dumps(texts))
-        make: dict[str, Callable[[], Any]] = {
-            f"tripos {weights}": lambda weights=weights: Ours(arguments.model, weights, arguments.threads, texts)
-            for weights in arguments.weights
-        }
-        make |= {name: lambda name=name: Peer(name, arguments, model, queries, work) for name in PEERS}
-        engines = {name: construct() for name, construct in make.items()}
+        engines: dict[str, Ours | Peer] = {}
+        for weights in arguments.weights:
+            engines[f"tripos {weights}"] = Ours(arguments.model, weights, arguments.threads, texts)
+        for name in PEERS:
+            engines[name] = Peer(name, arguments, model, queries, work)
         seconds = measure(engines, arguments.rounds)
         vectors = {name: engine.vectors for name, engine in engines.items()}
         for engine in engines.values():
@@ -177,4 +176,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

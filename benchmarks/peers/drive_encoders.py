@@ -70,7 +70,7 @@ def export(model: Path, work: Path) -> None:
     from onnxruntime.transformers import optimizer
     from transformers import AutoModel
 
-    class Hidden(torch.nn.Module):
+    class Hidden(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.inner = AutoModel.from_pretrained(str(model), attn_implementation="eager").eval()
@@ -96,9 +96,9 @@ def export(model: Path, work: Path) -> None:
 
 ENGINES: dict[str, Callable[[Path, int, Path], Embed]] = {
     "sentence-transformers": torch_engine,
-    "sentence-transformers, batch 128": lambda *given: torch_engine(*given, batch=128),
+    "sentence-transformers, batch 128": lambda model, threads, work: torch_engine(model, threads, work, 128),
     "onnxruntime": onnx_engine,
-    "onnxruntime int8": lambda *given: onnx_engine(*given, is_int8=True),
+    "onnxruntime int8": lambda model, threads, work: onnx_engine(model, threads, work, is_int8=True),
 }
 
 

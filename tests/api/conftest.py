@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.api.running import Running, TinyModel, running
+from tests.api.running import Running, TinyModel, running, tiny_encoder
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def tiny() -> TinyModel:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(tiny: TinyModel) -> AsyncIterator[Running]:
     before = asyncio.all_tasks()
-    async with running(tiny) as server:
+    async with running(tiny, tiny_encoder()) as server:
         yield server
         async with asyncio.timeout(5):
             await server.service.wait_idle()

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tests.api.running import HELLO
-from tripos.wire import systemone
+from tests.api.running import ENCODER, HELLO
+from tripos.wire import rerank, systemone
 from tripos.wire.anthropic import messages
 from tripos.wire.fields import Table
+from tripos.wire.ollama import embeddings as ollama_embeddings
 from tripos.wire.ollama import generation
 from tripos.wire.ollama import models as ollama_models
-from tripos.wire.openai import chat, completions, decisions, responses, tokens
+from tripos.wire.openai import chat, completions, decisions, embeddings, responses, tokens
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Post:
     generates: bool = True
     needed: frozenset[str] = frozenset()  # beside those that the table requires
     nested: tuple[tuple[str, Table], ...] = ()  # fields that hold tables of their own
+    model: str = "tiny"  # one that can answer
 
 
 POSTS = (
@@ -55,11 +57,22 @@ POSTS = (
         {"input": "x", "questions": [{"type": "predicate", "instructions": "?"}]},
     ),
     Post("/v1/systemone", "System One", systemone.FIELDS, {"state": "x", "questions": {"q": {"type": "noul"}}}),
+    Post("/v1/embeddings", "Embeddings", embeddings.FIELDS, {"input": "card"}, model=ENCODER),
+    *(
+        Post(path, "Rerank and score", rerank.RERANK, {"query": "card", "documents": ["pin"]}, model=ENCODER)
+        for path in ("/rerank", "/v1/rerank", "/v2/rerank")
+    ),
+    *(
+        Post(path, "Rerank and score", rerank.SCORE, {"text_1": "card", "text_2": "pin"}, model=ENCODER)
+        for path in ("/score", "/v1/score")
+    ),
+    Post("/api/embed", "Ollama", ollama_embeddings.EMBED, {"input": "card"}, model=ENCODER),
+    Post("/api/embeddings", "Ollama", ollama_embeddings.EMBEDDINGS, {"prompt": "card"}, model=ENCODER),
     Post("/api/show", "Ollama", ollama_models.SHOW, {}, generates=False),
     Post("/tokenize", "Tokens", tokens.TOKENIZE, {"prompt": "x"}, generates=False, needed=frozenset({"prompt"})),
     Post("/detokenize", "Tokens", tokens.DETOKENIZE, {"tokens": [1]}, generates=False),
 )
 
 
-def body_of(post: Post, model: str = "tiny", **fields: Any) -> dict[str, Any]:
-    return {"model": model, **post.body, **fields}
+def body_of(post: Post, model: str = "", **fields: Any) -> dict[str, Any]:
+    return {"model": model or post.model, **post.body, **fields}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,11 +14,14 @@ import openai
 from tripos.api.app import App
 from tripos.api.auth import Keys
 from tripos.api.server import Door, listen
+from tripos.build import load_encoder
+from tripos.config import ModelOptions
 from tripos.controls.deadline import deadline
 from tripos.controls.limits import limits
 from tripos.engine.engine import Engine, EngineOptions
 from tripos.engine.llm import LanguageModel
 from tripos.pipeline.decide import decide
+from tripos.predict.encoder import EncoderModel
 from tripos.runtime.executor import ExecutorOptions
 from tripos.service import Service
 from tripos.testing import ScriptedExecutor, byte_tokenizer
@@ -26,6 +30,7 @@ from tripos.types import Message, Model, ModelCard
 VOCAB_SIZE = 257  # bytes and </s>
 WINDOW = 256
 NUM_BLOCKS = 512
+ENCODER = "tiny-encoder"
 HELLO: list[Any] = [{"role": "user", "content": "Hello?"}]
 
 
@@ -53,6 +58,12 @@ class TinyModel(LanguageModel):
     @property
     def num_held(self) -> int:
         return self.engine.pool.num_held
+
+
+def tiny_encoder(name: str = ENCODER, golden: str = "bert-mean") -> EncoderModel:
+    """A real encoder with random weights, two layers of 32 columns: 36 tokens at most, prompts query and document."""
+    folder = Path(__file__).parents[1] / "models" / "golden_encoders" / golden
+    return load_encoder(ModelOptions(source=str(folder), name=name, threads=1))
 
 
 class Running:

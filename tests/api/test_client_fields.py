@@ -19,6 +19,7 @@ OWN = {"self", "extra_headers", "extra_query", "extra_body", "timeout"}  # not s
 METHODS: list[tuple[str, Callable[..., Any]]] = [
     ("/v1/chat/completions", openai.resources.chat.Completions.create),
     ("/v1/completions", openai.resources.Completions.create),
+    ("/v1/embeddings", openai.resources.Embeddings.create),
     ("/v1/responses", openai.resources.responses.Responses.create),
     ("/v1/responses/input_tokens", InputTokens.count),
     ("/v1/decisions", openai.resources.Decisions.create),
@@ -29,6 +30,8 @@ MODELS: list[tuple[str, Any]] = [
     ("/api/chat", ollama_types.ChatRequest),
     ("/api/generate", ollama_types.GenerateRequest),
     ("/api/show", ollama_types.ShowRequest),
+    ("/api/embed", ollama_types.EmbedRequest),
+    ("/api/embeddings", ollama_types.EmbeddingsRequest),
 ]
 
 

@@ -18,7 +18,7 @@ from tests.api.spec_values import Schema, SpecValues
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SHARED_PATHS = ("/chat/completions", "/completions", "/responses", "/responses/input_tokens")
+SHARED_PATHS = ("/chat/completions", "/completions", "/embeddings", "/responses", "/responses/input_tokens")
 # What a field needs beside it.
 COMPANIONS: dict[str, dict[str, Any]] = {"stream_options": {"stream": True}, "top_logprobs": {"logprobs": True}}
 ABSENT = "previous_response_id"  # no example can name a stored one: then 404 is right

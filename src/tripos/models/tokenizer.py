@@ -249,9 +249,9 @@ class Tokenizer:
         with self._lock:
             return list(self._backend.encode(text, add_special_tokens=False).ids)
 
-    def _frame(self, *second: str) -> Frame:
+    def _frame(self, second: str | None = None) -> Frame:
         with _guarded(RequestFailed, "tokenizing failed"), self._lock:
-            encoded = self._backend.encode("a", *second, add_special_tokens=True)
+            encoded = self._backend.encode("a", second, add_special_tokens=True)
         runs: list[list[int]] = [[]]  # of special tokens: before the first text, behind it, behind the second
         types: list[list[int]] = [[]]  # of those, with the type of the text before them put in front
         last: int | None = None
@@ -263,7 +263,7 @@ class Tokenizer:
                 runs.append([])
                 types.append([type_id])
                 last = owner
-        if len(runs) != len(second) + 2:
+        if len(runs) != (2 if second is None else 3):
             raise RequestFailed("the tokenizer has no token for the letter a")
         return Frame(tuple(map(tuple, runs)), tuple(map(tuple, types)))
 

@@ -1,7 +1,7 @@
 """Dynamic batching by tokens: texts of many calls share a step, ragged and without padding.
 
-Owns the queue, its bounds and its order (online first; calls take turns, a text each), and the thread that runs steps. A step begins
-as soon as the last one is over; nobody waits for a batch to fill. Knows nothing of text or HTTP.
+Owns the queue, its bounds and its order (online first; calls take turns, a text each), and the thread that runs steps.
+A step begins as soon as the last one is over; nobody waits for a batch to fill. Knows nothing of text or HTTP.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ class Batcher:
                 window.rows.append(row)
             else:
                 self._end_failed(window, RequestFailed("the model gave values that are not finite"))
-            if window.is_over:
+            if not is_finite or len(window.rows) == len(window.texts):
                 ended[id(window)] = window
         return list(ended.values())
 

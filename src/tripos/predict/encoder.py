@@ -274,7 +274,8 @@ class EncoderModel:
         """The text, cut where it must be far too long. Raises InvalidRequest when it must stay whole."""
         most = CHARS_PER_TOKEN * self.options.max_length
         if truncate_to is None and len(text) > most:
-            message = f"{where} has {len(text)} characters, far more than the {self.options.max_length} tokens of {self.card.name}"
+            longest = self.options.max_length
+            message = f"{where} has {len(text)} characters, far more than the {longest} tokens of {self.card.name}"
             raise InvalidRequest(message, code="context_length_exceeded", param=where)
         return text[:most]
 

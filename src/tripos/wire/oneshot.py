@@ -63,7 +63,7 @@ def read_truncation(found: Mapping[str, Any], default: bool = False) -> int | No
             "truncate_prompt_tokens is 0: nothing would be left", code="out_of_range", param="truncate_prompt_tokens"
         )
     if kept is not None:
-        return max(kept, 0)  # -1: all that fit
+        return max(int(kept), 0)  # -1: all that fit
     return 0 if (default if is_cut is None else is_cut) else None
 
 
@@ -88,7 +88,7 @@ def read_inputs(value: Any, path: str) -> tuple[str | tuple[int, ...], ...]:
 
 def _read_input(value: Any, path: str) -> str | tuple[int, ...]:
     if isinstance(value, str):
-        return _not_empty(value, path)
+        return str(_not_empty(value, path))
     if not isinstance(value, list):
         raise InvalidRequest(f"{path} must be text or token ids, not {kind_of(value)}", code="invalid_type", param=path)
     return read_token_ids(_not_empty(value, path), path)
