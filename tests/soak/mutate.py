@@ -19,7 +19,19 @@ VALUES: list[Any] = [
     {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}, [{"type": "function", "function": {"name": "f"}}],
     "text", "auto", "required", "json", "float", "base64",
 ]  # fmt: skip
-RAW = [b"NaN", b"1e999", b"-", b"01", b'"\\ud800"', b'"\\u0000"', b"[" * 70 + b"]" * 70, b"\xff", b"tru", b"'x'", b"9" * 400]
+RAW = [
+    b"NaN",
+    b"1e999",
+    b"-",
+    b"01",
+    b'"\\ud800"',
+    b'"\\u0000"',
+    b"[" * 70 + b"]" * 70,
+    b"\xff",
+    b"tru",
+    b"'x'",
+    b"9" * 400,
+]
 BYTES = b'\0\t\n\r "\\{}[]:,0-9eE+.tfn\x7f\x80\xc0\xff'
 FIELDS = [
     b"x-request-id: %s", b"authorization: Bearer %s", b"x-api-key: %s", b"content-type: %s", b"content-encoding: %s",
@@ -69,7 +81,9 @@ class Mutator:
         rng, where = self._rng, body
         while rng.random() < 0.4:
             inner = [each for each in where.values() if isinstance(each, dict)]
-            inner += [each[0] for each in where.values() if isinstance(each, list) and each and isinstance(each[0], dict)]
+            inner += [
+                each[0] for each in where.values() if isinstance(each, list) and each and isinstance(each[0], dict)
+            ]
             if not inner:
                 break
             where = rng.choice(inner)
@@ -97,7 +111,9 @@ class Mutator:
         method, path = rng.choice(self._bare)
         target = bytearray(path.encode())
         if rng.random() < 0.7:
-            target += rng.choice((b"/", b"?x=1", b"%00", b"/..", b"//", b"%2f", b"?" + b"a" * 500, b";a", b"%zz", b"/x/y"))
+            target += rng.choice(
+                (b"/", b"?x=1", b"%00", b"/..", b"//", b"%2f", b"?" + b"a" * 500, b";a", b"%zz", b"/x/y")
+            )
         if rng.random() < 0.3:
             target[1:1] = rng.choice((b"v1/", b"/", b"%2e", b"V1/", b"admin/"))
         if rng.random() < 0.3:
