@@ -17,10 +17,17 @@ serve: $(VENV)/installed
 test: $(VENV)/installed $(VENV)/dev
 	$(BIN)/python -m pytest $(ARGS)
 
-# The tests that draw random cases, with many more of them: about half an hour on two cores.
+# The tests that draw random cases, with many more of them: a million malformed requests, ten thousand clients that
+# leave, grammars. About half an hour on two cores.
 SOAK ?= 500
-soak: $(VENV)/installed $(VENV)/dev
+soak: $(VENV)/installed $(VENV)/dev .venv-schemathesis/made
 	$(BIN)/python -m pytest -m soak --soak $(SOAK) tests $(ARGS)
+
+.venv-schemathesis/made: tests/soak/requirements.txt
+	rm -rf .venv-schemathesis
+	$(PYTHON) -m venv .venv-schemathesis
+	.venv-schemathesis/bin/pip install --quiet --only-binary :all: -r $<
+	@touch $@
 
 check: lint
 	$(BIN)/python -m pytest tests/repo

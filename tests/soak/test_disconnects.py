@@ -22,7 +22,7 @@ from tripos.runtime.executor import ExecutorOptions
 from tripos.testing import ScriptedExecutor, byte_tokenizer
 from tripos.types import ModelCard
 
-NUM_BLOCKS, WINDOW, BUDGET = 40, 512, 32
+NUM_BLOCKS, WINDOW, BUDGET = 26, 512, 32
 COUNT, MOST = 200, 10_000  # --soak multiplies, up to MOST
 CROWD = 12  # requests under way at once: more than there is room for, so that some wait and some are preempted
 CHECK_EVERY = 1000
@@ -77,8 +77,9 @@ STATES: dict[str, Callable[[Sequence], bool] | None] = {
 
 
 def make_request(rng: random.Random, id: str, state: str) -> bytes:
-    prompt = "".join(rng.choices("abcdefgh ", k=rng.choice((5, 60, 150))))
-    body = {"model": "tiny", "prompt": prompt, "max_tokens": rng.choice((20, 120)), "ignore_eos": True}
+    is_long = state == "preempted" or rng.random() < 0.4  # two of these fill the cache
+    prompt = "".join(rng.choices("abcdefgh ", k=150 if is_long else rng.choice((5, 60))))
+    body = {"model": "tiny", "prompt": prompt, "max_tokens": 120 if is_long else 20, "ignore_eos": True}
     body |= {"stream": state == "streaming" or rng.random() < 0.5, "n": rng.choice((1, 1, 1, 2))}
     content = json.dumps(body).encode()
     head = (
@@ -100,7 +101,7 @@ async def leave_in(server: Running, tiny: Crowded, rng: random.Random, number: i
         await reader.read(400)
         reached[state] += 1
     elif is_there is not None:
-        for _ in range(400):
+        for _ in range(1000):
             if any(is_there(sequence) for sequence in tiny.sequences() if sequence not in known):
                 reached[state] += 1
                 break

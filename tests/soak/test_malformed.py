@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
-import textwrap
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from tests.soak.mutate import Case, Mutator
+from tests.soak.served import served
 
-ROOT = Path(__file__).resolve().parents[2]
 COUNT = 2000  # with --soak 500: a million
 WAIT_S = 60.0  # for one answer; the machine may be busy
 ALLOWED_5XX = {501, 504, 505}  # not served here; a timeout that the client chose; another HTTP
 MAX_GROWTH_BYTES = 64 * 2**20  # 16 MiB of it may be stored responses
-
-SERVER = textwrap.dedent("""
-    import json, sys
-    from tests.api.running import NUM_BLOCKS, TinyModel
-    from tripos.api.server import serve
-    from tripos.config import ServerOptions
-    from tripos.controls.deadline import deadline
-    from tripos.controls.limits import limits
-    from tripos.service import Service
-    import logging
-    logging.getLogger("tripos.access").setLevel(logging.WARNING)
-    service, tiny = Service(), TinyModel(window=64)
-    service.add(tiny, (limits(max_model_len=tiny.card.max_model_len), deadline()))
-    serve(service, ServerOptions(port=0), on_ready=lambda address: print(address, flush=True))
-    tiny.engine.pool.check_integrity()
-    print(json.dumps({"held": tiny.num_held, "free": tiny.engine.pool.num_available, "all": NUM_BLOCKS}))
-""")
 
 
 class Client:
@@ -91,10 +68,6 @@ class Client:
         self._socket = None
 
 
-def resident_bytes(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def canary(port: int) -> str:
     body = json.dumps({"model": "tiny", "prompt": "canary", "max_tokens": 8, "seed": 7}).encode()
     head = b"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
@@ -107,18 +80,11 @@ def canary(port: int) -> str:
 
 @pytest.mark.soak
 def test_malformed_requests_do_no_harm(soak: int, capsys: pytest.CaptureFixture[str]) -> None:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVER], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )  # fmt: skip
     statuses: Counter[int] = Counter()
     levels: Counter[str] = Counter()
-    try:
-        assert process.stdout is not None
-        port = int(process.stdout.readline().rpartition(":")[2])
-        right, mutator, client = canary(port), Mutator(seed=4), Client(port)
-        count, warm = COUNT * soak, 0
+    count, warm = COUNT * soak, 0
+    with served() as server:
+        right, mutator, client = canary(server.port), Mutator(seed=4), Client(server.port)
         for i in range(count):
             case = mutator.draw()
             status, answer = client.ask(case)
@@ -130,22 +96,12 @@ def test_malformed_requests_do_no_harm(soak: int, capsys: pytest.CaptureFixture[
             if case.is_whole:
                 assert status, (case, "closed without an answer")
             if i == count // 10:
-                warm = resident_bytes(process.pid)
+                warm = server.resident_bytes
             if i % 1000 == 999:
-                assert process.poll() is None
-                assert canary(port) == right
-                if i % 50_000 == 49_999:
-                    with capsys.disabled():
-                        print(f"\n{i + 1:,} requests: {dict(sorted(statuses.items()))}", flush=True)
-        growth = resident_bytes(process.pid) - warm
+                assert server.process.poll() is None
+                assert canary(server.port) == right
+        growth = server.resident_bytes - warm
         client.close()
-    finally:
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
-    ledger = json.loads(out.splitlines()[-1])
-    assert ledger == {"held": 0, "free": ledger["all"], "all": ledger["all"]}
-    assert process.returncode == 0
-    assert "Traceback" not in err
     assert client.num_connections <= count // 10, "too few on connections that were kept"
     assert growth < MAX_GROWTH_BYTES
     with capsys.disabled():
