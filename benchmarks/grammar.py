@@ -10,12 +10,11 @@ import argparse
 import itertools
 import json
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
-
-from benchmarks.engine import write_checkpoint
 
 LETTERS = "etaoinshrdlcumwfgypbvkjxqz"
 TOKENS = 96  # of each stream
@@ -80,6 +79,7 @@ def main() -> None:
     arguments = parse_arguments()
     import numpy as np
 
+    from benchmarks.engine import write_checkpoint
     from tripos import build
     from tripos.config import ModelOptions
     from tripos.engine.gate import admit
@@ -128,4 +128,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script: the folder above holds `benchmarks`
     main()
