@@ -189,7 +189,7 @@ class Tokenizer:
 
     def encode_inside(self, text: str) -> list[int]:
         """Ids of text that continues other text: no space is put before it, nothing is added."""
-        mark = self._encode("\x02", False)
+        mark = self._encode("\x02")
         ids = self.encode("\x02" + text, add_special=False)
         return ids[len(mark) :] if ids[: len(mark)] == mark else self.encode(text, add_special=False)
 
