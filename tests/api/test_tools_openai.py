@@ -257,3 +257,18 @@ async def test_hostile_output_is_text(piece: str) -> None:
         streamed = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
     assert done.choices[0].message.content == streamed == text
     assert done.choices[0].finish_reason == "stop"
+
+
+async def test_an_answer_that_must_be_json_goes_together_with_tools_where_they_can_be_told_apart() -> None:
+    form: Any = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object", "properties": {}}}}
+    model = speaking("{}")
+    async with running(model) as server:
+        done = await server.openai.chat.completions.create(**ASKED, response_format=form)
+        assert done.choices[0].message.content == "{}"
+        constraint = request_of(model).constraint
+        assert constraint is not None
+        assert "answer: %json" in constraint.source
+        assert "get_weather" in constraint.source
+    async with running(speaking("{}", tool_dialect="json")) as server:
+        with pytest.raises(openai.BadRequestError, match="told apart"):
+            await server.openai.chat.completions.create(**ASKED, response_format=form)
