@@ -5,10 +5,13 @@ PEERS := .venv-peers
 PEER_ENVIRONMENTS := transformers llama openvino onnx convert vllm
 PEER_TIMEOUT ?= 1800
 
-.PHONY: bench-peers clean-peers
+.PHONY: bench-peers bench-encoders clean-peers
 
 bench-peers: $(VENV)/installed $(PEER_ENVIRONMENTS:%=$(PEERS)/%/tried)
 	$(BIN)/python -m benchmarks.peers.run $(ARGS)
+
+bench-encoders: $(VENV)/installed $(VENV)/dev $(PEERS)/encoders/tried
+	$(BIN)/python -m benchmarks.encoder $(ARGS)
 
 # A failed installation is tried again when its requirements change, or after `make clean-peers`.
 # torchvision, torchaudio and torchcodec come along with some peers and refuse to load beside a CPU build of torch.

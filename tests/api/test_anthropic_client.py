@@ -10,7 +10,7 @@ import anthropic
 import pytest
 import pytest_asyncio
 
-from tests.api.running import HELLO, Running, TinyModel, running
+from tests.api.running import ENCODER, HELLO, Running, TinyModel, running
 from tripos.api.auth import Keys
 from tripos.errors import RequestFailed
 from tripos.testing import ScriptedModel
@@ -148,7 +148,9 @@ async def test_every_field_reaches_the_call() -> None:
 
 async def test_models_are_listed_for_this_client_too(client: anthropic.AsyncAnthropic) -> None:
     models = [model async for model in client.models.list()]
-    assert [(model.id, model.type, model.display_name) for model in models] == [("tiny", "model", "tiny")]
+    assert [(model.id, model.type, model.display_name) for model in models] == [
+        (name, "model", name) for name in ("tiny", ENCODER)
+    ]
     assert (await client.models.retrieve("tiny")).created_at.timestamp() == 1
 
 

@@ -90,6 +90,7 @@ async def test_ollama_clients_embed(server: Running) -> None:
     assert list(older.embedding) == list(answer.embeddings[0])
     with pytest.raises(ollama.ResponseError, match="102 tokens"):
         await client.embed(ENCODER, LONG, truncate=False)
+    await client._client.aclose()
 
 
 @pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])

@@ -76,7 +76,7 @@ async def test_every_value_of_every_field_is_taken_or_refused_by_name(
             if problem:
                 wrong.append((name, value, problem))
     assert not wrong, f"{len(wrong)} of {num_values}: {wrong[:8]}"
-    assert num_values > 30
+    assert num_values > (5 if path == "/embeddings" else 30)
 
 
 async def problem_with(server: Running, post: Post, name: str, value: Any) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import engine, machine, quality
+from benchmarks import encoder, engine, machine, quality
 from tripos.models.shapes import SHAPES
 
 TINY = SHAPES["smollm2-135m"] | {"num_hidden_layers": 2, "vocab_size": 512}
@@ -61,3 +61,13 @@ def test_quality_judges_each_token_by_what_came_before() -> None:
     assert step.token_ids.tolist() == [7, 8, 9, 10]
     assert step.last_rows.tolist() == [2, 3]  # whose logits judge 10 and 11
     assert step.slots.tolist() == step.positions.tolist() == [0, 1, 2, 3]
+
+
+def test_encoder_benchmark_compares_within_rounds() -> None:
+    seconds = {"tripos int8": [1.0, 2.0, 1.0], encoder.TORCH: [4.0, 8.0, 3.0], encoder.ONNX: [2.0, 4.0, 3.0]}
+    vectors = {name: np.array([[1.0, 0.0]], np.float32) for name in seconds}
+    vectors["tripos int8"] = np.array([[0.6, 0.8]], np.float32)
+    row = encoder.report(seconds, vectors, 1000)["rows"][0]
+    assert (row["queries_per_s"], row["vs_sentence_transformers"], row["vs_onnxruntime"]) == (1000, 4, 2)
+    assert row["max_cosine_distance"] == pytest.approx(0.4)
+    assert "| tripos int8 | 1,000 | 4.00 | 2.00 | 4.0e-01 |" in encoder.table(encoder.report(seconds, vectors, 1000))

@@ -1,7 +1,7 @@
 """What a sentence-transformers directory says beside config.json: pooling, normalisation, prompts, longest input.
 
 Read once into one plain dict, which rides in the config under MODULES (so that it is part of the digest and of packed
-copies), and parsed from there. https://sbert.net/docs/sentence_transformer/usage/custom_models.html
+copies), and parsed from there. The files are those that sentence-transformers' documentation calls custom models.
 """
 
 from __future__ import annotations

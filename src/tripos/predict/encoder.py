@@ -43,7 +43,7 @@ class EncoderOptions:
 
 @dataclass
 class EncoderStats:
-    """What the metrics ask for. An encoder has no cache and never preempts."""
+    """What the metrics ask for. An encoder has no cache, no adapters, and never preempts."""
 
     num_running: int = 0
     num_waiting: int = 0
@@ -53,6 +53,9 @@ class EncoderStats:
     num_preemptions: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    max_adapters: int = 0
+    running_adapters: tuple[str, ...] = ()
+    waiting_adapters: tuple[str, ...] = ()
 
 
 class EncoderModel:
