@@ -200,7 +200,8 @@ def measure_engine(arguments: argparse.Namespace) -> dict[str, Any]:
                 done = load.press(port, sent, load.END_OF_STREAM)
                 through = STREAMS * OUTPUT / done.seconds
             with awake(engine):
-                assert engine.stdin is not None and engine.stdout is not None
+                assert engine.stdin is not None
+                assert engine.stdout is not None
                 engine.stdin.write(json.dumps(asked) + "\n")
                 engine.stdin.flush()
                 direct = float(engine.stdout.readline())

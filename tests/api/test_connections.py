@@ -148,7 +148,7 @@ async def test_a_million_chunks_cost_no_memory(watched: Watched) -> None:
 
 
 async def test_a_client_that_does_not_read_is_cut_off_and_others_are_not(watched: Watched) -> None:
-    server, tiny, _, log = watched
+    server, _, _, log = watched
     body = json.dumps({
         "model": "tiny", "prompt": "x", "max_tokens": 7000, "stream": True, "ignore_eos": True, "logprobs": 5
     }).encode()  # fmt: skip

@@ -86,9 +86,12 @@ async def test_a_key_of_another_scope_does_not_open_a_route(locked: Running, rou
 
 
 HOSTS = ["127.0.0.1/livez", "127.0.0.1?x", "127.0.0.1#x", "127.0.0.1 ", "a@127.0.0.1", "127.0.0.1:x", "127.0.0.1,a",
-         "127.0.0.1:80/livez", "[::1]/livez", "livez", "localhost.evil.example", "127.0.0.1%2flivez", "127.0.0.1\\livez"]  # fmt: skip
-TARGETS = ["http://127.0.0.1/livez/../{}", "http://127.0.0.1/{}", "http://a/{}", "http://127.0.0.1:80/{}", "/{}?key=/livez", "/{}#/livez",
-           "/{}?/livez", "/livez%3f/../{}", "/livez/../{}", "//livez/../{}", "/{}%23/livez", "/{}/..;/livez", "/./{}", "/%2e/{}"]  # fmt: skip
+         "127.0.0.1:80/livez", "[::1]/livez", "livez", "localhost.evil.example", "127.0.0.1%2flivez",
+         "127.0.0.1\\livez"]  # fmt: skip
+TARGETS = ["http://127.0.0.1/livez/../{}", "http://127.0.0.1/{}", "http://a/{}", "http://127.0.0.1:80/{}",
+    "/{}?key=/livez", "/{}#/livez",
+           "/{}?/livez", "/livez%3f/../{}", "/livez/../{}", "//livez/../{}", "/{}%23/livez", "/{}/..;/livez",
+           "/./{}", "/%2e/{}"]  # fmt: skip
 
 
 @module_loop

@@ -13,10 +13,14 @@ from tests.api.posts import POSTS, body_of
 from tripos.api.routes import ROUTES
 
 VALUES: list[Any] = [
-    None, True, False, 0, 1, -1, 2, 0.5, -0.0, 1e308, -1e308, 2**31, 2**63, -(2**63), 10**30, "", "x", "tiny", "\0", "\ud7ff",
-    "\U0010ffff", "a" * 300, "../../etc/passwd", "{{ 7*7 }}", "' OR 1=1 --", "</s>", [], {}, [None], [[]], [1, "x"], {"a": 1},
-    {"type": "x"}, {"type": "text", "text": "x"}, [{"role": "user", "content": "x"}], [{}] * 20, ["x"] * 40, {"$ref": "#"},
-    {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}, [{"type": "function", "function": {"name": "f"}}],
+    None, True, False, 0, 1, -1, 2, 0.5, -0.0, 1e308, -1e308, 2**31, 2**63, -(2**63), 10**30, "", "x", "tiny", "\0",
+    "\ud7ff",
+    "\U0010ffff", "a" * 300, "../../etc/passwd", "{{ 7*7 }}", "' OR 1=1 --", "</s>", [], {}, [None], [[]], [1, "x"],
+    {"a": 1},
+    {"type": "x"}, {"type": "text", "text": "x"}, [{"role": "user", "content": "x"}], [{}] * 20, ["x"] * 40,
+    {"$ref": "#"},
+    {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}, [{"type": "function",
+    "function": {"name": "f"}}],
     "text", "auto", "required", "json", "float", "base64",
 ]  # fmt: skip
 RAW = [
@@ -36,9 +40,11 @@ BYTES = b'\0\t\n\r "\\{}[]:,0-9eE+.tfn\x7f\x80\xc0\xff'
 FIELDS = [
     b"x-request-id: %s", b"authorization: Bearer %s", b"x-api-key: %s", b"content-type: %s", b"content-encoding: %s",
     b"accept: %s", b"cookie: %s", b"origin: http://%s.example", b"traceparent: %s", b"anthropic-version: %s",
-    b"connection: %s", b"transfer-encoding: %s", b"content-length: %s", b"host: %s", b"te: %s", b"range: bytes=%s", b"%s: x",
+    b"connection: %s", b"transfer-encoding: %s", b"content-length: %s", b"host: %s", b"te: %s", b"range: bytes=%s",
+    b"%s: x",
 ]  # fmt: skip
-WORDS = [b"", b"x", b"0", b"-1", b"9" * 30, b"chunked", b"gzip", b"close", b"keep-alive", b"application/json", b"text/plain",
+WORDS = [b"", b"x", b"0", b"-1", b"9" * 30, b"chunked", b"gzip", b"close", b"keep-alive", b"application/json",
+    b"text/plain",
          b"\xff\xfe", b"a" * 600, b"a, b", b'"', b"%00", b"\t", b"localhost"]  # fmt: skip
 
 
