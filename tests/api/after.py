@@ -51,6 +51,14 @@ class After:
     @classmethod
     async def of(cls, server: Running, tiny: TinyModel, log: Log, num_blocks: int = NUM_BLOCKS) -> After:
         answer = await server.canary()
+        form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "null"}}}
+        chat = {
+            "model": "tiny",
+            "messages": [{"role": "user", "content": "x"}],
+            "response_format": form,
+            "max_tokens": 1,
+        }
+        await server.post("/v1/chat/completions", chat)  # what compiles grammars starts with the first of them
         await server.http.get("/livez")
         await asyncio.sleep(0.05)
         return cls(server, tiny, answer, log, num_blocks)

@@ -19,6 +19,8 @@ from tripos import cli, config
 PAGES = tracked(".md")
 SETTINGS = (ROOT / "docs" / "reference" / "settings.md").read_text()
 
+RULES = ("Makefile", "benchmarks/peers/peers.mk", "benchmarks/serving/serving.mk")
+
 
 def blocks(path: Path, *languages: str) -> list[str]:
     found = re.findall(r"^```(\w+)\n(.*?)^```", path.read_text(), flags=re.M | re.S)
@@ -109,7 +111,7 @@ def test_example_commands_parse(path: Path) -> None:
             except click.exceptions.Exit:
                 continue  # --help, --version
         elif words[0] == "make":
-            rules = (ROOT / "Makefile").read_text() + (ROOT / "benchmarks" / "peers" / "peers.mk").read_text()
+            rules = "".join((ROOT / name).read_text() for name in RULES)
             targets = re.findall(r"^([\w-]+):", rules, flags=re.M)
             assert next(word for word in words[1:] if "=" not in word) in targets
 

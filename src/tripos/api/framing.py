@@ -294,12 +294,15 @@ def body_too_large() -> TriposError:
 class Body:
     """A request's body as it comes: `feed` until it is whole, then `data`."""
 
-    __slots__ = ("_chunks_left", "_in_trailer", "_is_chunked", "_left", "_parts", "_trailer_bytes", "num_bytes")
+    __slots__ = (
+        "_chunks_left", "_in_trailer", "_is_chunked", "_joined", "_left", "_parts", "_trailer_bytes", "num_bytes",
+    )  # fmt: skip
 
     def __init__(self, length: int) -> None:
         self._is_chunked = length < 0
         self._left = max(length, 0)  # of the body, or of the chunk and its CR LF
         self._parts: list[bytes] = []
+        self._joined = bytearray()  # of chunks, which may be a byte each
         self._chunks_left = MAX_CHUNKS
         self._in_trailer = False
         self._trailer_bytes = 0
@@ -307,6 +310,8 @@ class Body:
 
     @property
     def data(self) -> bytes:
+        if self._is_chunked:
+            return bytes(self._joined)
         return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
 
     def feed(self, buffer: bytearray) -> bool:
@@ -342,11 +347,11 @@ class Body:
                         return True
                     self._check_trailer(line)
                 elif self._left > 2:
-                    part = bytes(buffer[at : at + self._left - 2])
+                    part = buffer[at : at + self._left - 2]
                     at += len(part)
                     self._left -= len(part)
                     self.num_bytes += len(part)
-                    self._parts.append(part)
+                    self._joined += part
                 elif self._left:
                     if buffer[at] != b"\n\r"[self._left - 1]:
                         raise _invalid("a chunk is longer than it says")

@@ -276,7 +276,7 @@ def _adapters(stats: dict[str, EngineStats]) -> GaugeMetricFamily:
         "vllm:lora_requests_info", "Adapters of sequences in the step, and waiting.", labels=labels
     )
     for name, each in stats.items():
-        if each.max_adapters:
+        if getattr(each, "max_adapters", 0):  # an encoder has none
             names = (",".join(each.running_adapters), ",".join(each.waiting_adapters))
             gauge.add_metric((name, ENGINE, str(each.max_adapters), *names), time.time())
     return gauge

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.api.corpus.row import MIB, Ask, chat, completion, row
-from tests.api.running import VOCAB_SIZE, WINDOW
+from tests.api.running import ENCODER, VOCAB_SIZE, WINDOW
 
 RANGE, TYPE, VALUE = "400 out_of_range", "400 invalid_type", "400 invalid_value"
 MANY, CONTEXT, MISSING = "400 too_many_items", "400 context_length_exceeded", "400 missing_field"
@@ -13,11 +13,11 @@ ABSENT = "404 model_not_found"
 
 
 def embeddings(**fields: Any) -> Ask:
-    return Ask("/v1/embeddings", {"model": "tiny", "input": "x", **fields})
+    return Ask("/v1/embeddings", {"model": ENCODER, "input": "x", **fields})
 
 
 def rerank(**fields: Any) -> Ask:
-    return Ask("/v1/rerank", {"model": "tiny", "query": "x", "documents": ["a", "b"], **fields})
+    return Ask("/v1/rerank", {"model": ENCODER, "query": "x", "documents": ["a", "b"], **fields})
 
 
 def each(
