@@ -33,7 +33,8 @@ async def watched(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Runnin
     log, tiny = Log(), TinyModel(window=100_000)
     logger = logging.getLogger("tripos")
     logger.addHandler(log)
-    before, logger.level = logger.level, logging.INFO
+    before = logger.level
+    logger.setLevel(logging.INFO)
     async with running(tiny) as server:
         server.http.headers["connection"] = "close"
         after = await After.of(server, tiny, log)
@@ -41,7 +42,7 @@ async def watched(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Runnin
         yield server, tiny, after, log
         await after.check()
     logger.removeHandler(log)
-    logger.level = before
+    logger.setLevel(before)
 
 
 Watched = tuple[Running, TinyModel, After, Log]

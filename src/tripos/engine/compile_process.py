@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from typing import IO, Any
 
 import msgspec
@@ -58,6 +59,7 @@ class CompileProcess:
         self._tokens = tokens
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._reaper: weakref.finalize[Any, CompileProcess] | None = None  # for an owner that never calls close
 
     @property
     def pid(self) -> int | None:
@@ -76,9 +78,6 @@ class CompileProcess:
         """End the process. Idempotent; the next `check` starts another."""
         with self._lock:
             self._kill()
-
-    def __del__(self) -> None:
-        self._kill()
 
     def _ask(self, constraint: Constraint) -> Verdict:
         for is_last_try in (False, True):
@@ -112,6 +111,7 @@ class CompileProcess:
             env={"PYTHONPATH": os.pathsep.join(part for part in sys.path if part)},  # and nothing that is the server's
             bufsize=0,
         )
+        self._reaper = weakref.finalize(self, _reap, self._process)
         try:
             self._send(self._tokens)
             self._receive(MAX_START_S)
@@ -155,15 +155,18 @@ class CompileProcess:
         return status
 
     def _kill(self) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+        self._process = None
+        if self._reaper is not None:
+            self._reaper()
+
+
+def _reap(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
 
 
 def _write_frame(pipe: IO[bytes], data: bytes) -> None:
