@@ -92,6 +92,7 @@ class Service:
         self.residents: Residents | None = None  # who loads and unloads while we run; None: nobody
         self._routes: dict[str, _Route] = {}
         self._busy: set[_Route] = set()  # with calls in flight, also when they were removed
+        self.changing = asyncio.Lock()  # held by whoever loads: one change of models and adapters at a time
         self._went_idle = asyncio.Event()
         self._is_started = False
         self._is_draining = False
@@ -122,27 +123,21 @@ class Service:
 
     async def load_adapter(self, name: str, path: str, *, base: str = "", in_place: bool = False) -> None:
         """A route of its own for an adapter of model `base` (may be left out where one model takes adapters), with the
-        stages of the base's route. Goes on when the caller is cancelled.
+        stages of the base's route. Waits for a change of the models that is under way; goes on when the caller is
+        cancelled.
 
         Raises InvalidRequest, NotFound, PermissionDenied, ModelRefused, Overloaded.
         """
         if self.residents is not None:
             path = self.residents.allowed(path)
-        await asyncio.shield(asyncio.create_task(self._load_adapter(name, path, self._base_of(base), in_place)))
+        await asyncio.shield(asyncio.create_task(self._load_adapter(name, path, base, in_place)))
 
     async def _load_adapter(self, name: str, path: str, base: str, in_place: bool) -> None:
-        parent = self._routes[base].model
-        self._check_free(name, parent, in_place)
-        model = await cast("Adapting", parent).load_adapter(name, path, in_place=in_place)
-        route = self._routes.get(base)
-        try:
-            self._check_free(name, parent, in_place)
-            if route is None or route.model is not parent:
-                raise NotFound(f"{shown(base)} was unloaded meanwhile", code="model_not_found", param="base_model_name")
-        except InvalidRequest:
-            await cast("Adapting", parent).unload_adapter(name)
-            raise
-        self._put(name, model, route.stages)
+        async with self.changing:
+            route = self._routes[self._base_of(base)]
+            self._check_free(name, route.model, in_place)
+            model = await cast("Adapting", route.model).load_adapter(name, path, in_place=in_place)
+            self._put(name, model, route.stages)
 
     def _check_free(self, name: str, parent: Model, in_place: bool) -> None:
         route = self._routes.get(name)

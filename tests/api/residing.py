@@ -8,10 +8,13 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from tests.api.running import Running, TinyModel, running_service
+from tests.unit.engine.test_adapters import MAX_ADAPTERS, read_scripted
 from tripos.api.auth import Keys
 from tripos.build import make_stages
 from tripos.config import ModelOptions, RouteOptions, ServerOptions, ServiceOptions
+from tripos.engine.adapters import Adapters
 from tripos.errors import ModelRefused
+from tripos.models.adapters import ReadAdapter
 from tripos.residents import Parts, Residents
 from tripos.residents.resident import Table
 from tripos.service import Service
@@ -56,7 +59,8 @@ class TinyOpening:
 class TinyStore:
     """What was opened and made; `step_s` of models to come."""
 
-    def __init__(self) -> None:
+    def __init__(self, adapts: bool = False) -> None:
+        self.adapts = adapts
         self.opened: list[TinyOpening] = []
         self.made: list[TinyModel] = []
         self.step_s = 0.0
@@ -64,6 +68,8 @@ class TinyStore:
 
     def make(self, name: str) -> TinyModel:
         model = _Closing(name, self.step_s)
+        if self.adapts:
+            model.adapters = Adapters(model.engine.executor, MAX_ADAPTERS, read_numbered)
         self.made.append(model)
         return model
 
@@ -84,8 +90,8 @@ class _Closing(TinyModel):
 class Residing:
     """The server, its store, and the options that it reads again."""
 
-    def __init__(self, options: ServiceOptions) -> None:
-        self.store = TinyStore()
+    def __init__(self, options: ServiceOptions, adapts: bool = False) -> None:
+        self.store = TinyStore(adapts)
         self.options = options
         self.service = Service()
         parts = Parts(self.open, make_stages, lambda: TOTAL_BYTES, self.read)
@@ -106,16 +112,25 @@ class Residing:
         )  # fmt: skip
 
 
+def read_numbered(path: str) -> ReadAdapter:
+    return read_scripted(path.removeprefix("demo:"))
+
+
 def tiny_options(*names: str) -> tuple[ModelOptions, ...]:
     return tuple(ModelOptions(source=f"demo:{name}", name=name) for name in names)
 
 
 @asynccontextmanager
 async def residing(
-    *models: ModelOptions, routes: tuple[RouteOptions, ...] = (), keys: Keys | None = None, drain_s: float = 5.0
+    *models: ModelOptions,
+    routes: tuple[RouteOptions, ...] = (),
+    keys: Keys | None = None,
+    drain_s: float = 5.0,
+    adapts: bool = False,
 ) -> AsyncIterator[Residing]:
+    """`adapts`: whether the models take adapters, whose directories are demo:NUMBER."""
     server = ServerOptions(drain_s=drain_s)
-    found = Residing(ServiceOptions(models=models or tiny_options("tiny"), routes=routes, server=server))
+    found = Residing(ServiceOptions(models=models or tiny_options("tiny"), routes=routes, server=server), adapts)
     async with running_service(found.service, keys=keys) as found.server:
         yield found
     for model in found.store.made:

@@ -160,6 +160,42 @@ async def test_stopping_in_the_middle_of_a_change_leaves_nothing() -> None:
 
 # -- the configuration, read again ------------------------------------------------------------------------------------
 async def reread(found: Residing) -> Any:
+async def test_an_adapter_that_comes_while_its_model_is_reloaded_is_one_of_the_new_version() -> None:
+    async with residing(adapts=True) as found:
+        reloading = asyncio.create_task(
+            found.server.post("/admin/models/reload", {"name": "tiny", "source": "demo:gated"})
+        )
+        while not found.residents.room.retiring:
+            await asyncio.sleep(0.005)
+        body = {"lora_name": "a", "lora_path": "demo:1"}
+        adapting = asyncio.create_task(found.server.post("/v1/load_lora_adapter", body))
+        await asyncio.wait({adapting}, timeout=0.3)
+        found.store.gate.set()
+        assert (await reloading).status_code == 200
+        assert (await adapting).status_code == 200
+        assert found.service.model("a").base is found.service.model("tiny")  # type: ignore[attr-defined]
+        ask = {"model": "a", "prompt": "x", "max_tokens": 2}
+        assert (await found.server.post("/v1/completions", ask)).status_code == 200
+        assert found.store.num_open == 1
+
+
+async def test_an_adapter_cannot_take_the_name_of_a_model_that_is_loading() -> None:
+    async with residing(adapts=True) as found:
+        loading = asyncio.create_task(
+            found.server.post("/admin/models/load", {"name": "other", "source": "demo:gated"})
+        )
+        while found.residents.states().get("other") != "loading":
+            await asyncio.sleep(0.005)
+        body = {"lora_name": "other", "lora_path": "demo:1", "base_model_name": "tiny"}
+        adapting = asyncio.create_task(found.server.post("/v1/load_lora_adapter", body))
+        await asyncio.wait({adapting}, timeout=0.3)
+        found.store.gate.set()
+        assert (await loading).status_code == 200
+        refused = await adapting
+        assert (refused.status_code, error_code(refused)) == (400, "already_loaded")
+        assert found.service.model("other") is found.store.made[-1]
+
+
     response = await found.server.post("/admin/reread", {})
     return response.json() if response.status_code == 200 else error_code(response)
 

@@ -43,7 +43,6 @@ class Residents:
     def __init__(self, service: Service, options: ServiceOptions, parts: Parts) -> None:
         self._service, self._parts = service, parts
         self.room = Room(service, options, options.server.memory or parts.free_memory_bytes(), parts.make_stages)
-        self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="tripos-load")
         service.residents = self
@@ -232,7 +231,7 @@ class Residents:
 
         async def run() -> dict[str, Any]:
             try:
-                async with self._changing:
+                async with self._service.changing:
                     return await change
             finally:
                 change.close()
