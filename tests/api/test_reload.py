@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+
 from tests.api.residing import MAX_BYTES, MIB, Residing, residing, tiny_options
 from tests.api.running import error_code
 from tripos.config import LimitsStage, ModelOptions, RouteOptions
@@ -158,8 +160,6 @@ async def test_stopping_in_the_middle_of_a_change_leaves_nothing() -> None:
     assert not [model for model in found.store.made if model.is_progressing()]
 
 
-# -- the configuration, read again ------------------------------------------------------------------------------------
-async def reread(found: Residing) -> Any:
 async def test_an_adapter_that_comes_while_its_model_is_reloaded_is_one_of_the_new_version() -> None:
     async with residing(adapts=True) as found:
         reloading = asyncio.create_task(
@@ -196,6 +196,8 @@ async def test_an_adapter_cannot_take_the_name_of_a_model_that_is_loading() -> N
         assert found.service.model("other") is found.store.made[-1]
 
 
+# -- the configuration, read again ------------------------------------------------------------------------------------
+async def reread(found: Residing) -> Any:
     response = await found.server.post("/admin/reread", {})
     return response.json() if response.status_code == 200 else error_code(response)
 
@@ -253,6 +255,26 @@ async def test_a_bad_configuration_leaves_everything_as_it_is() -> None:
             assert (found.residents.describe(), found.server.service.routes) == before
             assert [opening for opening in found.store.opened[2:] if not opening.is_closed] == []
             found.set(*tiny_options("tiny", "other"), memory=0)
+
+
+async def test_a_rereading_that_breaks_off_leaves_nothing_open_and_can_be_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with residing(*tiny_options("tiny", "gone")) as found:
+        found.set(*tiny_options("tiny", "new"))
+
+        async def fail(name: str) -> None:
+            raise RuntimeError("planted")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(found.residents, "drain_and_free", fail)
+            with pytest.raises(RuntimeError, match="planted"):
+                await found.residents.reread()
+        assert [opening.is_closed for opening in found.store.opened[2:]] == [True]
+        assert found.store.num_open == 2
+        report = await reread(found)
+        assert (report["loaded"], report["unloaded"]) == (["new"], ["gone"])
+        assert found.store.num_open == 2
 
 
 async def test_a_model_that_fails_only_at_loading_is_reported_and_tried_again() -> None:

@@ -34,19 +34,18 @@ async def reread(residents: Changing, options: ServiceOptions) -> dict[str, Any]
         for name, model in wanted.items():
             openings[name] = await residents.open(model)
         memory = _preview(change, openings, room, total_bytes)
-    except Exception:
-        for opening in openings.values():
+        for name in change.removed:
+            if room.state(name) == "ready":
+                await residents.drain_and_free(name)
+            room.residents.pop(name, None)
+        room.options, room.total_bytes = options, total_bytes
+        for name, model in {**change.changed, **change.added}.items():
+            if name not in openings:
+                room.residents[name] = Resident(name, model)
+        report = await _bring_in(residents, wanted, openings, memory)
+    finally:
+        for opening in openings.values():  # those that nobody took
             opening.close()
-        raise
-    room.options, room.total_bytes = options, total_bytes
-    for name in change.removed:
-        if room.state(name) == "ready":
-            await residents.drain_and_free(name)
-        room.residents.pop(name, None)
-    for name, model in {**change.changed, **change.added}.items():
-        if name not in openings:
-            room.residents[name] = Resident(name, model)
-    report = await _bring_in(residents, wanted, openings, memory)
     room.route(again=True)
     lists = {"unloaded": change.removed, "routes": change.routes, "needs_restart": change.restart}
     return {**report, **{key: list(names) for key, names in lists.items()}}
@@ -82,13 +81,14 @@ def _preview(change: Change, openings: Mapping[str, Opening], room: Room, total_
 
 
 async def _bring_in(
-    residents: Changing, wanted: Mapping[str, ModelOptions], openings: Mapping[str, Opening], memory: Mapping[str, int]
+    residents: Changing, wanted: Mapping[str, ModelOptions], openings: dict[str, Opening], memory: Mapping[str, int]
 ) -> dict[str, Any]:
-    """A model that fails only now, at packing, is reported and does not hold up the others."""
+    """Takes the openings. A model that fails only now, at packing, is reported and does not hold up the others."""
     room = residents.room
     done: dict[str, list[str]] = {"loaded": [], "reloaded": []}
     failed: dict[str, str] = {}
-    for name, opening in openings.items():
+    for name in list(openings):
+        opening = openings.pop(name)
         try:
             if room.state(name) == "ready":
                 await residents.swap(room.residents[name], wanted[name], opening, memory[name])
