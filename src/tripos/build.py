@@ -147,7 +147,11 @@ class Opened:
             num_parameters=sum(prod(spec.shape) for spec in self.plan.weights.values()),
             created=int(time.time()),
             sampling=_recommended(self.source.generation),
-            **describe(self.source.tokenizer.template_source, self.source.tokenizer.special_tokens),
+            **describe(
+                self.source.tokenizer.template_source,
+                self.source.tokenizer.special_tokens,
+                self.options.tool_dialect,
+            ),
         )
 
     def close(self) -> None:

@@ -34,6 +34,12 @@ def assistant() -> Iterator[LanguageModel]:
     model.close()
 
 
+def test_a_loaded_model_speaks_the_dialect_that_its_options_name(assistant: LanguageModel) -> None:
+    given = load_model(ModelOptions(source="demo:assistant", tool_dialect="mistral"))
+    given.close()
+    assert given.card.tool_dialect == "mistral" != assistant.card.tool_dialect
+
+
 def tiny(dialect: str = "hermes", markers: tuple[str, ...] = (), **card_fields: Any) -> LanguageModel:
     """Draws bytes by lot; what it says is up to the grammar. `markers` are special tokens."""
     tokenizer = byte_tokenizer(markers)
