@@ -318,14 +318,20 @@ async def test_bad_bodies_are_refused_by_name(server: Running, name: str) -> Non
     assert (await server.post(path, {"model": MODEL, **good})).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/v1/decisions", "/v1/systemone"])
-async def test_a_model_of_another_kind_is_told_apart(server: Running, path: str) -> None:
-    body = {"model": "encoder", "questions": QUESTIONS, "input": TEXT}
-    if path == "/v1/systemone":
-        body = {"model": "encoder", "questions": {"q": {"type": "noul"}}, "state": TEXT}
-    response = await server.post(path, body)
-    assert response.status_code == 501
-    assert error_code(response) == "not_implemented"
+@pytest.mark.parametrize(
+    ("path", "asked", "status", "code", "param"),
+    [
+        ("/v1/decisions", {"questions": QUESTIONS, "input": TEXT}, 400, "invalid_value", "model"),
+        ("/v1/systemone", {"questions": {"q": {"type": "noul"}}, "state": TEXT}, 501, "not_implemented", None),
+    ],
+    ids=["decisions", "systemone"],
+)
+async def test_a_model_of_another_kind_is_told_apart(
+    server: Running, path: str, asked: dict[str, Any], status: int, code: str, param: str | None
+) -> None:
+    response = await server.post(path, {"model": "encoder", **asked})
+    assert (response.status_code, error_code(response)) == (status, code)
+    assert response.json()["error"]["param"] == param
     assert MODEL in response.text
 
 

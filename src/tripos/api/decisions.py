@@ -10,7 +10,7 @@ from typing import Any, cast
 from tripos.api.absent import NotImplementedHere
 from tripos.api.exchange import Exchange
 from tripos.api.generate import find_card
-from tripos.errors import RequestFailed
+from tripos.errors import InvalidRequest, RequestFailed, TriposError
 from tripos.service import Service
 from tripos.types import Call, Decision, Finish, Result, Usage
 from tripos.wire import systemone
@@ -18,27 +18,29 @@ from tripos.wire.decision import Wanted
 from tripos.wire.openai import decisions as openai_decisions
 
 Encode = Callable[[Wanted, str, Sequence[Decision], Usage], dict[str, Any]]
+Refuse = Callable[[str], TriposError]
 
 
 async def decide(exchange: Exchange, service: Service) -> None:
-    await _answer(exchange, service, openai_decisions.decode(await exchange.read_body()), openai_decisions.encode)
+    wanted = openai_decisions.decode(await exchange.read_body())
+    await _answer(exchange, service, wanted, openai_decisions.encode, _refuse_model)
 
 
 async def system_one(exchange: Exchange, service: Service) -> None:
     await _answer(exchange, service, systemone.decode(await exchange.read_body()), systemone.encode)
 
 
-async def _answer(exchange: Exchange, service: Service, wanted: Wanted, encode: Encode) -> None:
+def _refuse_model(message: str) -> TriposError:
+    return InvalidRequest(message, param="model")
+
+
+async def _answer(exchange: Exchange, service: Service, wanted: Wanted, encode: Encode, refuse: Refuse) -> None:
     card = find_card(exchange, service, wanted.model)
     if card.task != "generate":
         able = ", ".join(each.name for each in service.cards if each.task == "generate") or "no served model"
-        raise NotImplementedHere(f"decisions are read from a language model, and {card.name} is none: use {able}")
-
-    async def work() -> None:
-        decisions, usage = await _run(exchange, service, wanted)
-        await exchange.answer_json(encode(wanted, card.name, decisions, usage))
-
-    await exchange.work(work())
+        raise refuse(f"decisions are read from a language model, and {card.name} is none: use {able}")
+    decisions, usage = await _run(exchange, service, wanted)
+    await exchange.answer_json(encode(wanted, card.name, decisions, usage))
 
 
 async def _run(exchange: Exchange, service: Service, wanted: Wanted) -> tuple[Sequence[Decision], Usage]:
