@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tripos.errors import InvalidRequest
 from tripos.wire.fields import Field, read, table
 from tripos.wire.json import parse
 
@@ -21,7 +22,11 @@ REREAD = table()
 
 def decode_load(body: bytes) -> tuple[str, str, dict[str, Any]]:
     """Name, source and options; what is not given is empty. Raises InvalidRequest."""
-    return _model(read(parse(body), LOAD))
+    name, source, options = _model(read(parse(body), LOAD))
+    if not name and not source:
+        message = "say what to load: the name of a model that the configuration knows, or a source"
+        raise InvalidRequest(message, code="missing_field", param="source")
+    return name, source, options
 
 
 def decode_reload(body: bytes) -> tuple[str, str, dict[str, Any]]:
