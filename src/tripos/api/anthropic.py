@@ -19,7 +19,7 @@ async def create_message(exchange: Exchange, service: Service) -> None:
     card = find_card(exchange, service, asked.model)
     asked = for_model(asked, card)
     answer = messages.MessageAnswer("msg_" + exchange.request_id.removeprefix("req-"), card.name, asked.speech)
-    await exchange.work(deliver(exchange, service, asked, answer))
+    await deliver(exchange, service, asked, answer)
 
 
 async def count_tokens(exchange: Exchange, service: Service) -> None:

@@ -27,7 +27,9 @@ async def decide(exchange: Exchange, service: Service) -> None:
 
 
 async def system_one(exchange: Exchange, service: Service) -> None:
-    await _answer(exchange, service, systemone.decode(await exchange.read_body()), systemone.encode)
+    """Its protocol answers a wrong kind of model with 501."""
+    wanted = systemone.decode(await exchange.read_body())
+    await _answer(exchange, service, wanted, systemone.encode, NotImplementedHere)
 
 
 def _refuse_model(message: str) -> TriposError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -96,10 +96,6 @@ class Exchange:
             raise ClientLeft
         body: bytes = message["body"]
         return body
-
-    async def work(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Do what takes long. From a request's first moment its connection hears a client leave and cancels us."""
-        await coroutine
 
     async def answer(self, status: int, body: bytes, content_type: bytes = JSON) -> None:
         """The whole response."""

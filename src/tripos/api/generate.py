@@ -22,9 +22,7 @@ async def complete_chat(exchange: Exchange, service: Service) -> None:
     asked = chat.decode(await exchange.read_body())
     card = find_card(exchange, service, asked.model)
     asked = for_model(asked, card)
-    await exchange.work(
-        deliver(exchange, service, asked, chat.ChatAnswer(asked, _identity(exchange, card, "chatcmpl")))
-    )
+    await deliver(exchange, service, asked, chat.ChatAnswer(asked, _identity(exchange, card, "chatcmpl")))
 
 
 async def complete(exchange: Exchange, service: Service) -> None:
@@ -33,7 +31,7 @@ async def complete(exchange: Exchange, service: Service) -> None:
     tokenizer = getattr(service.model(asked.model), "tokenizer", None)
     texts = tokenizer.decode if tokenizer is not None else lambda ids: ""
     answer = completions.CompletionAnswer(asked, _identity(exchange, card, "cmpl"), texts)
-    await exchange.work(deliver(exchange, service, asked, answer))
+    await deliver(exchange, service, asked, answer)
 
 
 def find_card(exchange: Exchange, service: Service, name: str) -> ModelCard:

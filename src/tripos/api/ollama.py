@@ -52,4 +52,4 @@ async def _answer(
     card = find_card(exchange, service, asked.model)
     asked = for_model(asked, card)
     answer = make(asked, card.name, models.iso(time.time()))
-    await exchange.work(deliver(exchange, service, asked, answer))
+    await deliver(exchange, service, asked, answer)

@@ -59,17 +59,13 @@ async def _answer(
     """Run the calls of a request, all together, and send what `encode_body` makes of (answers, card, seconds)."""
     card = find_card(exchange, service, asked.model)
     arrival_s = time.monotonic()
+    answers = await _run(exchange, service, asked, arrival_s)
 
-    async def work() -> None:
-        answers = await _run(exchange, service, asked, arrival_s)
+    def body() -> bytes:
+        return encode(encode_body(answers, card, time.monotonic() - arrival_s))
 
-        def body() -> bytes:
-            return encode(encode_body(answers, card, time.monotonic() - arrival_s))
-
-        num_numbers = sum(len(vector) for answer in answers for vector in answer.result.vectors)
-        await exchange.answer(200, body() if num_numbers <= INLINE_NUMBERS else await asyncio.to_thread(body))
-
-    await exchange.work(work())
+    num_numbers = sum(len(vector) for answer in answers for vector in answer.result.vectors)
+    await exchange.answer(200, body() if num_numbers <= INLINE_NUMBERS else await asyncio.to_thread(body))
 
 
 async def _run(exchange: Exchange, service: Service, asked: AskedOnce, arrival_s: float) -> list[AnsweredOnce]:

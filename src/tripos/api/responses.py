@@ -32,7 +32,7 @@ async def create_response(exchange: Exchange, service: Service) -> None:
     answer = ResponseAnswer(wanted, asked, response_id, int(time.time()), card.name)
     exchange.encode_failure = answer.failure
     kept = _Kept(exchange, answer, response_id, (*before, *wanted.messages)) if wanted.is_stored else answer
-    await exchange.work(deliver(exchange, service, asked, kept))
+    await deliver(exchange, service, asked, kept)
 
 
 async def count_tokens(exchange: Exchange, service: Service) -> None:
