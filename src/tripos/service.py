@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -24,6 +25,7 @@ from tripos.wire.json import shown
 log = logging.getLogger(__name__)
 
 RETRY_S = 5.0
+MAX_ENCODING_BYTES = 32 * 2**20  # of requests whose text is being turned into tokens, or back, for nobody's call
 
 
 @runtime_checkable
@@ -90,10 +92,11 @@ class Service:
     def __init__(self, metrics: Metrics | None = None) -> None:
         self.metrics = metrics or Metrics()
         self.residents: Residents | None = None  # who loads and unloads while we run; None: nobody
+        self.changing = asyncio.Lock()  # held by whoever loads: one change of models and adapters at a time
         self._routes: dict[str, _Route] = {}
         self._busy: set[_Route] = set()  # with calls in flight, also when they were removed
-        self.changing = asyncio.Lock()  # held by whoever loads: one change of models and adapters at a time
         self._went_idle = asyncio.Event()
+        self._num_encoding_bytes = 0
         self._is_started = False
         self._is_draining = False
 
@@ -240,6 +243,21 @@ class Service:
             self._busy.discard(route)
             self._forget(name, route)
             self._went_idle.set()
+
+    @contextmanager
+    def encoding(self, num_bytes: int) -> Iterator[None]:
+        """A place for a tokenizer's work outside of any call, which no model counts. One alone always gets it.
+
+        Raises Overloaded.
+        """
+        if self._num_encoding_bytes and self._num_encoding_bytes + num_bytes > MAX_ENCODING_BYTES:
+            waiting = f"{self._num_encoding_bytes} bytes wait for a tokenizer, at most {MAX_ENCODING_BYTES} may"
+            raise Overloaded(f"{waiting}: retry in {RETRY_S:.0f} s", retry_after_s=RETRY_S)
+        self._num_encoding_bytes += num_bytes
+        try:
+            yield
+        finally:
+            self._num_encoding_bytes -= num_bytes
 
     @property
     def num_in_flight(self) -> int:

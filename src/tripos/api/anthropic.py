@@ -23,5 +23,6 @@ async def create_message(exchange: Exchange, service: Service) -> None:
 
 
 async def count_tokens(exchange: Exchange, service: Service) -> None:
-    asked = messages.decode_count(await exchange.read_body())
-    await exchange.answer_json(messages.encode_count(await tokens.count(exchange, service, asked)))
+    body = await exchange.read_body()
+    num_tokens = await tokens.count(exchange, service, messages.decode_count(body), len(body))
+    await exchange.answer_json(messages.encode_count(num_tokens))

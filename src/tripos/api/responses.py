@@ -36,9 +36,10 @@ async def create_response(exchange: Exchange, service: Service) -> None:
 
 
 async def count_tokens(exchange: Exchange, service: Service) -> None:
-    wanted = responses.decode_count(await exchange.read_body())
+    body = await exchange.read_body()
+    wanted = responses.decode_count(body)
     asked = responses.ask(wanted, _said_before(exchange, wanted))
-    num_tokens = await tokens.count(exchange, service, asked)
+    num_tokens = await tokens.count(exchange, service, asked, len(body))
     await exchange.answer_json(responses.encode_count(num_tokens))
 
 

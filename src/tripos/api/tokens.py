@@ -11,14 +11,21 @@ from tripos.errors import InvalidRequest
 from tripos.service import Service, Tokenizing
 from tripos.types import Generate
 from tripos.wire.generation import Asked, for_model
-from tripos.wire.openai.tokens import Tokenize, decode_detokenize, decode_tokenize, encode_tokens
+from tripos.wire.openai.tokens import decode_detokenize, decode_tokenize, encode_tokens
 
 
 async def tokenize(exchange: Exchange, service: Service) -> None:
-    asked = decode_tokenize(await exchange.read_body())
+    body = await exchange.read_body()
+    asked = decode_tokenize(body)
     card = find_card(exchange, service, asked.model)
     model = find_tokenizing(service, asked.model)
-    tokens = await _tokenize(model, asked)
+    request = Generate(prompt=asked.prompt, template_args=asked.template_args)
+    check(request, LimitsOptions())
+    with service.encoding(len(body)):
+        if isinstance(asked.prompt, str):
+            tokens = await asyncio.to_thread(model.tokenizer.encode, asked.prompt, asked.add_special)
+        else:
+            tokens = await model.encode(request)
 
     def text(token: int) -> str:
         return model.tokenizer.token_bytes(token).decode(errors="replace")
@@ -27,20 +34,26 @@ async def tokenize(exchange: Exchange, service: Service) -> None:
 
 
 async def detokenize(exchange: Exchange, service: Service) -> None:
-    name, tokens = decode_detokenize(await exchange.read_body())
+    body = await exchange.read_body()
+    name, tokens = decode_detokenize(body)
     card = find_card(exchange, service, name)
     model = find_tokenizing(service, name)
     if tokens and max(tokens) >= card.vocab_size:
         message = f"token id {max(tokens)} is outside the vocabulary of {card.vocab_size}"
         raise InvalidRequest(message, code="out_of_range", param="tokens")
-    await exchange.answer_json({"prompt": await asyncio.to_thread(model.tokenizer.decode, tokens, False)})
+    with service.encoding(len(body)):
+        text = await asyncio.to_thread(model.tokenizer.decode, tokens, False)
+    await exchange.answer_json({"prompt": text})
 
 
-async def count(exchange: Exchange, service: Service, asked: Asked) -> int:
-    """How many tokens the prompt of a request has. Raises InvalidRequest as running it would."""
+async def count(exchange: Exchange, service: Service, asked: Asked, num_bytes: int) -> int:
+    """How many tokens the prompt of a request with a body of `num_bytes` has. Raises InvalidRequest as running it
+    would, Overloaded."""
     request = for_model(asked, find_card(exchange, service, asked.model)).requests[0]
     check(request, LimitsOptions())
-    return len(await find_tokenizing(service, asked.model).encode(request))
+    model = find_tokenizing(service, asked.model)
+    with service.encoding(num_bytes):
+        return len(await model.encode(request))
 
 
 def find_tokenizing(service: Service, name: str) -> Tokenizing:
@@ -49,9 +62,3 @@ def find_tokenizing(service: Service, name: str) -> Tokenizing:
     if not isinstance(model, Tokenizing):
         raise InvalidRequest("this model has no tokenizer", code="invalid_value", param="model")
     return model
-
-
-async def _tokenize(model: Tokenizing, asked: Tokenize) -> list[int]:
-    if isinstance(asked.prompt, str):
-        return await asyncio.to_thread(model.tokenizer.encode, asked.prompt, asked.add_special)
-    return await model.encode(Generate(prompt=asked.prompt, template_args=asked.template_args))

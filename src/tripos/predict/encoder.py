@@ -10,13 +10,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tripos.errors import EngineFailed, InvalidRequest, RequestFailed, TriposError
+from tripos.errors import EngineFailed, InvalidRequest, Overloaded, RequestFailed, TriposError
 from tripos.models.tokenizer import Tokenizer
 from tripos.predict.batcher import Batcher, BatcherOptions, Text, Window
 from tripos.runtime.executor import Executor, SamplingInput, StepInput
@@ -24,6 +25,7 @@ from tripos.types import Call, Embed, Event, Finish, Generate, ModelCard, Rerank
 
 F32 = npt.NDArray[np.float32]
 INLINE_CHARS = 2048  # longer inputs are encoded off the event loop
+MAX_ENCODING_CHARS = 32 * 2**20  # of calls that wait there; one alone is always let in
 CHARS_PER_TOKEN = 64  # no text that has more on average is read to its end
 QUERY_PROMPTS, DOCUMENT_PROMPTS = ("query", "search_query"), ("document", "passage", "search_document")
 
@@ -77,6 +79,7 @@ class EncoderModel:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._encoders: ThreadPoolExecutor | None = None
         self._ended: dict[Window, asyncio.Event] = {}
+        self._num_encoding_chars = 0
 
     # -- life -----------------------------------------------------------------------------------------------
     async def start(self) -> None:
@@ -126,7 +129,8 @@ class EncoderModel:
         if num_chars(request) <= INLINE_CHARS:
             texts = self._texts(request)
         else:
-            texts = await loop.run_in_executor(encoders, self._texts, request)
+            with self._encoding(num_chars(request)):
+                texts = await loop.run_in_executor(encoders, self._texts, request)
         window = Window(texts, call.priority, call.deadline_s, call.arrival_s or time.monotonic())
         ended = self._ended[window] = asyncio.Event()
         try:
@@ -160,6 +164,21 @@ class EncoderModel:
                     yield i, window.error
                 else:
                     yield from ((i, event) for event in self._events(requests[i], window))
+
+    @contextmanager
+    def _encoding(self, size: int) -> Iterator[None]:
+        """A place among the calls whose texts wait for the tokenizer, before the batcher counts them.
+
+        Raises Overloaded.
+        """
+        if self._num_encoding_chars and self._num_encoding_chars + size > MAX_ENCODING_CHARS:
+            waiting = f"{self._num_encoding_chars} characters wait to be encoded, at most {MAX_ENCODING_CHARS} may"
+            raise Overloaded(f"{waiting}: retry in a second", retry_after_s=1.0)
+        self._num_encoding_chars += size
+        try:
+            yield
+        finally:
+            self._num_encoding_chars -= size
 
     def _check(self, call: Call) -> Embed | Rerank:
         """What can be refused without encoding."""
