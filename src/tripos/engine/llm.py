@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import logging
 import secrets
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -71,7 +70,6 @@ class LanguageModel:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._encoders: ThreadPoolExecutor | None = None
         self._streams: dict[Sequence, _Stream] = {}
-        self._num_calls = 0
 
     @property
     def max_num_tokens(self) -> int:
@@ -114,14 +112,6 @@ class LanguageModel:
             self.adapters.close()
         self._grammars.close()
         self.engine.executor.close()
-
-    async def drain(self, grace_s: float) -> bool:
-        """Take no new calls and let the accepted ones finish; False when some were left after `grace_s`."""
-        self.engine.scheduler.admission.close()
-        end_s = time.monotonic() + grace_s
-        while self._num_calls and time.monotonic() < end_s:
-            await asyncio.sleep(0.01)
-        return not self._num_calls
 
     def stats(self) -> EngineStats:
         """The engine's counts, from any thread."""
@@ -178,7 +168,6 @@ class LanguageModel:
             raise EngineFailed("the model is not started", retry_after_s=1.0)
         ticket = self.engine.scheduler.admission.enter()
         stream: _Stream | None = None
-        self._num_calls += 1
         try:
             constraint = await self._grammars.get(request.constraint) if request.constraint is not None else None
             stream = self._open(call, request, await self._encode(request), constraint, ticket)
@@ -190,7 +179,6 @@ class LanguageModel:
                     yield delta
             yield stream.finish()
         finally:
-            self._num_calls -= 1
             ticket.release()
             if stream is not None:
                 for sequence in stream.sequences:

@@ -281,20 +281,6 @@ async def test_stop_ends_unfinished_calls_with_an_error() -> None:
         assert len(tokens_of(await read(model, call(max_tokens=3)))) == 3
 
 
-async def test_drain_finishes_what_was_accepted_and_refuses_the_rest() -> None:
-    executor = ScriptedExecutor(VOCAB_SIZE, OPTIONS, step_s=0.002)
-    async with started(executor) as model:
-        job = asyncio.create_task(read(model, call(max_tokens=40)))
-        await asyncio.sleep(0.02)
-        draining = asyncio.create_task(model.drain(5.0))
-        await asyncio.sleep(0)
-        with pytest.raises(Overloaded) as refusal:
-            await read(model, call())
-        assert refusal.value.code == "draining"
-        assert await draining
-        assert len(tokens_of(await job)) == 40
-
-
 async def test_a_prompt_repeated_by_the_same_principal_only_is_cached() -> None:
     async with started() as model:
         cached = []
