@@ -28,7 +28,6 @@ from tripos.wire.json import parse
 from tripos.wire.tools.offer import MAX_TOOLS
 from tripos.wire.tools.reader import Speech
 
-_LATER = "it comes with a later version"
 _CACHE = "Prefixes are always reused."
 
 _PROMPT = (

@@ -17,7 +17,6 @@ from tripos.wire.openai.generation import DELIVERY, IGNORED, SAMPLING, Answer, I
 from tripos.wire.openai.parts import read_parts
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-_LATER = "it comes with a later version"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]")
 # What the template itself is given; a request must not replace it.
 _RESERVED_ARGS = {
@@ -51,7 +50,7 @@ FIELDS = table(
     Field("prediction", "object", "A hint for speed that changes no text.", use="ignored"),
     Field("web_search_options", "any", "the server makes no outbound requests", use="refused"),
     Field("verbosity", "any", "say it in the prompt", use="refused"),
-    Field("moderation", "any", _LATER, use="refused"),
+    Field("moderation", "any", "ask /v1/decisions whether a text is what you will not have", use="refused"),
 )
 
 _MESSAGE = table(

@@ -23,7 +23,6 @@ from tripos.wire.openai.response_items import Output
 from tripos.wire.tools.adapt import Thinking
 from tripos.wire.tools.reasoning import EFFORTS
 
-_LATER = "it comes with a later version"
 _BOOKS = "For the client's own books."
 _LOGPROBS = "message.output_text.logprobs"
 
@@ -66,7 +65,7 @@ FIELDS = table(
     Field("background_options", "any", "nothing runs in the background", use="refused"),
     Field("access_programs", "any", "there are none", use="refused"),
     Field("image", "any", "this server makes no images", use="refused"),
-    Field("moderation", "any", _LATER, use="refused"),
+    Field("moderation", "any", "ask /v1/decisions whether a text is what you will not have", use="refused"),
 )
 _MESSAGE = table(
     Field("type", "string", "", choices=("message",)),
