@@ -6,7 +6,7 @@ from tripos.api.absent import absent
 from tripos.api.anthropic import ANTHROPIC
 from tripos.api.dialect import OPENAI, Dialect
 from tripos.api.ollama import OLLAMA
-from tripos.api.routes import Route
+from tripos.api.routes import NO_STORE, Route
 
 _BATCH = 'send the requests one by one with "priority": 1, they fill what others leave'
 _FILES = "put what a file says into the messages of /v1/chat/completions or /v1/responses"
@@ -45,7 +45,7 @@ ELSEWHERE: tuple[tuple[str, Dialect, str], ...] = (
     ("/v1/projects", OPENAI, _ADMIN),
     ("/v1/messages/batches", ANTHROPIC, "send /v1/messages one by one"),
     ("/v1/complete", ANTHROPIC, "use /v1/messages"),
-    ("/api/blobs", OLLAMA, "name models when it starts (tripos serve MODEL ...); /api/tags lists them"),
+    ("/api/blobs", OLLAMA, NO_STORE),
 )
 
 

@@ -85,7 +85,10 @@ def _document() -> bytes:
     return encode(encode_document([route.operation for route in ROUTES], __version__))
 
 
-NO_STORE = "name models when it starts (tripos serve MODEL ...); /api/tags lists them"
+NO_STORE = (
+    "name models when it starts (tripos serve MODEL ...), or have an admin load them (/admin/models/load); "
+    "/api/tags lists them"
+)
 NO_BACKGROUND = "nothing runs in the background; a client that closes the connection ends its response"
 OPTIONS = {"options": ollama_generation.OPTIONS}
 
@@ -233,11 +236,13 @@ ROUTES = (
         OLLAMA,
         ollama_embeddings.EMBEDDINGS,
     ),
-    Route("POST", "/api/pull", absent(NO_STORE), "501: models are named when the server starts", OLLAMA),
-    Route("POST", "/api/push", absent(NO_STORE), "501: models are named when the server starts", OLLAMA),
-    Route("POST", "/api/create", absent(NO_STORE), "501: models are named when the server starts", OLLAMA),
-    Route("POST", "/api/copy", absent(NO_STORE), "501: models are named when the server starts", OLLAMA),
-    Route("DELETE", "/api/delete", absent(NO_STORE), "501: models are named when the server starts", OLLAMA),
+    Route("POST", "/api/pull", absent(NO_STORE), "501: models are named at the start or loaded by an admin", OLLAMA),
+    Route("POST", "/api/push", absent(NO_STORE), "501: models are named at the start or loaded by an admin", OLLAMA),
+    Route("POST", "/api/create", absent(NO_STORE), "501: models are named at the start or loaded by an admin", OLLAMA),
+    Route("POST", "/api/copy", absent(NO_STORE), "501: models are named at the start or loaded by an admin", OLLAMA),
+    Route(
+        "DELETE", "/api/delete", absent(NO_STORE), "501: models are named at the start or loaded by an admin", OLLAMA
+    ),
     Route("POST", "/tokenize", tokens.tokenize, "Text or messages to token ids", fields=tokens_wire.TOKENIZE),
     Route("POST", "/detokenize", tokens.detokenize, "Token ids to text", fields=tokens_wire.DETOKENIZE),
     Route("GET", "/admin/models", admin.list_models, "Every model's state, memory and calls", scope="admin"),
