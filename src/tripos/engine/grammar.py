@@ -11,7 +11,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import llguidance
 
@@ -42,6 +42,7 @@ _JSON_OPTIONS = {
 log = logging.getLogger(__name__)
 
 Encode = Callable[[bytes], list[int]]
+T = TypeVar("T")
 
 
 class GrammarProblem(InvalidRequest):
@@ -183,12 +184,12 @@ class Matcher:
     @property
     def is_complete(self) -> bool:
         """Whether nothing but the end can follow."""
-        return self._matcher.is_stopped()
+        return self._ask(self._matcher.is_stopped, False)
 
     @property
     def is_accepting(self) -> bool:
         """Whether the text may end here."""
-        return self._matcher.is_accepting()
+        return self._ask(self._matcher.is_accepting, False)
 
     def fill(self, masks: U32, drafts: Sequence[int] = ()) -> None:
         """Write which tokens may come next into masks[0], and after each of `drafts` into the row that follows.
@@ -196,11 +197,8 @@ class Matcher:
         masks: [1 + len(drafts), num_words], C-contiguous. Drafts must be `num_allowed`. After a failure every token is
         allowed, and whatever is drawn there must not be used.
         """
-        try:
-            with _guarded():
-                self._fill(masks, drafts)
-        except GrammarProblem as problem:
-            self.problem = self.problem or problem
+        self._ask(lambda: self._fill(masks, drafts), None)
+        if self.problem is not None:
             masks.fill(0xFFFFFFFF)
 
     def _fill(self, masks: U32, drafts: Sequence[int]) -> None:
@@ -219,14 +217,16 @@ class Matcher:
     def accept(self, token: int) -> bool:
         """Go on with a token that was drawn; False when the grammar does not allow it (see `problem`)."""
         self._grammar.num_tokens += 1
+        return self._ask(lambda: self._accept(token), False)
+
+    def _accept(self, token: int) -> bool:
         if not self._matcher.consume_token(token):
-            self.problem = self.problem or _problem(self._matcher)
-            return False
+            raise _problem(self._matcher)
         return True
 
     def num_allowed(self, tokens: Sequence[int]) -> int:
-        """How many of `tokens`, in order, the grammar allows next."""
-        return self._matcher.validate_tokens(list(tokens))
+        """How many of `tokens`, in order, the grammar allows next; 0 after a failure."""
+        return self._ask(lambda: self._matcher.validate_tokens(list(tokens)), 0)
 
     def forced(self) -> Iterator[int]:
         """The tokens that the grammar leaves no choice about, each accepted before the next is found.
@@ -234,10 +234,22 @@ class Matcher:
         They are those that the masks would allow alone, one by one, so the text is the same as without jumping ahead.
         """
         for _ in range(MAX_FORCED):
-            tokens = self._matcher.compute_ff_tokens()
+            nothing: list[int] = []
+            tokens = self._ask(self._matcher.compute_ff_tokens, nothing)
             if not tokens or not self.accept(tokens[0]):
                 return
             yield tokens[0]
+
+    def _ask(self, ask: Callable[[], T], otherwise: T) -> T:
+        """The parser's answer. After a failure, which `problem` keeps, it is asked no more."""
+        if self.problem is not None:
+            return otherwise
+        try:
+            with _guarded():
+                return ask()
+        except GrammarProblem as problem:
+            self.problem = problem
+            return otherwise
 
 
 def json_grammar(schema: str) -> str:

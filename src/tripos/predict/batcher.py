@@ -202,7 +202,9 @@ class Batcher:
         self._step_began_s, self._num_running = began_s, len(texts)
         try:
             rows, are_finite = self._run(texts)
-        except Exception:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # a panic in a library is none of Exception, and must not end the thread
             if len(batch) > 1:  # one of them is the culprit: the others are answered
                 log.exception("a step of %d texts failed; each runs again alone", len(batch))
                 return [window for each in batch if not each[0].is_over for window in self._execute([each])]

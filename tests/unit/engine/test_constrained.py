@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tests.unit.engine.test_invariance import NATIVE_BLOCK_SIZE, WINDOW, load, n
 from tests.unit.engine.tiny import BLOCK_SIZE, EOS, VOCAB_SIZE, call, make_model
 from tripos.engine.engine import Engine, EngineOptions, Output, TokenOutput
 from tripos.engine.gate import admit
-from tripos.engine.grammar import Grammar, GrammarProblem, Vocabulary
+from tripos.engine.grammar import Grammar, GrammarProblem, Matcher, Vocabulary
 from tripos.engine.llm import LanguageModel
 from tripos.engine.scheduler import SchedulerOptions
 from tripos.engine.sequence import Sequence
@@ -297,6 +298,53 @@ def test_a_grammar_that_the_vocabulary_cannot_spell_ends_with_an_error_and_other
         last |= {output.sequence: output for output in engine.step()}
     assert isinstance(last[sequences[0]].error, GrammarProblem)
     assert last[sequences[1]].finish_reason == "stop"
+
+
+class Panic(BaseException):
+    """As a failure inside a compiled library arrives."""
+
+
+class Failing:
+    """A parser that fails in one of its ways, once it has let some calls of it pass."""
+
+    def __init__(self, matcher: Any, way: str, num_good: int) -> None:
+        self._matcher, self._way, self._num_good = matcher, way, num_good
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._matcher, name)
+
+        def ask(*args: Any) -> Any:
+            self._num_good -= name == self._way
+            if self._num_good < 0:
+                raise Panic("planted")
+            return method(*args)
+
+        return ask
+
+
+@pytest.mark.parametrize("num_good", [0, 2])
+@pytest.mark.parametrize(
+    "way",
+    ["consume_token", "validate_tokens", "compute_ff_tokens", "is_stopped", "is_accepting", "unsafe_compute_mask_ptr"],
+)
+def test_a_parser_that_panics_ends_its_sequence_and_no_other(way: str, num_good: int) -> None:
+    executor = scripted(1)
+    executor.reserve(64)
+    engine = Engine(executor, EngineOptions(64, BLOCK_SIZE, WINDOW, jump_ahead=way == "compute_ff_tokens"))
+    pattern = compiled(Constraint(kind="regex", source="(?:abcabcabd|abcabcabe){6,9}"))
+    stops = Sampling(stop_token_ids=tuple(b"abcde"))
+    sequences = [Sequence(np.array([i], np.int32), 60, stops, 3, matcher=pattern.start()) for i in range(2)]
+    matcher = sequences[0].matcher
+    assert isinstance(matcher, Matcher)
+    matcher._matcher = Failing(matcher._matcher, way, num_good)  # type: ignore[assignment]
+    for sequence in sequences:
+        engine.add(sequence)
+    last: dict[Sequence, Output] = {}
+    while engine.has_work:
+        last |= {output.sequence: output for output in engine.step()}
+    assert isinstance(last[sequences[0]].error, GrammarProblem)
+    assert last[sequences[1]].finish_reason == "stop"
+    assert engine.pool.num_held == 0
 
 
 def test_an_executor_that_ignores_the_mask_is_found_out() -> None:

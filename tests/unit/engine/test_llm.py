@@ -251,6 +251,25 @@ async def test_a_failed_engine_tells_everyone_and_is_not_ready() -> None:
             await read(model, call("later"))
 
 
+async def test_an_engine_whose_thread_meets_a_panic_tells_everyone_and_is_not_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Panic(BaseException):
+        """As a failure inside a compiled library arrives."""
+
+    def fail() -> None:
+        raise Panic("planted")
+
+    async with started() as model:
+        monkeypatch.setattr(model.engine, "step", fail)
+        async with asyncio.timeout(10):
+            results = await asyncio.gather(*(read(model, call(str(i))) for i in range(4)), return_exceptions=True)
+        assert all(isinstance(result, EngineFailed) for result in results)
+        assert not model.is_progressing()
+        with pytest.raises(EngineFailed):
+            await read(model, call("later"))
+
+
 async def test_a_stuck_step_is_not_progress() -> None:
     blocking = Blocking()
     async with started(blocking.executor) as model:
