@@ -39,6 +39,8 @@ _JSON_OPTIONS = {
     "whitespace_flexible": False,
 }
 
+_PARSER_FAILS = "the grammar cannot be used: its parser fails on it"
+
 log = logging.getLogger(__name__)
 
 Encode = Callable[[bytes], list[int]]
@@ -58,9 +60,9 @@ def _guarded() -> Iterator[None]:
         yield
     except (GrammarProblem, KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError):
         raise
-    except BaseException as problem:
-        log.exception("the grammar's parser failed")
-        raise GrammarProblem("the grammar cannot be used: its parser fails on it") from problem
+    except BaseException as problem:  # whose text may quote the grammar or the answer
+        log.error("the grammar's parser failed: %s", type(problem).__name__)
+        raise GrammarProblem(_PARSER_FAILS) from None
 
 
 class Vocabulary:
@@ -115,8 +117,8 @@ class _Tokens:
         if self._encode is not None:
             try:
                 ids = self._encode(data)
-            except Exception:  # must not reach the parser, which would panic
-                log.exception("forced text could not be tokenized: this is a bug in Tripos")
+            except Exception as problem:  # must not reach the parser, which would panic
+                log.error("forced text could not be tokenized (%s): a bug in Tripos", type(problem).__name__)
                 ids = []
             if b"".join(self.tokens[id] for id in ids if id < len(self.tokens)) == data:
                 return ids
@@ -271,6 +273,9 @@ def lark_grammar(source: str) -> str:
 
 def _problem(matcher: llguidance.LLMatcher) -> GrammarProblem:
     message = matcher.get_error() or matcher.stop_reason()
+    if "panic" in message.partition(":")[0]:  # what follows names files of the library
+        log.error("the grammar's parser failed: it panicked")
+        return GrammarProblem(_PARSER_FAILS)
     if message.startswith("NoExtension"):
         return GrammarProblem("the grammar cannot be used: no token of this model can go on")
     is_limit = (

@@ -322,6 +322,36 @@ class Failing:
         return ask
 
 
+def test_what_a_parser_says_of_its_own_failure_is_neither_told_nor_logged(caplog: pytest.LogCaptureFixture) -> None:
+    class Fails:
+        def get_error(self) -> str:
+            return "panic: a secret at /build/parser.rs:12\n  in a frame"
+
+        def stop_reason(self) -> str:
+            return "InternalError"
+
+        def consume_token(self, token: int) -> bool:
+            return False
+
+        def compute_ff_tokens(self) -> list[int]:
+            raise Panic("a secret at /build/parser.rs:12")
+
+    for asks in (lambda each: each.accept(1), lambda each: list(each.forced())):
+        matcher = compiled(CONSTRAINTS[1]).start()
+        matcher._matcher = Fails()  # type: ignore[assignment]
+        assert not asks(matcher)
+        assert matcher.problem is not None
+        assert matcher.problem.message == "the grammar cannot be used: its parser fails on it"
+
+    def encode(data: bytes) -> list[int]:
+        raise ValueError(f"a secret: {data!r}")
+
+    tokens = [bytes([i]) for i in range(256)] + [b"</s>"]
+    assert Vocabulary(tokens, [EOS], [EOS], encode).encode(b"a secret") == list(b"a secret")
+    assert len(caplog.records) == 3
+    assert "secret" not in caplog.text
+
+
 @pytest.mark.parametrize("num_good", [0, 2])
 @pytest.mark.parametrize(
     "way",
