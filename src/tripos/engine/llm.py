@@ -102,9 +102,10 @@ class LanguageModel:
         self.engine.scheduler.admission.close()
         encoders, self._encoders = self._encoders, None
         if encoders is not None:
-            await asyncio.get_running_loop().run_in_executor(encoders, engine_loop.stop)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(encoders, engine_loop.stop)
+            await loop.run_in_executor(encoders, self._grammars.close)  # waits for a process that starts, and its end
             encoders.shutdown()
-        self._grammars.close()
 
     def close(self) -> None:
         """Free weights and cache, once stopped."""

@@ -300,6 +300,25 @@ async def test_stop_ends_unfinished_calls_with_an_error() -> None:
         assert len(tokens_of(await read(model, call(max_tokens=3)))) == 3
 
 
+async def test_the_event_loop_goes_on_while_the_grammars_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    closing, may_close = threading.Event(), threading.Event()
+    model = make_model()
+    close = model._grammars.close
+
+    def slow() -> None:
+        closing.set()
+        assert may_close.wait(10), "the event loop stands still"
+        close()
+
+    monkeypatch.setattr(model._grammars, "close", slow)
+    await model.start()
+    stopping = asyncio.create_task(model.stop())
+    while not closing.is_set():
+        await asyncio.sleep(0.001)
+    may_close.set()
+    await stopping
+
+
 async def test_drain_finishes_what_was_accepted_and_refuses_the_rest() -> None:
     executor = ScriptedExecutor(VOCAB_SIZE, OPTIONS, step_s=0.002)
     async with started(executor) as model:
