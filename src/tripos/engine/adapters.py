@@ -90,12 +90,14 @@ class Adapters:
             with self._lock:
                 self._loading.discard(name)
                 self._free.append(slot)
+                self._reap()
             raise
         loaded = LoadedAdapter(name, slot, found.digest, found.num_parameters)
         with self._lock:
             self._loading.discard(name)
             self._retire(name)
             self._named[name] = loaded
+            self._reap()
         return loaded
 
     def close(self) -> None:
@@ -111,10 +113,9 @@ class Adapters:
 
     def _put(self, slot: int, modules: Adapter) -> None:
         with self._executor_lock:
-            if not self._is_closed:
-                self._executor.load_adapter(slot, modules)
-            elif modules:
+            if self._is_closed:
                 raise EngineFailed("the model was unloaded while its adapter was read", retry_after_s=1.0)
+            self._executor.load_adapter(slot, modules)
 
     def _take_slot(self, name: str, in_place: bool) -> int:
         if not NAME.fullmatch(name):
@@ -196,11 +197,18 @@ class Adapters:
             self._draining.append(old)
 
     def _reap(self) -> None:
-        """Free the slots of adapters that nothing uses any more."""
-        for loaded in [each for each in self._draining if each.is_idle]:
-            self._put(loaded.slot, {})
-            self._draining.remove(loaded)
-            self._free.append(loaded.slot)
+        """Free the slots of adapters that nothing uses any more. Never waits: `load` does it after packing."""
+        idle = [each for each in self._draining if each.is_idle]
+        if not idle or not self._executor_lock.acquire(blocking=False):
+            return
+        try:
+            for loaded in idle:
+                if not self._is_closed:
+                    self._executor.load_adapter(loaded.slot, {})
+                self._draining.remove(loaded)
+                self._free.append(loaded.slot)
+        finally:
+            self._executor_lock.release()
 
 
 class AdapterModel:
