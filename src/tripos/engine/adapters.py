@@ -46,7 +46,7 @@ class LoadedAdapter:
 
     @property
     def key(self) -> str:
-        """For Generate.adapter: asks for this one even when another took its name."""
+        """For Generate.adapter: asks for this one while it is there, even when another took its name."""
         return f"{self.name},{self.digest}"
 
     @property
@@ -80,7 +80,8 @@ class Adapters:
     def load(self, name: str, path: str, *, in_place: bool = False) -> LoadedAdapter:
         """Read an adapter into a free slot; `in_place`: in the stead of the one of that name. Takes as long as reading.
 
-        Raises ModelRefused, InvalidRequest (name, too many), Overloaded (all slots still in use).
+        Raises ModelRefused, InvalidRequest (name, too many), Overloaded (all slots still in use) and EngineFailed (the
+        model was unloaded meanwhile).
         """
         slot = self._take_slot(name, in_place)
         try:
@@ -156,7 +157,9 @@ class Adapters:
             await asyncio.sleep(DRAIN_CHECK_S if loaded in self._draining else 0)
 
     def find(self, key: str) -> LoadedAdapter:
-        """The adapter of a name or, of a `LoadedAdapter.key`, that very one while it is there. Raises NotFound."""
+        """The adapter of a name or, of a `LoadedAdapter.key`, that very one while it is there; then whichever has its
+        name, for a call may come between a reload in place and the news of it. Raises NotFound.
+        """
         name, _, digest = key.partition(",")
         with self._lock:
             current = [self._named[name]] if name in self._named else []

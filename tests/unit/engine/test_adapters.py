@@ -17,7 +17,7 @@ from tests.unit.engine.tiny import BLOCK_SIZE, CARD, VOCAB_SIZE, call, make_engi
 from tripos.engine.adapters import SPARE_SLOTS, AdapterModel, Adapters
 from tripos.engine.block_pool import PrefixIdentity
 from tripos.engine.llm import LanguageModel
-from tripos.errors import InvalidRequest, ModelRefused, NotFound, Overloaded
+from tripos.errors import EngineFailed, InvalidRequest, ModelRefused, NotFound, Overloaded
 from tripos.models.adapters import ReadAdapter
 from tripos.plan.ir import Adapter, LowRank, WeightTensor
 from tripos.runtime.executor import ExecutorOptions
@@ -253,6 +253,26 @@ async def test_what_comes_free_while_an_adapter_is_packed_is_freed_when_it_is() 
     adapters.load("new", "2")
     assert [each.slot for each in adapters.loaded] == list(executor.adapters)
     assert len(adapters._free) == MAX_ADAPTERS + SPARE_SLOTS - 1
+
+
+def test_a_key_means_its_adapter_while_that_is_there_and_then_the_one_of_its_name() -> None:
+    adapters = Adapters(ScriptedExecutor(VOCAB_SIZE, OPTIONS), MAX_ADAPTERS, read_scripted)
+    old = adapters.load("a", "1")
+    with adapters.hold(old.key):
+        new = adapters.load("a", "2", in_place=True)
+        assert adapters.find(old.key) is old
+        assert adapters.find("a") is new
+    assert adapters.find(old.key) is new
+    adapters.unload("a")
+    with pytest.raises(NotFound):
+        adapters.find(old.key)
+
+
+def test_an_adapter_that_is_read_while_the_model_goes_is_told() -> None:
+    adapters = Adapters(ScriptedExecutor(VOCAB_SIZE, OPTIONS), MAX_ADAPTERS, read_scripted)
+    adapters.close()
+    with pytest.raises(EngineFailed, match="was unloaded"):
+        adapters.load("a", "1")
 
 
 async def test_without_adapters_none_are_taken() -> None:
