@@ -107,6 +107,36 @@ def test_a_failing_text_fails_alone() -> None:
     assert queue.num_waiting == 0
 
 
+def test_a_lost_executor_ends_everything_at_once_and_nothing_is_accepted_any_more() -> None:
+    lost = EngineFailed("gone", retry_after_s=5.0)
+    num_steps = 0
+    delivered: list[Window] = []
+    came = threading.Event()
+
+    def run(texts: Sequence[Text]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        nonlocal num_steps
+        num_steps += 1
+        raise lost
+
+    def deliver(windows: list[Window]) -> None:
+        delivered.extend(windows)
+        came.set()
+
+    queue = Batcher(run, BatcherOptions(max_texts=3), deliver)
+    calls = [window([1], [2]), window([3]), window([4])]
+    for call in calls:
+        queue.add(call)
+    queue.start()
+    assert came.wait(10)
+    assert [id(each) for each in delivered] == [id(each) for each in calls]
+    assert all(call.error is lost for call in calls)
+    assert (num_steps, queue.num_waiting) == (1, 0)
+    assert not queue.is_progressing
+    with pytest.raises(EngineFailed, match="gone"):
+        queue.add(window([5]))
+    queue.stop()
+
+
 def test_late_windows_are_refused_before_they_run() -> None:
     run = Steps()
     queue = batcher(run)
