@@ -289,7 +289,7 @@ class LanguageModel:
         encoded: dict[Prompt, list[int]] = {}
         for prompt in (request.prompt, *(branch.prompt for branch in request.branches)):
             if prompt not in encoded:
-                encoded[prompt] = self._encode_prompt(prompt, request)
+                encoded[prompt] = self._end_reasoning(request, self._encode_prompt(prompt, request))
         branches = [[*encoded[branch.prompt], *branch.suffix] for branch in request.branches]
         return [encoded[request.prompt], *branches]
 
@@ -314,7 +314,6 @@ class LanguageModel:
         ticket: Ticket | None,
     ) -> _Stream:
         """Sequences of a call: of the one prompt, or one of each prompt, which share what they begin with."""
-        prompts = [self._end_reasoning(request, prompt) for prompt in prompts]
         prompts = prompts * request.n
         for prompt in prompts:
             check_token_ids("prompt", prompt, self.card.vocab_size)
