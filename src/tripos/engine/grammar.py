@@ -39,6 +39,7 @@ _JSON_OPTIONS = {
     "whitespace_flexible": False,
 }
 
+_REPLAYED_AT_ONCE = 64  # tokens: other threads get their turn in between
 _PARSER_FAILS = "the grammar cannot be used: its parser fails on it"
 
 log = logging.getLogger(__name__)
@@ -160,7 +161,10 @@ class Grammar:
         self.num_tokens += len(tokens)
         with _guarded():
             matcher = self._matcher.deep_copy()
-            return matcher.consume_tokens(list(tokens)) and matcher.is_accepting()
+            for at in range(0, len(tokens), _REPLAYED_AT_ONCE):
+                if not matcher.consume_tokens(list(tokens[at : at + _REPLAYED_AT_ONCE])):
+                    return False
+            return matcher.is_accepting()
 
     def try_first(self) -> None:
         """Find the tokens that a text may begin with. Raises GrammarProblem where that costs too much, or none may."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ import pytest
 
 from tests.unit.engine.test_invariance import NATIVE_BLOCK_SIZE, WINDOW, load, needs_native
 from tests.unit.engine.tiny import BLOCK_SIZE, EOS, VOCAB_SIZE, call, make_model
+from tripos.engine.answer_check import AnswerCheck
 from tripos.engine.engine import Engine, EngineOptions, Output, TokenOutput
 from tripos.engine.gate import admit
 from tripos.engine.grammar import Grammar, GrammarProblem, Matcher, Vocabulary
@@ -352,6 +355,72 @@ def test_what_a_parser_says_of_its_own_failure_is_neither_told_nor_logged(caplog
     assert "secret" not in caplog.text
 
 
+# -- answers on an event loop -----------------------------------------------------------------------------------------
+async def stream(
+    model: LanguageModel, constraint: Constraint, **fields: object
+) -> tuple[list[Delta], Exception | None]:
+    """What a reader sees, and the error that ended it."""
+    deltas: list[Delta] = []
+    await model.start()
+    try:
+        asked = call("x", constraint=constraint, **{"max_tokens": 80, "ignore_eos": False, **fields})
+        async for event in model.run(asked):
+            if isinstance(event, Delta):
+                deltas.append(event)
+    except Exception as error:
+        return deltas, error
+    finally:
+        await model.stop()
+        assert model.engine.pool.num_held == 0
+        model.close()
+    return deltas, None
+
+
+async def test_a_stream_that_does_not_match_ends_with_an_error_and_without_an_ending(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tripos.engine.conformance._Checker._of_object", lambda self, *_: iter(["planted"]))
+    deltas, error = await stream(model, Constraint(kind="json_schema", source=PERSON), n=3)
+    assert isinstance(error, RequestFailed)
+    assert "planted" in error.message
+    assert all(delta.finish_reason is None for delta in deltas)
+
+
+@pytest.mark.parametrize("stop", [(), ("-",)], ids=["at its end", "at a stop string"])
+async def test_an_answer_that_cannot_be_checked_names_the_check(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch, stop: tuple[str, ...]
+) -> None:
+    def fail(self: Grammar, tokens: list[int]) -> bool:
+        raise GrammarProblem("planted")
+
+    monkeypatch.setattr(Grammar, "accepts", fail)
+    pattern = Constraint(kind="regex", source="ab-cd-ef")
+    _, error = await stream(model, pattern, stop=stop)
+    assert isinstance(error, RequestFailed)
+    assert error.message == "the answer could not be held against its grammar once more: planted"
+    with pytest.raises(RequestFailed, match="once more: planted"):
+        collect(make_model(), pattern, stop=stop)
+
+
+async def test_a_long_check_holds_nobody_up(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    checking, may_end = threading.Event(), threading.Event()
+
+    def slow(self: AnswerCheck, stop_token: int | None) -> None:
+        checking.set()
+        assert may_end.wait(10), "the event loop stands still"
+
+    monkeypatch.setattr(AnswerCheck, "violation", slow)
+    reading = asyncio.create_task(stream(model, literal("a text")))
+    while not checking.is_set():
+        await asyncio.sleep(0.001)
+    may_end.set()
+    deltas, error = await reading
+    assert error is None
+    assert "".join(delta.text for delta in deltas) == "a text"
+    assert deltas[-1].finish_reason == "stop"
+
+
+# -- parsers that fail ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("num_good", [0, 2])
 @pytest.mark.parametrize(
     "way",
