@@ -40,6 +40,7 @@ from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
 from tripos.runtime.machine import available_memory_bytes, cpu_name, num_cores
 from tripos.service import Service
 from tripos.types import Model, ModelCard, Priority, Sampling, Stage
+from tripos.wire.tools.adapt import reasoning_of
 from tripos.wire.tools.dialects import describe
 
 Progress = Callable[[str, float], None]
@@ -375,5 +376,5 @@ def make_stages(route: RouteOptions, model: Model) -> list[Stage]:
         else:
             stages.append(deadline(route.need.deadline_s))
     if isinstance(model, (LanguageModel, AdapterModel)):
-        stages.append(decide(model.tokenizer))
+        stages.append(decide(model.tokenizer, reasoning_of(model.card), model.card.reasoning_switch))
     return stages

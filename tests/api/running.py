@@ -26,6 +26,7 @@ from tripos.runtime.executor import ExecutorOptions
 from tripos.service import Service
 from tripos.testing import ScriptedExecutor, byte_tokenizer
 from tripos.types import Message, Model, ModelCard
+from tripos.wire.tools.adapt import reasoning_of
 
 VOCAB_SIZE = 257  # bytes and </s>
 WINDOW = 256
@@ -119,7 +120,7 @@ async def running(*models: Model, keys: Keys | None = None, drain_s: float = 5.0
     for model in models:
         stages = [limits(max_model_len=model.card.max_model_len), deadline()]
         if isinstance(model, LanguageModel):
-            stages.append(decide(model.tokenizer))
+            stages.append(decide(model.tokenizer, reasoning_of(model.card), model.card.reasoning_switch))
         service.add(model, stages)
     async with running_service(service, keys, drain_s) as server:
         yield server

@@ -46,7 +46,7 @@ class LoadedAdapter:
 
     @property
     def key(self) -> str:
-        """For Generate.adapter: asks for this one even when another took its name."""
+        """For Generate.adapter: asks for this one while it is there, even when another took its name."""
         return f"{self.name},{self.digest}"
 
     @property
@@ -80,7 +80,8 @@ class Adapters:
     def load(self, name: str, path: str, *, in_place: bool = False) -> LoadedAdapter:
         """Read an adapter into a free slot; `in_place`: in the stead of the one of that name. Takes as long as reading.
 
-        Raises ModelRefused, InvalidRequest (name, too many), Overloaded (all slots still in use).
+        Raises ModelRefused, InvalidRequest (name, too many), Overloaded (all slots still in use) and EngineFailed (the
+        model was unloaded meanwhile).
         """
         slot = self._take_slot(name, in_place)
         try:
@@ -90,12 +91,14 @@ class Adapters:
             with self._lock:
                 self._loading.discard(name)
                 self._free.append(slot)
+                self._reap()
             raise
         loaded = LoadedAdapter(name, slot, found.digest, found.num_parameters)
         with self._lock:
             self._loading.discard(name)
             self._retire(name)
             self._named[name] = loaded
+            self._reap()
         return loaded
 
     def close(self) -> None:
@@ -111,10 +114,9 @@ class Adapters:
 
     def _put(self, slot: int, modules: Adapter) -> None:
         with self._executor_lock:
-            if not self._is_closed:
-                self._executor.load_adapter(slot, modules)
-            elif modules:
+            if self._is_closed:
                 raise EngineFailed("the model was unloaded while its adapter was read", retry_after_s=1.0)
+            self._executor.load_adapter(slot, modules)
 
     def _take_slot(self, name: str, in_place: bool) -> int:
         if not NAME.fullmatch(name):
@@ -155,7 +157,9 @@ class Adapters:
             await asyncio.sleep(DRAIN_CHECK_S if loaded in self._draining else 0)
 
     def find(self, key: str) -> LoadedAdapter:
-        """The adapter of a name or, of a `LoadedAdapter.key`, that very one while it is there. Raises NotFound."""
+        """The adapter of a name or, of a `LoadedAdapter.key`, that very one while it is there; then whichever has its
+        name, for a call may come between a reload in place and the news of it. Raises NotFound.
+        """
         name, _, digest = key.partition(",")
         with self._lock:
             current = [self._named[name]] if name in self._named else []
@@ -196,11 +200,18 @@ class Adapters:
             self._draining.append(old)
 
     def _reap(self) -> None:
-        """Free the slots of adapters that nothing uses any more."""
-        for loaded in [each for each in self._draining if each.is_idle]:
-            self._put(loaded.slot, {})
-            self._draining.remove(loaded)
-            self._free.append(loaded.slot)
+        """Free the slots of adapters that nothing uses any more. Never waits: `load` does it after packing."""
+        idle = [each for each in self._draining if each.is_idle]
+        if not idle or not self._executor_lock.acquire(blocking=False):
+            return
+        try:
+            for loaded in idle:
+                if not self._is_closed:
+                    self._executor.load_adapter(loaded.slot, {})
+                self._draining.remove(loaded)
+                self._free.append(loaded.slot)
+        finally:
+            self._executor_lock.release()
 
 
 class AdapterModel:

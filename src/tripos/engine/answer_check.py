@@ -10,7 +10,9 @@ from bisect import bisect_right
 from tripos.engine.conformance import text_violation
 from tripos.engine.constraints import CompiledConstraint
 
-MAX_STOP_CHECKS = 16  # of one answer that found it incomplete: each replays it; then stop strings count no more
+# Of one answer that found it incomplete; then stop strings count no more. Each replays it on the event loop, which is
+# quick: the engine's own matcher has met every state of the lexer before.
+MAX_STOP_CHECKS = 16
 
 
 class AnswerCheck:
@@ -36,7 +38,7 @@ class AnswerCheck:
     def may_stop(self, num_chars: int) -> bool:
         """Whether the text before a stop string is complete; if not, the stop string is part of the answer.
 
-        JSON is complete only where nothing can follow, and there it ends by itself.
+        JSON is complete only where nothing can follow, and there it ends by itself. Raises GrammarProblem.
         """
         is_inside = num_chars >= self._start and self._num_stop_checks < MAX_STOP_CHECKS
         if self._constraint.schema is not None or not is_inside:
@@ -51,7 +53,10 @@ class AnswerCheck:
         return False
 
     def violation(self, stop_token: int | None) -> str | None:
-        """What is wrong with the finished answer. `stop_token` ended it and may or may not belong to its grammar."""
+        """What is wrong with the finished answer. `stop_token` ended it and may or may not belong to its grammar.
+
+        Takes long for a long one. Raises GrammarProblem when it cannot be told.
+        """
         if self._constraint.schema is not None:
             found = text_violation(self._constraint.schema, "".join(self._text))
             if found is not None:

@@ -16,7 +16,7 @@ from typing import Any
 from tripos.engine.compile_process import CompileProcess, Tokens
 from tripos.engine.gate import check_source
 from tripos.engine.grammar import Encode, Grammar, Vocabulary
-from tripos.errors import InvalidRequest, Overloaded
+from tripos.errors import EngineFailed, InvalidRequest, Overloaded
 from tripos.models.tokenizer import Tokenizer
 from tripos.types import Constraint
 
@@ -69,20 +69,26 @@ class Grammars:
         return None if self._process is None else self._process.pid
 
     async def get(self, constraint: Constraint) -> CompiledConstraint:
-        """What `compile` gives, without blocking the event loop. Raises as compile, and Overloaded."""
+        """What `compile` gives, without blocking the event loop. Raises as compile, Overloaded and EngineFailed."""
         check_source(constraint)
         found = self._cache.get(_key(constraint))
         if found is not None and not _is_worn(found):
             return _unless_refused(found, constraint)
         if self._num_pending >= MAX_PENDING:
             raise Overloaded(f"{self._num_pending} grammars wait to be compiled: retry in 5 s", retry_after_s=5.0)
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(1, thread_name_prefix="tripos-grammar")
+        executor = self._executor
+        if executor is None:
+            executor = self._executor = ThreadPoolExecutor(1, thread_name_prefix="tripos-grammar")
+        job = asyncio.get_running_loop().run_in_executor(executor, self.compile, constraint)
         self._num_pending += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, self.compile, constraint)
+            await asyncio.wait({job})  # is cancelled when the caller is, not when the job was, by `close`
         finally:
             self._num_pending -= 1
+            job.cancel()  # of a caller that left
+        if job.cancelled():
+            raise EngineFailed("the model was stopped", code="draining", retry_after_s=5.0)
+        return job.result()
 
     def compile(self, constraint: Constraint) -> CompiledConstraint:
         """Takes microseconds for what is known, else up to seconds.

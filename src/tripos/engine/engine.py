@@ -405,20 +405,24 @@ class EngineLoop:
 
     def _post(self, is_add: bool, sequence: Sequence) -> None:
         with self._wake:
-            if self._is_stopping and is_add:
+            if self._is_stopping:
+                if not is_add:
+                    return  # everything ends
                 raise self.engine.failure or EngineFailed("the model was stopped", code="draining", retry_after_s=5.0)
             self._inbox.append((is_add, sequence))
             self._wake.notify()
 
     def _loop(self) -> None:
         ending = EngineFailed("the model was stopped", code="draining", retry_after_s=5.0)
+        outputs: list[Output] = []
         try:
             while (commands := self._next_commands()) is not None:
                 outputs = self._apply(commands)
                 outputs += self.engine.step()
                 if outputs:
                     self._deliver(outputs)
-        except Exception:
+                outputs = []
+        except BaseException:  # a panic in a library is none of Exception; nobody else would end the streams
             log.exception("the engine's loop failed: this is a bug in Tripos")
             ending = EngineFailed("the engine failed and is restarting", retry_after_s=5.0)
             self.engine.failure = ending
@@ -427,7 +431,7 @@ class EngineLoop:
             commands = tuple(self._inbox)
             self._inbox.clear()
             self._is_busy = False
-        self._deliver(self._apply(commands) + self.engine.end_all(ending))
+        self._deliver(outputs + self._apply(commands) + self.engine.end_all(ending))
 
     def _next_commands(self) -> tuple[tuple[bool, Sequence], ...] | None:
         """What came in since the last step, waiting while there is nothing to do; None: stop."""

@@ -11,7 +11,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import llguidance
 
@@ -39,9 +39,13 @@ _JSON_OPTIONS = {
     "whitespace_flexible": False,
 }
 
+_REPLAYED_AT_ONCE = 64  # tokens: other threads get their turn in between
+_PARSER_FAILS = "the grammar cannot be used: its parser fails on it"
+
 log = logging.getLogger(__name__)
 
 Encode = Callable[[bytes], list[int]]
+T = TypeVar("T")
 
 
 class GrammarProblem(InvalidRequest):
@@ -57,9 +61,9 @@ def _guarded() -> Iterator[None]:
         yield
     except (GrammarProblem, KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError):
         raise
-    except BaseException as problem:
-        log.exception("the grammar's parser failed")
-        raise GrammarProblem("the grammar cannot be used: its parser fails on it") from problem
+    except BaseException as problem:  # whose text may quote the grammar or the answer
+        log.error("the grammar's parser failed: %s", type(problem).__name__)
+        raise GrammarProblem(_PARSER_FAILS) from None
 
 
 class Vocabulary:
@@ -114,8 +118,8 @@ class _Tokens:
         if self._encode is not None:
             try:
                 ids = self._encode(data)
-            except Exception:  # must not reach the parser, which would panic
-                log.exception("forced text could not be tokenized: this is a bug in Tripos")
+            except Exception as problem:  # must not reach the parser, which would panic
+                log.error("forced text could not be tokenized (%s): a bug in Tripos", type(problem).__name__)
                 ids = []
             if b"".join(self.tokens[id] for id in ids if id < len(self.tokens)) == data:
                 return ids
@@ -157,7 +161,10 @@ class Grammar:
         self.num_tokens += len(tokens)
         with _guarded():
             matcher = self._matcher.deep_copy()
-            return matcher.consume_tokens(list(tokens)) and matcher.is_accepting()
+            for at in range(0, len(tokens), _REPLAYED_AT_ONCE):
+                if not matcher.consume_tokens(list(tokens[at : at + _REPLAYED_AT_ONCE])):
+                    return False
+            return matcher.is_accepting()
 
     def try_first(self) -> None:
         """Find the tokens that a text may begin with. Raises GrammarProblem where that costs too much, or none may."""
@@ -183,12 +190,12 @@ class Matcher:
     @property
     def is_complete(self) -> bool:
         """Whether nothing but the end can follow."""
-        return self._matcher.is_stopped()
+        return self._ask(self._matcher.is_stopped, False)
 
     @property
     def is_accepting(self) -> bool:
         """Whether the text may end here."""
-        return self._matcher.is_accepting()
+        return self._ask(self._matcher.is_accepting, False)
 
     def fill(self, masks: U32, drafts: Sequence[int] = ()) -> None:
         """Write which tokens may come next into masks[0], and after each of `drafts` into the row that follows.
@@ -196,11 +203,8 @@ class Matcher:
         masks: [1 + len(drafts), num_words], C-contiguous. Drafts must be `num_allowed`. After a failure every token is
         allowed, and whatever is drawn there must not be used.
         """
-        try:
-            with _guarded():
-                self._fill(masks, drafts)
-        except GrammarProblem as problem:
-            self.problem = self.problem or problem
+        self._ask(lambda: self._fill(masks, drafts), None)
+        if self.problem is not None:
             masks.fill(0xFFFFFFFF)
 
     def _fill(self, masks: U32, drafts: Sequence[int]) -> None:
@@ -219,14 +223,16 @@ class Matcher:
     def accept(self, token: int) -> bool:
         """Go on with a token that was drawn; False when the grammar does not allow it (see `problem`)."""
         self._grammar.num_tokens += 1
+        return self._ask(lambda: self._accept(token), False)
+
+    def _accept(self, token: int) -> bool:
         if not self._matcher.consume_token(token):
-            self.problem = self.problem or _problem(self._matcher)
-            return False
+            raise _problem(self._matcher)
         return True
 
     def num_allowed(self, tokens: Sequence[int]) -> int:
-        """How many of `tokens`, in order, the grammar allows next."""
-        return self._matcher.validate_tokens(list(tokens))
+        """How many of `tokens`, in order, the grammar allows next; 0 after a failure."""
+        return self._ask(lambda: self._matcher.validate_tokens(list(tokens)), 0)
 
     def forced(self) -> Iterator[int]:
         """The tokens that the grammar leaves no choice about, each accepted before the next is found.
@@ -234,10 +240,22 @@ class Matcher:
         They are those that the masks would allow alone, one by one, so the text is the same as without jumping ahead.
         """
         for _ in range(MAX_FORCED):
-            tokens = self._matcher.compute_ff_tokens()
+            nothing: list[int] = []
+            tokens = self._ask(self._matcher.compute_ff_tokens, nothing)
             if not tokens or not self.accept(tokens[0]):
                 return
             yield tokens[0]
+
+    def _ask(self, ask: Callable[[], T], otherwise: T) -> T:
+        """The parser's answer. After a failure, which `problem` keeps, it is asked no more."""
+        if self.problem is not None:
+            return otherwise
+        try:
+            with _guarded():
+                return ask()
+        except GrammarProblem as problem:
+            self.problem = problem
+            return otherwise
 
 
 def json_grammar(schema: str) -> str:
@@ -259,6 +277,9 @@ def lark_grammar(source: str) -> str:
 
 def _problem(matcher: llguidance.LLMatcher) -> GrammarProblem:
     message = matcher.get_error() or matcher.stop_reason()
+    if "panic" in message.partition(":")[0]:  # what follows names files of the library
+        log.error("the grammar's parser failed: it panicked")
+        return GrammarProblem(_PARSER_FAILS)
     if message.startswith("NoExtension"):
         return GrammarProblem("the grammar cannot be used: no token of this model can go on")
     is_limit = (

@@ -26,7 +26,7 @@ from tripos.engine.block_pool import PrefixIdentity
 from tripos.engine.check import check_request, check_text_length, check_token_ids, is_token_ids, max_tokens_of
 from tripos.engine.constraints import CompiledConstraint, Grammars
 from tripos.engine.engine import Engine, EngineLoop, EngineStats, Output
-from tripos.engine.grammar import Grammar, Matcher
+from tripos.engine.grammar import Grammar, GrammarProblem, Matcher
 from tripos.engine.reasoning import ReasoningMatcher, Trace, marks_of
 from tripos.engine.sequence import Sequence, Status, choice_seed
 from tripos.engine.text import ChoiceText
@@ -100,9 +100,10 @@ class LanguageModel:
         self.engine.scheduler.admission.close()
         encoders, self._encoders = self._encoders, None
         if encoders is not None:
-            await asyncio.get_running_loop().run_in_executor(encoders, engine_loop.stop)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(encoders, engine_loop.stop)
+            await loop.run_in_executor(encoders, self._grammars.close)  # waits for a process that starts, and its end
             encoders.shutdown()
-        self._grammars.close()
 
     def close(self) -> None:
         """Free weights and cache, once stopped."""
@@ -213,7 +214,7 @@ class LanguageModel:
         outputs = self.engine.step()
         for output in outputs:
             stream = streams[place[output.sequence]]
-            for sequence in stream.push(output):
+            for sequence in (*stream.push(output), *stream.verify()):
                 self.engine.abort(sequence)
         return outputs
 
@@ -276,7 +277,7 @@ class LanguageModel:
         encoded: dict[Prompt, list[int]] = {}
         for prompt in (request.prompt, *(branch.prompt for branch in request.branches)):
             if prompt not in encoded:
-                encoded[prompt] = self._encode_prompt(prompt, request)
+                encoded[prompt] = self._end_reasoning(request, self._encode_prompt(prompt, request))
         branches = [[*encoded[branch.prompt], *branch.suffix] for branch in request.branches]
         return [encoded[request.prompt], *branches]
 
@@ -301,7 +302,6 @@ class LanguageModel:
         ticket: Ticket | None,
     ) -> _Stream:
         """Sequences of a call: of the one prompt, or one of each prompt, which share what they begin with."""
-        prompts = [self._end_reasoning(request, prompt) for prompt in prompts]
         prompts = prompts * request.n
         for prompt in prompts:
             check_token_ids("prompt", prompt, self.card.vocab_size)
@@ -426,13 +426,37 @@ class _Stream:
             self.end(output.error)
             return self.sequences
         was_over = choice.finish_reason is not None
-        choice.push(output)
-        if choice.violation is not None:
-            log.error("an answer does not match its constraint: this is a bug in Tripos or in a grammar's compiler")
-            self.end(RequestFailed(f"the answer does not match what was asked: {choice.violation}"))
+        try:
+            choice.push(output)
+        except GrammarProblem as problem:
+            self._end_unchecked(problem)
             return self.sequences
         ends_here = choice.finish_reason is not None and not was_over and not output.is_last
         return [output.sequence] if ends_here else []
+
+    @property
+    def is_unchecked(self) -> bool:
+        return self._error is None and any(choice.is_unchecked for choice in self._choices)
+
+    def verify(self) -> list[Sequence]:
+        """Hold answers that have ended against their constraints; returns the sequences that need not go on.
+
+        Takes as long as their tokens are many: off the event loop. Another thread's `push` has nothing for them.
+        """
+        for choice in self._choices:
+            try:
+                violation = choice.verify()
+            except GrammarProblem as problem:
+                self._end_unchecked(problem)
+                break
+            if violation is not None:
+                log.error("an answer does not match its constraint: this is a bug in Tripos or in a grammar's compiler")
+                self.end(RequestFailed(f"the answer does not match what was asked: {violation}"))
+        return self.sequences if self._error is not None else []
+
+    def _end_unchecked(self, problem: GrammarProblem) -> None:
+        log.error("an answer could not be held against its grammar once more (%s)", problem.code)
+        self.end(RequestFailed(f"the answer could not be held against its grammar once more: {problem.message}"))
 
     def end(self, error: TriposError) -> None:
         """Nothing more comes; the first error counts."""
@@ -450,6 +474,8 @@ class _Stream:
     async def next_deltas(self) -> list[Delta]:
         """Wait for news. Raises the call's error once what came before it is read."""
         while True:
+            while self.is_unchecked:
+                await asyncio.to_thread(self.verify)
             deltas = self._take()
             if deltas:
                 return deltas

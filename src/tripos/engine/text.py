@@ -122,16 +122,10 @@ class ChoiceText:
         self.num_tokens = 0
         self.finish_reason: FinishReason | None = None
         self.stop: str | int | None = None
-        self.violation: str | None = None  # why a finished answer does not match its constraint
+        self.is_unchecked = False  # ended by itself: its end is not told before `verify` found it right
 
     def push(self, output: Output) -> None:
         """Take a step's tokens. Afterwards `finish_reason` may be set by a stop string: then abort the sequence."""
-        self._push(output)
-        ends_itself = output.finish_reason == "stop" and not isinstance(self.stop, str)
-        if self._check is not None and ends_itself:
-            self.violation = self._check.violation(output.stop_token)
-
-    def _push(self, output: Output) -> None:
         for prompt_token in output.prompt_logprobs:
             self._prompt_logprobs.append(self._logprob(prompt_token))
         for token in output.tokens:
@@ -145,6 +139,19 @@ class ChoiceText:
                 self._release(self._matcher.flush())
             else:
                 self._match()
+            ends_itself = self.finish_reason == "stop" and not isinstance(self.stop, str)
+            self.is_unchecked = self._check is not None and ends_itself
+
+    def verify(self) -> str | None:
+        """Why the finished answer does not match its constraint. Takes long; from any thread, when no more is pushed.
+
+        Raises GrammarProblem when it cannot be told.
+        """
+        if self._check is not None and self.is_unchecked:
+            violation = self._check.violation(self.stop if isinstance(self.stop, int) else None)
+            self.is_unchecked = violation is not None
+            return violation
+        return None
 
     @property
     def num_reasoning_tokens(self) -> int:
@@ -157,7 +164,7 @@ class ChoiceText:
 
     def take(self) -> Delta | None:
         """Everything new as one Delta, or None."""
-        is_last = self.finish_reason is not None and not self.is_reported
+        is_last = self.finish_reason is not None and not self.is_reported and not self.is_unchecked
         tokens = self._take_tokens()
         if not (tokens or self._text or is_last):
             return None

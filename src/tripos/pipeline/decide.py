@@ -27,6 +27,7 @@ from tripos.types import (
     Generate,
     Message,
     Question,
+    Reasoning,
     Result,
     Run,
     Sampling,
@@ -53,8 +54,11 @@ class Tokenizer(Protocol):
     def encode(self, text: str, add_special: bool = True) -> list[int]: ...
 
 
-def decide(tokenizer: Tokenizer) -> Stage:
+def decide(tokenizer: Tokenizer, reasoning: Reasoning | None = None, switch: str = "") -> Stage:
     """A stage that answers Decide with the model below it, a language model with this tokenizer.
+
+    A model that reasons is read behind its reasoning, which is none: `switch` names the template's argument that turns
+    it off, "" for none, and where a template begins it nevertheless, the marks of `reasoning` end it at once.
 
     Raises InvalidRequest when the tokenizer has no tokens for the labels, and what the model raises.
     """
@@ -69,7 +73,7 @@ def decide(tokenizer: Tokenizer) -> Stage:
         asked = await asyncio.to_thread(_ask, request, spellings)
         tokens: dict[int, TokenLogprob] = {}
         finish: Finish | None = None
-        async for event in run(replace(call, request=_generate(request, asked))):
+        async for event in run(replace(call, request=_generate(request, asked, reasoning, switch))):
             if isinstance(event, Delta) and event.logprobs:
                 tokens[event.index] = event.logprobs[0]
             elif isinstance(event, Finish):
@@ -200,14 +204,15 @@ def prompt_of(
     return (Message(role="user", content="\n\n".join(part for part in parts if part)),)
 
 
-def _generate(request: Decide, asked: Sequence[Asked]) -> Generate:
+def _generate(request: Decide, asked: Sequence[Asked], reasoning: Reasoning | None, switch: str) -> Generate:
     reads = [(each.prompt, read) for each in asked for read in each.reads]
     (prompt, first), others = reads[0], reads[1:]
     return Generate(
         prompt=prompt,
         max_tokens=1,
         sampling=Sampling(temperature=0.0, ignore_eos=True, logprobs=0, logprob_token_ids=first.token_ids),
-        template_args=request.template_args,
+        template_args={**({switch: False} if switch else {}), **request.template_args},
+        reasoning=None if reasoning is None else replace(reasoning, max_tokens=0),
         cache_salt=request.cache_salt,
         branches=tuple(
             Branch(prompt=prompt, suffix=read.path, logprob_token_ids=read.token_ids) for prompt, read in others

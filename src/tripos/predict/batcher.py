@@ -88,6 +88,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._is_stopping = False
+        self._failure: EngineFailed | None = None  # of whatever runs the steps: none can run any more
         self._step_began_s: float | None = None
 
     # -- from any thread ------------------------------------------------------------------------------------
@@ -97,8 +98,10 @@ class Batcher:
             self._check(0)
 
     def add(self, window: Window) -> None:
-        """Queue a call's texts. Raises Overloaded when the queue is full, EngineFailed when it is closed."""
+        """Queue a call's texts. Raises Overloaded when the queue is full, EngineFailed when it is closed or failed."""
         with self._changed:
+            if self._failure is not None:
+                raise self._failure
             if self._is_stopping:
                 raise EngineFailed("the model is stopping", retry_after_s=1.0)
             self._check(window.num_tokens)
@@ -127,7 +130,7 @@ class Batcher:
     @property
     def is_progressing(self) -> bool:
         began_s = self._step_began_s
-        is_alive = self._thread is not None and self._thread.is_alive()
+        is_alive = self._failure is None and self._thread is not None and self._thread.is_alive()
         return is_alive and (began_s is None or time.monotonic() - began_s < STALL_S)
 
     def start(self) -> None:
@@ -202,7 +205,12 @@ class Batcher:
         self._step_began_s, self._num_running = began_s, len(texts)
         try:
             rows, are_finite = self._run(texts)
-        except Exception:
+        except EngineFailed as error:
+            log.error("no step can run any more: %s", error.message)
+            return self._give_up(error, batch)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # a panic in a library is none of Exception, and must not end the thread
             if len(batch) > 1:  # one of them is the culprit: the others are answered
                 log.exception("a step of %d texts failed; each runs again alone", len(batch))
                 return [window for each in batch if not each[0].is_over for window in self._execute([each])]
@@ -229,6 +237,16 @@ class Batcher:
             if not is_finite or len(window.rows) == len(window.texts):
                 ended[id(window)] = window
         return list(ended.values())
+
+    def _give_up(self, error: EngineFailed, batch: list[tuple[Window, int]]) -> list[Window]:
+        """No text is to blame: what is in the step or waits ends with the error, and nothing more is accepted."""
+        with self._changed:
+            self._failure = error
+            waiting = [window for queue in self._queues.values() for window in queue]
+            ended = dict.fromkeys([*(window for window, _ in batch if not window.is_over), *waiting])
+            for window in ended:
+                self._fail(window, error)
+        return list(ended)
 
     def _end_failed(self, window: Window, error: TriposError) -> list[Window]:
         with self._changed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
@@ -16,9 +17,9 @@ from tests.unit.engine.tiny import BLOCK_SIZE, CARD, VOCAB_SIZE, call, make_engi
 from tripos.engine.adapters import SPARE_SLOTS, AdapterModel, Adapters
 from tripos.engine.block_pool import PrefixIdentity
 from tripos.engine.llm import LanguageModel
-from tripos.errors import InvalidRequest, ModelRefused, NotFound, Overloaded
+from tripos.errors import EngineFailed, InvalidRequest, ModelRefused, NotFound, Overloaded
 from tripos.models.adapters import ReadAdapter
-from tripos.plan.ir import LowRank, WeightTensor
+from tripos.plan.ir import Adapter, LowRank, WeightTensor
 from tripos.runtime.executor import ExecutorOptions
 from tripos.testing import ScriptedExecutor, byte_tokenizer
 from tripos.types import Call, Delta, Finish
@@ -208,6 +209,70 @@ async def test_slots_that_are_still_in_use_are_waited_for() -> None:
         blocking.may_run.set()
         assert len(set(await asyncio.gather(*running))) == len(running)
         await model.load_adapter("a", "9", in_place=True)
+
+
+async def test_unloading_does_not_wait_for_an_adapter_that_is_being_packed() -> None:
+    packing, may_pack = threading.Event(), threading.Event()
+
+    class Slow(ScriptedExecutor):
+        def load_adapter(self, slot: int, adapter: Adapter) -> None:
+            if adapter and packing_is_slow:
+                packing.set()
+                assert may_pack.wait(10), "the event loop stands still"
+            super().load_adapter(slot, adapter)
+
+    packing_is_slow = False
+    executor = Slow(VOCAB_SIZE, OPTIONS)
+    async with started(executor) as model:
+        old = await model.load_adapter("old", "1")
+        packing_is_slow = True
+        loading = asyncio.create_task(model.load_adapter("new", "2"))
+        while not packing.is_set():
+            await asyncio.sleep(0.001)
+        assert await text_of(old, call())  # its end looks for slots to free, as does unloading
+        unloading = asyncio.create_task(model.unload_adapter("old"))
+        await asyncio.sleep(0.03)
+        assert not unloading.done()
+        may_pack.set()
+        await asyncio.gather(loading, unloading)
+        assert len(executor.adapters) == 1
+
+
+async def test_what_comes_free_while_an_adapter_is_packed_is_freed_when_it_is() -> None:
+    """Though nobody asks again."""
+
+    class Retiring(ScriptedExecutor):
+        def load_adapter(self, slot: int, adapter: Adapter) -> None:
+            super().load_adapter(slot, adapter)
+            if adapter and adapters.loaded:
+                adapters.unload("old")
+
+    executor = Retiring(VOCAB_SIZE, OPTIONS)
+    adapters = Adapters(executor, MAX_ADAPTERS, read_scripted)
+    adapters.load("old", "1")
+    adapters.load("new", "2")
+    assert [each.slot for each in adapters.loaded] == list(executor.adapters)
+    assert len(adapters._free) == MAX_ADAPTERS + SPARE_SLOTS - 1
+
+
+def test_a_key_means_its_adapter_while_that_is_there_and_then_the_one_of_its_name() -> None:
+    adapters = Adapters(ScriptedExecutor(VOCAB_SIZE, OPTIONS), MAX_ADAPTERS, read_scripted)
+    old = adapters.load("a", "1")
+    with adapters.hold(old.key):
+        new = adapters.load("a", "2", in_place=True)
+        assert adapters.find(old.key) is old
+        assert adapters.find("a") is new
+    assert adapters.find(old.key) is new
+    adapters.unload("a")
+    with pytest.raises(NotFound):
+        adapters.find(old.key)
+
+
+def test_an_adapter_that_is_read_while_the_model_goes_is_told() -> None:
+    adapters = Adapters(ScriptedExecutor(VOCAB_SIZE, OPTIONS), MAX_ADAPTERS, read_scripted)
+    adapters.close()
+    with pytest.raises(EngineFailed, match="was unloaded"):
+        adapters.load("a", "1")
 
 
 async def test_without_adapters_none_are_taken() -> None:

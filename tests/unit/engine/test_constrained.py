@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.unit.engine.test_invariance import NATIVE_BLOCK_SIZE, WINDOW, load, needs_native
 from tests.unit.engine.tiny import BLOCK_SIZE, EOS, VOCAB_SIZE, call, make_model
+from tripos.engine.answer_check import AnswerCheck
 from tripos.engine.engine import Engine, EngineOptions, Output, TokenOutput
 from tripos.engine.gate import admit
-from tripos.engine.grammar import Grammar, GrammarProblem, Vocabulary
+from tripos.engine.grammar import Grammar, GrammarProblem, Matcher, Vocabulary
 from tripos.engine.llm import LanguageModel
 from tripos.engine.scheduler import SchedulerOptions
 from tripos.engine.sequence import Sequence
@@ -297,6 +301,149 @@ def test_a_grammar_that_the_vocabulary_cannot_spell_ends_with_an_error_and_other
         last |= {output.sequence: output for output in engine.step()}
     assert isinstance(last[sequences[0]].error, GrammarProblem)
     assert last[sequences[1]].finish_reason == "stop"
+
+
+class Panic(BaseException):
+    """As a failure inside a compiled library arrives."""
+
+
+class Failing:
+    """A parser that fails in one of its ways, once it has let some calls of it pass."""
+
+    def __init__(self, matcher: Any, way: str, num_good: int) -> None:
+        self._matcher, self._way, self._num_good = matcher, way, num_good
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._matcher, name)
+
+        def ask(*args: Any) -> Any:
+            self._num_good -= name == self._way
+            if self._num_good < 0:
+                raise Panic("planted")
+            return method(*args)
+
+        return ask
+
+
+def test_what_a_parser_says_of_its_own_failure_is_neither_told_nor_logged(caplog: pytest.LogCaptureFixture) -> None:
+    class Fails:
+        def get_error(self) -> str:
+            return "panic: a secret at /build/parser.rs:12\n  in a frame"
+
+        def stop_reason(self) -> str:
+            return "InternalError"
+
+        def consume_token(self, token: int) -> bool:
+            return False
+
+        def compute_ff_tokens(self) -> list[int]:
+            raise Panic("a secret at /build/parser.rs:12")
+
+    for asks in (lambda each: each.accept(1), lambda each: list(each.forced())):
+        matcher = compiled(CONSTRAINTS[1]).start()
+        matcher._matcher = Fails()  # type: ignore[assignment]
+        assert not asks(matcher)
+        assert matcher.problem is not None
+        assert matcher.problem.message == "the grammar cannot be used: its parser fails on it"
+
+    def encode(data: bytes) -> list[int]:
+        raise ValueError(f"a secret: {data!r}")
+
+    tokens = [bytes([i]) for i in range(256)] + [b"</s>"]
+    assert Vocabulary(tokens, [EOS], [EOS], encode).encode(b"a secret") == list(b"a secret")
+    assert len(caplog.records) == 3
+    assert "secret" not in caplog.text
+
+
+# -- answers on an event loop -----------------------------------------------------------------------------------------
+async def stream(
+    model: LanguageModel, constraint: Constraint, **fields: object
+) -> tuple[list[Delta], Exception | None]:
+    """What a reader sees, and the error that ended it."""
+    deltas: list[Delta] = []
+    await model.start()
+    try:
+        asked = call("x", constraint=constraint, **{"max_tokens": 80, "ignore_eos": False, **fields})
+        async for event in model.run(asked):
+            if isinstance(event, Delta):
+                deltas.append(event)
+    except Exception as error:
+        return deltas, error
+    finally:
+        await model.stop()
+        assert model.engine.pool.num_held == 0
+        model.close()
+    return deltas, None
+
+
+async def test_a_stream_that_does_not_match_ends_with_an_error_and_without_an_ending(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tripos.engine.conformance._Checker._of_object", lambda self, *_: iter(["planted"]))
+    deltas, error = await stream(model, Constraint(kind="json_schema", source=PERSON), n=3)
+    assert isinstance(error, RequestFailed)
+    assert "planted" in error.message
+    assert all(delta.finish_reason is None for delta in deltas)
+
+
+@pytest.mark.parametrize("stop", [(), ("-",)], ids=["at its end", "at a stop string"])
+async def test_an_answer_that_cannot_be_checked_names_the_check(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch, stop: tuple[str, ...]
+) -> None:
+    def fail(self: Grammar, tokens: list[int]) -> bool:
+        raise GrammarProblem("planted")
+
+    monkeypatch.setattr(Grammar, "accepts", fail)
+    pattern = Constraint(kind="regex", source="ab-cd-ef")
+    _, error = await stream(model, pattern, stop=stop)
+    assert isinstance(error, RequestFailed)
+    assert error.message == "the answer could not be held against its grammar once more: planted"
+    with pytest.raises(RequestFailed, match="once more: planted"):
+        collect(make_model(), pattern, stop=stop)
+
+
+async def test_a_long_check_holds_nobody_up(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    checking, may_end = threading.Event(), threading.Event()
+
+    def slow(self: AnswerCheck, stop_token: int | None) -> None:
+        checking.set()
+        assert may_end.wait(10), "the event loop stands still"
+
+    monkeypatch.setattr(AnswerCheck, "violation", slow)
+    reading = asyncio.create_task(stream(model, literal("a text")))
+    while not checking.is_set():
+        await asyncio.sleep(0.001)
+    may_end.set()
+    deltas, error = await reading
+    assert error is None
+    assert "".join(delta.text for delta in deltas) == "a text"
+    assert deltas[-1].finish_reason == "stop"
+
+
+# -- parsers that fail ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("num_good", [0, 2])
+@pytest.mark.parametrize(
+    "way",
+    ["consume_token", "validate_tokens", "compute_ff_tokens", "is_stopped", "is_accepting", "unsafe_compute_mask_ptr"],
+)
+def test_a_parser_that_panics_ends_its_sequence_and_no_other(way: str, num_good: int) -> None:
+    executor = scripted(1)
+    executor.reserve(64)
+    engine = Engine(executor, EngineOptions(64, BLOCK_SIZE, WINDOW, jump_ahead=way == "compute_ff_tokens"))
+    pattern = compiled(Constraint(kind="regex", source="(?:abcabcabd|abcabcabe){6,9}"))
+    stops = Sampling(stop_token_ids=tuple(b"abcde"))
+    sequences = [Sequence(np.array([i], np.int32), 60, stops, 3, matcher=pattern.start()) for i in range(2)]
+    matcher = sequences[0].matcher
+    assert isinstance(matcher, Matcher)
+    matcher._matcher = Failing(matcher._matcher, way, num_good)  # type: ignore[assignment]
+    for sequence in sequences:
+        engine.add(sequence)
+    last: dict[Sequence, Output] = {}
+    while engine.has_work:
+        last |= {output.sequence: output for output in engine.step()}
+    assert isinstance(last[sequences[0]].error, GrammarProblem)
+    assert last[sequences[1]].finish_reason == "stop"
+    assert engine.pool.num_held == 0
 
 
 def test_an_executor_that_ignores_the_mask_is_found_out() -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +18,7 @@ from tests.unit.engine.tiny import EOS
 from tripos.engine import compile_process, constraints
 from tripos.engine.constraints import CompiledConstraint, Grammars
 from tripos.engine.gate import admit
-from tripos.errors import InvalidRequest, Overloaded
+from tripos.errors import EngineFailed, InvalidRequest, Overloaded
 from tripos.testing import byte_tokenizer
 from tripos.types import Constraint
 
@@ -220,6 +221,33 @@ async def test_only_so_many_wait_to_be_compiled(grammars: Grammars, monkeypatch:
     results = await asyncio.gather(*(grammars.get(regex(f"burst{i}")) for i in range(4)), return_exceptions=True)
     assert [type(each) for each in results] == [CompiledConstraint] * 2 + [Overloaded] * 2
     assert isinstance(await grammars.get(regex("burst0")), CompiledConstraint)
+
+
+async def test_who_waits_for_a_grammar_is_told_when_the_model_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiling, may_compile = threading.Event(), threading.Event()
+    grammars = Grammars(byte_tokenizer(), 257)
+    compile = grammars.compile
+
+    def slow(constraint: Constraint) -> CompiledConstraint:
+        compiling.set()
+        assert may_compile.wait(10)
+        return compile(constraint)
+
+    monkeypatch.setattr(grammars, "compile", slow)
+    first, waiting, left = (asyncio.create_task(grammars.get(regex(f"stop{i}"))) for i in range(3))
+    while not compiling.is_set():
+        await asyncio.sleep(0.001)
+    left.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await left
+    grammars.close()
+    with pytest.raises(EngineFailed, match="stopped") as stopped:
+        await waiting
+    assert (stopped.value.code, stopped.value.retry_after_s) == ("draining", 5.0)
+    may_compile.set()
+    assert isinstance(await first, CompiledConstraint)
+    assert grammars._num_pending == 0
+    grammars.close()
 
 
 def test_anchors_around_a_whole_pattern_say_nothing_new() -> None:

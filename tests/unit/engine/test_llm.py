@@ -251,6 +251,25 @@ async def test_a_failed_engine_tells_everyone_and_is_not_ready() -> None:
             await read(model, call("later"))
 
 
+async def test_an_engine_whose_thread_meets_a_panic_tells_everyone_and_is_not_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Panic(BaseException):
+        """As a failure inside a compiled library arrives."""
+
+    def fail() -> None:
+        raise Panic("planted")
+
+    async with started() as model:
+        monkeypatch.setattr(model.engine, "step", fail)
+        async with asyncio.timeout(10):
+            results = await asyncio.gather(*(read(model, call(str(i))) for i in range(4)), return_exceptions=True)
+        assert all(isinstance(result, EngineFailed) for result in results)
+        assert not model.is_progressing()
+        with pytest.raises(EngineFailed):
+            await read(model, call("later"))
+
+
 async def test_a_stuck_step_is_not_progress() -> None:
     blocking = Blocking()
     async with started(blocking.executor) as model:
@@ -279,6 +298,25 @@ async def test_stop_ends_unfinished_calls_with_an_error() -> None:
             await read(model, call())
         await model.start()
         assert len(tokens_of(await read(model, call(max_tokens=3)))) == 3
+
+
+async def test_the_event_loop_goes_on_while_the_grammars_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    closing, may_close = threading.Event(), threading.Event()
+    model = make_model()
+    close = model._grammars.close
+
+    def slow() -> None:
+        closing.set()
+        assert may_close.wait(10), "the event loop stands still"
+        close()
+
+    monkeypatch.setattr(model._grammars, "close", slow)
+    await model.start()
+    stopping = asyncio.create_task(model.stop())
+    while not closing.is_set():
+        await asyncio.sleep(0.001)
+    may_close.set()
+    await stopping
 
 
 async def test_a_prompt_repeated_by_the_same_principal_only_is_cached() -> None:

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.unit.engine.tiny import CARD, VOCAB_SIZE, make_engine
 from tripos.engine.llm import LanguageModel
@@ -24,6 +25,7 @@ from tripos.types import (
     Generate,
     Option,
     Question,
+    Reasoning,
     Result,
     Usage,
 )
@@ -129,6 +131,40 @@ async def test_two_orders_are_averaged_and_compared() -> None:
         sum(abs(p - q) for p, q in zip(given.probabilities, other, strict=True)) / 2
     )
     assert (await decisions(PREDICATE, SCORE, option_orders=2))[1].order_shift is None
+
+
+@pytest.mark.parametrize("switch", ["", "enable_thinking"])
+async def test_a_model_that_reasons_is_read_behind_its_reasoning(switch: str) -> None:
+    """Though its template begins it, and a label of several tokens is read in between."""
+    markers = ("<think>", "</think>")
+    questions = (PREDICATE, CHOICE, SCORE, MANY)
+
+    async def read(*endings: list[int], marks: Reasoning | None = None) -> tuple[Decision, ...]:
+        """With a template that ends as the first of `endings`, or as the second when it is told not to think."""
+        tokenizer = byte_tokenizer(markers)
+
+        def encode_chat(messages: Any, tools: Any, args: dict[str, Any]) -> list[int]:
+            return [*messages[0].content.encode(), *endings[args.get("enable_thinking") is False]]
+
+        executor = ScriptedExecutor(tokenizer.vocab_size, ExecutorOptions(block_size=4))
+        card = replace(CARD, vocab_size=tokenizer.vocab_size, max_model_len=4096)
+        engine = make_engine(num_blocks=4096, executor=executor, max_model_len=4096)
+        model = LanguageModel(card, tokenizer, engine, encode_chat)
+        stage = decide(tokenizer, marks, switch if marks else "")
+        request = Decide(state=STATE, questions=questions)
+        await model.start()
+        try:
+            events = [e async for e in chain((stage,), model.run)(Call(id="c", route="", request=request))]
+        finally:
+            await model.stop()
+        assert isinstance(events[0], Result)
+        return events[0].decisions
+
+    opened, off = [*b"a:", 257, *b"\n"], [*b"a:", 257, 258, *b"\n\n"]
+    marks = Reasoning(start="<think>", end="</think>")
+    wanted = await read(off if switch else [*opened, 258], [])
+    assert await read(opened, off, marks=marks) == wanted
+    assert await read(opened, off) != wanted
 
 
 async def test_too_little_mass_on_the_labels_is_a_refusal() -> None:

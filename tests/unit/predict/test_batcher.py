@@ -15,8 +15,12 @@ from tripos.predict.batcher import Batcher, BatcherOptions, Text, Window
 from tripos.types import Priority
 
 
+class Panic(BaseException):
+    """As a failure inside a compiled library arrives."""
+
+
 class Steps:
-    """Answers each text with its token ids' sum; 13 raises, 14 gives NaN. Remembers every step."""
+    """Answers each text with its token ids' sum; 13 raises, 14 gives NaN, 15 panics. Remembers every step."""
 
     def __init__(self) -> None:
         self.steps: list[list[list[int]]] = []
@@ -25,6 +29,8 @@ class Steps:
         self.steps.append([list(text.token_ids) for text in texts])
         if any(13 in text.token_ids for text in texts):
             raise ValueError("unlucky")
+        if any(15 in text.token_ids for text in texts):
+            raise Panic("planted")
         rows = np.array([[sum(text.token_ids)] for text in texts], np.float32)
         rows[[14 in text.token_ids for text in texts]] = np.nan
         return rows, np.isfinite(rows).all(-1)
@@ -89,15 +95,46 @@ def test_a_small_call_does_not_wait_for_a_large_one() -> None:
 
 def test_a_failing_text_fails_alone() -> None:
     queue = batcher(Steps())
-    good, bad, other, empty = window([1]), window([13], [1]), window([2], [3]), window([14])
-    for call in (good, bad, other, empty):
+    good, bad, other, empty, worse = window([1]), window([13], [1]), window([2], [3]), window([14]), window([15])
+    for call in (good, bad, other, empty, worse):
         queue.add(call)
     run_all(queue)
     assert (sums(good), sums(other)) == ([1], [2, 3])
     assert isinstance(bad.error, RequestFailed)
+    assert isinstance(worse.error, RequestFailed)
     assert isinstance(empty.error, RequestFailed)
     assert "not finite" in empty.error.message
     assert queue.num_waiting == 0
+
+
+def test_a_lost_executor_ends_everything_at_once_and_nothing_is_accepted_any_more() -> None:
+    lost = EngineFailed("gone", retry_after_s=5.0)
+    num_steps = 0
+    delivered: list[Window] = []
+    came = threading.Event()
+
+    def run(texts: Sequence[Text]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        nonlocal num_steps
+        num_steps += 1
+        raise lost
+
+    def deliver(windows: list[Window]) -> None:
+        delivered.extend(windows)
+        came.set()
+
+    queue = Batcher(run, BatcherOptions(max_texts=3), deliver)
+    calls = [window([1], [2]), window([3]), window([4])]
+    for call in calls:
+        queue.add(call)
+    queue.start()
+    assert came.wait(10)
+    assert [id(each) for each in delivered] == [id(each) for each in calls]
+    assert all(call.error is lost for call in calls)
+    assert (num_steps, queue.num_waiting) == (1, 0)
+    assert not queue.is_progressing
+    with pytest.raises(EngineFailed, match="gone"):
+        queue.add(window([5]))
+    queue.stop()
 
 
 def test_late_windows_are_refused_before_they_run() -> None:

@@ -78,9 +78,14 @@ def _marks(card: ModelCard) -> tuple[str, ...]:
     return (marks.start, marks.end) if marks is not None else ()
 
 
-def _think(request: Generate, thinking: Thinking, card: ModelCard) -> Generate:
+def reasoning_of(card: ModelCard, max_tokens: int | None = None) -> Reasoning | None:
+    """The marks around a model's reasoning; None: it does not reason."""
     marks = REASONING.get(card.reasoning_dialect)
-    if marks is None:
+    return None if marks is None else Reasoning(start=marks.start, end=marks.end, max_tokens=max_tokens)
+
+
+def _think(request: Generate, thinking: Thinking, card: ModelCard) -> Generate:
+    if card.reasoning_dialect not in REASONING:
         if thinking.must:
             message = f"{thinking.must}: {card.name} does not reason"
             raise InvalidRequest(message, code="invalid_value", param=thinking.must)
@@ -94,5 +99,4 @@ def _think(request: Generate, thinking: Thinking, card: ModelCard) -> Generate:
     args = request.template_args
     if card.reasoning_switch and (is_off or thinking.is_on):
         args = {card.reasoning_switch: not is_off, **args}
-    reasoning = Reasoning(start=marks.start, end=marks.end, max_tokens=max_tokens)
-    return replace(request, reasoning=reasoning, template_args=args)
+    return replace(request, reasoning=reasoning_of(card, max_tokens), template_args=args)
