@@ -210,7 +210,7 @@ def _generate(request: Decide, asked: Sequence[Asked], reasoning: Reasoning | No
     return Generate(
         prompt=prompt,
         max_tokens=1,
-        sampling=Sampling(temperature=0.0, ignore_eos=True, logprobs=0, logprob_token_ids=first.token_ids),
+        sampling=Sampling(temperature=0.0, seed=0, ignore_eos=True, logprobs=0, logprob_token_ids=first.token_ids),
         template_args={**({switch: False} if switch else {}), **request.template_args},
         reasoning=None if reasoning is None else replace(reasoning, max_tokens=0),
         cache_salt=request.cache_salt,
