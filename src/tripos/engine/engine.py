@@ -200,7 +200,8 @@ class Engine:
         for sequence, rows in packed.masks:
             if sequence.matcher is not None:
                 at = sequence.num_tokens
-                sequence.matcher.fill(rows, sequence.tokens[at : at + len(rows) - 1].tolist())
+                drafts = sequence.tokens[at : at + len(rows) - 1].tolist() if len(rows) > 1 else ()
+                sequence.matcher.fill(rows, drafts)
 
     def _update(self, packed: PackedStep, result: StepOutput, now_s: float) -> list[Output]:
         outputs: dict[Sequence, Output] = {}

@@ -69,6 +69,7 @@ class Packer:
         self._num_moves = 0
         self._last_key: tuple[int, bytes] | None = None
         self._last_sampling = SamplingInput.greedy(0)
+        self._last_masks: list[MaskRows] = []
         self._bias: list[tuple[I32, F32]] = [(_NO_IDS, _NO_VALUES)] * max_num_seqs
         self._mask = _NO_MASK  # grown on demand, written anew in each step
 
@@ -152,10 +153,10 @@ class Packer:
         num_rows = len(owners)
         slots = np.array([owner.sequence.slot for owner in owners], np.int64)
         positions = np.array([owner.position for owner in owners], np.uint64)
-        is_plain = not any(owner.is_forced or owner.sequence.is_adjusted for owner in owners)
-        key = (self._num_moves, slots.tobytes()) if is_plain else None
+        is_steady = all(owner.sequence.is_steady and not owner.is_forced for owner in owners)
+        key = (self._num_moves, slots.tobytes()) if is_steady else None
         if key is not None and key == self._last_key:  # as in the last step, one token on
-            return replace(self._last_sampling, counter=positions), []
+            return replace(self._last_sampling, counter=positions), self._last_masks
         columns: dict[str, Any] = {name: column[slots] for name, column in self._columns.items()}
         forced = np.full(num_rows, -1, np.int32)
         adjusted = []
@@ -184,7 +185,7 @@ class Packer:
             wanted_start=wanted_start,
             wanted_ids=wanted_ids,
         )
-        self._last_key, self._last_sampling = key, sampling
+        self._last_key, self._last_sampling, self._last_masks = key, sampling, mask_rows
         return sampling, mask_rows
 
     def _mask_rows(self, adjusted: list[tuple[int, RowOwner]], num_rows: int) -> tuple[I32, U32, list[MaskRows]]:
