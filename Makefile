@@ -71,7 +71,7 @@ $(VENV)/python:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-# Bytecode comes with the first run, of the modules that run: 8 of the 35 MB that there would be of all.
+# Bytecode comes with the first run, of the modules that run: 7 MB of the 28 that there would be of all.
 $(VENV)/runtime: requirements/runtime.txt requirements/build.txt requirements/cmake.txt | $(VENV)/python
 	$(BIN)/pip install --quiet --no-compile --only-binary :all: --require-hashes -r requirements/runtime.txt \
 	  -r requirements/build.txt
