@@ -190,11 +190,11 @@ class _Reader:
             if ref != "#" and not ref.startswith("#/"):
                 raise _unsupported("$ref", at, f"{ref[:80]!r} is not of the form #/... into this schema")
             if ref in seen:
-                raise SchemaProblem(f"{at}: {ref[:80]!r} leads only to itself")
+                raise _unsupported("$ref", at, f"{ref[:80]!r} leads only to itself")
             seen.add(ref)
             target = resolve(self._root, ref)
             if target is None:
-                raise SchemaProblem(f"{at}: there is nothing at {ref[:80]!r}")
+                raise _unsupported("$ref", at, f"there is nothing at {ref[:80]!r}")
             if not isinstance(target, dict) or "$ref" not in target:
                 return
             ref = target["$ref"]
