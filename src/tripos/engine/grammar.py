@@ -247,6 +247,22 @@ class Matcher:
             self.problem = _as_problem(failure)
         return False
 
+    def rollback(self, num_tokens: int) -> None:
+        """Take back the tokens accepted last."""
+        self._ask(lambda: self._matcher.rollback(num_tokens), False)
+        self.is_complete = self._ask(self._matcher.is_stopped, False)
+
+    def may_end_behind(self, tokens: Sequence[int]) -> bool:
+        """Whether the text may end after these further tokens, which are not taken."""
+        if self.num_allowed(tokens) < len(tokens):
+            return False
+        for token in tokens:
+            self.accept(token)
+        may_end = self.is_accepting
+        if tokens:
+            self.rollback(len(tokens))
+        return may_end
+
     def num_allowed(self, tokens: Sequence[int]) -> int:
         """How many of `tokens`, in order, the grammar allows next; 0 after a failure."""
         return self._ask(lambda: self._matcher.validate_tokens(list(tokens)), 0)

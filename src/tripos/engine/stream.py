@@ -48,7 +48,7 @@ class Stream:
                 prompt_logprobs,
                 request.shown_tokens,
                 trace_of(request, tokenizer, prompt),
-                AnswerCheck(constraint) if constraint is not None else None,
+                AnswerCheck(constraint, has_stops=bool(request.sampling.stop)) if constraint is not None else None,
             )
             for index, prompt in enumerate(prompts)
         ]
