@@ -79,3 +79,43 @@ def test_only_rows_that_ask_have_history_and_bias() -> None:
     assert sampling.bias_start.tolist() == [0, 0, 2, 2]
     assert sampling.bias_ids.tolist() == [4, 9]
     assert sampling.bias_values.tolist() == [-2.0, -np.inf]
+
+
+class Allowing:
+    """A matcher, as far as pack looks at it."""
+
+    num_words = 2
+
+
+def test_a_constrained_batch_that_stays_keeps_its_arrays_and_its_place_for_masks() -> None:
+    packer = Packer(2, 8, 4)
+    one = running([1, 2, 3], 0, [6, 7], computed=2, matcher=Allowing())
+    other = running([4, 5], 1, [3], computed=1)
+    first = packer.pack([(one, 1), (other, 1)])
+    for each in (one, other):
+        each.append(9)
+        each.num_computed_tokens += 1
+    second = packer.pack([(one, 1), (other, 1)])
+    assert second.masks is first.masks
+    assert second.step.sampling.mask is first.step.sampling.mask
+    assert second.step.sampling.mask_row.tolist() == [0, -1]
+    assert second.step.sampling.counter.tolist() == [4, 3]
+    [(sequence, rows)] = second.masks
+    assert sequence is one
+    assert rows.shape == (1, 2)
+    assert np.shares_memory(rows, second.step.sampling.mask)
+    one.draft([8])
+    third = packer.pack([(one, 2), (other, 1)])
+    assert third.step.sampling.mask_row.tolist() == [0, 1, -1]
+    assert [len(rows) for _, rows in third.masks] == [2]
+
+
+def test_what_changes_from_step_to_step_is_packed_anew() -> None:
+    packer = Packer(1, 8, 4)
+    one = running([1], 0, [0], sampling=Sampling(presence_penalty=1.0, min_tokens=1), matcher=Allowing())
+    first = packer.pack([(one, 1)]).step.sampling
+    one.append(5)
+    one.num_computed_tokens = 1
+    second = packer.pack([(one, 1)]).step.sampling
+    assert first.history_ids.tolist() == []
+    assert second.history_ids.tolist() == [5]
