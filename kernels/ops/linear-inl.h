@@ -113,6 +113,10 @@ struct FloatKernel {
     const uint8_t* w = in.panel + Loader::kHeader;
     const uint8_t* next = in.next;
     const size_t next_step = Loader::kBytes == 128 ? in.next_step : (in.next_step + 1) / 2;
+    // Rows r, r + 1 and r + 2 from one pointer and two strides: a pointer or an offset per row would not fit the registers.
+    const size_t stride = in.row_bytes, twice = 2 * in.row_bytes;
+    const uint8_t* x[(kRows + 2) / 3];
+    for (int r = 0; r < kRows; r += 3) x[r / 3] = in.rows + r * stride;
     int64_t k = 0;
     for (; k + kStep <= in.k; k += kStep, w += Loader::kBytes, next += next_step) {
       F b[kStep][2];
@@ -120,10 +124,10 @@ struct FloatKernel {
       Loader::Load(w, in.pass, b);
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
-        const float* x = reinterpret_cast<const float*>(in.rows + r * in.row_bytes) + k;
+        const uint8_t* row = x[r / 3] + (r % 3 == 0 ? 0 : r % 3 == 1 ? stride : twice);
 #pragma GCC unroll 2
         for (int s = 0; s < kStep; ++s) {
-          const F a = Simd::Set1(x[s]);
+          const F a = Simd::Set1(reinterpret_cast<const float*>(row)[k + s]);
           acc[r][0] = Simd::Fma(a, b[s][0], acc[r][0]);
           acc[r][1] = Simd::Fma(a, b[s][1], acc[r][1]);
         }
