@@ -12,6 +12,7 @@
 #include <cstring>
 #include <utility>
 
+#include "kernels/ops/gelu.h"
 #include "kernels/ops/linear_layout.h"
 
 namespace tripos::linear {
@@ -334,16 +335,27 @@ inline F Gate(F x, F z) {
   return Simd::Div(x, Simd::Add(Simd::Set1(1.0f), Exp(Simd::Mul(z, Simd::Set1(-1.0f)))));
 }
 
+// x (1 + erf(x / sqrt(2))) / 2
+inline F Gelu(F x) {
+  const F z = Simd::Min(Simd::Max(Simd::Mul(x, Simd::Set1(0.70710678f)), Simd::Set1(-kErfEnd)), Simd::Set1(kErfEnd));
+  const F t = Simd::Fma(Simd::Mul(z, z), Simd::Set1(2.0f / (kErfEnd * kErfEnd)), Simd::Set1(-1.0f));
+  F p = Simd::Set1(kErfCoefficients[kErfDegree]);
+  for (int i = kErfDegree - 1; i >= 0; --i) p = Simd::Fma(p, t, Simd::Set1(kErfCoefficients[i]));
+  const F half = Simd::Mul(x, Simd::Set1(0.5f));
+  return Simd::Fma(half, Simd::Mul(z, p), half);
+}
+
 inline F Activate(Epilogue epilogue, F x) {
-  if (epilogue == Epilogue::kGluSilu) return Gate(x, x);
-  if (epilogue == Epilogue::kGluGeluTanh) {  // 0.5 x (1 + tanh(u)) = x sigmoid(2u)
-    const F cube = Simd::Mul(Simd::Mul(x, x), x);
-    return Gate(x, Simd::Mul(Simd::Set1(1.5957691216057308f), Simd::Fma(Simd::Set1(0.044715f), cube, x)));
+  switch (epilogue) {
+    case Epilogue::kGelu:
+    case Epilogue::kGluGelu: return Gelu(x);
+    case Epilogue::kGeluTanh:
+    case Epilogue::kGluGeluTanh: {  // 0.5 x (1 + tanh(u)) = x sigmoid(2u)
+      const F cube = Simd::Mul(Simd::Mul(x, x), x);
+      return Gate(x, Simd::Mul(Simd::Set1(1.5957691216057308f), Simd::Fma(Simd::Set1(0.044715f), cube, x)));
+    }
+    default: return Gate(x, x);
   }
-  alignas(64) float v[Simd::kLanes];
-  Simd::Store(v, x);
-  for (float& e : v) e = 0.5f * e * (1.0f + std::erf(e * 0.70710678118654752f));
-  return Simd::Load(v);
 }
 
 inline F LoadPart(const float* p, int64_t count) {
@@ -404,6 +416,7 @@ inline void Finish(const PackedMatrix& matrix, const RunArgs& args, int64_t row,
       if (count[j] <= 0) continue;
       float* out = y + column[j];
       if (args.epilogue == Epilogue::kAdd) v[j] = Simd::Add(LoadPart(out, count[j]), v[j]);
+      if (args.epilogue >= Epilogue::kGelu) v[j] = Activate(args.epilogue, v[j]);
       StorePart(out, count[j], v[j]);
     }
   }
