@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -25,7 +24,7 @@ from tripos.engine.answer_check import AnswerCheck
 from tripos.engine.block_pool import PrefixIdentity
 from tripos.engine.check import check_request, check_text_length, check_token_ids, is_token_ids, max_tokens_of
 from tripos.engine.constraints import CompiledConstraint, Grammars
-from tripos.engine.engine import Engine, EngineLoop, EngineStats, Output
+from tripos.engine.engine import Engine, EngineLoop, Output
 from tripos.engine.grammar import Grammar, GrammarProblem, Matcher
 from tripos.engine.reasoning import ReasoningMatcher, Trace, marks_of
 from tripos.engine.sequence import Sequence, Status, choice_seed
@@ -33,7 +32,20 @@ from tripos.engine.text import ChoiceText
 from tripos.errors import EngineFailed, InvalidRequest, RequestFailed, RequestTimeout, TriposError
 from tripos.models.tokenizer import Tokenizer
 from tripos.runtime.executor import I32
-from tripos.types import Call, Delta, Event, Finish, Generate, Message, ModelCard, Prompt, Sampling, TokenLogprob, Usage
+from tripos.types import (
+    Call,
+    Delta,
+    EngineStats,
+    Event,
+    Finish,
+    Generate,
+    Message,
+    ModelCard,
+    Prompt,
+    Sampling,
+    TokenLogprob,
+    Usage,
+)
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +131,7 @@ class LanguageModel:
         stats = self.engine.stats()
         if self.adapters is None:
             return stats
-        return dataclasses.replace(
+        return msgspec.structs.replace(
             stats,
             max_adapters=self.adapters.max_adapters,
             running_adapters=self.adapters.using(Status.RUNNING),
