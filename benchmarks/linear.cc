@@ -126,7 +126,7 @@ struct Problem {
 
 double Activated(Epilogue epilogue, double x) {
   if (epilogue == Epilogue::kGluSilu) return x / (1.0 + std::exp(-x));
-  if (epilogue == Epilogue::kGluGelu) return 0.5 * x * (1.0 + std::erf(x / std::sqrt(2.0)));
+  if (epilogue == Epilogue::kGelu || epilogue == Epilogue::kGluGelu) return 0.5 * x * (1.0 + std::erf(x / std::sqrt(2.0)));
   return 0.5 * x * (1.0 + std::tanh(std::sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x)));
 }
 
@@ -216,8 +216,8 @@ void TestProblem(const Kernels& kernels, const Format& format, int64_t m, int64_
 
   std::vector<float> y;
   RunArgs args = Whole(p, rows, &y, columns);
-  for (const Epilogue epilogue : {Epilogue::kStore, Epilogue::kAdd, Epilogue::kGluSilu, Epilogue::kGluGelu,
-                                  Epilogue::kGluGeluTanh}) {
+  for (const Epilogue epilogue : {Epilogue::kStore, Epilogue::kAdd, Epilogue::kGelu, Epilogue::kGeluTanh,
+                                  Epilogue::kGluSilu, Epilogue::kGluGelu, Epilogue::kGluGeluTanh}) {
     if ((epilogue >= Epilogue::kGluSilu) != interleaved) continue;
     args = Whole(p, rows, &y, columns);
     args.epilogue = epilogue;
@@ -231,6 +231,9 @@ void TestProblem(const Kernels& kernels, const Format& format, int64_t m, int64_
           const size_t up = at + static_cast<size_t>(columns);
           slack = 2.0 * (bound[at] * std::fabs(expected[up]) + (bound[up] + 1e-6) * (std::fabs(want) + 1.0)) + 1e-6;
           want = Activated(epilogue, want) * expected[up];
+        } else if (epilogue >= Epilogue::kGelu) {
+          want = Activated(epilogue, want);
+          slack = 2.0 * slack + 1e-6;
         }
         const double got = y[static_cast<size_t>(r * columns + c)];
         Expect(std::fabs(got - want) <= slack, what + " epilogue " + std::to_string(static_cast<int>(epilogue)) +

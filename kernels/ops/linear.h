@@ -87,8 +87,10 @@ size_t PreparedRowBytes(WeightFormat format, int64_t k);
 enum class Epilogue : uint8_t {
   kStore,        // y = xwᵀ + bias
   kAdd,          // y += xwᵀ + bias
+  kGelu,         // y = act(xwᵀ + bias), erf form
+  kGeluTanh,
   kGluSilu,      // interleaved matrices only: y[:, n/2] = act(gate) * up
-  kGluGelu,      // erf form
+  kGluGelu,
   kGluGeluTanh,
 };
 

@@ -100,6 +100,7 @@ void Executor::Load(const void* bytes, size_t num_bytes, std::span<const TriposW
   thread_scratch_.clear();
   for (size_t i = 0; i < num_threads; ++i) thread_scratch_.push_back(scratch_.As<float>() + i * scratch_floats);
   counters_ = std::make_unique<std::atomic<int64_t>[]>(lowered.phases.size() + 1);
+  slices_.Reserve(settings_.threads, settings_.max_num_tokens, settings_.max_num_rows, lowered.phases.size() + 1, lowered.arena);
   tiles_.reserve(static_cast<size_t>(settings_.max_num_tokens));
   ReserveAdapters(lowered.lora_sites.empty() ? 0 : static_cast<size_t>(settings_.max_adapters));
   times_.assign(settings_.has_profile ? (lowered.phases.size() + 1) * num_threads : 0, {});
@@ -199,7 +200,12 @@ void Executor::Run(const TriposStep& step, const TriposOutput& output) {
   state.num_partial_floats = partials_.bytes() / sizeof(float);
   state.lora = lora_step_.Plan(step, adapters_) ? &lora_step_ : nullptr;
   state.addends = thread_addends_;
-  pool_.Run([&](int thread) { RunThread(state, output, thread); });
+  const bool has_whole_seqs = plan.self_attention_dim > 0 && plan.queries_per_tile == 0;
+  if (has_whole_seqs && state.lora == nullptr && slices_.Plan(step)) {
+    pool_.Run([&](int thread) { RunSlices(state, output, thread); });
+  } else {
+    pool_.Run([&](int thread) { RunThread(state, output, thread); });
+  }
 }
 
 void Executor::RunThread(StepState& state, const TriposOutput& output, int thread) {
@@ -241,19 +247,56 @@ void Executor::RunTimed(const StepState& state, const TriposOutput& output, int 
   times->run_s += lap();
 }
 
+// Each thread is alone with its part of the arenas, its scratch and its counters: a step of one thread.
+void Executor::RunSlices(const StepState& whole, const TriposOutput& output, int thread) {
+  const size_t index = static_cast<size_t>(thread), num_counters = plan_->phases.size() + 1;
+  SliceStep& own = slices_.Own(thread);
+  StepState state = whole;
+  state.step = &own.step;
+  state.num_threads = 1;
+  state.token_arena += index * plan_->arena.token_row_bytes * static_cast<size_t>(slices_.tokens_per_thread());
+  state.sampled_arena += index * plan_->arena.sampled_row_bytes * static_cast<size_t>(slices_.rows_per_thread());
+  state.scratch = whole.scratch.subspan(index, 1);
+  state.counters = {own.counters.get(), num_counters};
+  for (int32_t first; slices_.Take(*whole.step, own, &first);) {
+    for (std::atomic<int64_t>& counter : state.counters) counter.store(0, std::memory_order_relaxed);
+    RunSlice(state, thread);
+    for (int32_t row = 0; row < own.step.num_rows; ++row) {
+      SampleLogits(*whole.step, first + row, plan_->logits.Row(state, row), output, thread);
+    }
+  }
+}
+
+void Executor::RunSlice(const StepState& state, int thread) {
+  using Clock = std::chrono::steady_clock;
+  if (times_.empty()) {
+    for (const auto& phase : plan_->phases) phase->Run(state, 0);
+    return;
+  }
+  PhaseTimes* times = times_.data() + thread;
+  for (const auto& phase : plan_->phases) {
+    const Clock::time_point began = Clock::now();
+    phase->Run(state, 0);
+    std::exchange(times, times + settings_.threads)->run_s += std::chrono::duration<double>(Clock::now() - began).count();
+  }
+}
+
 void Executor::Sample(const StepState& state, const TriposOutput& output, int thread) {
+  std::atomic<int64_t>& next = state.counters.back();
+  for (int64_t row; (row = next.fetch_add(1, std::memory_order_relaxed)) < state.step->num_rows;) {
+    SampleLogits(*state.step, row, plan_->logits.Row(state, row), output, thread);
+  }
+}
+
+void Executor::SampleLogits(const TriposStep& step, int64_t row, float* logits, const TriposOutput& output, int thread) {
   const int64_t vocab_size = plan_->header.vocab_size;
   const size_t stride = SamplerScratch::Bytes(vocab_size);
   const SamplerScratch scratch =
       SamplerScratch::At(sampler_scratch_.As<std::byte>() + static_cast<size_t>(thread) * stride, vocab_size);
-  std::atomic<int64_t>& next = state.counters.back();
-  for (int64_t row; (row = next.fetch_add(1, std::memory_order_relaxed)) < state.step->num_rows;) {
-    float* logits = plan_->logits.Row(state, row);
-    if (output.logits != nullptr) {
-      std::memcpy(output.logits + row * vocab_size, logits, static_cast<size_t>(vocab_size) * sizeof(float));
-    }
-    SampleRow(kernels_, *state.step, static_cast<int>(row), logits, vocab_size, scratch, output);
+  if (output.logits != nullptr) {
+    std::memcpy(output.logits + row * vocab_size, logits, static_cast<size_t>(vocab_size) * sizeof(float));
   }
+  SampleRow(kernels_, step, static_cast<int>(row), logits, vocab_size, scratch, output);
 }
 
 const std::string& Executor::Describe() {

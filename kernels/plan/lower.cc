@@ -337,9 +337,14 @@ class Lowering {
     owned->in = Prepared(op.inputs[0], owned->matrix);
     owned->out = Whole(op.outputs[0]);
     if (glu != nullptr && owned->matrix.is_interleaved) {
-      owned->epilogue = glu->act == ActKind::kSilu ? linear::Epilogue::kGluSilu : linear::Epilogue::kGluGeluTanh;
+      owned->epilogue = EpilogueOf(*glu);
       owned->out = Whole(glu->outputs[0]);
       out_.kernels["glu"] = linear_->name;
+      is_fused_[index + 1] = true;
+    } else if (const PlanOp* act = ActOf(index); act != nullptr) {
+      owned->epilogue = EpilogueOf(*act);
+      owned->out = Whole(act->outputs[0]);
+      out_.kernels["act"] = linear_->name;
       is_fused_[index + 1] = true;
     } else if (const int residual = ResidualOf(index); residual >= 0) {
       owned->epilogue = linear::Epilogue::kAdd;
@@ -387,7 +392,24 @@ class Lowering {
     const bool takes_halves = gate.tensor == op.outputs[0] && up.tensor == op.outputs[0] && gate.offset == 0 &&
                               gate.cols == half && up.offset == half && up.cols == half;
     if (!takes_halves || reads_[static_cast<size_t>(op.outputs[0])].size() != 2 || op.outputs[0] == plan_.header.output) return nullptr;
-    return glu.act == ActKind::kSilu || glu.act == ActKind::kGeluTanh ? &glu : nullptr;
+    return glu.act == ActKind::kSilu || glu.act == ActKind::kGelu || glu.act == ActKind::kGeluTanh ? &glu : nullptr;
+  }
+
+  // The act that takes this linear's output, which nothing else reads.
+  const PlanOp* ActOf(size_t index) const {
+    const int32_t output = plan_.ops[index].outputs[0];
+    if (index + 1 == plan_.ops.size() || plan_.ops[index + 1].kind != OpKind::kAct || output == plan_.header.output) return nullptr;
+    const PlanOp& act = plan_.ops[index + 1];
+    const bool takes_all = act.inputs[0].tensor == output && act.inputs[0].cols == plan_.tensors[static_cast<size_t>(output)].cols;
+    if (!takes_all || reads_[static_cast<size_t>(output)].size() != 1) return nullptr;
+    return act.act == ActKind::kGelu || act.act == ActKind::kGeluTanh ? &act : nullptr;
+  }
+
+  static linear::Epilogue EpilogueOf(const PlanOp& op) {
+    const bool is_glu = op.kind == OpKind::kGlu;
+    if (op.act == ActKind::kGelu) return is_glu ? linear::Epilogue::kGluGelu : linear::Epilogue::kGelu;
+    if (op.act == ActKind::kGeluTanh) return is_glu ? linear::Epilogue::kGluGeluTanh : linear::Epilogue::kGeluTanh;
+    return linear::Epilogue::kGluSilu;
   }
 
   // The tensor that the next op adds this linear's output to, where neither is read again: the linear then adds in

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -24,7 +23,7 @@ from tripos.engine.admission import Ticket
 from tripos.engine.block_pool import PrefixIdentity
 from tripos.engine.check import check_request, check_text_length, check_token_ids, is_token_ids, max_tokens_of
 from tripos.engine.constraints import CompiledConstraint, Grammars
-from tripos.engine.engine import Engine, EngineLoop, EngineStats, Output
+from tripos.engine.engine import Engine, EngineLoop, Output
 from tripos.engine.grammar import Grammar, Matcher
 from tripos.engine.reasoning import ReasoningMatcher, trace_of
 from tripos.engine.sequence import Sequence, Status, choice_seed
@@ -32,7 +31,7 @@ from tripos.engine.stream import Stream
 from tripos.errors import EngineFailed, InvalidRequest, RequestFailed, RequestTimeout, TriposError
 from tripos.models.tokenizer import Tokenizer
 from tripos.runtime.executor import I32
-from tripos.types import Call, Event, Generate, Message, ModelCard, Prompt, Sampling
+from tripos.types import Call, EngineStats, Event, Generate, Message, ModelCard, Prompt, Sampling
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +117,7 @@ class LanguageModel:
         stats = self.engine.stats()
         if self.adapters is None:
             return stats
-        return dataclasses.replace(
+        return msgspec.structs.replace(
             stats,
             max_adapters=self.adapters.max_adapters,
             running_adapters=self.adapters.using(Status.RUNNING),

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from tripos.types import Usage
+from tripos.types import EngineStats, Usage
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 ENGINE = "0"
@@ -30,22 +30,6 @@ TOKEN_S = (
 )  # fmt: skip
 TOKENS = tuple(float(4**i) for i in range(10))
 FINISH_REASONS = ("stop", "length", "tool_calls", "content_filter", "abort", "error")
-
-
-class EngineStats(Protocol):
-    """What an engine tells when asked; counters never fall."""
-
-    num_running: int
-    num_waiting: int
-    kv_usage: float  # 0 to 1
-    prefix_queries: int  # tokens
-    prefix_hits: int  # tokens
-    num_preemptions: int
-    drafted_tokens: int
-    accepted_tokens: int
-    max_adapters: int
-    running_adapters: tuple[str, ...]  # names
-    waiting_adapters: tuple[str, ...]
 
 
 @runtime_checkable
