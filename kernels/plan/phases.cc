@@ -26,6 +26,12 @@ void Table::Row(int64_t row, float* out) const {
 
 void RowRunPhase::Run(const StepState& state, int thread) const {
   constexpr int64_t kRows = 8;
+  if (state.is_single) {
+    for (const auto& phase : phases) {
+      if (phase->is_repeated || thread == 0) phase->RunRows(state, 0, state.NumRows(rows));
+    }
+    return;
+  }
   const Range range = RangeOf(state.NumRows(rows), thread, state.num_threads);
   for (int64_t first = range.first; first < range.last; first += kRows) {
     const int64_t last = std::min(first + kRows, range.last);
