@@ -92,6 +92,7 @@ void Executor::Load(const void* bytes, size_t num_bytes, std::span<const TriposW
 
   const size_t num_threads = static_cast<size_t>(settings_.threads);
   token_arena_ = Memory(lowered.arena.token_row_bytes * static_cast<size_t>(settings_.max_num_tokens));
+  private_arena_ = Memory(num_threads * lowered.arena.row_bytes());
   sampled_arena_ = Memory(lowered.arena.sampled_row_bytes * static_cast<size_t>(settings_.max_num_rows));
   const size_t scratch_floats = ScratchFloats(lowered);
   scratch_ = Memory(num_threads * scratch_floats * sizeof(float));
@@ -190,6 +191,9 @@ void Executor::Run(const TriposStep& step, const TriposOutput& output) {
   state.num_threads = settings_.threads;
   state.token_arena = token_arena_.As<std::byte>();
   state.sampled_arena = sampled_arena_.As<std::byte>();
+  state.private_token_arena = state.token_arena;
+  state.private_sampled_arena = state.sampled_arena;
+  state.is_single = settings_.threads > 1 && step.num_tokens == 1 && step.num_rows <= 1;
   state.cache.layout = layout_;
   state.cache.data = cache_.As<uint8_t>();
   state.tiles = tiles_;
@@ -203,17 +207,24 @@ void Executor::Run(const TriposStep& step, const TriposOutput& output) {
   const bool has_whole_seqs = plan.self_attention_dim > 0 && plan.queries_per_tile == 0;
   if (has_whole_seqs && state.lora == nullptr && slices_.Plan(step)) {
     pool_.Run([&](int thread) { RunSlices(state, output, thread); });
-  } else {
-    pool_.Run([&](int thread) { RunThread(state, output, thread); });
+    return;
   }
+  pool_.Run([&](int thread) {
+    StepState own = state;
+    if (state.is_single) {
+      own.private_token_arena = private_arena_.As<std::byte>() + static_cast<size_t>(thread) * plan.arena.row_bytes();
+      own.private_sampled_arena = own.private_token_arena + plan.arena.token_row_bytes;
+    }
+    RunThread(own, output, thread);
+  });
 }
 
-void Executor::RunThread(StepState& state, const TriposOutput& output, int thread) {
+void Executor::RunThread(const StepState& state, const TriposOutput& output, int thread) {
   if (!times_.empty()) return RunTimed(state, output, thread);
   FetchAhead ahead(plan_->phases, state, thread);
   for (const auto& phase : plan_->phases) {
     if (!phase->IsIdle(state)) {
-      if (phase->needs_barrier) pool_.Barrier(ahead);
+      if (phase->NeedsBarrier(state)) pool_.Barrier(ahead);
       phase->Run(state, thread);
     }
     ahead.Pass();
@@ -234,7 +245,7 @@ void Executor::RunTimed(const StepState& state, const TriposOutput& output, int 
   for (const auto& phase : plan_->phases) {
     PhaseTimes& time = *std::exchange(times, times + settings_.threads);
     if (!phase->IsIdle(state)) {
-      if (phase->needs_barrier) pool_.Barrier(ahead);
+      if (phase->NeedsBarrier(state)) pool_.Barrier(ahead);
       time.wait_s += lap();
       phase->Run(state, thread);
       time.run_s += lap();
@@ -256,6 +267,8 @@ void Executor::RunSlices(const StepState& whole, const TriposOutput& output, int
   state.num_threads = 1;
   state.token_arena += index * plan_->arena.token_row_bytes * static_cast<size_t>(slices_.tokens_per_thread());
   state.sampled_arena += index * plan_->arena.sampled_row_bytes * static_cast<size_t>(slices_.rows_per_thread());
+  state.private_token_arena = state.token_arena;
+  state.private_sampled_arena = state.sampled_arena;
   state.scratch = whole.scratch.subspan(index, 1);
   state.counters = {own.counters.get(), num_counters};
   for (int32_t first; slices_.Take(*whole.step, own, &first);) {
@@ -305,7 +318,7 @@ const std::string& Executor::Describe() {
   d = Format("isa=%s\nthreads=%d\nkv_cache=%s\n", IsaName(settings_.isa), settings_.threads,
              kKvNames[static_cast<int>(settings_.kv_type)]);
   if (!plan_.has_value()) return d;
-  const size_t arena = token_arena_.bytes() + sampled_arena_.bytes() + scratch_.bytes() + sampler_scratch_.bytes() + partials_.bytes() +
+  const size_t arena = token_arena_.bytes() + sampled_arena_.bytes() + private_arena_.bytes() + scratch_.bytes() + sampler_scratch_.bytes() + partials_.bytes() +
                        addends_.bytes();
   d += Format("weight_bytes=%zu\narena_bytes=%zu\nkv_bytes_per_block=%zu\n", plan_->weight_bytes, arena,
               layout_.block_bytes());

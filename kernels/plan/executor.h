@@ -42,7 +42,7 @@ class Executor {
  private:
   void PlanTiles(const TriposStep& step);
   void ReserveAdapters(size_t count);
-  void RunThread(StepState& state, const TriposOutput& output, int thread);
+  void RunThread(const StepState& state, const TriposOutput& output, int thread);
   void RunSlices(const StepState& whole, const TriposOutput& output, int thread);
   void RunSlice(const StepState& state, int thread);
   void Sample(const StepState& state, const TriposOutput& output, int thread);
@@ -55,7 +55,7 @@ class Executor {
   ThreadPool pool_;
   std::optional<LoweredPlan> plan_;
   KvLayout layout_;
-  Memory token_arena_, sampled_arena_, cache_, scratch_, sampler_scratch_, partials_;
+  Memory token_arena_, sampled_arena_, private_arena_, cache_, scratch_, sampler_scratch_, partials_;
   std::vector<float*> thread_scratch_;
   std::vector<QueryTile> tiles_;
   int max_partitions_ = 1;

@@ -26,6 +26,12 @@ void Table::Row(int64_t row, float* out) const {
 
 void RowRunPhase::Run(const StepState& state, int thread) const {
   constexpr int64_t kRows = 8;
+  if (state.is_single) {
+    for (const auto& phase : phases) {
+      if (phase->is_repeated || thread == 0) phase->RunRows(state, 0, state.NumRows(rows));
+    }
+    return;
+  }
   const Range range = RangeOf(state.NumRows(rows), thread, state.num_threads);
   for (int64_t first = range.first; first < range.last; first += kRows) {
     const int64_t last = std::min(first + kRows, range.last);
@@ -166,16 +172,19 @@ void LinearPhase::Run(const StepState& state, int thread) const {
 // Memory is what it waits for. A thread's own share is one stream, and known before the phase begins, so that it can be
 // fetched ahead; the rest evens out who comes late.
 void LinearPhase::RunFewRows(const StepState& state, int thread, linear::RunArgs args) const {
-  const int64_t num_panels = matrix.num_panels(), own = OwnPanels(state), shared = own * state.num_threads;
-  const int64_t step = std::max<int64_t>(1, kSharedBytes / static_cast<int64_t>(matrix.panel_bytes()));
+  const int64_t num_panels = matrix.num_panels(), own = OwnPanels(state);
   args.first_panel = own * thread;
   args.last_panel = args.first_panel + own;
   if (own > 0) kernels->run(matrix, args);
+  const int64_t least = std::max<int64_t>(1, kSharedBytes / static_cast<int64_t>(matrix.panel_bytes()));
   std::atomic<int64_t>& next = state.counters[static_cast<size_t>(counter)];
-  for (;;) {
-    args.first_panel = shared + next.fetch_add(step, std::memory_order_relaxed);
-    if (args.first_panel >= num_panels) return;
-    args.last_panel = std::min(args.first_panel + step, num_panels);
+  int64_t first = own * state.num_threads;
+  for (int64_t piece = 0;; ++piece) {  // piece by piece up to the one that is ours
+    const int64_t mine = next.fetch_add(1, std::memory_order_relaxed);
+    for (; piece < mine; ++piece) first += PieceAt(state, first, least);
+    if (first >= num_panels) return;
+    args.first_panel = first;
+    args.last_panel = first += PieceAt(state, first, least);
     kernels->run(matrix, args);
   }
 }

@@ -144,6 +144,11 @@ class LinearPhase : public Phase {
   void RunFewRows(const StepState& state, int thread, linear::RunArgs args) const;
   // Panels of a thread's own share when rows are few; those after the last thread's share go to whoever is first.
   int64_t OwnPanels(const StepState& state) const { return matrix.num_panels() * 9 / 10 / state.num_threads; }
+  // What follows is dealt out in pieces that grow smaller towards the end: of `first` on, a part of what is left.
+  int64_t PieceAt(const StepState& state, int64_t first, int64_t least) const {
+    const int64_t left = matrix.num_panels() - first;
+    return std::min(left, std::max(least, left / (2 * state.num_threads)));
+  }
 };
 
 struct AttentionShape {

@@ -6,6 +6,7 @@ import numpy as np
 
 from tripos.engine.pack import Packer
 from tripos.engine.sequence import Sequence
+from tripos.runtime.executor import StepInput
 from tripos.types import Sampling
 
 
@@ -119,3 +120,47 @@ def test_what_changes_from_step_to_step_is_packed_anew() -> None:
     second = packer.pack([(one, 1)]).step.sampling
     assert first.history_ids.tolist() == []
     assert second.history_ids.tolist() == [5]
+
+
+def as_lists(step: StepInput) -> dict[str, object]:
+    fields = {**vars(step), **vars(step.sampling)}
+    return {name: value.tolist() for name, value in fields.items() if isinstance(value, np.ndarray)}
+
+
+def test_a_batch_that_goes_on_decoding_is_packed_as_if_anew() -> None:
+    packer = Packer(3, 8, 4)
+    batch = [
+        running([1, 2, 3], 2, [5], computed=2, sampling=Sampling(temperature=0.5), seed=7),
+        running([4, 5, 6, 7, 8, 9], 0, [3, 1], computed=5),
+    ]
+    given = []
+    for _ in range(5):  # over the end of a block of each
+        for each in batch:
+            while len(each.block_table) * 4 < each.num_tokens:
+                each.block_table.append(6 + len(each.block_table) + each.slot)
+        packed = packer.pack([(each, 1) for each in batch])
+        anew = Packer(3, 8, 4).pack([(each, 1) for each in batch])
+        assert as_lists(packed.step) == as_lists(anew.step)
+        assert packed.owners == anew.owners
+        given.append((packed.step, packed.step.is_continued))
+        for each in batch:
+            each.append(10 + each.num_tokens)
+            each.num_computed_tokens += 1
+    steps = [step for step, _ in given]
+    assert steps[1] is steps[0], "the same arrays while the widest block table stays"
+    assert [is_continued for _, is_continued in given] == [False, True, True, False, True]
+
+
+def test_a_batch_that_changes_is_packed_anew() -> None:
+    packer = Packer(3, 8, 4)
+    one, two = running([1, 2], 0, [5], computed=1), running([3, 4], 1, [6], computed=1)
+    first = packer.pack([(one, 1), (two, 1)]).step
+    assert packer.pack([(one, 1), (two, 1)]).step is not first, "the step failed and runs again"
+    one.append(9)
+    one.num_computed_tokens = 2
+    assert packer.pack([(one, 1)]).step.token_ids.tolist() == [9]
+    one.draft([8])
+    one.num_computed_tokens, one.num_tokens = 2, 3
+    assert packer.pack([(one, 2)]).step.token_ids.tolist() == [9, 8]
+    one.num_preemptions, one.num_drafts, one.block_table = 1, 0, [7]
+    assert packer.pack([(one, 3 - 2)]).step.block_tables.tolist() == [[7]]
