@@ -25,4 +25,4 @@ async def create_message(exchange: Exchange, service: Service) -> None:
 async def count_tokens(exchange: Exchange, service: Service) -> None:
     body = await exchange.read_body()
     num_tokens = await tokens.count(exchange, service, messages.decode_count(body), len(body))
-    await exchange.answer_json(messages.encode_count(num_tokens))
+    exchange.answer_json(messages.encode_count(num_tokens))

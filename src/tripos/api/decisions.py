@@ -42,7 +42,7 @@ async def _answer(exchange: Exchange, service: Service, wanted: Wanted, encode: 
         able = ", ".join(each.name for each in service.cards if each.task == "generate") or "no served model"
         raise refuse(f"decisions are read from a language model, and {card.name} is none: use {able}")
     decisions, usage = await _run(exchange, service, wanted)
-    await exchange.answer_json(encode(wanted, card.name, decisions, usage))
+    exchange.answer_json(encode(wanted, card.name, decisions, usage))
 
 
 async def _run(exchange: Exchange, service: Service, wanted: Wanted) -> tuple[Sequence[Decision], Usage]:

@@ -38,7 +38,7 @@ def find_card(exchange: Exchange, service: Service, name: str) -> ModelCard:
     """The card of a served model, whose digest goes with the response. Raises NotFound."""
     card = service.card(name)
     exchange.model = card.name
-    exchange.headers.append((b"x-tripos-model-digest", card.digest.encode()))
+    exchange.add_header(b"x-tripos-model-digest: %b\r\n" % card.digest.encode())
     return card
 
 
@@ -73,9 +73,9 @@ async def deliver(exchange: Exchange, service: Service, asked: Asked, answer: An
                     await exchange.stream(values)
     elapsed_s = time.monotonic() - arrival_s
     if asked.stream:
-        await exchange.end_stream(answer.end(elapsed_s))
+        exchange.end_stream(answer.end(elapsed_s))
     else:
-        await exchange.answer_json(answer.response(elapsed_s))
+        exchange.answer_json(answer.response(elapsed_s))
 
 
 def _calls(exchange: Exchange, asked: Asked, arrival_s: float) -> list[Call]:

@@ -26,20 +26,20 @@ async def generate(exchange: Exchange, service: Service) -> None:
 
 
 async def tags(exchange: Exchange, service: Service) -> None:
-    await exchange.answer_json(models.encode_tags(service.cards))
+    exchange.answer_json(models.encode_tags(service.cards))
 
 
 async def ps(exchange: Exchange, service: Service) -> None:
-    await exchange.answer_json(models.encode_ps(service.cards))
+    exchange.answer_json(models.encode_ps(service.cards))
 
 
 async def show(exchange: Exchange, service: Service) -> None:
     name = models.decode_show(await exchange.read_body())
-    await exchange.answer_json(models.encode_show(find_card(exchange, service, name)))
+    exchange.answer_json(models.encode_show(find_card(exchange, service, name)))
 
 
 async def version(exchange: Exchange, service: Service) -> None:
-    await exchange.answer_json({"version": __version__})
+    exchange.answer_json({"version": __version__})
 
 
 async def _answer(

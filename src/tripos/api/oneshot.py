@@ -65,7 +65,7 @@ async def _answer(
         return encode(encode_body(answers, card, time.monotonic() - arrival_s))
 
     num_numbers = sum(len(vector) for answer in answers for vector in answer.result.vectors)
-    await exchange.answer(200, body() if num_numbers <= INLINE_NUMBERS else await asyncio.to_thread(body))
+    exchange.answer(200, body() if num_numbers <= INLINE_NUMBERS else await asyncio.to_thread(body))
 
 
 async def _run(exchange: Exchange, service: Service, asked: AskedOnce, arrival_s: float) -> list[AnsweredOnce]:

@@ -113,7 +113,8 @@ class Door:
         self._stop_now = asyncio.Event()
         self._rereading: asyncio.Task[None] | None = None  # the last one, kept from the garbage collector
         config = uvicorn.Config(
-            app,
+            app,  # taken as it is: our connection calls it
+            interface="asgi3",
             http=partial(Connection, gate=self.gate),  # type: ignore[arg-type]  # a class, it says; it only calls it
             ws="none",
             lifespan="off",
