@@ -233,6 +233,9 @@ class Service:
         finally:
             try:
                 await levels.aclose()
+            except BaseException as error:  # says more than the cancellation before it
+                failure = error
+                raise
             finally:
                 meter.end(failure)
                 self._leave(call.route, route)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from tripos.api import tokens
+from tripos.api.calls import find_card
 from tripos.api.dialect import Dialect, typed_events
 from tripos.api.exchange import Exchange
-from tripos.api.generate import deliver, find_card
+from tripos.api.generate import deliver
 from tripos.service import Service
 from tripos.wire.anthropic import messages
 from tripos.wire.anthropic.errors import encode_error

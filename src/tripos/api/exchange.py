@@ -1,7 +1,7 @@
 """One HTTP exchange: the request with its bounded body, and the response, written once.
 
-Owns what is the same for every endpoint: request id, headers, JSON and error bodies, the framing of a response. When the
-client leaves, the work for it is cancelled. Knows no endpoint.
+Owns what is the same for every endpoint: request id, headers, JSON and error bodies, the framing of a response. When
+the client leaves, the work for it is cancelled. Knows no endpoint.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ class Line(Protocol):
 
     peer: str
     loop: asyncio.AbstractEventLoop
-    date_line: bytes
+
+    @property
+    def date_line(self) -> bytes:
+        """Of every answer."""
 
     @property
     def is_full(self) -> bool:
@@ -72,9 +75,9 @@ class Exchange:
     """
 
     __slots__ = (
-        "_body", "_error", "_head_lines", "_is_chunked", "_line", "_news", "code", "dialect", "encode_failure", "fields",
-        "has_left", "head", "is_over", "keeps_alive", "model", "num_sent", "path_name", "principal", "request_id",
-        "status", "stored", "work",
+        "_body", "_error", "_head_lines", "_is_chunked", "_line", "_news", "code", "dialect", "encode_failure",
+        "fields", "has_left", "head", "is_over", "keeps_alive", "model", "num_sent", "path_name", "principal",
+        "request_id", "status", "stored", "work",
     )  # fmt: skip
 
     def __init__(self, line: Line, head: Head) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from tripos.api.calls import find_card
 from tripos.api.dialect import Dialect, lines
 from tripos.api.exchange import Exchange
-from tripos.api.generate import deliver, find_card
+from tripos.api.generate import deliver
 from tripos.service import Service
 from tripos.version import __version__
 from tripos.wire.generation import Asked, for_model

@@ -1,8 +1,8 @@
 """A client's connection: requests in, one after the other, each to the application, and its answer out.
 
 Owns time and flow: how long a head or a body may take, how long an unread answer is kept, what happens when the client
-leaves: the work for it is cancelled. Framing is framing.py's, the answer's form exchange.py's, the number of connections
-gate.py's.
+leaves: the work for it is cancelled. Framing is framing.py's, the answer's form exchange.py's, the number of
+connections gate.py's.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ NEVER = float("inf")
 
 Application = Callable[[Exchange], Coroutine[Any, Any, None]]
 _dates: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")  # what uvicorn renews each second, and its line
+
 
 class Connection(asyncio.Protocol):
     """Made by uvicorn's server for each client."""
@@ -180,7 +181,6 @@ class Connection(asyncio.Protocol):
 
     @property
     def date_line(self) -> bytes:
-        """Of every answer."""
         global _dates
         fields = self._server_state.default_headers
         if _dates[0] is not fields:

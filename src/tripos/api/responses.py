@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from tripos.api import tokens
+from tripos.api.calls import find_card
 from tripos.api.dialect import Dialect, typed_events
 from tripos.api.exchange import Exchange
-from tripos.api.generate import deliver, find_card
+from tripos.api.generate import deliver
 from tripos.service import Service
 from tripos.types import Event, Message
 from tripos.wire.generation import for_model

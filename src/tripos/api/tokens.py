@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from tripos.api.calls import find_card
 from tripos.api.exchange import Exchange
-from tripos.api.generate import find_card
 from tripos.controls.limits import LimitsOptions, check
 from tripos.errors import InvalidRequest
 from tripos.service import Service, Tokenizing

@@ -2,7 +2,8 @@
 
 Python closes an abandoned async generator only when it is collected, and nested ones in no set order. `Levels` owns
 every generator of one call, so that letting go first aborts the work and then runs each stage's `finally`, from the
-inside out. A stage that only looks at the call may return `run(call)` itself: then it costs nothing per event.
+inside out. A stage that only looks at the call may return `run(call)` itself, or an iterator with `aclose` that hands
+on what it is given: then it costs nothing per event. `aclose` may raise why a call that was cancelled had to end.
 """
 
 from __future__ import annotations
@@ -43,8 +44,10 @@ class Levels:
             events = self._model(call)
         else:
             events = self._stages[depth](call, lambda inner_call: self.open(inner_call, depth + 1))
-        # Runs are async generators; their type says only what readers need.
-        self._opened.append(cast("AsyncGenerator[Event, None]", events))
+        opened = self._opened
+        if not opened or opened[-1] is not events:  # else the stage returned what it was given
+            # Runs are async generators; their type says only what readers need.
+            opened.append(cast("AsyncGenerator[Event, None]", events))
         return events
 
     async def aclose(self) -> None:
