@@ -188,12 +188,19 @@ class Exchange:
     def answer_json(self, value: Any, status: int = 200) -> None:
         self.answer(status, encode(value))
 
-    async def stream(self, values: Iterable[Any]) -> None:
-        """More of a stream, in the dialect's framing. Waits while the client does not read."""
+    def stream(self, values: Iterable[Any]) -> None:
+        """More of a stream, in the dialect's framing. When the line `is_full`, `drain` before there is more."""
         head = b"" if self.status else self._begin_stream()
         self._write(head, self.dialect.frame(values), is_last=False)
-        if self._line.is_full and not self.has_left:
-            await self._line.drain()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the client must read before more is streamed."""
+        return self._line.is_full and not self.has_left
+
+    async def drain(self) -> None:
+        """Until the client has read enough. It may leave instead."""
+        await self._line.drain()
 
     def end_stream(self, values: Iterable[Any]) -> None:
         """The last values of a stream that went well."""
@@ -260,7 +267,8 @@ class Exchange:
         if self.head.method == "HEAD":
             data = b""
         elif self._is_chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+            if data:
+                data = b"%x\r\n%b\r\n" % (len(data), data)
             if is_last:
                 data += b"0\r\n\r\n"
         if head or data:

@@ -56,7 +56,9 @@ async def deliver(exchange: Exchange, service: Service, asked: Asked, answer: An
             async for event in events:
                 values = answer.take(((0, event),))
                 if values and asked.stream:
-                    await exchange.stream(values)
+                    exchange.stream(values)
+                    if exchange.is_full:
+                        await exchange.drain()
         finally:
             await events.aclose()
     else:
@@ -64,7 +66,9 @@ async def deliver(exchange: Exchange, service: Service, asked: Asked, answer: An
             async for batch in batches:
                 values = answer.take(batch)
                 if values and asked.stream:
-                    await exchange.stream(values)
+                    exchange.stream(values)
+                    if exchange.is_full:
+                        await exchange.drain()
     elapsed_s = time.monotonic() - arrival_s
     if asked.stream:
         exchange.end_stream(answer.end(elapsed_s))

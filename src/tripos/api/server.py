@@ -67,7 +67,13 @@ def serve(service: Service, options: Options, on_ready: Callable[[str], None] | 
         gate = Gate(options.max_connections, options.max_peer_connections)
         door = Door(service, App(service, keys, hosts), listener, options.drain_s, gate)
         with asyncio.Runner(loop_factory=_new_loop) as runner:
-            runner.run(door.run(on_ready, with_signals=True))
+            runner.run(_run_alone(door, on_ready))
+
+
+async def _run_alone(door: Door, on_ready: Callable[[str], None] | None) -> None:
+    """In a loop of our own: it need not remember every call's generators, for whoever opens one closes it."""
+    sys.set_asyncgen_hooks(firstiter=None)
+    await door.run(on_ready, with_signals=True)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -29,6 +29,7 @@ TOKEN_S = (
     0.75, 1, 2, 5,
 )  # fmt: skip
 TOKENS = tuple(float(4**i) for i in range(10))
+MAX_UNSORTED = 256
 FINISH_REASONS = ("stop", "length", "tool_calls", "content_filter", "abort", "error")
 
 
@@ -129,13 +130,28 @@ class Series:
             reason: self._outcomes.labels(**self._labels, finished_reason=reason) for reason in FINISH_REASONS
         }
         self._durations: dict[str, Tally] = {}  # by error
+        self._unsorted: list[tuple[str, float, Usage | None]] = []  # calls that ended
 
     def observe_first(self, seconds: float) -> None:
         self._first.observe(seconds)
         self._first_otel.observe(seconds)
 
     def observe_end(self, outcome: str, seconds: float, usage: Usage | None) -> None:
-        """`outcome`: a finish reason or an error's code. `usage` is None when the call did not finish."""
+        """`outcome`: a finish reason or an error's code. `usage` is None when the call did not finish.
+
+        Ended calls are sorted into their buckets together, when MAX_UNSORTED are there or somebody looks.
+        """
+        self._unsorted.append((outcome, seconds, usage))
+        if len(self._unsorted) >= MAX_UNSORTED:
+            self.sort()
+
+    def sort(self) -> None:
+        """Count what ended since the last time."""
+        unsorted, self._unsorted = self._unsorted, []
+        for outcome, seconds, usage in unsorted:
+            self._sort(outcome, seconds, usage)
+
+    def _sort(self, outcome: str, seconds: float, usage: Usage | None) -> None:
         reason = outcome if outcome in FINISH_REASONS else "error"
         self._reasons[reason].value += 1
         error = "" if outcome in FINISH_REASONS else outcome
@@ -165,6 +181,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._models: dict[str, Any] = {}
+        self._series: dict[str, Series] = {}
         self._families: list[Histogram | Counter] = []
         names = ("model_name", "engine")
 
@@ -207,7 +224,9 @@ class Metrics:
 
     def series(self, name: str) -> Series:
         """For a registered model; a name that a client made up must not come here."""
-        return Series(self, name)
+        if name not in self._series:
+            self._series[name] = Series(self, name)
+        return self._series[name]
 
     def add_model(self, name: str, model: object) -> None:
         """Read this model's engine, if it has one, at every scrape."""
@@ -218,6 +237,7 @@ class Metrics:
     def remove_model(self, name: str) -> None:
         """Forget every series of a model that is no longer served."""
         self._models.pop(name, None)
+        self._series.pop(name, None)
         for family in self._families:
             family.remove(name)
 
@@ -227,6 +247,8 @@ class Metrics:
 
     def collect(self) -> Iterable[Metric]:
         """What was counted, and the engines' own numbers, asked for now (prometheus_client's collector protocol)."""
+        for series in self._series.values():
+            series.sort()
         for family in self._families:
             yield family.collect()
         stats = {name: model.stats() for name, model in self._models.items()}

@@ -9,6 +9,7 @@ on what it is given: then it costs nothing per event. `aclose` may raise why a c
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from types import AsyncGeneratorType
 from typing import cast
 
 from tripos.types import Call, Event, Run, Stage
@@ -54,8 +55,11 @@ class Levels:
         """Close all, the innermost first; every one is closed, and the first error is raised."""
         failure: BaseException | None = None
         while self._opened:
+            events = self._opened.pop()
+            if type(events) is AsyncGeneratorType and events.ag_frame is None:
+                continue  # it has come to its end
             try:
-                await self._opened.pop().aclose()
+                await events.aclose()
             except BaseException as error:
                 failure = failure or error
         if failure is not None:

@@ -42,7 +42,6 @@ RECOMMENDED = frozenset({"temperature", "top_k", "top_p", "min_p", "repetition_p
 
 MODEL = Field("model", "string", "Name of a served model.", max_bytes=MAX_MODEL_NAME, required=True)
 _SILENT = Sampling()
-_NOTHING = Said()
 _TOKEN_ID = Field("token id", "integer", "", low=0, high=INT31)
 
 
@@ -149,13 +148,14 @@ class Choice:
 class Heard:
     """What one choice said: its reasoning, text and calls so far, and what of it came with the last Delta."""
 
+    calls: tuple[ToolCall, ...] = ()
+    new = Said()
+    finish_reason: str | None = None
+
     def __init__(self, speech: Speech, index: int = 0) -> None:
         self._reader = Reader(speech, index) if speech.tool_dialect or speech.reasoning_dialect else None
         self._reasoning: list[str] = []
         self._texts: list[str] = []
-        self.calls: list[ToolCall] = []
-        self.new = _NOTHING
-        self.finish_reason: str | None = None
 
     def take(self, delta: Delta) -> Said:
         reader, reason = self._reader, delta.finish_reason
@@ -164,7 +164,8 @@ class Heard:
             self._texts.append(delta.text)
         else:
             self.new = new = reader.take(delta)
-            self._reasoning.append(new.reasoning)
+            if new.reasoning:
+                self._reasoning.append(new.reasoning)
             self._texts.append(new.text)
             self.calls += new.calls
         if reason is not None:
@@ -186,7 +187,7 @@ class Heard:
         return Message(
             role="assistant",
             content=text if text or not self.calls else None,
-            tool_calls=tuple(self.calls),
+            tool_calls=self.calls,
             reasoning=reasoning or None,
         )
 

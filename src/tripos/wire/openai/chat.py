@@ -6,12 +6,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from tripos.errors import InvalidRequest
 from tripos.types import Delta, Generate, Message, TokenLogprob, ToolCall
 from tripos.wire.constraint import read_constraint
 from tripos.wire.fields import Field, read, table
 from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, Asked, Heard
-from tripos.wire.json import parse, shown
+from tripos.wire.json import encode, parse, shown
 from tripos.wire.openai.functions import CALLING, REASONING, read_chat_offer, read_thinking
 from tripos.wire.openai.generation import DELIVERY, IGNORED, SAMPLING, Answer, Identity, read_delivery, read_sampling
 from tripos.wire.openai.parts import read_parts
@@ -233,7 +235,7 @@ class ChatAnswer(Answer):
             for index in range(len(self._choices))
         ]
 
-    def _add(self, index: int, delta: Delta) -> dict[str, Any] | None:
+    def _add(self, index: int, delta: Delta) -> Any:
         choice = self._choices[index]
         choice.take(delta)
         return choice.encode_news(index, delta) if self.asked.stream else None
@@ -242,14 +244,20 @@ class ChatAnswer(Answer):
         return [choice.encode(index) for index, choice in enumerate(self._choices)]
 
 
+_AFTER_TEXT = b'},"logprobs":null,"finish_reason":null}'
+
+
 class _ChatChoice(Heard):
     """What one choice said, and what is told of its tokens and its end."""
+
+    _stop: str | int | None = None
+    _num_calls = 0  # sent in chunks
 
     def __init__(self, speech: Speech, index: int, has_logprobs: bool) -> None:
         super().__init__(speech, index)
         self._logprobs: list[TokenLogprob] | None = [] if has_logprobs else None
-        self._stop: str | int | None = None
-        self._num_calls = 0  # sent in chunks
+        # Around the text of a chunk that brings nothing else, as nearly all do.
+        self._before_text = b'{"index":%d,"delta":{"content":' % index
 
     def take(self, delta: Delta) -> Said:
         if self._logprobs is not None:
@@ -258,11 +266,14 @@ class _ChatChoice(Heard):
             self._stop = delta.stop
         return super().take(delta)
 
-    def encode_news(self, index: int, delta: Delta) -> dict[str, Any] | None:
+    def encode_news(self, index: int, delta: Delta) -> Any:
         """What the last Delta brought, as a chunk's choice; None: all of it is held back."""
         new = self.new
-        if not (new.text or new.reasoning or new.calls or delta.logprobs or delta.finish_reason):
-            return None
+        if not (new.reasoning or new.calls or delta.logprobs or delta.finish_reason):
+            if not new.text:
+                return None
+            if delta.logprobs is None:
+                return msgspec.Raw(self._before_text + encode(new.text) + _AFTER_TEXT)
         said: dict[str, Any] = {}
         if new.reasoning:
             said["reasoning_content"] = said["reasoning"] = new.reasoning

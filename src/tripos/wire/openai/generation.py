@@ -211,14 +211,14 @@ class Answer(ABC):
 
     object: str
     chunk_object: str
+    _is_opened = False
+    _before = _after = b""  # what every chunk of a stream begins and ends with, written once
 
     def __init__(self, asked: Asked, identity: Identity) -> None:
         self.asked = asked
         self._identity = identity
         self._n = asked.n
         self._usages: list[Usage | None] = [None] * len(asked.requests)
-        self._is_opened = False
-        self._before = self._after = b""  # what every chunk of a stream begins and ends with, written once
         if asked.stream:
             self._before = encode(self._head(self.chunk_object))[:-1] + b',"choices":['
             self._after = b'],"usage":null}' if asked.include_usage else b"]}"
@@ -264,8 +264,8 @@ class Answer(ABC):
         return whole
 
     @abstractmethod
-    def _add(self, index: int, delta: Delta) -> dict[str, Any] | None:
-        """Remember more of a choice; returns the choice of a stream's next chunk, if there is something to send."""
+    def _add(self, index: int, delta: Delta) -> Any:
+        """Remember more of a choice; returns the choice of a stream's next chunk, None if there is nothing to send."""
 
     @abstractmethod
     def _opening(self) -> list[dict[str, Any]]:
