@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any, Protocol, runtime_checkable
 
@@ -53,6 +53,12 @@ class Tally:
     def observe(self, value: float) -> None:
         self.counts[bisect_left(self._bounds, value)] += 1
         self.total += value
+
+    def observe_all(self, values: Sequence[float]) -> None:
+        counts, bounds = self.counts, self._bounds
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+        self.total += sum(values)
 
 
 class Histogram:
@@ -130,49 +136,50 @@ class Series:
             reason: self._outcomes.labels(**self._labels, finished_reason=reason) for reason in FINISH_REASONS
         }
         self._durations: dict[str, Tally] = {}  # by error
-        self._unsorted: list[tuple[str, float, Usage | None]] = []  # calls that ended
+        self._firsts: list[float] = []  # not sorted yet, like:
+        self._ended: list[tuple[str, float, Usage | None]] = []
 
     def observe_first(self, seconds: float) -> None:
-        self._first.observe(seconds)
-        self._first_otel.observe(seconds)
+        self._firsts.append(seconds)
 
     def observe_end(self, outcome: str, seconds: float, usage: Usage | None) -> None:
         """`outcome`: a finish reason or an error's code. `usage` is None when the call did not finish.
 
-        Ended calls are sorted into their buckets together, when MAX_UNSORTED are there or somebody looks.
+        What was observed is sorted into its buckets together, when MAX_UNSORTED calls have ended or somebody looks.
         """
-        self._unsorted.append((outcome, seconds, usage))
-        if len(self._unsorted) >= MAX_UNSORTED:
+        self._ended.append((outcome, seconds, usage))
+        if len(self._ended) >= MAX_UNSORTED:
             self.sort()
 
     def sort(self) -> None:
-        """Count what ended since the last time."""
-        unsorted, self._unsorted = self._unsorted, []
-        for outcome, seconds, usage in unsorted:
-            self._sort(outcome, seconds, usage)
-
-    def _sort(self, outcome: str, seconds: float, usage: Usage | None) -> None:
-        reason = outcome if outcome in FINISH_REASONS else "error"
-        self._reasons[reason].value += 1
-        error = "" if outcome in FINISH_REASONS else outcome
-        duration = self._durations.get(error)
-        if duration is None:
-            duration = self._durations[error] = self._otel_duration.labels(self._name, error)
-        duration.observe(seconds)
-        self._e2e.observe(seconds)
-        if usage is None:
-            return
-        self._queue.observe(usage.queue_s)
-        self._prefill.observe(usage.prefill_s)
-        self._decode.observe(usage.decode_s)
-        self._prompt.value += usage.prompt_tokens
-        self._output.value += usage.output_tokens
-        self._prompt_size.observe(usage.prompt_tokens)
-        self._output_size.observe(usage.output_tokens)
-        if usage.output_tokens > 1 and usage.ttft_s:
-            per_token_s = max(0.0, seconds - usage.ttft_s) / (usage.output_tokens - 1)
-            self._per_token.observe(per_token_s)
-            self._otel_per_token.observe(per_token_s)
+        """Count what was observed since the last time."""
+        firsts, ended, self._firsts, self._ended = self._firsts, self._ended, [], []
+        for tally in (self._first, self._first_otel):
+            tally.observe_all(firsts)
+        self._e2e.observe_all([seconds for _, seconds, _ in ended])
+        for outcome, seconds, _ in ended:
+            self._reasons[outcome if outcome in FINISH_REASONS else "error"].value += 1
+            error = "" if outcome in FINISH_REASONS else outcome
+            if error not in self._durations:
+                self._durations[error] = self._otel_duration.labels(self._name, error)
+            self._durations[error].observe(seconds)
+        usages = [usage for _, _, usage in ended if usage is not None]
+        self._queue.observe_all([usage.queue_s for usage in usages])
+        self._prefill.observe_all([usage.prefill_s for usage in usages])
+        self._decode.observe_all([usage.decode_s for usage in usages])
+        for count, size, numbers in (
+            (self._prompt, self._prompt_size, [usage.prompt_tokens for usage in usages]),
+            (self._output, self._output_size, [usage.output_tokens for usage in usages]),
+        ):
+            count.value += sum(numbers)
+            size.observe_all(numbers)
+        per_token_s = [
+            max(0.0, seconds - usage.ttft_s) / (usage.output_tokens - 1)
+            for _, seconds, usage in ended
+            if usage is not None and usage.output_tokens > 1 and usage.ttft_s
+        ]
+        for tally in (self._per_token, self._otel_per_token):
+            tally.observe_all(per_token_s)
 
 
 class Metrics:
