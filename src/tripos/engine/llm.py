@@ -118,7 +118,7 @@ class LanguageModel:
         stats = self.engine.stats()
         if self.adapters is None:
             return stats
-        return msgspec.structs.replace(
+        return replace(
             stats,
             max_adapters=self.adapters.max_adapters,
             running_adapters=self.adapters.using(Status.RUNNING),
