@@ -132,7 +132,7 @@ void LinearPhase::Bind(const std::vector<Buffer>& buffers) {
 }
 
 void LinearPhase::Run(const StepState& state, int thread) const {
-  const int64_t num_rows = state.NumRows(rows), num_panels = matrix.num_panels();
+  const int64_t num_rows = state.NumRows(rows);
   if (num_rows == 0) return;
   const bool has_adapters = !lora.IsIdle(state, rows);
   linear::RunArgs args;
@@ -148,18 +148,13 @@ void LinearPhase::Run(const StepState& state, int thread) const {
   }
   linear::Split split = linear::SuggestSplit(matrix, num_rows, state.num_threads);
   if (has_adapters) split = LoraTerm::Bound(split);
-  const int64_t panel_steps = (num_panels + split.panel_step - 1) / split.panel_step;
-  const int64_t row_steps = (num_rows + split.row_step - 1) / split.row_step;
-  std::atomic<int64_t>& next = state.counters[static_cast<size_t>(counter)];
-  for (;;) {
-    const int64_t task = next.fetch_add(1, std::memory_order_relaxed);
-    if (task >= panel_steps * row_steps) return;
-    args.first_row = task / panel_steps * split.row_step;
-    args.last_row = std::min(args.first_row + split.row_step, num_rows);
-    args.first_panel = task % panel_steps * split.panel_step;
-    args.last_panel = std::min(args.first_panel + split.panel_step, num_panels);
-    if (has_adapters) lora.Expand(state, rows, thread, args);
-    kernels->run(matrix, args);
+  for (int i = 0; i < state.num_threads; ++i) {  // its own tasks, then those of others
+    const int owner = (thread + i) % state.num_threads;
+    std::atomic<int64_t>& next = state.Counter(counter, owner);
+    while (split.TaskOf(owner, next.fetch_add(1, std::memory_order_relaxed), &args)) {
+      if (has_adapters) lora.Expand(state, rows, thread, args);
+      kernels->run(matrix, args);
+    }
   }
 }
 
@@ -171,7 +166,7 @@ void LinearPhase::RunFewRows(const StepState& state, int thread, linear::RunArgs
   args.first_panel = own * thread;
   args.last_panel = args.first_panel + own;
   if (own > 0) kernels->run(matrix, args);
-  std::atomic<int64_t>& next = state.counters[static_cast<size_t>(counter)];
+  std::atomic<int64_t>& next = state.Counter(counter);
   for (;;) {
     args.first_panel = shared + next.fetch_add(step, std::memory_order_relaxed);
     if (args.first_panel >= num_panels) return;
@@ -259,7 +254,7 @@ void AttentionPhase::RunWhole(const StepState& state, int thread) const {
   const Partial total = Partial::At(scores + AttendScratchFloats(layout.padded_dim));
   const Partial part = Partial::At(scores + AttendScratchFloats(layout.padded_dim) + partial_floats);
   const int64_t num_units = static_cast<int64_t>(state.tiles.size()) * NumHeadTiles();
-  std::atomic<int64_t>& next = state.counters[static_cast<size_t>(counter)];
+  std::atomic<int64_t>& next = state.Counter(counter);
   for (int64_t unit = thread; unit < num_units; unit = state.num_threads + next.fetch_add(1, std::memory_order_relaxed)) {
     const QueryTile& query_tile = state.tiles[static_cast<size_t>(unit / NumHeadTiles())];
     const AttentionTile tile = TileOf(state, query_tile, static_cast<int>(unit % NumHeadTiles()));
@@ -276,7 +271,7 @@ void AttentionPhase::RunWhole(const StepState& state, int thread) const {
 void AttentionPhase::RunPartitions(const StepState& state, int thread) const {
   float* scores = state.scratch[static_cast<size_t>(thread)];
   const int64_t num_units = static_cast<int64_t>(state.tiles.size()) * NumHeadTiles();
-  std::atomic<int64_t>& next = state.counters[static_cast<size_t>(counter)];
+  std::atomic<int64_t>& next = state.Counter(counter);
   for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < num_units * state.max_partitions;) {
     const int64_t unit = task / state.max_partitions;
     const int partition = static_cast<int>(task % state.max_partitions);
