@@ -100,7 +100,7 @@ void Executor::Load(const void* bytes, size_t num_bytes, std::span<const TriposW
   partials_ = Memory(lowered.queries_per_tile > 0 ? kPartialsBytes : 0);
   thread_scratch_.clear();
   for (size_t i = 0; i < num_threads; ++i) thread_scratch_.push_back(scratch_.As<float>() + i * scratch_floats);
-  counters_ = std::make_unique<std::atomic<int64_t>[]>(lowered.phases.size() + 1);
+  counters_ = std::make_unique<std::atomic<int64_t>[]>(lowered.phases.size() * num_threads + 1);
   slices_.Reserve(settings_.threads, settings_.max_num_tokens, settings_.max_num_rows, lowered.phases.size() + 1, lowered.arena);
   tiles_.reserve(static_cast<size_t>(settings_.max_num_tokens));
   ReserveAdapters(lowered.lora_sites.empty() ? 0 : static_cast<size_t>(settings_.max_adapters));
@@ -183,7 +183,7 @@ void Executor::Run(const TriposStep& step, const TriposOutput& output) {
              plan.self_attention_dim > 0, plan.pools});
   CheckAdapterSlots(step, adapters_);
   PlanTiles(step);
-  const size_t num_counters = plan.phases.size() + 1;
+  const size_t num_counters = plan.phases.size() * static_cast<size_t>(settings_.threads) + 1;
   for (size_t i = 0; i < num_counters; ++i) counters_[i].store(0, std::memory_order_relaxed);
 
   StepState state;

@@ -46,13 +46,17 @@ struct StepState {
   CacheView cache;
   std::span<const QueryTile> tiles;
   int max_partitions = 1;  // of any tile
-  std::span<std::atomic<int64_t>> counters;  // one per phase, zeroed at the start of the step
+  std::span<std::atomic<int64_t>> counters;  // per phase one for each thread, zeroed at the start of the step
   std::span<float* const> scratch;           // per thread
   float* partials = nullptr;
   size_t num_partial_floats = 0;
   const LoraStep* lora = nullptr;     // nullptr: no row uses an adapter
   std::span<float* const> addends;    // per thread, kAddendFloats
 
+  // Of a phase that takes all tasks from one counter, or deals to each thread its own.
+  std::atomic<int64_t>& Counter(int phase, int thread = 0) const {
+    return counters[static_cast<size_t>(phase * num_threads + thread)];
+  }
   int64_t NumRows(Rows rows) const { return rows == Rows::kTokens ? step->num_tokens : step->num_rows; }
 };
 
@@ -121,7 +125,7 @@ class Phase {
   bool is_repeated = false;  // row-wise, and each thread does all of it in a step of one row
   bool needs_barrier = false;  // before it
   bool needs_barrier_single = false;  // before it in a step of one row
-  int counter = -1;          // index into StepState::counters
+  int counter = -1;          // its place among the phases, see StepState::Counter
 
  protected:
   static void BindOperand(Operand& operand, const std::vector<Buffer>& buffers) {

@@ -2,6 +2,7 @@
 #ifndef TRIPOS_PLAN_PHASES_H_
 #define TRIPOS_PLAN_PHASES_H_
 
+#include <optional>
 #include <vector>
 
 #include "kernels/plan/lora_phases.h"
@@ -177,6 +178,12 @@ class AttentionPhase : public Phase {
   bool IsSplit(const StepState& state) const;
   int NumHeadTiles() const { return shape.num_kv_heads * shape.tiles_per_kv_head(); }
   AttentionTile TileOf(const StepState& state, const QueryTile& tile, int head_tile) const;
+  const QueryTile& TileAt(const StepState& state, int64_t unit) const {
+    return state.tiles[static_cast<size_t>(unit / NumHeadTiles())];
+  }
+  Range UnitsOf(const StepState& state, int thread) const;
+  std::optional<int64_t> TakeUnit(const StepState& state, int thread, int* num_done) const;
+  NextBlocks BlocksOf(const StepState& state, int64_t unit, int partition) const;
   Partial PartialOf(const StepState& state, int64_t unit, int partition) const;
   void RunWhole(const StepState& state, int thread) const;
   void RunPartitions(const StepState& state, int thread) const;
