@@ -142,7 +142,10 @@ def _dense(raw: Mapping[str, Any]) -> Dense:
         raise ModelRefused(
             f"{file}: activation_function {kind[:60]!a} is not supported; supported: {', '.join(_ACTIVATIONS)}"
         )
-    names = (raw.get("module_input_name") or "sentence_embedding", raw.get("module_output_name") or "sentence_embedding")
+    names = (
+        raw.get("module_input_name") or "sentence_embedding",
+        raw.get("module_output_name") or "sentence_embedding",
+    )
     if names != ("sentence_embedding", "sentence_embedding") or fields.flag("use_residual", False):
         raise ModelRefused(f"{file}: only a Dense from sentence_embedding to itself, without a residual, is supported")
     return Dense(
