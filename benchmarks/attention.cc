@@ -2,12 +2,16 @@
 //
 //   attention_benchmark [isa [case]]      ns per pair; of the cases whose name contains `case`
 //
+// Cases of several sequences decode one token of each, in every layer, from caches that lie apart and together are
+// larger than the processor's: they read from memory, as a step does. The others find all in L2.
+//
 // Built by the CMake target `attention_benchmark`. One thread, timed by its own CPU time: best of many short runs.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <ctime>
+#include <numeric>
 #include <random>
 #include <vector>
 
@@ -24,12 +28,17 @@ struct Case {
   int num_heads, num_kv_heads, head_dim;
   int context;      // keys of the last query
   int num_queries;  // 1: decode
+  int num_seqs = 1;
+  int num_layers = 1;
 };
 
 constexpr Case kCases[] = {
     {"135m prefill 512", 9, 3, 64, 512, 512},    {"135m prefill 2048", 9, 3, 64, 2048, 512},
     {"135m decode 512", 9, 3, 64, 512, 1},       {"0.6b prefill 512", 16, 8, 128, 512, 512},
-    {"0.6b decode 512", 16, 8, 128, 512, 1},
+    {"0.6b decode 512", 16, 8, 128, 512, 1},         {"135m batch 64 x 512", 9, 3, 64, 512, 1, 64, 30},
+    {"135m batch 32 x 1024", 9, 3, 64, 1024, 1, 32, 30}, {"135m batch 16 x 2048", 9, 3, 64, 2048, 1, 16, 30},
+    {"135m batch 8 x 4096", 9, 3, 64, 4096, 1, 8, 30},   {"135m batch 4 x 8192", 9, 3, 64, 8192, 1, 4, 30},
+    {"0.6b batch 16 x 512", 16, 8, 128, 512, 1, 16, 28},
 };
 
 double Now() {
@@ -38,35 +47,55 @@ double Now() {
   return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
 }
 
-double NanosecondsPerPair(const OpKernels& kernels, KvType type, const Case& c) {
-  constexpr int kBlock = 32;
-  const KvLayout layout = KvLayout::Make(type, kBlock, 1, c.num_kv_heads, c.head_dim);
-  const int num_blocks = (c.context + kBlock - 1) / kBlock;
-  Memory cache(static_cast<size_t>(num_blocks) * layout.block_bytes());
-  std::vector<int32_t> table(static_cast<size_t>(num_blocks));
-  for (int i = 0; i < num_blocks; ++i) table[static_cast<size_t>(i)] = num_blocks - 1 - i;
-
-  std::mt19937 generator(1);
-  std::normal_distribution<float> normal(0.0f, 1.0f);
-  const auto random = [&](int count) {
+// A case's cache, filled with noise, its blocks in an order of no pattern.
+class Caches {
+ public:
+  Caches(const OpKernels& kernels, KvType type, const Case& c)
+      : layout(KvLayout::Make(type, kBlock, c.num_layers, c.num_kv_heads, c.head_dim)),
+        blocks_per_seq((c.context + kBlock - 1) / kBlock),
+        tables(static_cast<size_t>(blocks_per_seq * c.num_seqs)),
+        memory(tables.size() * layout.block_bytes()) {
+    std::iota(tables.begin(), tables.end(), 0);
+    std::shuffle(tables.begin(), tables.end(), std::mt19937(2));
+    const std::vector<float> noise = Noise(4096 + c.num_kv_heads * c.head_dim);
+    const int num_slots = static_cast<int>(tables.size()) * kBlock;
+    for (int layer = 0; layer < c.num_layers; ++layer) {
+      uint8_t* at = memory.As<uint8_t>() + static_cast<size_t>(layer) * layout.layer_bytes();
+      for (int slot = 0; slot < num_slots; ++slot) {
+        kernels.write_kv(layout, at, slot, noise.data() + slot * 7 % 4096, noise.data() + slot * 13 % 4096);
+      }
+    }
+  }
+  static std::vector<float> Noise(int count) {
+    std::mt19937 generator(1);
+    std::normal_distribution<float> normal(0.0f, 1.0f);
     std::vector<float> values(static_cast<size_t>(count));
     for (float& v : values) v = normal(generator);
     return values;
-  };
-  for (int position = 0; position < c.context; ++position) {
-    const std::vector<float> k = random(c.num_kv_heads * c.head_dim), v = random(c.num_kv_heads * c.head_dim);
-    const int32_t slot = table[static_cast<size_t>(position / kBlock)] * kBlock + position % kBlock;
-    kernels.write_kv(layout, cache.As<uint8_t>(), slot, k.data(), v.data());
   }
+  const int32_t* Table(int seq) const { return tables.data() + seq * blocks_per_seq; }
+  const uint8_t* Chunks(int layer, int head) const {
+    return memory.As<uint8_t>() + static_cast<size_t>(layer) * layout.layer_bytes() + static_cast<size_t>(head) * layout.chunk_bytes;
+  }
+
+  static constexpr int kBlock = 32;
+  const KvLayout layout;
+  const int blocks_per_seq;
+  std::vector<int32_t> tables;  // [seqs, blocks_per_seq]
+  Memory memory;
+};
+
+double NanosecondsPerPair(const OpKernels& kernels, KvType type, const Case& c) {
+  const Caches caches(kernels, type, c);
+  const KvLayout& layout = caches.layout;
   const int width = c.num_heads * c.head_dim, group = c.num_heads / c.num_kv_heads;
-  const std::vector<float> q = random(c.num_queries * width);
+  const std::vector<float> q = Caches::Noise(c.num_queries * width);
   std::vector<float> out(q.size()), scratch(AttendScratchFloats(layout.padded_dim));
   std::vector<float> totals(Partial::Floats(layout.padded_dim)), parts(totals.size());
   const Partial total = Partial::At(totals.data()), part = Partial::At(parts.data());
-  const int queries_per_tile = kTileRows / group, first_position = c.context - c.num_queries;
-  double pairs = 0.0;
-  const auto run = [&] {
-    pairs = 0.0;
+  const int queries_per_tile = kTileRows / group;
+  std::vector<AttentionTile> tiles;  // of a layer
+  for (int seq = 0; seq < c.num_seqs; ++seq) {
     for (int query = 0; query < c.num_queries; query += queries_per_tile) {
       for (int head = 0; head < c.num_kv_heads; ++head) {
         AttentionTile t{};
@@ -75,20 +104,39 @@ double NanosecondsPerPair(const OpKernels& kernels, KvType type, const Case& c) 
         t.q_stride = t.out_stride = static_cast<size_t>(width);
         t.num_queries = std::min(queries_per_tile, c.num_queries - query);
         t.num_heads = group;
-        t.first_position = first_position + query;
-        t.chunks = cache.As<uint8_t>() + static_cast<size_t>(head) * layout.chunk_bytes;
-        t.block_table = table.data();
+        t.first_position = c.context - c.num_queries + query;
+        t.chunks = caches.Chunks(0, head);
+        t.block_table = caches.Table(seq);
         t.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
-        const int last = t.first_position + t.num_queries - 1;
-        kernels.attend(layout, t, 0, scratch.data(), total);
-        for (int p = 1; p <= last / kPartition; ++p) {
-          kernels.attend(layout, t, p, scratch.data(), part);
-          kernels.merge(total, part, t.num_queries * group, layout.padded_dim);
-        }
-        kernels.finish(t, total, layout.head_dim, layout.padded_dim);
-        for (int i = 0; i < t.num_queries; ++i) pairs += static_cast<double>((t.first_position + i + 1) * group);
+        tiles.push_back(t);
       }
     }
+  }
+  double pairs = 0.0;
+  int layer = 0;
+  const auto run = [&] {
+    pairs = 0.0;
+    const size_t layer_offset = static_cast<size_t>(layer) * layout.layer_bytes();
+    for (size_t i = 0; i < tiles.size(); ++i) {
+      AttentionTile t = tiles[i];
+      t.chunks += layer_offset;
+      const int last = t.first_position + t.num_queries - 1;
+      const AttentionTile& after = tiles[(i + 1) % tiles.size()];
+      for (int p = 0; p <= last / kPartition; ++p) {
+        const int first_block = (p + 1) * kPartition / Caches::kBlock;
+        t.next = {t.chunks, t.block_table + first_block, std::min(kPartition / Caches::kBlock, last / Caches::kBlock + 1 - first_block)};
+        if (t.next.count <= 0) t.next = {after.chunks + layer_offset, after.block_table, std::min(kPartition / Caches::kBlock, caches.blocks_per_seq)};
+        if (p == 0) {
+          kernels.attend(layout, t, 0, scratch.data(), total);
+          continue;
+        }
+        kernels.attend(layout, t, p, scratch.data(), part);
+        kernels.merge(total, part, t.num_queries * group, layout.padded_dim);
+      }
+      kernels.finish(t, total, layout.head_dim, layout.padded_dim);
+      for (int i = 0; i < t.num_queries; ++i) pairs += static_cast<double>((t.first_position + i + 1) * group);
+    }
+    layer = (layer + 1) % c.num_layers;
   };
   double best = 1e9;
   for (const double end = Now() + 0.3; Now() < end;) {
@@ -103,10 +151,10 @@ double NanosecondsPerPair(const OpKernels& kernels, KvType type, const Case& c) 
 
 int main(int argc, char** argv) {
   const OpKernels& kernels = ChooseOpKernels(ChooseIsa(argc > 1 ? argv[1] : "auto"));
-  std::printf("%-20s %12s %12s   ns per query, key and head (%s)\n", "", "int8", "fp16", IsaName(kernels.isa));
+  std::printf("%-22s %12s %12s   ns per query, key and head (%s)\n", "", "int8", "fp16", IsaName(kernels.isa));
   for (const Case& c : kCases) {
     if (argc > 2 && std::strstr(c.name, argv[2]) == nullptr) continue;
-    std::printf("%-20s %12.3f %12.3f\n", c.name, NanosecondsPerPair(kernels, KvType::kInt8, c),
+    std::printf("%-22s %12.3f %12.3f\n", c.name, NanosecondsPerPair(kernels, KvType::kInt8, c),
                 NanosecondsPerPair(kernels, KvType::kF16, c));
   }
 }

@@ -1,7 +1,8 @@
-"""What a constraint costs: tokens/s of free and of constrained streams, turn by turn on the same engine.
+"""What a constraint costs: seconds of free and of constrained streams, on two engines that step in turn.
 
-A named shape gets random weights and a made-up vocabulary of its size. Every stream draws as many tokens; jumping ahead
-is off for the cost of a token and on for what forced text saves. Prints a table and one JSON line.
+A machine's speed changes within seconds, so steps are compared that stand side by side. A named shape gets random
+weights and a made-up vocabulary of its size. Every stream draws as many tokens; jumping ahead is off for the cost of a
+token and on for what forced text saves. Prints a table and one JSON line.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--shape", default="smollm2-135m")
     parser.add_argument("--weights", default="int8")
     parser.add_argument("--threads", type=int, default=0, help="0: one per core")
-    parser.add_argument("--streams", type=int, nargs="*", default=[1, 16])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--streams", type=int, nargs="*", default=[1, 8, 64])
+    parser.add_argument("--rounds", type=int, default=3)
     return parser.parse_args()
 
 
@@ -44,8 +45,7 @@ def made_up_tokens(size: int) -> list[bytes]:
     return list(itertools.islice(itertools.chain(tokens, spaced), size))
 
 
-def run(engine: Any, grammar: Any, streams: int, rng: Any, vocab_size: int) -> tuple[float, int, float]:
-    """Seconds, tokens and steps of so many streams at once."""
+def sequences_of(grammar: Any, streams: int, rng: Any, vocab_size: int) -> list[Any]:
     from tripos.engine.sequence import Sequence
     from tripos.types import Sampling
 
@@ -63,16 +63,26 @@ def run(engine: Any, grammar: Any, streams: int, rng: Any, vocab_size: int) -> t
     if grammar is None:
         for sequence in sequences:
             sequence.stop_ids = frozenset()
-    steps = engine.num_steps
-    began_s = time.perf_counter()
-    for sequence in sequences:
-        engine.add(sequence)
-    while engine.has_work:
-        for output in engine.step():
-            if output.error is not None:
-                raise output.error
-    seconds = time.perf_counter() - began_s
-    return seconds, sum(sequence.num_output_tokens for sequence in sequences), engine.num_steps - steps
+    return sequences
+
+
+def in_turn(engines: list[Any], sequences: list[list[Any]]) -> list[float]:
+    """Seconds of each engine's steps, until all its sequences have ended; who goes first changes at each turn."""
+    for engine, own in zip(engines, sequences, strict=True):
+        for sequence in own:
+            engine.add(sequence)
+    seconds = [0.0] * len(engines)
+    order = list(range(len(engines)))
+    while any(engine.has_work for engine in engines):
+        order.reverse()
+        for i in order:
+            began_s = time.perf_counter()
+            outputs = engines[i].step() if engines[i].has_work else []
+            seconds[i] += time.perf_counter() - began_s
+            for output in outputs:
+                if output.error is not None:
+                    raise output.error
+    return seconds
 
 
 def main() -> None:
@@ -96,8 +106,8 @@ def main() -> None:
             max_model_len=512,
             speculate="off",
         )
-        model = build.load_model(options)
-        engine, size = model.engine, model.card.vocab_size
+        models = [build.load_model(options) for _ in range(2)]
+        engines, size = [model.engine for model in models], models[0].card.vocab_size
         tokens = made_up_tokens(size - 1)
         tokens += [b""] * (size - 1 - len(tokens)) + [b"</s>"]
         vocabulary = Vocabulary(tokens, [size - 1], [size - 1])
@@ -107,21 +117,38 @@ def main() -> None:
         )
         rows: list[dict[str, Any]] = []
         for streams in arguments.streams:
-            rates: dict[str, list[float]] = {"free": [], "constrained": [], "form": [], "form jumping": []}
-            steps: dict[str, float] = {}
-            for round_number in range(arguments.rounds + 1):
-                for name, grammar in (("free", None), ("constrained", text), ("form", form), ("form jumping", form)):
-                    object.__setattr__(engine.options, "jump_ahead", name == "form jumping")
-                    rng = np.random.default_rng(round_number)
-                    seconds, count, num_steps = run(engine, grammar, streams, rng, size)
+            for name, grammar in (("constrained", text), ("form", form), ("form jumping", form)):
+                object.__setattr__(engines[1].options, "jump_ahead", name == "form jumping")
+                rates: list[tuple[float, float]] = []
+                num_steps = 0
+                for round_number in range(arguments.rounds + 1):
+                    sequences = [
+                        sequences_of(each, streams, np.random.default_rng(round_number), size)
+                        for each in (None, grammar)
+                    ]
+                    steps = engines[1].num_steps
+                    seconds = in_turn(engines, sequences)
+                    num_steps = engines[1].num_steps - steps
+                    counts = [sum(sequence.num_output_tokens for sequence in own) for own in sequences]
                     if round_number:  # the first one warms up
-                        rates[name].append(count / seconds)
-                        steps[name] = num_steps
-            medians = {name: statistics.median(values) for name, values in rates.items()}
-            ratio = statistics.median(c / f for f, c in zip(rates["free"], rates["constrained"], strict=True))
-            rows.append({"streams": streams, "tokens_per_s": medians, "ratio": ratio, "steps": steps})
-            print(f"{streams:3} streams: " + ", ".join(f"{name} {rate:.0f}/s" for name, rate in medians.items()))
-            print(f"    a constrained stream has {ratio:.3f} of a free one's rate; steps {steps}")
+                        rates.append((counts[0] / seconds[0], counts[1] / seconds[1]))
+                free, constrained = (statistics.median(each) for each in zip(*rates, strict=True))
+                ratio = statistics.median(constrained / free for free, constrained in rates)
+                rows.append(
+                    {
+                        "streams": streams,
+                        "grammar": name,
+                        "free": free,
+                        "rate": constrained,
+                        "ratio": ratio,
+                        "steps": num_steps,
+                    }
+                )
+                print(
+                    f"{streams:3} streams, {name:12}: free {free:5.0f} tokens/s, with the grammar {constrained:5.0f}, "
+                    f"{ratio:.3f} of it; {num_steps} steps",
+                    flush=True,
+                )
         print(
             json.dumps({"benchmark": "grammar", "shape": arguments.shape, "weights": arguments.weights, "rows": rows})
         )

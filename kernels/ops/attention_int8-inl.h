@@ -115,7 +115,6 @@ constexpr int kWeightRun = 32;      // keys whose weights share a scale
 constexpr int kRuns = kPartition / kWeightRun;
 constexpr int kKeyTile = 16;  // keys that lie together
 constexpr int kKeyTiles = kPartition / kKeyTile;
-constexpr int kPrefetchTiles = 8;
 constexpr int kStreamRows = 4;  // so few rows, as in decode, wait for memory; more find in L2 what the tile before has read
 constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
 constexpr float kMasked = -1e30f;  // a score that weighs exactly 0, and finite, so that it may be subtracted from itself
@@ -197,10 +196,29 @@ struct Int8Tile {
       values[index] = chunk + view.layout.v_offset + static_cast<size_t>(at) * static_cast<size_t>(dim);
       scales[index] = reinterpret_cast<const float*>(chunk + view.layout.scale_offset) + at;
     }
-    // What follows the last keys: the first values.
-    const int last = high / kKeyTile;
-    for (int i = 0; i < kPrefetchTiles; ++i) keys[last + i] = values[low / kKeyTile + i < last ? low / kKeyTile + i : last - 1];
-    for (int i = 0; i < kPrefetchTiles; ++i) values[last + i] = values[last - 1];
+    Foresee((high - low + kKeyTile - 1) / kKeyTile, low / kKeyTile);
+  }
+
+  // Pairs each tile of keys and then of values with as much of what is read next, in the order of memory.
+  void Foresee(int num_tiles, int first) {
+    const KvLayout& kv = view.layout;
+    const NextBlocks& following = view.tile.next;
+    const int halves = kv.block_size / kKeyTile, num_next = following.count * 2 * halves;
+    const uint8_t* chunk = nullptr;
+    for (int i = 0; i < 2 * num_tiles; ++i) {
+      const int at = i < num_tiles ? first + i : kKeyTiles + first + i - num_tiles;
+      if (i >= num_next) {
+        next[at] = i < num_tiles ? keys[at] : values[at - kKeyTiles];
+        continue;
+      }
+      const int part = i % (2 * halves);
+      if (part == 0) {
+        chunk = following.chunks + static_cast<size_t>(following.table[i / (2 * halves)]) * kv.block_bytes();
+        for (size_t line = kv.scale_offset; line < kv.chunk_bytes; line += 64) __builtin_prefetch(chunk + line, 0, 2);
+      }
+      next[at] = part < halves ? chunk + static_cast<size_t>(part * quads) * kKeyTile * 4
+                               : chunk + kv.v_offset + static_cast<size_t>((part - halves) * dim) * kKeyTile;
+    }
   }
 
   void QuantizeQueries(int num_rows) {
@@ -222,8 +240,9 @@ struct Int8Tile {
   float* scale;          // [kTileRows], of the queries, with the scale of the scores
   int32_t* bias;         // [kTileRows]
   int8_t* query;         // [kTileRows, dim]
-  const uint8_t* keys[kKeyTiles + kPrefetchTiles];
-  const uint8_t* values[kKeyTiles + kPrefetchTiles];
+  const uint8_t* keys[kKeyTiles];
+  const uint8_t* values[kKeyTiles];
+  const uint8_t* next[2 * kKeyTiles];  // with each tile of keys, then of values
   const float* scales[kKeyTiles];  // of K; those of V are block_size further
 };
 
@@ -241,7 +260,7 @@ inline void KeyScores(const Int8Tile& t, int row, int key) {
   for (int v = 0; v < kVecs; ++v) {
     const int at = key + v * kLanes;
     k[v] = t.keys[at / kKeyTile] + at % kKeyTile * 4;
-    next[v] = t.keys[at / kKeyTile + kPrefetchTiles] + at % kKeyTile * 4;
+    next[v] = t.next[at / kKeyTile] + at % kKeyTile * 4;
   }
   Ints sum[kRows][kVecs];
   for (int r = 0; r < kRows; ++r) {
@@ -366,7 +385,7 @@ inline void ValueSums(const Int8Tile& t, int row, int low, int high, int column,
     const int end = run + kWeightRun < high ? run + kWeightRun : high;
     for (int tile = run; tile < end; tile += kKeyTile) {
       const uint8_t* v = t.values[tile / kKeyTile] + column * 4;
-      const uint8_t* next = t.values[tile / kKeyTile + kPrefetchTiles] + column * 4;
+      const uint8_t* next = t.next[kKeyTiles + tile / kKeyTile] + column * 4;
       const uint8_t* w = t.weights + row * kPartition + tile;
       for (int quad = 0; quad < kKeyTile / 4; ++quad, v += t.dim * 4, next += t.dim * 4, w += 4) {
         Ints x[kVecs];

@@ -1,150 +1,147 @@
 // Attention among the tokens of one whole sequence, and the mean of its rows. Needs simd-inl.h.
 //
-// Keys are transposed once per sequence and head, so that tokens are vector lanes; every score is one chain of
-// multiply-adds over head_dim, every output one chain over keys, in an order that the sequence's length alone decides.
+// Queries are the lanes: a block of kLanes of them is transposed, and then every score, maximum, weight and sum of theirs
+// is a vertical operation, without reductions over lanes. Every score is one chain of multiply-adds over head_dim, every
+// sum and every output one chain over keys, so that a result depends on its own sequence alone.
+#include <utility>
+
 #include "kernels/ops/encoder_kernels.h"
 
 namespace tripos {
 namespace {
 
+constexpr int kAtOnce = 8;  // keys, or columns of the output, whose sums are in registers
 constexpr float kNoScore = -__builtin_inff();
-#if defined(__AVX512F__)
-constexpr int kOutputVecs = 2;  // 8 rows x 2 vectors of columns in 16 accumulators
-constexpr int kRowsAtOnce = kSelfAttentionRows;
-#else
-constexpr int kOutputVecs = 2;
-constexpr int kRowsAtOnce = 4;  // 4 x 2 accumulators: there are 16 registers
-#endif
 
-struct Span {
+// kLanes queries of one head, those behind the last token being zero, and the keys that any of them sees.
+struct QueryBlock {
+  int first, count;
   int low, high;  // keys [low, high)
 };
 
-inline Span KeysOf(const SelfAttentionArgs& args, int query) {
-  const int low = args.left < 0 || args.left > query ? 0 : query - args.left;
-  const int rest = args.num_tokens - query - 1;
-  return {low, args.right < 0 || args.right > rest ? args.num_tokens : query + args.right + 1};
+struct AttendScratch {
+  float* queries;  // [head_dim][kLanes], scaled
+  float* outputs;  // [head_dim, padded][kLanes]
+  float* scores;   // [num_tokens][kLanes], then weights
+};
+
+inline QueryBlock BlockAt(const SelfAttentionArgs& args, int first) {
+  const int rest = args.num_tokens - first, count = rest < kLanes ? rest : kLanes, last = first + count - 1;
+  const bool sees_first = args.left < 0 || args.left >= first, sees_last = args.right < 0 || args.right >= args.num_tokens - 1 - last;
+  return {first, count, sees_first ? 0 : first - args.left, sees_last ? args.num_tokens : last + args.right + 1};
 }
 
-// k [num_tokens, head_dim] as [head_dim][padded], zeros behind the last token.
-inline void TransposeKeys(const SelfAttentionArgs& args, int padded, float* keys) {
+inline void TransposeQueries(const SelfAttentionArgs& args, const QueryBlock& block, const float* q, float* queries) {
+  const Vec scale = Set(args.scale);
+  q += static_cast<size_t>(block.first) * args.q_stride;
+  for (int column = 0; column < args.head_dim; column += kLanes) {
+    const int rest = args.head_dim - column, lanes = rest < kLanes ? rest : kLanes;
+    Vec v[kLanes];
+    for (int r = 0; r < kLanes; ++r) {
+      v[r] = r < block.count ? Mul(LoadN(q + static_cast<size_t>(r) * args.q_stride + column, lanes), scale) : Set(0.0f);
+    }
+    Transpose(v);
+    for (int i = 0; i < lanes; ++i) Store(queries + (column + i) * kLanes, v[i]);
+  }
+}
+
+// Lanes of queries that do not see the key score nothing.
+inline Vec Masked(const SelfAttentionArgs& args, const QueryBlock& block, int key, Vec score) {
+  if (args.left >= 0 && block.first + block.count - 1 > key + args.left) {
+    score = Select(Less(Set(static_cast<float>(key + args.left - block.first)), Ramp()), Set(kNoScore), score);
+  }
+  if (args.right >= 0 && block.first < key - args.right) {
+    score = Select(Less(Ramp(), Set(static_cast<float>(key - args.right - block.first))), Set(kNoScore), score);
+  }
+  return score;
+}
+
+// Scores of kKeys keys from `key` on; returns the largest so far.
+template <int kKeys>
+Vec ScoreKeys(const SelfAttentionArgs& args, const QueryBlock& block, const AttendScratch& scratch, int key, Vec peak) {
+  const float* k = args.k + static_cast<size_t>(key) * args.k_stride;
+  const float* rows[kKeys];
+  Vec sum[kKeys];
+  for (int r = 0; r < kKeys; ++r) {
+    rows[r] = k + static_cast<size_t>(r) * args.k_stride;
+    sum[r] = Set(0.0f);
+  }
   for (int d = 0; d < args.head_dim; ++d) {
-    float* row = keys + static_cast<size_t>(d) * static_cast<size_t>(padded);
-    for (int i = args.num_tokens; i < padded; ++i) row[i] = 0.0f;
-  }
-  for (int i = 0; i < args.num_tokens; ++i) {
-    const float* k = args.k + static_cast<size_t>(i) * args.k_stride;
-    float* column = keys + i;
-    for (int d = 0; d < args.head_dim; ++d) column[static_cast<size_t>(d) * static_cast<size_t>(padded)] = k[d];
-  }
-}
-
-// Scores of kRows queries with the keys [low, high), whole vectors of them.
-template <int kRows>
-inline void ScoreKeys(const float* const* q, const float* keys, int padded, int head_dim, Span span, float* scores) {
-  for (int key = span.low; key < span.high; key += kLanes) {
-    Vec sum[kRows];
-    for (int r = 0; r < kRows; ++r) sum[r] = Set(0.0f);
-    const float* k = keys + key;
-    for (int d = 0; d < head_dim; ++d, k += padded) {
-      const Vec lane = Load(k);
+    const Vec query = Load(scratch.queries + d * kLanes);
 #pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) sum[r] = Fma(Set(q[r][d]), lane, sum[r]);
-    }
-    for (int r = 0; r < kRows; ++r) Store(scores + r * padded + key, sum[r]);
+    for (int r = 0; r < kKeys; ++r) sum[r] = Fma(Set(rows[r][d]), query, sum[r]);
   }
+  for (int r = 0; r < kKeys; ++r) {
+    const Vec score = Masked(args, block, key + r, sum[r]);
+    peak = Max(peak, score);
+    Store(scratch.scores + (key + r) * kLanes, score);
+  }
+  return peak;
 }
 
-// A row's scores become weights that add up to the result; keys outside `seen` weigh nothing.
-inline float Weigh(float* scores, Span span, Span seen, float scale) {
-  const Vec factor = Set(scale), none = Set(kNoScore);
-  Vec largest = none;
-  for (int key = span.low; key < span.high; key += kLanes) {
-    Vec s = Mul(Load(scores + key), factor);
-    if (key < seen.low || key + kLanes > seen.high) {
-      const Vec lane = Add(Ramp(), Set(static_cast<float>(key)));
-      s = Select(Less(lane, Set(static_cast<float>(seen.low))), none, s);
-      s = Select(Less(lane, Set(static_cast<float>(seen.high))), s, none);
-    }
-    Store(scores + key, s);
-    largest = Max(largest, s);
-  }
-  const Vec peak = Set(MaxLanes(largest));
-  Vec sum = Set(0.0f);
-  for (int key = span.low; key < span.high; key += kLanes) {
-    const Vec p = Exp(Sub(Load(scores + key), peak));
-    sum = Add(sum, p);
-    Store(scores + key, p);
-  }
-  return SumLanes(sum);
-}
-
-// kVecs vectors of columns of weights · V for kRows queries.
-template <int kRows, int kVecs>
-inline void MixValues(const SelfAttentionArgs& args, const float* weights, int padded, Span span, const float* sums,
-                      int column, float* const* out) {
-  Vec mixed[kRows][kVecs];
-  for (int r = 0; r < kRows; ++r) {
-    for (int c = 0; c < kVecs; ++c) mixed[r][c] = Set(0.0f);
-  }
-  const int rest = args.head_dim - column;  // only a single vector may be partial
-  const bool is_whole = rest >= kLanes;
-  const float* v = args.v + static_cast<size_t>(span.low) * args.v_stride + column;
-  for (int key = span.low; key < span.high; ++key, v += args.v_stride) {
-    Vec value[kVecs];
-    for (int c = 0; c < kVecs; ++c) value[c] = is_whole ? Load(v + c * kLanes) : LoadN(v, rest);
+// kColumns columns of weights · V, transposed.
+template <int kColumns>
+void MixValues(const SelfAttentionArgs& args, const QueryBlock& block, const AttendScratch& scratch, int column, Vec share) {
+  Vec mixed[kColumns];
+  for (int c = 0; c < kColumns; ++c) mixed[c] = Set(0.0f);
+  const float* v = args.v + static_cast<size_t>(block.low) * args.v_stride + column;
+  for (int key = block.low; key < block.high; ++key, v += args.v_stride) {
+    const Vec weight = Load(scratch.scores + key * kLanes);
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      const Vec weight = Set(weights[r * padded + key]);
-      for (int c = 0; c < kVecs; ++c) mixed[r][c] = Fma(weight, value[c], mixed[r][c]);
-    }
+    for (int c = 0; c < kColumns; ++c) mixed[c] = Fma(Set(v[c]), weight, mixed[c]);
   }
-  for (int r = 0; r < kRows; ++r) {
-    const Vec inverse = Set(1.0f / sums[r]);
-    for (int c = 0; c < kVecs; ++c) {
-      const Vec y = Mul(mixed[r][c], inverse);
-      if (is_whole) {
-        Store(out[r] + column + c * kLanes, y);
-      } else {
-        StoreN(out[r] + column, y, rest);
-      }
-    }
+  for (int c = 0; c < kColumns; ++c) Store(scratch.outputs + (column + c) * kLanes, Mul(mixed[c], share));
+}
+
+inline void StoreOutputs(const SelfAttentionArgs& args, const QueryBlock& block, const float* outputs, float* out) {
+  out += static_cast<size_t>(block.first) * args.out_stride;
+  for (int column = 0; column < args.head_dim; column += kLanes) {
+    const int rest = args.head_dim - column, lanes = rest < kLanes ? rest : kLanes;
+    Vec v[kLanes];
+    for (int i = 0; i < kLanes; ++i) v[i] = i < lanes ? Load(outputs + (column + i) * kLanes) : Set(0.0f);
+    Transpose(v);
+    for (int r = 0; r < block.count; ++r) StoreN(out + static_cast<size_t>(r) * args.out_stride + column, v[r], lanes);
   }
 }
 
-template <int kRows>
-inline void AttendRows(const SelfAttentionArgs& args, int head, int first, const float* keys, int padded, float* scores) {
-  const float* q[kRows];
-  float* out[kRows];
-  float sums[kRows];
+// Calls do_some(std::integral_constant<int, N>, at) for parts of [first, last) of N <= kAtOnce, of equal size give or
+// take one: a part of one would wait for its only chain.
+template <typename DoSome, int... kIndex>
+inline void InParts(int first, int last, DoSome&& do_some, std::integer_sequence<int, kIndex...>) {
+  const int count = last - first, parts = (count + kAtOnce - 1) / kAtOnce;
+  for (int part = 0; part < parts; ++part) {
+    const int at = first + count * part / parts, size = first + count * (part + 1) / parts - at;
+    ((size == kIndex + 1 ? do_some(std::integral_constant<int, kIndex + 1>(), at) : void()), ...);
+  }
+}
+template <typename DoSome>
+inline void InParts(int first, int last, DoSome&& do_some) {
+  InParts(first, last, do_some, std::make_integer_sequence<int, kAtOnce>());
+}
+
+void AttendBlock(const SelfAttentionArgs& args, const QueryBlock& block, int head, const AttendScratch& scratch) {
   const size_t at = static_cast<size_t>(head) * static_cast<size_t>(args.head_dim);
-  for (int r = 0; r < kRows; ++r) {
-    q[r] = args.q + static_cast<size_t>(first + r) * args.q_stride + at;
-    out[r] = args.out + static_cast<size_t>(first + r) * args.out_stride + at;
+  TransposeQueries(args, block, args.q + at, scratch.queries);
+  Vec peak = Set(kNoScore);
+  InParts(block.low, block.high, [&](auto keys, int key) { peak = ScoreKeys<keys()>(args, block, scratch, key, peak); });
+  Vec sum = Set(0.0f);
+  for (int key = block.low; key < block.high; ++key) {
+    const Vec weight = Exp(Sub(Load(scratch.scores + key * kLanes), peak));
+    sum = Add(sum, weight);
+    Store(scratch.scores + key * kLanes, weight);
   }
-  const Span seen{KeysOf(args, first).low, KeysOf(args, first + kRows - 1).high};
-  const Span span{seen.low / kLanes * kLanes, (seen.high + kLanes - 1) / kLanes * kLanes};
-  ScoreKeys<kRows>(q, keys, padded, args.head_dim, span, scores);
-  for (int r = 0; r < kRows; ++r) sums[r] = Weigh(scores + r * padded, span, KeysOf(args, first + r), args.scale);
-  int column = 0;
-  for (; column + kOutputVecs * kLanes <= args.head_dim; column += kOutputVecs * kLanes) {
-    MixValues<kRows, kOutputVecs>(args, scores, padded, seen, sums, column, out);
-  }
-  for (; column < args.head_dim; column += kLanes) MixValues<kRows, 1>(args, scores, padded, seen, sums, column, out);
+  const Vec share = Div(Set(1.0f), sum);
+  InParts(0, args.head_dim, [&](auto columns, int column) { MixValues<columns()>(args, block, scratch, column, share); });
+  StoreOutputs(args, block, scratch.outputs, args.out + at);
 }
 
-void SelfAttend(const SelfAttentionArgs& args, float* scratch) {
-  const int padded = (args.num_tokens + kLanes - 1) / kLanes * kLanes;
-  float* keys = scratch;
-  float* scores = keys + static_cast<size_t>(args.head_dim) * static_cast<size_t>(padded);
-  TransposeKeys(args, padded, keys);
+void SelfAttend(const SelfAttentionArgs& args, float* memory) {
+  const int size = (args.head_dim + kLanes - 1) / kLanes * kLanes * kLanes;
+  const AttendScratch scratch{memory, memory + size, memory + 2 * size};
   for (int head = 0; head < args.num_heads; ++head) {
-    int row = 0;
-    for (; row + kRowsAtOnce <= args.num_tokens; row += kRowsAtOnce) {
-      AttendRows<kRowsAtOnce>(args, head, row, keys, padded, scores);
+    for (int first = 0; first < args.num_tokens; first += kLanes) {
+      AttendBlock(args, BlockAt(args, first), head, scratch);
     }
-    for (; row + 2 <= args.num_tokens; row += 2) AttendRows<2>(args, head, row, keys, padded, scores);
-    if (row < args.num_tokens) AttendRows<1>(args, head, row, keys, padded, scores);
   }
 }
 

@@ -26,12 +26,10 @@ struct SelfAttentionArgs {
   float scale;
 };
 
-inline constexpr int kSelfAttentionRows = 8;  // queries that share each load of a key or value
-
-// Of a thread: the keys of a sequence with tokens as lanes, and the scores of a few queries.
+// Of a thread: 16 queries and their outputs with queries as lanes, and their scores.
 inline size_t SelfAttentionScratchFloats(int head_dim, int max_num_tokens) {
-  const size_t padded = (static_cast<size_t>(max_num_tokens) + 31) / 32 * 32;
-  return (static_cast<size_t>(head_dim) + kSelfAttentionRows) * padded;
+  const size_t padded = (static_cast<size_t>(head_dim) + 15) / 16 * 16;
+  return 16 * (2 * padded + static_cast<size_t>(max_num_tokens));
 }
 
 struct EncoderKernels {

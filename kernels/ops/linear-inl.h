@@ -12,6 +12,7 @@
 #include <cstring>
 #include <utility>
 
+#include "kernels/ops/gelu.h"
 #include "kernels/ops/linear_layout.h"
 
 namespace tripos::linear {
@@ -113,6 +114,10 @@ struct FloatKernel {
     const uint8_t* w = in.panel + Loader::kHeader;
     const uint8_t* next = in.next;
     const size_t next_step = Loader::kBytes == 128 ? in.next_step : (in.next_step + 1) / 2;
+    // Rows r, r + 1 and r + 2 from one pointer and two strides: a pointer or an offset per row would not fit the registers.
+    const size_t stride = in.row_bytes, twice = 2 * in.row_bytes;
+    const uint8_t* x[(kRows + 2) / 3];
+    for (int r = 0; r < kRows; r += 3) x[r / 3] = in.rows + r * stride;
     int64_t k = 0;
     for (; k + kStep <= in.k; k += kStep, w += Loader::kBytes, next += next_step) {
       F b[kStep][2];
@@ -120,10 +125,10 @@ struct FloatKernel {
       Loader::Load(w, in.pass, b);
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
-        const float* x = reinterpret_cast<const float*>(in.rows + r * in.row_bytes) + k;
+        const uint8_t* row = x[r / 3] + (r % 3 == 0 ? 0 : r % 3 == 1 ? stride : twice);
 #pragma GCC unroll 2
         for (int s = 0; s < kStep; ++s) {
-          const F a = Simd::Set1(x[s]);
+          const F a = Simd::Set1(reinterpret_cast<const float*>(row)[k + s]);
           acc[r][0] = Simd::Fma(a, b[s][0], acc[r][0]);
           acc[r][1] = Simd::Fma(a, b[s][1], acc[r][1]);
         }
@@ -330,16 +335,27 @@ inline F Gate(F x, F z) {
   return Simd::Div(x, Simd::Add(Simd::Set1(1.0f), Exp(Simd::Mul(z, Simd::Set1(-1.0f)))));
 }
 
+// x (1 + erf(x / sqrt(2))) / 2
+inline F Gelu(F x) {
+  const F z = Simd::Min(Simd::Max(Simd::Mul(x, Simd::Set1(0.70710678f)), Simd::Set1(-kErfEnd)), Simd::Set1(kErfEnd));
+  const F t = Simd::Fma(Simd::Mul(z, z), Simd::Set1(2.0f / (kErfEnd * kErfEnd)), Simd::Set1(-1.0f));
+  F p = Simd::Set1(kErfCoefficients[kErfDegree]);
+  for (int i = kErfDegree - 1; i >= 0; --i) p = Simd::Fma(p, t, Simd::Set1(kErfCoefficients[i]));
+  const F half = Simd::Mul(x, Simd::Set1(0.5f));
+  return Simd::Fma(half, Simd::Mul(z, p), half);
+}
+
 inline F Activate(Epilogue epilogue, F x) {
-  if (epilogue == Epilogue::kGluSilu) return Gate(x, x);
-  if (epilogue == Epilogue::kGluGeluTanh) {  // 0.5 x (1 + tanh(u)) = x sigmoid(2u)
-    const F cube = Simd::Mul(Simd::Mul(x, x), x);
-    return Gate(x, Simd::Mul(Simd::Set1(1.5957691216057308f), Simd::Fma(Simd::Set1(0.044715f), cube, x)));
+  switch (epilogue) {
+    case Epilogue::kGelu:
+    case Epilogue::kGluGelu: return Gelu(x);
+    case Epilogue::kGeluTanh:
+    case Epilogue::kGluGeluTanh: {  // 0.5 x (1 + tanh(u)) = x sigmoid(2u)
+      const F cube = Simd::Mul(Simd::Mul(x, x), x);
+      return Gate(x, Simd::Mul(Simd::Set1(1.5957691216057308f), Simd::Fma(Simd::Set1(0.044715f), cube, x)));
+    }
+    default: return Gate(x, x);
   }
-  alignas(64) float v[Simd::kLanes];
-  Simd::Store(v, x);
-  for (float& e : v) e = 0.5f * e * (1.0f + std::erf(e * 0.70710678118654752f));
-  return Simd::Load(v);
 }
 
 inline F LoadPart(const float* p, int64_t count) {
@@ -400,6 +416,7 @@ inline void Finish(const PackedMatrix& matrix, const RunArgs& args, int64_t row,
       if (count[j] <= 0) continue;
       float* out = y + column[j];
       if (args.epilogue == Epilogue::kAdd) v[j] = Simd::Add(LoadPart(out, count[j]), v[j]);
+      if (args.epilogue >= Epilogue::kGelu) v[j] = Activate(args.epilogue, v[j]);
       StorePart(out, count[j], v[j]);
     }
   }

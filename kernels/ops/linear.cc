@@ -14,7 +14,8 @@ namespace tripos::linear {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
-constexpr int64_t kTaskBytes = int64_t{64} << 10;     // of weights, about a microsecond for a single row
+constexpr int64_t kRowsPerThread = 24;                // two tiles, and weights still stream slower than memory gives
+constexpr int64_t kTasksPerBlock = 4;
 constexpr size_t kRowBlockBytes = size_t{448} << 10;  // of activations, beside the panels in a 1 MiB L2
 
 size_t RoundUp(size_t x, size_t unit) { return (x + unit - 1) / unit * unit; }
@@ -91,30 +92,40 @@ const Kernels* FindKernels(const char* isa) {
 }
 
 Split SuggestSplit(const PackedMatrix& matrix, int64_t num_rows, int threads) {
-  const int64_t panels = matrix.num_panels();
   const int64_t workers = std::max(1, threads);
+  Split split;
+  split.num_rows = num_rows;
+  split.num_panels = matrix.num_panels();
+  for (int64_t parts = 1; parts <= workers && num_rows >= parts * kRowsPerThread; ++parts) {
+    if (workers % parts == 0) split.row_parts = parts;
+  }
+  split.panel_parts = workers / split.row_parts;
+  // Rows: blocks of equal height that fit in L2, so that a panel is reused from L1 or L2 within its block.
   const size_t prepared = PreparedRowBytes(matrix.format, matrix.k);
   const size_t row_bytes = prepared > 0 ? prepared : static_cast<size_t>(matrix.k) * sizeof(float);
-  // Rows: blocks of equal height that fit in L2, so that a panel is reused from L1 or L2 within its block.
-  const int64_t block = std::max<int64_t>(24, static_cast<int64_t>(kRowBlockBytes / row_bytes));
-  int64_t row_blocks = CeilDiv(std::max<int64_t>(num_rows, 1), block);
-  // Few panels and many rows: cut rows as well, so that no worker idles while another finishes its last panel.
-  while (CeilDiv(panels * row_blocks, workers) * workers * 8 > panels * row_blocks * 9 &&
-         CeilDiv(num_rows, row_blocks + 1) >= 24) {
-    ++row_blocks;
-  }
-  const int64_t row_step = CeilDiv(std::max<int64_t>(num_rows, 1), row_blocks);
-  // Panels: up to four tasks per worker, so that a disturbed worker does not hold up the others, but no task so short
-  // that taking it shows. Among those the step that lets all workers end together.
-  const int64_t share = CeilDiv(panels, workers);
-  int64_t smallest = CeilDiv(panels, workers * 4);
-  if (num_rows <= 1) smallest = std::max(smallest, CeilDiv(kTaskBytes, static_cast<int64_t>(matrix.panel_bytes())));
-  int64_t panel_step = share;
-  for (int64_t step = share; step >= smallest && step > 0; --step) {
-    if (CeilDiv(CeilDiv(panels, step), workers) * step <= CeilDiv(CeilDiv(panels, panel_step), workers) * panel_step)
-      panel_step = step;
-  }
-  return {row_step, std::max<int64_t>(1, panel_step)};
+  const int64_t tallest = std::max<int64_t>(kRowsPerThread, static_cast<int64_t>(kRowBlockBytes / row_bytes));
+  const int64_t rows = CeilDiv(std::max<int64_t>(num_rows, 1), split.row_parts);
+  split.row_step = CeilDiv(rows, CeilDiv(rows, tallest));
+  // Panels: what the kernels keep in L2 at a time, but several tasks, so that a disturbed thread holds up no others.
+  const int64_t group = static_cast<int64_t>(kPanelGroupBytes / matrix.panel_bytes());
+  const int64_t share = CeilDiv(split.num_panels, split.panel_parts);
+  split.panel_step = std::clamp<int64_t>(CeilDiv(share, kTasksPerBlock), 1, std::max<int64_t>(1, group));
+  return split;
+}
+
+bool Split::TaskOf(int thread, int64_t index, RunArgs* args) const {
+  const auto bound = [](int64_t count, int64_t part, int64_t parts) { return count * part / parts; };
+  const int64_t row_part = thread / panel_parts, panel_part = thread % panel_parts;
+  const int64_t last_row = bound(num_rows, row_part + 1, row_parts);
+  const int64_t first_panel = bound(num_panels, panel_part, panel_parts);
+  const int64_t last_panel = bound(num_panels, panel_part + 1, panel_parts);
+  const int64_t steps = CeilDiv(last_panel - first_panel, panel_step);
+  if (steps == 0) return false;
+  args->first_row = bound(num_rows, row_part, row_parts) + index / steps * row_step;
+  args->last_row = std::min(args->first_row + row_step, last_row);
+  args->first_panel = first_panel + index % steps * panel_step;
+  args->last_panel = std::min(args->first_panel + panel_step, last_panel);
+  return args->first_row < last_row;
 }
 
 }  // namespace tripos::linear

@@ -87,8 +87,10 @@ size_t PreparedRowBytes(WeightFormat format, int64_t k);
 enum class Epilogue : uint8_t {
   kStore,        // y = xwᵀ + bias
   kAdd,          // y += xwᵀ + bias
+  kGelu,         // y = act(xwᵀ + bias), erf form
+  kGeluTanh,
   kGluSilu,      // interleaved matrices only: y[:, n/2] = act(gate) * up
-  kGluGelu,      // erf form
+  kGluGelu,
   kGluGeluTanh,
 };
 
@@ -123,11 +125,22 @@ std::span<const Kernels* const> AllKernels();
 // The best supported kernels for "auto" (or nullptr), else the named ones if this machine has them, else nullptr.
 const Kernels* FindKernels(const char* isa);
 
-// How to cut [num_rows, num_panels] into tasks of at most row_step x panel_step: even over `threads`, each weight panel
-// read by as few threads as possible, a block of rows that stays in L2. Take tasks panel-fastest within a row block.
+// How [num_rows, num_panels] is dealt to threads. Each owns a block, which it takes in tasks of at most row_step x
+// panel_step, panel-fastest; who has none left goes on with the tasks of others.
+//
+// With rows enough a block is some rows times all panels: a thread then reads what it has itself computed, and its
+// panels, those of the next matrix behind them, are one stream. With fewer rows blocks share them, so that each panel
+// is read by one thread.
 struct Split {
-  int64_t row_step;
-  int64_t panel_step;
+  int64_t num_rows = 0;
+  int64_t num_panels = 0;
+  int64_t row_parts = 1;
+  int64_t panel_parts = 1;
+  int64_t row_step = 1;
+  int64_t panel_step = 1;
+
+  // Sets the rows and panels of a thread's task. False: it has fewer.
+  bool TaskOf(int thread, int64_t index, RunArgs* args) const;
 };
 Split SuggestSplit(const PackedMatrix& matrix, int64_t num_rows, int threads);
 

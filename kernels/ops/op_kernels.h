@@ -52,6 +52,13 @@ inline size_t AttendScratchFloats(int padded_dim) {
   return kTileRows * (kPartition + kPartition / 4 + kPartition / 32 + 2 + static_cast<size_t>(padded_dim) / 4);
 }
 
+// Blocks of one head's cache that are read next: asked for meanwhile, since no hardware foresees where they lie.
+struct NextBlocks {
+  const uint8_t* chunks = nullptr;  // at the head's chunk of block 0
+  const int32_t* table = nullptr;
+  int count = 0;
+};
+
 // One tile: `num_queries` consecutive queries of a sequence times `num_heads` heads of one kv head.
 struct AttentionTile {
   const float* q;  // first query's first head; [query stride][head stride head_dim]
@@ -66,6 +73,7 @@ struct AttentionTile {
   float scale;
   int window;
   float softcap;
+  NextBlocks next;
 };
 
 // Per tile row and partition: the largest score, the sum of exp(score - largest), and padded_dim weighted values.

@@ -15,6 +15,7 @@ struct Buffer {
   size_t row_bytes = 0;
   int first = -1;
   int last = -1;
+  bool is_private = false;  // in a step of one row each thread writes its own
   size_t offset = 0;  // per row: the buffer starts at offset * num_rows
 };
 
@@ -23,6 +24,8 @@ struct Buffer {
 struct ArenaSize {
   size_t token_row_bytes = 0;
   size_t sampled_row_bytes = 0;
+
+  size_t row_bytes() const { return token_row_bytes + sampled_row_bytes; }
 };
 ArenaSize PlaceBuffers(std::vector<Buffer>& buffers);
 

@@ -20,7 +20,7 @@ void SelfAttentionPhase::Run(const StepState& state, int thread) const {
   args.left = left;
   args.right = right;
   args.scale = scale;
-  std::atomic<int64_t>& next = state.counters[static_cast<size_t>(counter)];
+  std::atomic<int64_t>& next = state.Counter(counter);
   for (int64_t unit; (unit = next.fetch_add(1, std::memory_order_relaxed)) < num_units;) {
     const int64_t seq = unit / num_kv_heads, head = unit % num_kv_heads;
     const int32_t first = state.step->query_start[seq];

@@ -92,6 +92,7 @@ void Executor::Load(const void* bytes, size_t num_bytes, std::span<const TriposW
 
   const size_t num_threads = static_cast<size_t>(settings_.threads);
   token_arena_ = Memory(lowered.arena.token_row_bytes * static_cast<size_t>(settings_.max_num_tokens));
+  private_arena_ = Memory(num_threads * lowered.arena.row_bytes());
   sampled_arena_ = Memory(lowered.arena.sampled_row_bytes * static_cast<size_t>(settings_.max_num_rows));
   const size_t scratch_floats = ScratchFloats(lowered);
   scratch_ = Memory(num_threads * scratch_floats * sizeof(float));
@@ -99,7 +100,8 @@ void Executor::Load(const void* bytes, size_t num_bytes, std::span<const TriposW
   partials_ = Memory(lowered.queries_per_tile > 0 ? kPartialsBytes : 0);
   thread_scratch_.clear();
   for (size_t i = 0; i < num_threads; ++i) thread_scratch_.push_back(scratch_.As<float>() + i * scratch_floats);
-  counters_ = std::make_unique<std::atomic<int64_t>[]>(lowered.phases.size() + 1);
+  counters_ = std::make_unique<std::atomic<int64_t>[]>(lowered.phases.size() * num_threads + 1);
+  slices_.Reserve(settings_.threads, settings_.max_num_tokens, settings_.max_num_rows, lowered.phases.size() + 1, lowered.arena);
   tiles_.reserve(static_cast<size_t>(settings_.max_num_tokens));
   ReserveAdapters(lowered.lora_sites.empty() ? 0 : static_cast<size_t>(settings_.max_adapters));
   times_.assign(settings_.has_profile ? (lowered.phases.size() + 1) * num_threads : 0, {});
@@ -181,7 +183,7 @@ void Executor::Run(const TriposStep& step, const TriposOutput& output) {
              plan.self_attention_dim > 0, plan.pools});
   CheckAdapterSlots(step, adapters_);
   PlanTiles(step);
-  const size_t num_counters = plan.phases.size() + 1;
+  const size_t num_counters = plan.phases.size() * static_cast<size_t>(settings_.threads) + 1;
   for (size_t i = 0; i < num_counters; ++i) counters_[i].store(0, std::memory_order_relaxed);
 
   StepState state;
@@ -189,6 +191,9 @@ void Executor::Run(const TriposStep& step, const TriposOutput& output) {
   state.num_threads = settings_.threads;
   state.token_arena = token_arena_.As<std::byte>();
   state.sampled_arena = sampled_arena_.As<std::byte>();
+  state.private_token_arena = state.token_arena;
+  state.private_sampled_arena = state.sampled_arena;
+  state.is_single = settings_.threads > 1 && step.num_tokens == 1 && step.num_rows <= 1;
   state.cache.layout = layout_;
   state.cache.data = cache_.As<uint8_t>();
   state.tiles = tiles_;
@@ -199,15 +204,27 @@ void Executor::Run(const TriposStep& step, const TriposOutput& output) {
   state.num_partial_floats = partials_.bytes() / sizeof(float);
   state.lora = lora_step_.Plan(step, adapters_) ? &lora_step_ : nullptr;
   state.addends = thread_addends_;
-  pool_.Run([&](int thread) { RunThread(state, output, thread); });
+  const bool has_whole_seqs = plan.self_attention_dim > 0 && plan.queries_per_tile == 0;
+  if (has_whole_seqs && state.lora == nullptr && slices_.Plan(step)) {
+    pool_.Run([&](int thread) { RunSlices(state, output, thread); });
+    return;
+  }
+  pool_.Run([&](int thread) {
+    StepState own = state;
+    if (state.is_single) {
+      own.private_token_arena = private_arena_.As<std::byte>() + static_cast<size_t>(thread) * plan.arena.row_bytes();
+      own.private_sampled_arena = own.private_token_arena + plan.arena.token_row_bytes;
+    }
+    RunThread(own, output, thread);
+  });
 }
 
-void Executor::RunThread(StepState& state, const TriposOutput& output, int thread) {
+void Executor::RunThread(const StepState& state, const TriposOutput& output, int thread) {
   if (!times_.empty()) return RunTimed(state, output, thread);
   FetchAhead ahead(plan_->phases, state, thread);
   for (const auto& phase : plan_->phases) {
     if (!phase->IsIdle(state)) {
-      if (phase->needs_barrier) pool_.Barrier(ahead);
+      if (phase->NeedsBarrier(state)) pool_.Barrier(ahead);
       phase->Run(state, thread);
     }
     ahead.Pass();
@@ -228,7 +245,7 @@ void Executor::RunTimed(const StepState& state, const TriposOutput& output, int 
   for (const auto& phase : plan_->phases) {
     PhaseTimes& time = *std::exchange(times, times + settings_.threads);
     if (!phase->IsIdle(state)) {
-      if (phase->needs_barrier) pool_.Barrier(ahead);
+      if (phase->NeedsBarrier(state)) pool_.Barrier(ahead);
       time.wait_s += lap();
       phase->Run(state, thread);
       time.run_s += lap();
@@ -241,19 +258,58 @@ void Executor::RunTimed(const StepState& state, const TriposOutput& output, int 
   times->run_s += lap();
 }
 
+// Each thread is alone with its part of the arenas, its scratch and its counters: a step of one thread.
+void Executor::RunSlices(const StepState& whole, const TriposOutput& output, int thread) {
+  const size_t index = static_cast<size_t>(thread), num_counters = plan_->phases.size() + 1;
+  SliceStep& own = slices_.Own(thread);
+  StepState state = whole;
+  state.step = &own.step;
+  state.num_threads = 1;
+  state.token_arena += index * plan_->arena.token_row_bytes * static_cast<size_t>(slices_.tokens_per_thread());
+  state.sampled_arena += index * plan_->arena.sampled_row_bytes * static_cast<size_t>(slices_.rows_per_thread());
+  state.private_token_arena = state.token_arena;
+  state.private_sampled_arena = state.sampled_arena;
+  state.scratch = whole.scratch.subspan(index, 1);
+  state.counters = {own.counters.get(), num_counters};
+  for (int32_t first; slices_.Take(*whole.step, own, &first);) {
+    for (std::atomic<int64_t>& counter : state.counters) counter.store(0, std::memory_order_relaxed);
+    RunSlice(state, thread);
+    for (int32_t row = 0; row < own.step.num_rows; ++row) {
+      SampleLogits(*whole.step, first + row, plan_->logits.Row(state, row), output, thread);
+    }
+  }
+}
+
+void Executor::RunSlice(const StepState& state, int thread) {
+  using Clock = std::chrono::steady_clock;
+  if (times_.empty()) {
+    for (const auto& phase : plan_->phases) phase->Run(state, 0);
+    return;
+  }
+  PhaseTimes* times = times_.data() + thread;
+  for (const auto& phase : plan_->phases) {
+    const Clock::time_point began = Clock::now();
+    phase->Run(state, 0);
+    std::exchange(times, times + settings_.threads)->run_s += std::chrono::duration<double>(Clock::now() - began).count();
+  }
+}
+
 void Executor::Sample(const StepState& state, const TriposOutput& output, int thread) {
+  std::atomic<int64_t>& next = state.counters.back();
+  for (int64_t row; (row = next.fetch_add(1, std::memory_order_relaxed)) < state.step->num_rows;) {
+    SampleLogits(*state.step, row, plan_->logits.Row(state, row), output, thread);
+  }
+}
+
+void Executor::SampleLogits(const TriposStep& step, int64_t row, float* logits, const TriposOutput& output, int thread) {
   const int64_t vocab_size = plan_->header.vocab_size;
   const size_t stride = SamplerScratch::Bytes(vocab_size);
   const SamplerScratch scratch =
       SamplerScratch::At(sampler_scratch_.As<std::byte>() + static_cast<size_t>(thread) * stride, vocab_size);
-  std::atomic<int64_t>& next = state.counters.back();
-  for (int64_t row; (row = next.fetch_add(1, std::memory_order_relaxed)) < state.step->num_rows;) {
-    float* logits = plan_->logits.Row(state, row);
-    if (output.logits != nullptr) {
-      std::memcpy(output.logits + row * vocab_size, logits, static_cast<size_t>(vocab_size) * sizeof(float));
-    }
-    SampleRow(kernels_, *state.step, static_cast<int>(row), logits, vocab_size, scratch, output);
+  if (output.logits != nullptr) {
+    std::memcpy(output.logits + row * vocab_size, logits, static_cast<size_t>(vocab_size) * sizeof(float));
   }
+  SampleRow(kernels_, step, static_cast<int>(row), logits, vocab_size, scratch, output);
 }
 
 const std::string& Executor::Describe() {
@@ -262,7 +318,7 @@ const std::string& Executor::Describe() {
   d = Format("isa=%s\nthreads=%d\nkv_cache=%s\n", IsaName(settings_.isa), settings_.threads,
              kKvNames[static_cast<int>(settings_.kv_type)]);
   if (!plan_.has_value()) return d;
-  const size_t arena = token_arena_.bytes() + sampled_arena_.bytes() + scratch_.bytes() + sampler_scratch_.bytes() + partials_.bytes() +
+  const size_t arena = token_arena_.bytes() + sampled_arena_.bytes() + private_arena_.bytes() + scratch_.bytes() + sampler_scratch_.bytes() + partials_.bytes() +
                        addends_.bytes();
   d += Format("weight_bytes=%zu\narena_bytes=%zu\nkv_bytes_per_block=%zu\n", plan_->weight_bytes, arena,
               layout_.block_bytes());

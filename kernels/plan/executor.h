@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/plan/lower.h"
+#include "kernels/plan/slices.h"
 #include "kernels/util/memory.h"
 #include "kernels/util/thread_pool.h"
 
@@ -41,8 +42,11 @@ class Executor {
  private:
   void PlanTiles(const TriposStep& step);
   void ReserveAdapters(size_t count);
-  void RunThread(StepState& state, const TriposOutput& output, int thread);
+  void RunThread(const StepState& state, const TriposOutput& output, int thread);
+  void RunSlices(const StepState& whole, const TriposOutput& output, int thread);
+  void RunSlice(const StepState& state, int thread);
   void Sample(const StepState& state, const TriposOutput& output, int thread);
+  void SampleLogits(const TriposStep& step, int64_t row, float* logits, const TriposOutput& output, int thread);
   void RunTimed(const StepState& state, const TriposOutput& output, int thread);
   size_t ScratchFloats(const LoweredPlan& plan) const;
 
@@ -51,7 +55,7 @@ class Executor {
   ThreadPool pool_;
   std::optional<LoweredPlan> plan_;
   KvLayout layout_;
-  Memory token_arena_, sampled_arena_, cache_, scratch_, sampler_scratch_, partials_;
+  Memory token_arena_, sampled_arena_, private_arena_, cache_, scratch_, sampler_scratch_, partials_;
   std::vector<float*> thread_scratch_;
   std::vector<QueryTile> tiles_;
   int max_partitions_ = 1;
@@ -60,6 +64,7 @@ class Executor {
   Memory addends_;
   std::vector<float*> thread_addends_;
   std::unique_ptr<std::atomic<int64_t>[]> counters_;
+  Slices slices_;
   int64_t num_blocks_ = 0;
   std::string description_;
 

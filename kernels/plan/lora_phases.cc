@@ -27,7 +27,7 @@ void ShrinkPhase::Run(const StepState& state, int thread) const {
   (void)thread;
   const std::vector<LoraChunk>& chunks = state.lora->Of(rows).chunks;
   const int64_t num_panels = out.cols / lora::kPanel;
-  std::atomic<int64_t>& next = state.counters[static_cast<size_t>(counter)];
+  std::atomic<int64_t>& next = state.Counter(counter);
   const int64_t num_tasks = static_cast<int64_t>(chunks.size()) * num_panels;
   for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < num_tasks;) {
     const LoraChunk& chunk = chunks[static_cast<size_t>(task / num_panels)];

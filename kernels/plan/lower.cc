@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "kernels/plan/barriers.h"
 #include "kernels/plan/encoder_phases.h"
 #include "kernels/util/error.h"
 
@@ -51,12 +52,14 @@ class Lowering {
     for (size_t i = 0; i < plan_.ops.size(); ++i) {
       if (!is_fused_[i]) LowerOp(plan_.ops[i], i);
     }
-    PlaceBarriers();
+    const int output = plan_.header.output;
+    MarkRepeated(out_.phases, out_.buffers, output);
+    PlaceBarriers(out_.phases, out_.buffers, output);
     out_.arena = PlaceBuffers(out_.buffers);
     for (auto& phase : out_.phases) phase->Bind(out_.buffers);
     out_.phases = JoinRowPhases(std::move(out_.phases));
-    out_.logits = Whole(plan_.header.output);
-    out_.logits.buffer_offset = out_.buffers[static_cast<size_t>(plan_.header.output)].offset;
+    out_.logits = Whole(output);
+    out_.logits.buffer_offset = out_.buffers[static_cast<size_t>(output)].offset;
     return std::move(out_);
   }
 
@@ -337,9 +340,14 @@ class Lowering {
     owned->in = Prepared(op.inputs[0], owned->matrix);
     owned->out = Whole(op.outputs[0]);
     if (glu != nullptr && owned->matrix.is_interleaved) {
-      owned->epilogue = glu->act == ActKind::kSilu ? linear::Epilogue::kGluSilu : linear::Epilogue::kGluGeluTanh;
+      owned->epilogue = EpilogueOf(*glu);
       owned->out = Whole(glu->outputs[0]);
       out_.kernels["glu"] = linear_->name;
+      is_fused_[index + 1] = true;
+    } else if (const PlanOp* act = ActOf(index); act != nullptr) {
+      owned->epilogue = EpilogueOf(*act);
+      owned->out = Whole(act->outputs[0]);
+      out_.kernels["act"] = linear_->name;
       is_fused_[index + 1] = true;
     } else if (const int residual = ResidualOf(index); residual >= 0) {
       owned->epilogue = linear::Epilogue::kAdd;
@@ -387,7 +395,24 @@ class Lowering {
     const bool takes_halves = gate.tensor == op.outputs[0] && up.tensor == op.outputs[0] && gate.offset == 0 &&
                               gate.cols == half && up.offset == half && up.cols == half;
     if (!takes_halves || reads_[static_cast<size_t>(op.outputs[0])].size() != 2 || op.outputs[0] == plan_.header.output) return nullptr;
-    return glu.act == ActKind::kSilu || glu.act == ActKind::kGeluTanh ? &glu : nullptr;
+    return glu.act == ActKind::kSilu || glu.act == ActKind::kGelu || glu.act == ActKind::kGeluTanh ? &glu : nullptr;
+  }
+
+  // The act that takes this linear's output, which nothing else reads.
+  const PlanOp* ActOf(size_t index) const {
+    const int32_t output = plan_.ops[index].outputs[0];
+    if (index + 1 == plan_.ops.size() || plan_.ops[index + 1].kind != OpKind::kAct || output == plan_.header.output) return nullptr;
+    const PlanOp& act = plan_.ops[index + 1];
+    const bool takes_all = act.inputs[0].tensor == output && act.inputs[0].cols == plan_.tensors[static_cast<size_t>(output)].cols;
+    if (!takes_all || reads_[static_cast<size_t>(output)].size() != 1) return nullptr;
+    return act.act == ActKind::kGelu || act.act == ActKind::kGeluTanh ? &act : nullptr;
+  }
+
+  static linear::Epilogue EpilogueOf(const PlanOp& op) {
+    const bool is_glu = op.kind == OpKind::kGlu;
+    if (op.act == ActKind::kGelu) return is_glu ? linear::Epilogue::kGluGelu : linear::Epilogue::kGelu;
+    if (op.act == ActKind::kGeluTanh) return is_glu ? linear::Epilogue::kGluGeluTanh : linear::Epilogue::kGeluTanh;
+    return linear::Epilogue::kGluSilu;
   }
 
   // The tensor that the next op adds this linear's output to, where neither is read again: the linear then adds in
@@ -485,64 +510,6 @@ class Lowering {
     out_.self_attention_dim = std::max(out_.self_attention_dim, op.head_dim);
     const std::vector<int> reads{phase->q.buffer, phase->k.buffer, phase->v.buffer}, writes{phase->out.buffer};
     Emit(std::move(phase), Rows::kTokens, reads, writes);
-  }
-
-  // A barrier goes before a phase that touches what another thread may have written (or writes what another may still
-  // read) since the last barrier. Buffers live for whole intervals between barriers, so sharing memory adds no hazard.
-  void PlaceBarriers() {
-    std::map<int, const Phase*> readers, writers;
-    int interval = 0;
-    const auto conflicts = [](const std::map<int, const Phase*>& others, int buffer, const Phase& phase) {
-      const auto other = others.find(buffer);
-      if (other == others.end()) return false;
-      return !(phase.is_row_wise && other->second->is_row_wise && other->second->rows == phase.rows);
-    };
-    for (auto& phase : out_.phases) {
-      bool needs = false;
-      for (int buffer : phase->reads) needs |= conflicts(writers, buffer, *phase);
-      for (int buffer : phase->writes) needs |= conflicts(writers, buffer, *phase) || conflicts(readers, buffer, *phase);
-      if (needs) {
-        ++interval;
-        readers.clear();
-        writers.clear();
-      }
-      phase->needs_barrier = needs;
-      // Of several phases in an interval the one that is not row-wise is the one to beware of.
-      for (int buffer : phase->reads) Note(readers, buffer, *phase, interval);
-      for (int buffer : phase->writes) Note(writers, buffer, *phase, interval);
-    }
-    Buffer& logits = out_.buffers[static_cast<size_t>(plan_.header.output)];
-    logits.last = interval + 1;
-  }
-
-  // Row phases with no barrier between become one, which takes a few rows through all of them.
-  static std::vector<std::unique_ptr<Phase>> JoinRowPhases(std::vector<std::unique_ptr<Phase>> phases) {
-    std::vector<std::unique_ptr<Phase>> joined;
-    for (auto& phase : phases) {
-      if (!phase->is_row_wise) {
-        joined.push_back(std::move(phase));
-        continue;
-      }
-      auto* run = joined.empty() ? nullptr : dynamic_cast<RowRunPhase*>(joined.back().get());
-      if (run == nullptr || phase->needs_barrier || run->rows != phase->rows) {
-        auto fresh = std::make_unique<RowRunPhase>();
-        fresh->rows = phase->rows;
-        fresh->needs_barrier = phase->needs_barrier;
-        run = fresh.get();
-        joined.push_back(std::move(fresh));
-      }
-      run->phases.emplace_back(static_cast<RowPhase*>(phase.release()));
-    }
-    for (size_t i = 0; i < joined.size(); ++i) joined[i]->counter = static_cast<int>(i);
-    return joined;
-  }
-
-  void Note(std::map<int, const Phase*>& touched, int buffer, const Phase& phase, int interval) {
-    const auto [entry, is_new] = touched.emplace(buffer, &phase);
-    if (!is_new && entry->second->is_row_wise) entry->second = &phase;
-    Buffer& b = out_.buffers[static_cast<size_t>(buffer)];
-    if (b.first < 0) b.first = interval;
-    b.last = std::max(b.last, interval);
   }
 
   const Plan& plan_;

@@ -39,16 +39,24 @@ struct StepState {
   int num_threads = 1;
   std::byte* token_arena = nullptr;
   std::byte* sampled_arena = nullptr;
+  // Of private buffers. A step of one row has one row of each per thread, any other step has them with the others.
+  bool is_single = false;  // one token, at most one row of logits
+  std::byte* private_token_arena = nullptr;
+  std::byte* private_sampled_arena = nullptr;
   CacheView cache;
   std::span<const QueryTile> tiles;
   int max_partitions = 1;  // of any tile
-  std::span<std::atomic<int64_t>> counters;  // one per phase, zeroed at the start of the step
+  std::span<std::atomic<int64_t>> counters;  // per phase one for each thread, zeroed at the start of the step
   std::span<float* const> scratch;           // per thread
   float* partials = nullptr;
   size_t num_partial_floats = 0;
   const LoraStep* lora = nullptr;     // nullptr: no row uses an adapter
   std::span<float* const> addends;    // per thread, kAddendFloats
 
+  // Of a phase that takes all tasks from one counter, or deals to each thread its own.
+  std::atomic<int64_t>& Counter(int phase, int thread = 0) const {
+    return counters[static_cast<size_t>(phase * num_threads + thread)];
+  }
   int64_t NumRows(Rows rows) const { return rows == Rows::kTokens ? step->num_tokens : step->num_rows; }
 };
 
@@ -60,9 +68,12 @@ struct Operand {
   size_t stride = 0;       // bytes
   size_t buffer_offset = 0;  // per row, from the arena plan
   size_t column_bytes = 0;
+  bool is_private = false;
 
   std::byte* Row0(const StepState& s) const {
-    std::byte* arena = rows == Rows::kTokens ? s.token_arena : s.sampled_arena;
+    std::byte* shared = rows == Rows::kTokens ? s.token_arena : s.sampled_arena;
+    std::byte* own = rows == Rows::kTokens ? s.private_token_arena : s.private_sampled_arena;
+    std::byte* arena = is_private ? own : shared;
     return arena + buffer_offset * static_cast<size_t>(s.NumRows(rows)) + column_bytes;
   }
   float* Row(const StepState& s, int64_t row) const {
@@ -89,6 +100,7 @@ inline void PrefetchToL2(const uint8_t* p) {
 class Phase {
  public:
   virtual ~Phase() = default;
+  bool NeedsBarrier(const StepState& state) const { return state.is_single ? needs_barrier_single : needs_barrier; }
   virtual void Run(const StepState& state, int thread) const = 0;
   // Whether the step has nothing for it: then its barrier is left out as well, so whatever reads what it writes must
   // have a barrier of its own, with nothing between the two.
@@ -110,12 +122,16 @@ class Phase {
   std::vector<int> writes;
   Rows rows = Rows::kTokens;
   bool is_row_wise = false;  // thread t touches only rows RangeOf(rows, t)
+  bool is_repeated = false;  // row-wise, and each thread does all of it in a step of one row
   bool needs_barrier = false;  // before it
-  int counter = -1;          // index into StepState::counters
+  bool needs_barrier_single = false;  // before it in a step of one row
+  int counter = -1;          // its place among the phases, see StepState::Counter
 
  protected:
   static void BindOperand(Operand& operand, const std::vector<Buffer>& buffers) {
-    if (operand.buffer >= 0) operand.buffer_offset = buffers[static_cast<size_t>(operand.buffer)].offset;
+    if (operand.buffer < 0) return;
+    operand.buffer_offset = buffers[static_cast<size_t>(operand.buffer)].offset;
+    operand.is_private = buffers[static_cast<size_t>(operand.buffer)].is_private;
   }
 };
 

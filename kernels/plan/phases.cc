@@ -26,6 +26,12 @@ void Table::Row(int64_t row, float* out) const {
 
 void RowRunPhase::Run(const StepState& state, int thread) const {
   constexpr int64_t kRows = 8;
+  if (state.is_single) {
+    for (const auto& phase : phases) {
+      if (phase->is_repeated || thread == 0) phase->RunRows(state, 0, state.NumRows(rows));
+    }
+    return;
+  }
   const Range range = RangeOf(state.NumRows(rows), thread, state.num_threads);
   for (int64_t first = range.first; first < range.last; first += kRows) {
     const int64_t last = std::min(first + kRows, range.last);
@@ -132,7 +138,7 @@ void LinearPhase::Bind(const std::vector<Buffer>& buffers) {
 }
 
 void LinearPhase::Run(const StepState& state, int thread) const {
-  const int64_t num_rows = state.NumRows(rows), num_panels = matrix.num_panels();
+  const int64_t num_rows = state.NumRows(rows);
   if (num_rows == 0) return;
   const bool has_adapters = !lora.IsIdle(state, rows);
   linear::RunArgs args;
@@ -148,34 +154,32 @@ void LinearPhase::Run(const StepState& state, int thread) const {
   }
   linear::Split split = linear::SuggestSplit(matrix, num_rows, state.num_threads);
   if (has_adapters) split = LoraTerm::Bound(split);
-  const int64_t panel_steps = (num_panels + split.panel_step - 1) / split.panel_step;
-  const int64_t row_steps = (num_rows + split.row_step - 1) / split.row_step;
-  std::atomic<int64_t>& next = state.counters[static_cast<size_t>(counter)];
-  for (;;) {
-    const int64_t task = next.fetch_add(1, std::memory_order_relaxed);
-    if (task >= panel_steps * row_steps) return;
-    args.first_row = task / panel_steps * split.row_step;
-    args.last_row = std::min(args.first_row + split.row_step, num_rows);
-    args.first_panel = task % panel_steps * split.panel_step;
-    args.last_panel = std::min(args.first_panel + split.panel_step, num_panels);
-    if (has_adapters) lora.Expand(state, rows, thread, args);
-    kernels->run(matrix, args);
+  for (int i = 0; i < state.num_threads; ++i) {  // its own tasks, then those of others
+    const int owner = (thread + i) % state.num_threads;
+    std::atomic<int64_t>& next = state.Counter(counter, owner);
+    while (split.TaskOf(owner, next.fetch_add(1, std::memory_order_relaxed), &args)) {
+      if (has_adapters) lora.Expand(state, rows, thread, args);
+      kernels->run(matrix, args);
+    }
   }
 }
 
 // Memory is what it waits for. A thread's own share is one stream, and known before the phase begins, so that it can be
 // fetched ahead; the rest evens out who comes late.
 void LinearPhase::RunFewRows(const StepState& state, int thread, linear::RunArgs args) const {
-  const int64_t num_panels = matrix.num_panels(), own = OwnPanels(state), shared = own * state.num_threads;
-  const int64_t step = std::max<int64_t>(1, kSharedBytes / static_cast<int64_t>(matrix.panel_bytes()));
+  const int64_t num_panels = matrix.num_panels(), own = OwnPanels(state);
   args.first_panel = own * thread;
   args.last_panel = args.first_panel + own;
   if (own > 0) kernels->run(matrix, args);
-  std::atomic<int64_t>& next = state.counters[static_cast<size_t>(counter)];
-  for (;;) {
-    args.first_panel = shared + next.fetch_add(step, std::memory_order_relaxed);
-    if (args.first_panel >= num_panels) return;
-    args.last_panel = std::min(args.first_panel + step, num_panels);
+  const int64_t least = std::max<int64_t>(1, kSharedBytes / static_cast<int64_t>(matrix.panel_bytes()));
+  std::atomic<int64_t>& next = state.Counter(counter);
+  int64_t first = own * state.num_threads;
+  for (int64_t piece = 0;; ++piece) {  // piece by piece up to the one that is ours
+    const int64_t mine = next.fetch_add(1, std::memory_order_relaxed);
+    for (; piece < mine; ++piece) first += PieceAt(state, first, least);
+    if (first >= num_panels) return;
+    args.first_panel = first;
+    args.last_panel = first += PieceAt(state, first, least);
     kernels->run(matrix, args);
   }
 }
@@ -221,17 +225,39 @@ AttentionTile AttentionPhase::TileOf(const StepState& state, const QueryTile& ti
 
 // The cache that the thread's first unit reads, block by block.
 int64_t AttentionPhase::Prefetch(const StepState& state, int thread, int64_t at) const {
-  const int64_t num_units = static_cast<int64_t>(state.tiles.size()) * NumHeadTiles();
-  if (thread >= num_units) return at;
-  const QueryTile& query_tile = state.tiles[static_cast<size_t>(thread / NumHeadTiles())];
-  const AttentionTile tile = TileOf(state, query_tile, thread % NumHeadTiles());
-  const KvLayout& layout = state.cache.layout;
-  const int64_t chunk_bytes = static_cast<int64_t>(layout.chunk_bytes);
-  const int64_t num_blocks = state.step->positions[query_tile.first_token] / layout.block_size + 1;
+  const Range units = UnitsOf(state, thread);
+  if (units.first == units.last) return at;
+  const NextBlocks blocks = BlocksOf(state, units.first, FirstPartition(TileAt(state, units.first), state));
+  const int64_t chunk_bytes = static_cast<int64_t>(state.cache.layout.chunk_bytes);
   const int64_t block = at / chunk_bytes;
-  if (block >= num_blocks || at >= kMostAhead) return at;
-  PrefetchToL2(tile.chunks + static_cast<size_t>(tile.block_table[block]) * layout.block_bytes() + at % chunk_bytes);
+  if (block >= blocks.count || at >= kMostAhead) return at;
+  PrefetchToL2(blocks.chunks + static_cast<size_t>(blocks.table[block]) * state.cache.layout.block_bytes() + at % chunk_bytes);
   return at + kPrefetchStep;
+}
+
+Range AttentionPhase::UnitsOf(const StepState& state, int thread) const {
+  return RangeOf(static_cast<int64_t>(state.tiles.size()) * NumHeadTiles(), thread, state.num_threads);
+}
+
+// Its own units first, then those of others.
+std::optional<int64_t> AttentionPhase::TakeUnit(const StepState& state, int thread, int* num_done) const {
+  for (; *num_done < state.num_threads; ++*num_done) {
+    const int owner = (thread + *num_done) % state.num_threads;
+    const Range units = UnitsOf(state, owner);
+    const int64_t unit = units.first + state.Counter(counter, owner).fetch_add(1, std::memory_order_relaxed);
+    if (unit < units.last) return unit;
+  }
+  return std::nullopt;
+}
+
+NextBlocks AttentionPhase::BlocksOf(const StepState& state, int64_t unit, int partition) const {
+  const QueryTile& tile = TileAt(state, unit);
+  const int per_partition = kPartition / state.cache.layout.block_size;
+  const int32_t num_keys = state.step->positions[tile.first_token + tile.num_queries - 1] + 1;
+  const int num_blocks = (num_keys + state.cache.layout.block_size - 1) / state.cache.layout.block_size;
+  const AttentionTile attended = TileOf(state, tile, static_cast<int>(unit % NumHeadTiles()));
+  const int first = partition * per_partition;
+  return {attended.chunks, attended.block_table + first, std::min(per_partition, num_blocks - first)};
 }
 
 int AttentionPhase::FirstPartition(const QueryTile& tile, const StepState& state) const {
@@ -258,29 +284,37 @@ void AttentionPhase::RunWhole(const StepState& state, int thread) const {
   const size_t partial_floats = Partial::Floats(layout.padded_dim);
   const Partial total = Partial::At(scores + AttendScratchFloats(layout.padded_dim));
   const Partial part = Partial::At(scores + AttendScratchFloats(layout.padded_dim) + partial_floats);
-  const int64_t num_units = static_cast<int64_t>(state.tiles.size()) * NumHeadTiles();
-  std::atomic<int64_t>& next = state.counters[static_cast<size_t>(counter)];
-  for (int64_t unit = thread; unit < num_units; unit = state.num_threads + next.fetch_add(1, std::memory_order_relaxed)) {
-    const QueryTile& query_tile = state.tiles[static_cast<size_t>(unit / NumHeadTiles())];
-    const AttentionTile tile = TileOf(state, query_tile, static_cast<int>(unit % NumHeadTiles()));
+  int num_done = 0;
+  std::optional<int64_t> unit = TakeUnit(state, thread, &num_done);
+  while (unit.has_value()) {
+    const std::optional<int64_t> after = TakeUnit(state, thread, &num_done);  // one ahead, to have its cache fetched
+    const QueryTile& query_tile = TileAt(state, *unit);
+    AttentionTile tile = TileOf(state, query_tile, static_cast<int>(*unit % NumHeadTiles()));
     const int first = FirstPartition(query_tile, state);
-    kernels_.attend(layout, tile, first, scores, total);
-    for (int p = first + 1; p < query_tile.num_partitions; ++p) {
-      kernels_.attend(layout, tile, p, scores, part);
-      kernels_.merge(total, part, tile.num_queries * tile.num_heads, layout.padded_dim);
+    for (int p = first; p < query_tile.num_partitions; ++p) {
+      if (p + 1 < query_tile.num_partitions) {
+        tile.next = BlocksOf(state, *unit, p + 1);
+      } else if (after.has_value()) {
+        tile.next = BlocksOf(state, *after, FirstPartition(TileAt(state, *after), state));
+      } else {
+        tile.next = {};
+      }
+      kernels_.attend(layout, tile, p, scores, p == first ? total : part);
+      if (p > first) kernels_.merge(total, part, tile.num_queries * tile.num_heads, layout.padded_dim);
     }
     kernels_.finish(tile, total, layout.head_dim, layout.padded_dim);
+    unit = after;
   }
 }
 
 void AttentionPhase::RunPartitions(const StepState& state, int thread) const {
   float* scores = state.scratch[static_cast<size_t>(thread)];
   const int64_t num_units = static_cast<int64_t>(state.tiles.size()) * NumHeadTiles();
-  std::atomic<int64_t>& next = state.counters[static_cast<size_t>(counter)];
+  std::atomic<int64_t>& next = state.Counter(counter);
   for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < num_units * state.max_partitions;) {
     const int64_t unit = task / state.max_partitions;
     const int partition = static_cast<int>(task % state.max_partitions);
-    const QueryTile& query_tile = state.tiles[static_cast<size_t>(unit / NumHeadTiles())];
+    const QueryTile& query_tile = TileAt(state, unit);
     if (partition >= query_tile.num_partitions || partition < FirstPartition(query_tile, state)) continue;
     const AttentionTile tile = TileOf(state, query_tile, static_cast<int>(unit % NumHeadTiles()));
     kernels_.attend(state.cache.layout, tile, partition, scores, PartialOf(state, unit, partition));
@@ -292,7 +326,7 @@ void CombinePhase::Run(const StepState& state, int thread) const {
   const KvLayout& layout = state.cache.layout;
   const Range range = RangeOf(static_cast<int64_t>(state.tiles.size()) * NumHeadTiles(), thread, state.num_threads);
   for (int64_t unit = range.first; unit < range.last; ++unit) {
-    const QueryTile& query_tile = state.tiles[static_cast<size_t>(unit / NumHeadTiles())];
+    const QueryTile& query_tile = TileAt(state, unit);
     const AttentionTile tile = TileOf(state, query_tile, static_cast<int>(unit % NumHeadTiles()));
     const int first = FirstPartition(query_tile, state);
     const Partial total = PartialOf(state, unit, first);

@@ -2,6 +2,7 @@
 #ifndef TRIPOS_PLAN_PHASES_H_
 #define TRIPOS_PLAN_PHASES_H_
 
+#include <optional>
 #include <vector>
 
 #include "kernels/plan/lora_phases.h"
@@ -144,6 +145,11 @@ class LinearPhase : public Phase {
   void RunFewRows(const StepState& state, int thread, linear::RunArgs args) const;
   // Panels of a thread's own share when rows are few; those after the last thread's share go to whoever is first.
   int64_t OwnPanels(const StepState& state) const { return matrix.num_panels() * 9 / 10 / state.num_threads; }
+  // What follows is dealt out in pieces that grow smaller towards the end: of `first` on, a part of what is left.
+  int64_t PieceAt(const StepState& state, int64_t first, int64_t least) const {
+    const int64_t left = matrix.num_panels() - first;
+    return std::min(left, std::max(least, left / (2 * state.num_threads)));
+  }
 };
 
 struct AttentionShape {
@@ -172,6 +178,12 @@ class AttentionPhase : public Phase {
   bool IsSplit(const StepState& state) const;
   int NumHeadTiles() const { return shape.num_kv_heads * shape.tiles_per_kv_head(); }
   AttentionTile TileOf(const StepState& state, const QueryTile& tile, int head_tile) const;
+  const QueryTile& TileAt(const StepState& state, int64_t unit) const {
+    return state.tiles[static_cast<size_t>(unit / NumHeadTiles())];
+  }
+  Range UnitsOf(const StepState& state, int thread) const;
+  std::optional<int64_t> TakeUnit(const StepState& state, int thread, int* num_done) const;
+  NextBlocks BlocksOf(const StepState& state, int64_t unit, int partition) const;
   Partial PartialOf(const StepState& state, int64_t unit, int partition) const;
   void RunWhole(const StepState& state, int thread) const;
   void RunPartitions(const StepState& state, int thread) const;

@@ -42,6 +42,35 @@ inline float MaxLanes(Vec v) { return _mm512_reduce_max_ps(v); }
 inline Vec PowerOfTwo(Vec n) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
 }
+// Column i of kLanes rows becomes v[i].
+inline void Transpose(Vec* v) {
+  Vec t[16];
+  const auto pair = [](Vec a, Vec b, bool is_high) {  // of 64-bit values
+    const __m512d x = _mm512_castps_pd(a), y = _mm512_castps_pd(b);
+    return _mm512_castpd_ps(is_high ? _mm512_unpackhi_pd(x, y) : _mm512_unpacklo_pd(x, y));
+  };
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
+    t[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {  // v[i + j]: columns j, 4 + j, 8 + j and 12 + j of rows i to i + 3
+    for (int j = 0; j < 4; ++j) v[i + j] = pair(t[i + j / 2], t[i + 2 + j / 2], j % 2 != 0);
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    for (int half = 0; half < 2; ++half) {
+      t[8 * half + j] = _mm512_shuffle_f32x4(v[8 * half + j], v[8 * half + 4 + j], 0x88);
+      t[8 * half + 4 + j] = _mm512_shuffle_f32x4(v[8 * half + j], v[8 * half + 4 + j], 0xdd);
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    v[i] = _mm512_shuffle_f32x4(t[i], t[8 + i], 0x88);
+    v[8 + i] = _mm512_shuffle_f32x4(t[i], t[8 + i], 0xdd);
+  }
+}
 inline Vec Ramp() { return _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0); }
 inline Vec LoadHalf(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
@@ -84,6 +113,28 @@ inline float MaxLanes(Vec v) {
 }
 inline Vec PowerOfTwo(Vec n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+}
+// Column i of kLanes rows becomes v[i].
+inline void Transpose(Vec* v) {
+  Vec t[8];
+  const auto pair = [](Vec a, Vec b, bool is_high) {  // of 64-bit values
+    const __m256d x = _mm256_castps_pd(a), y = _mm256_castps_pd(b);
+    return _mm256_castpd_ps(is_high ? _mm256_unpackhi_pd(x, y) : _mm256_unpacklo_pd(x, y));
+  };
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    t[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
+    t[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4) {  // v[i + j]: columns j and 4 + j of rows i to i + 3
+    for (int j = 0; j < 4; ++j) v[i + j] = pair(t[i + j / 2], t[i + 2 + j / 2], j % 2 != 0);
+  }
+  for (int j = 0; j < 4; ++j) {
+    t[j] = _mm256_permute2f128_ps(v[j], v[4 + j], 0x20);
+    t[4 + j] = _mm256_permute2f128_ps(v[j], v[4 + j], 0x31);
+  }
+  for (int i = 0; i < 8; ++i) v[i] = t[i];
 }
 inline Vec Ramp() { return _mm256_set_ps(7, 6, 5, 4, 3, 2, 1, 0); }
 inline Vec LoadHalf(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
@@ -130,6 +181,16 @@ inline float MaxLanes(Vec v) {
   return a > b ? a : b;
 }
 inline Vec PowerOfTwo(Vec n) { return reinterpret_cast<Vec>((__builtin_convertvector(n, Mask) + 127) << 23); }
+// Column i of kLanes rows becomes v[i].
+inline void Transpose(Vec* v) {
+  for (int i = 0; i < kLanes; ++i) {
+    for (int j = i + 1; j < kLanes; ++j) {
+      const float swapped = v[i][j];
+      v[i][j] = v[j][i];
+      v[j][i] = swapped;
+    }
+  }
+}
 inline Vec Ramp() { return Vec{0, 1, 2, 3}; }
 inline float HalfToFloat(uint16_t half) {
   const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
@@ -192,18 +253,6 @@ inline Vec Exp(Vec x) {
 
 inline Vec Tanh(Vec x) {
   return Sub(Set(1.0f), Div(Set(2.0f), Add(Exp(Add(x, x)), Set(1.0f))));
-}
-
-// Error function within 2e-7 (Abramowitz and Stegun 7.1.26).
-inline Vec Erf(Vec x) {
-  const Vec a = Abs(x);
-  const Vec t = Div(Set(1.0f), Fma(Set(0.3275911f), a, Set(1.0f)));
-  Vec p = Fma(t, Set(1.061405429f), Set(-1.453152027f));
-  p = Fma(p, t, Set(1.421413741f));
-  p = Fma(p, t, Set(-0.284496736f));
-  p = Fma(p, t, Set(0.254829592f));
-  const Vec y = Sub(Set(1.0f), Mul(Mul(p, t), Exp(Sub(Set(0.0f), Mul(a, a)))));
-  return Select(Less(x, Set(0.0f)), Sub(Set(0.0f), y), y);
 }
 
 }  // namespace

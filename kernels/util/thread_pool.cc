@@ -37,7 +37,7 @@ void ThreadPool::Run(const std::function<void(int)>& work) {
 void ThreadPool::Loop(int thread) {
   uint32_t seen = 0;
   for (;;) {
-    WaitWhile(start_epoch_, seen, kStartSpins, [] { return false; });
+    WaitWhile(start_epoch_, seen, kStartYields, [] { return false; });
     ++seen;
     if (is_stopping_) return;
     (*work_)(thread);

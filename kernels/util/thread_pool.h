@@ -31,7 +31,7 @@ class ThreadPool {
     if (num_threads_ == 1) return;
     const uint32_t epoch = barrier_epoch_.load(std::memory_order_relaxed);
     if (IsLastToArrive(epoch)) return;
-    WaitWhile(barrier_epoch_, epoch, kBarrierSpins, idle);
+    WaitWhile(barrier_epoch_, epoch, kBarrierYields, idle);
   }
   void Barrier() {
     Barrier([] { return false; });
@@ -43,18 +43,25 @@ class ThreadPool {
   static void Pause();
 
   template <typename Idle>
-  static void WaitWhile(const std::atomic<uint32_t>& value, uint32_t old, int spins, Idle&& idle) {
-    for (int i = 0; i < spins; ++i) {
-      if (value.load(std::memory_order_acquire) != old) return;
+  static void WaitWhile(const std::atomic<uint32_t>& value, uint32_t old, int yields, Idle&& idle) {
+    const auto is_over = [&] { return value.load(std::memory_order_acquire) != old; };
+    for (int i = 0; i < kSpins; ++i) {
+      if (is_over()) return;
       if (!idle()) Pause();
+    }
+    for (int i = 0; i < yields; ++i) {
+      if (is_over()) return;
+      std::this_thread::yield();
     }
     value.wait(old, std::memory_order_acquire);
   }
 
-  // About 20 µs between ops and 50 µs between steps: longer than an even split's imbalance, short enough that a
-  // neighbour on a shared core loses little. After that the thread sleeps in the kernel.
-  static constexpr int kBarrierSpins = 500;
-  static constexpr int kStartSpins = 1200;
+  // A thread that sleeps is awake again 50 µs after it could be, and then the others have gone to sleep waiting for it.
+  // So it spins for some 20 µs, which is longer than an even split's imbalance, then offers its core to whoever else wants
+  // it, and sleeps only after about 2 ms within a step and 0.5 ms between steps.
+  static constexpr int kSpins = 500;
+  static constexpr int kBarrierYields = 4000;
+  static constexpr int kStartYields = 1000;
 
   const int num_threads_;
   const std::function<void(int)>* work_ = nullptr;

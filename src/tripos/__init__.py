@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 from tripos.version import __version__
 
-__all__ = ["LLM", "Service", "__version__", "errors", "types"]
+__all__ = ["LLM", "Embedder", "Service", "__version__", "errors", "types"]
 
 if TYPE_CHECKING:
     from tripos import errors, types
-    from tripos.library import LLM
+    from tripos.library import LLM, Embedder
     from tripos.service import Service
 
 
 def __getattr__(name: str) -> object:
     import importlib
 
-    homes = {"LLM": "tripos.library", "Service": "tripos.service"}
+    homes = {"LLM": "tripos.library", "Embedder": "tripos.library", "Service": "tripos.service"}
     if name in homes:
         return getattr(importlib.import_module(homes[name]), name)
     if name in ("errors", "types"):

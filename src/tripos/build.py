@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 
-from tripos.build_encoder import OpenedEncoder, open_encoder_model
+from tripos.build_encoder import OpenedEncoder, check_packed_as, kind_of, open_encoder_model
 from tripos.config import LimitsStage, ModelOptions, RouteOptions, ServiceOptions
 from tripos.controls.deadline import deadline
 from tripos.controls.limits import LimitsOptions, limits
@@ -32,7 +32,7 @@ from tripos.models.registry import adapt_weights, check_weights, trace
 from tripos.models.source import GenerationDefaults, Source, open_source
 from tripos.pipeline.decide import decide
 from tripos.plan.adapters import Place, places, with_adapters
-from tripos.plan.ir import Plan, Weights, WeightTensor
+from tripos.plan.ir import Plan, Weights
 from tripos.plan.passes import optimize
 from tripos.predict.encoder import EncoderModel
 from tripos.residents import Parts, Residents
@@ -94,7 +94,7 @@ class Opened:
 
     def optimized(self) -> Plan:
         """The plan that runs: fused, except across weights that are stored in different formats."""
-        return optimize(self.plan, {name: _kind(self.weights[name]) for name in self.plan.weights})
+        return optimize(self.plan, {name: kind_of(self.weights[name]) for name in self.plan.weights})
 
     def runnable(self) -> Plan:
         """The same with room for adapters, where some may come."""
@@ -160,11 +160,6 @@ class Opened:
         self.source.close()
 
 
-def _kind(tensor: WeightTensor) -> str:
-    """Equal for weights that may be stacked: the stored type, or the stack that they were packed in."""
-    return tensor.dtype if tensor.panels is None else " ".join(tensor.panels.parts)
-
-
 def open_any(options: ModelOptions) -> Opened | OpenedEncoder:
     """Whatever the source is: a language model, an embedder or a reranker. Raises as open_model."""
     source = open_source(options.source)
@@ -179,11 +174,7 @@ def open_model(options: ModelOptions, source: Source | None = None) -> Opened:
     try:
         if (task := task_of(source.config)) != "generate":
             raise ConfigError(f"{source.name} is no language model, it is there to {task}: serve it with tripos serve")
-        if source.packed_as is not None and options.weights not in ("auto", source.packed_as):
-            raise ConfigError(
-                f"{source.name} is packed as {source.packed_as} and cannot run as {options.weights}: "
-                "leave --weights out, or give the model that it was packed from"
-            )
+        check_packed_as(source, options.weights)
         config = parse_config(source.config, source.name)
         plan = trace(config)
         weights = adapt_weights(config, source.weights)
@@ -286,11 +277,11 @@ def quantize_model(options: ModelOptions, folder: Path, progress: Progress = ign
     from tripos.runtime.native import NativeExecutor
 
     progress("open", 0.0)
-    opened = open_model(options)
+    opened = open_any(options)
     if opened.source.packed_as is not None:
         raise ConfigError(f"{opened.source.name} is packed already: give the model that it was packed from")
     plan = opened.optimized()
-    executor = NativeExecutor(executor_options(options, opened.need.kv_format))
+    executor = NativeExecutor(opened.executor_options())
     try:
         progress("check", 0.0)
         digest = opened.source.digest

@@ -1,4 +1,4 @@
-"""The library: a language model in this process, without a server or an event loop."""
+"""The library: a language model, an embedder or a reranker in this process, without a server or an event loop."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ from pathlib import Path
 from typing import Self
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
-from tripos.build import load_model
+from tripos.build import load_encoder, load_model
 from tripos.config import ModelOptions
-from tripos.errors import ConfigError, TriposError
+from tripos.errors import ConfigError, InvalidRequest, TriposError
 from tripos.models.tokenizer import Tokenizer
 from tripos.types import (
     Call,
     Constraint,
     Delta,
+    Embed,
     Event,
     FinishReason,
     Generate,
     Message,
     ModelCard,
+    Rerank,
+    Result,
     Sampling,
     TokenLogprob,
     Usage,
@@ -59,11 +64,7 @@ class LLM:
         Raises ModelRefused, InvalidRequest (an adapter's name), ConfigError, EnvironmentProblem.
         """
         named = tuple((name, str(path)) for name, path in (adapters or {}).items())
-        try:
-            model_options = replace(ModelOptions(), source=str(model), adapters=named, **options)  # type: ignore[arg-type]
-        except TypeError as error:
-            raise ConfigError(f"LLM(...): {error}") from None
-        self._model = load_model(model_options)
+        self._model = load_model(_options("LLM", source=str(model), adapters=named, **options))
 
     @property
     def card(self) -> ModelCard:
@@ -164,6 +165,104 @@ class _Collector:
             usage=self._usage,
             error=self._error,
         )
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A document's place in the list that was given, and its score."""
+
+    index: int
+    score: float
+
+
+class Embedder:
+    """An embedder or a reranker in this process, for offline work.
+
+    >>> with Embedder("path/to/model") as embedder:                           # doctest: +SKIP
+    ...     vectors = embedder.embed(["Where is my card?", "I lost my PIN"])
+    """
+
+    def __init__(self, model: str | Path, **options: object) -> None:
+        """`options` are the fields of config.ModelOptions (threads, weights, max_model_len, token_budget ...).
+
+        Raises ModelRefused, ConfigError, EnvironmentProblem.
+        """
+        self._model = load_encoder(_options("Embedder", source=str(model), **options))
+
+    @property
+    def card(self) -> ModelCard:
+        return self._model.card
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._model.tokenizer
+
+    def embed(
+        self,
+        inputs: Iterable[str | Sequence[int]],
+        *,
+        prompt_name: str | None = None,
+        dimensions: int | None = None,
+        truncate: bool = False,
+    ) -> npt.NDArray[np.float32]:
+        """One vector for each text, or for its token ids: [len(inputs), dimensions], in their order.
+
+        `prompt_name` is one of the model's prompts, put before each text (None: its default, "": none). `dimensions`
+        keeps the first ones of each vector. `truncate` cuts longer texts, which are refused otherwise.
+
+        Raises InvalidRequest before any work when an input is wrong.
+        """
+        if isinstance(inputs, str):
+            raise InvalidRequest("inputs is one text: give a list of texts", param="inputs")
+        given = tuple(each if isinstance(each, str) else tuple(each) for each in inputs)
+        if not given:
+            return np.zeros((0, dimensions or self.card.dimensions), np.float32)
+        request = Embed(
+            inputs=given, prompt_name=prompt_name, dimensions=dimensions, truncate_to=0 if truncate else None
+        )
+        return np.stack(self._answer(request).vectors)
+
+    def rerank(
+        self, query: str, documents: Iterable[str], *, top_n: int | None = None, truncate: bool = False
+    ) -> list[Hit]:
+        """The documents that fit the query best, the best first: by a cross-encoder's score, or by the cosine of an
+        embedder's vectors. At most `top_n` of them; `truncate` as embed's.
+
+        Raises InvalidRequest before any work.
+        """
+        if isinstance(documents, str):
+            raise InvalidRequest("documents is one text: give a list of texts", param="documents")
+        given = tuple(documents)
+        request = Rerank(query=query, documents=given, top_n=top_n, truncate_to=0 if truncate else None)
+        hits = [Hit(i, score) for i, score in enumerate(self._answer(request).scores)]
+        return sorted(hits, key=lambda hit: -hit.score)[:top_n]
+
+    def close(self) -> None:
+        """Free the weights. Idempotent."""
+        self._model.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _answer(self, request: Embed | Rerank) -> Result:
+        call = Call(id="library", route=self.card.name, request=request)
+        for _, event in self._model.answer([call]):
+            if isinstance(event, TriposError):
+                raise event
+            if isinstance(event, Result):
+                return event
+        raise AssertionError("a call ended without a result: this is a bug in Tripos")
+
+
+def _options(name: str, **given: object) -> ModelOptions:
+    """ModelOptions of a constructor's arguments. Raises ConfigError for one that is not known."""
+    try:
+        return replace(ModelOptions(), **given)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise ConfigError(f"{name}(...): {error}") from None
 
 
 def _frozen(prompt: Prompt) -> str | tuple[int, ...] | tuple[Message, ...]:

@@ -96,6 +96,7 @@ class Service:
         self._routes: dict[str, _Route] = {}
         self._busy: set[_Route] = set()  # with calls in flight, also when they were removed
         self._went_idle = asyncio.Event()
+        self._num_waiting = 0  # for that
         self._num_encoding_bytes = 0
         self._is_started = False
         self._is_draining = False
@@ -233,6 +234,9 @@ class Service:
         finally:
             try:
                 await levels.aclose()
+            except BaseException as error:  # says more than the cancellation before it
+                failure = error
+                raise
             finally:
                 meter.end(failure)
                 self._leave(call.route, route)
@@ -242,7 +246,8 @@ class Service:
         if not route.num_calls:
             self._busy.discard(route)
             self._forget(name, route)
-            self._went_idle.set()
+            if self._num_waiting:
+                self._went_idle.set()
 
     @contextmanager
     def encoding(self, num_bytes: int) -> Iterator[None]:
@@ -269,9 +274,13 @@ class Service:
 
     async def wait_idle(self, model: Model | None = None) -> None:
         """Until no call is in flight, or none on `model`."""
-        while self.num_in_flight if model is None else self.num_on(model):
-            self._went_idle.clear()
-            await self._went_idle.wait()
+        self._num_waiting += 1
+        try:
+            while self.num_in_flight if model is None else self.num_on(model):
+                self._went_idle.clear()
+                await self._went_idle.wait()
+        finally:
+            self._num_waiting -= 1
 
     def unready(self) -> str | None:
         """Why new calls would not be answered, or None: every model is started and moves on."""

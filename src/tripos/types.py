@@ -231,6 +231,24 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     order_shift: float | None = None  # with two orders: total variation distance between their answers, 0 to 1
 
 
+class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine tells when asked. `num_running`, `num_waiting` and `kv_usage` are of now; the rest never fall.
+    What an engine does not have, such as an encoder a cache, stays 0.
+    """
+
+    num_running: int  # sequences
+    num_waiting: int
+    kv_usage: float = 0.0  # of the cache blocks, 0 to 1
+    prefix_queries: int = 0  # tokens looked up in the prefix cache
+    prefix_hits: int = 0  # tokens found there
+    num_preemptions: int = 0
+    drafted_tokens: int = 0  # guessed and computed
+    accepted_tokens: int = 0  # of these, also drawn
+    max_adapters: int = 0  # that may be loaded
+    running_adapters: tuple[str, ...] = ()  # of sequences in the step
+    waiting_adapters: tuple[str, ...] = ()
+
+
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """The whole output of a one-shot model."""
 

@@ -38,15 +38,17 @@ HELLO: list[Any] = [{"role": "user", "content": "Hello?"}]
 class TinyModel(LanguageModel):
     """The real engine over a scripted executor; draws lower-case letters."""
 
-    def __init__(self, name: str = "tiny", step_s: float = 0.0, window: int = WINDOW) -> None:
+    def __init__(
+        self, name: str = "tiny", step_s: float = 0.0, window: int = WINDOW, num_blocks: int = NUM_BLOCKS
+    ) -> None:
         executor = ScriptedExecutor(
             VOCAB_SIZE,
             ExecutorOptions(block_size=16),
             step_s=step_s,
             next_token=lambda tokens, seed, counter: 97 + (sum(tokens) * 31 + seed + counter) % 26,
         )
-        executor.reserve(NUM_BLOCKS)
-        engine = Engine(executor, EngineOptions(NUM_BLOCKS, 16, window))
+        executor.reserve(num_blocks)
+        engine = Engine(executor, EngineOptions(num_blocks, 16, window))
         card = ModelCard(
             name=name, task="generate", digest="ab" * 32, max_model_len=window, vocab_size=VOCAB_SIZE, created=1
         )

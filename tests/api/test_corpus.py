@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from tests.api.corpus import (
 )
 from tests.api.corpus.row import Ask, Row
 from tests.api.posts import POSTS
-from tests.api.running import Running, TinyModel, error_code, running, tiny_encoder
+from tests.api.running import NUM_BLOCKS, Running, TinyModel, error_code, running, tiny_encoder
 from tripos.api.auth import Keys
 from tripos.api.routes import ROUTES
 from tripos.errors import InvalidRequest
@@ -40,6 +41,7 @@ SECTIONS: dict[str, list[Row]] = {
     "M": conversation_rows.ROWS,
     "G": grammar_rows.ROWS,
 }
+ROOM = 2**17  # tokens
 LAST = {"H": 41, "R": 8, "J": 18, "P": 25, "U": 12, "M": 17, "G": 20}
 # What a table cannot say: time, memory, broken connections, and what models say.
 ELSEWHERE = {
@@ -89,7 +91,7 @@ FEATURES: dict[str, Callable[[], bool]] = {
 }
 ACTIVE = {
     section: [pytest.param(row, id=row.name) for row in rows if not row.feature or FEATURES[row.feature]()]
-    for section, rows in SECTIONS.items()
+    for section, rows in (*SECTIONS.items(), ("roomy", conversation_rows.ROOMY_ROWS))
 }
 INACTIVE = {row.feature for rows in SECTIONS.values() for row in rows if row.feature} - {
     feature for feature, is_there in FEATURES.items() if is_there()
@@ -105,7 +107,7 @@ def test_rows_wait_only_for_what_is_not_there() -> None:
 
 @pytest.mark.parametrize("section", list(SECTIONS))
 def test_every_id_of_the_document_has_its_row_or_test(section: str) -> None:
-    ids = {row.id.split()[0] for row in SECTIONS[section]} | set(ELSEWHERE)
+    ids = {row.id.split()[0] for row in (*SECTIONS[section], *conversation_rows.ROOMY_ROWS)} | set(ELSEWHERE)
     assert not {f"{section}{number:02}" for number in range(1, LAST[section] + 1)} - ids
 
 
@@ -121,25 +123,44 @@ def log() -> Log:
     return Log()
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where temporary files go meanwhile, those of processes that we start included."""
+    own = tmp_path_factory.mktemp("temporary")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(own))
+        patch.setattr(tempfile, "tempdir", None)
+        yield own
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def open_door(tiny: TinyModel, log: Log) -> AsyncIterator[tuple[Running, After]]:
+async def open_door(tiny: TinyModel, log: Log, folder: Path) -> AsyncIterator[tuple[Running, After]]:
     """Without keys, as most run it at home."""
-    async with watched(tiny, log, None) as both:
+    async with watched(tiny, log, folder) as both:
         yield both
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def locked_door(log: Log) -> AsyncIterator[tuple[Running, After]]:
+async def roomy_door(log: Log, folder: Path) -> AsyncIterator[tuple[Running, After]]:
+    """A model with a window that long requests fit in."""
+    async with watched(TinyModel(window=ROOM, num_blocks=ROOM // 16), log, folder, num_blocks=ROOM // 16) as both:
+        yield both
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def locked_door(log: Log, folder: Path) -> AsyncIterator[tuple[Running, After]]:
     keys = Keys({routing_rows.KEY: frozenset({"generate"}), routing_rows.OTHER: frozenset({"generate"})})
-    async with watched(TinyModel(), log, keys) as both:
+    async with watched(TinyModel(), log, folder, keys) as both:
         yield both
 
 
 class watched:  # noqa: N801  # used as a function is
     """A server, its log and what must hold after each row."""
 
-    def __init__(self, tiny: TinyModel, log: Log, keys: Keys | None) -> None:
-        self._tiny, self._log = tiny, log
+    def __init__(
+        self, tiny: TinyModel, log: Log, folder: Path, keys: Keys | None = None, num_blocks: int = NUM_BLOCKS
+    ) -> None:
+        self._tiny, self._log, self._folder, self._num_blocks = tiny, log, folder, num_blocks
         self._running = running(tiny, tiny_encoder(), keys=keys)
         self._is_locked = keys is not None
 
@@ -151,7 +172,7 @@ class watched:  # noqa: N801  # used as a function is
         server = await self._running.__aenter__()
         if self._is_locked:
             server.http.headers["authorization"] = f"Bearer {routing_rows.KEY}"
-        after = await After.of(server, self._tiny, self._log)
+        after = await After.of(server, self._tiny, self._log, self._num_blocks, self._folder)
         self._log.lines.clear()
         return server, after
 
@@ -195,9 +216,10 @@ async def outcome_of(server: Running, row: Row) -> tuple[str, str | None, str]:
 
 async def check_row(door: tuple[Running, After], row: Row) -> None:
     server, after = door
-    after.forget()  # what a row that failed has left
+    after.begin()
     outcome, param, text = await outcome_of(server, row)
-    assert outcome in row.outcomes, text[:600]
+    after.answered()
+    assert outcome == row.outcome, text[:600]
     if row.param is not None:
         assert param == row.param
     if outcome != "200":
@@ -210,6 +232,12 @@ async def check_row(door: tuple[Running, After], row: Row) -> None:
 @pytest.mark.parametrize("row", [row for section in "HJPUMG" for row in ACTIVE[section]])
 async def test_bad_input(open_door: tuple[Running, After], row: Row) -> None:
     await check_row(open_door, row)
+
+
+@module_loop
+@pytest.mark.parametrize("row", ACTIVE["roomy"])
+async def test_what_only_looks_bad(roomy_door: tuple[Running, After], row: Row) -> None:
+    await check_row(roomy_door, row)
 
 
 @module_loop

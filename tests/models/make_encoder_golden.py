@@ -21,6 +21,7 @@ import torch
 import transformers
 from make_encoder_texts import PAIRS, TEXTS
 from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers.base.modules.dense import Dense
 from sentence_transformers.base.modules.normalize import Normalize
 from sentence_transformers.base.modules.transformer import Transformer
 from sentence_transformers.sentence_transformer.modules.pooling import Pooling
@@ -45,6 +46,7 @@ MODELS: dict[str, tuple[Any, dict[str, Any], str, bool]] = {
     "distilbert-mean": (transformers.DistilBertConfig, DISTIL, "mean", True),
     "modernbert-mean": (transformers.ModernBertConfig, MODERN, "mean", True),
     "qwen3-last": (transformers.Qwen3Config, QWEN, "lasttoken", True),
+    "bert-dense": (transformers.BertConfig, SMALL, "mean", True),
     "bert-cross": (transformers.BertConfig, SMALL, "", False),
     "roberta-cross": (transformers.RobertaConfig, ROBERTA, "", False),
     "distilbert-cross": (transformers.DistilBertConfig, DISTIL, "", False),
@@ -84,6 +86,17 @@ def randomize(model: torch.nn.Module, generator: torch.Generator) -> None:
             weight.data = noise * (0.5 if "embed" in name else 1.3 / weight.shape[1] ** 0.5)
 
 
+def dense_layers() -> list[Dense]:
+    """Two: wider with a bias and an activation, then narrower with neither."""
+    layers = [
+        Dense(32, 40, activation_function=torch.nn.Tanh()),
+        Dense(40, 24, bias=False, activation_function=torch.nn.Identity()),
+    ]
+    for layer in layers:
+        randomize(layer, torch.Generator().manual_seed(8))
+    return layers
+
+
 def make(name: str, folder: Path) -> None:
     config_type, values, pooling, is_normalized = MODELS[name]
     auto = transformers.AutoModel if pooling else transformers.AutoModelForSequenceClassification
@@ -101,6 +114,7 @@ def make(name: str, folder: Path) -> None:
     else:
         modules: list[Any] = [Transformer(str(folder))]
         modules.append(Pooling(modules[0].get_embedding_dimension(), pooling))
+        modules += dense_layers() if name == "bert-dense" else []
         modules += [Normalize()] * is_normalized
         prompts = {"query": "how do i get ", "document": ""} if name == "bert-mean" else None
         SentenceTransformer(modules=modules, device="cpu", prompts=prompts).save(str(target))

@@ -134,3 +134,60 @@ def test_pooling_gives_one_row_per_sequence() -> None:
     executor = native(plan, random_weights(plan, np.random.default_rng(8)), num_blocks=1)
     with pytest.raises(ValueError, match="5 rows for 2 sequences"):
         executor.run(whole_step((3, 2)))
+
+
+MANY = tuple(1 + 7 * i % 31 for i in range(60))  # enough tokens for slices of their own per thread
+
+
+def encoder_plan(*, pools: bool) -> Plan:
+    """A layer of everything that an encoder has, and one row per sequence."""
+    t = Tracer()
+    x = t.add(t.embed("table", VOCAB, 48), t.embed("places", 700, 48, source="positions"))
+    x = t.add(x, t.embed("types", 2, 48, source="token_types"))
+    q, k, v = (t.linear(x, name, 48, bias=f"{name}.bias") for name in "qkv")
+    x = t.add(x, t.self_attention(q, k, v, num_heads=4, num_kv_heads=4, head_dim=12, scale=12**-0.5))
+    x = t.norm(x, "norm", bias="norm.bias", eps=1e-6, kind="layer")
+    wide = t.act(t.linear(x, "wide", 100, bias="wide.bias"), act="gelu")
+    x = t.add(x, t.linear(wide, "narrow", 48, bias="narrow.bias"))
+    return t.plan(t.pool(x) if pools else t.select(x), vocab_size=48)
+
+
+@pytest.mark.parametrize("pools", [True, False], ids=["pool", "select"])
+@pytest.mark.parametrize("weight_format", ["fp32", "int8"])
+def test_slices_of_a_step_have_the_bits_of_each_sequence_alone(
+    isa: str, threads: int, pools: bool, weight_format: str
+) -> None:
+    plan = encoder_plan(pools=pools)
+    weights = random_weights(plan, np.random.default_rng(9))
+    step = whole_step(MANY, all_rows=False)
+    types = np.arange(len(step.token_ids), dtype=np.int32) % 2
+    executor = native(plan, weights, isa=isa, threads=threads, weight_format=weight_format)
+    together = logits_of(executor, replace(step, token_types=types))
+    if weight_format == "fp32":
+        want = logits_of(reference(plan, weights), replace(step, token_types=types))
+        assert_close(together, want, terms=400)
+    for b in (0, 1, 17, 30, 59):
+        own = Batch(MANY, VOCAB).step({b: MANY[b]}, all_rows=False)
+        rows = slice(step.query_start[b], step.query_start[b + 1])
+        alone = logits_of(executor, replace(own, token_types=types[rows]))
+        np.testing.assert_array_equal(alone[0], together[b])
+
+
+def test_slices_count_every_row_once_and_in_place(isa: str, threads: int) -> None:
+    plan = encoder_plan(pools=False)
+    weights = random_weights(plan, np.random.default_rng(10))
+    executor = native(plan, weights, isa=isa, threads=threads)
+    lengths = (*(3,) * 90, 400, *(5,) * 90, 130)
+    step = whole_step(lengths, all_rows=False)
+    assert_close(logits_of(executor, step), logits_of(reference(plan, weights), step), terms=400)
+
+
+@pytest.mark.parametrize("act", ["gelu", "gelu_tanh", "silu", "relu", "tanh"])
+def test_an_activation_right_after_a_linear(isa: str, act: str) -> None:
+    t = Tracer()
+    y = t.act(t.linear(t.embed("table", VOCAB, 40), "w", 70, bias="b"), act=act)
+    plan = t.plan(t.select(y), vocab_size=70)
+    weights = random_weights(plan, np.random.default_rng(11))
+    weights["table"].data[:] *= np.linspace(0.01, 12, VOCAB, dtype=np.float32)[:, None]  # into both tails
+    step = whole_step(LENGTHS)
+    assert_close(logits_of(native(plan, weights, isa=isa), step), logits_of(reference(plan, weights), step), terms=64)

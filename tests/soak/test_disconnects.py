@@ -14,13 +14,14 @@ import pytest
 
 from tests.api.after import After, Log
 from tests.api.running import VOCAB_SIZE, Running, TinyModel, running
+from tripos.engine.constraints import CompiledConstraint
 from tripos.engine.engine import Engine, EngineOptions
 from tripos.engine.llm import LanguageModel
 from tripos.engine.scheduler import SchedulerOptions
 from tripos.engine.sequence import Sequence, Status
 from tripos.runtime.executor import ExecutorOptions
 from tripos.testing import ScriptedExecutor, byte_tokenizer
-from tripos.types import ModelCard
+from tripos.types import Constraint, ModelCard
 
 NUM_BLOCKS, WINDOW, BUDGET = 26, 512, 32
 COUNT, MOST = 200, 10_000  # --soak multiplies, up to MOST
@@ -43,6 +44,15 @@ class Crowded(TinyModel):
             name="tiny", task="generate", digest="ab" * 32, max_model_len=WINDOW, vocab_size=VOCAB_SIZE, created=1
         )
         LanguageModel.__init__(self, card, byte_tokenizer(), engine, self._template)
+        self.compiling: set[str] = set()  # the sources that requests wait for
+        self._compile, self._grammars.get = self._grammars.get, self._get  # type: ignore[method-assign]
+
+    async def _get(self, constraint: Constraint) -> CompiledConstraint:
+        self.compiling.add(constraint.source)
+        try:
+            return await self._compile(constraint)
+        finally:
+            self.compiling.discard(constraint.source)
 
     def sequences(self) -> list[Sequence]:
         return list(self._streams)
@@ -64,26 +74,41 @@ def is_decoding(sequence: Sequence) -> bool:
     return sequence.status is Status.RUNNING and sequence.num_output_tokens > 1
 
 
-STATES: dict[str, Callable[[Sequence], bool] | None] = {
+def pattern_of(number: int) -> str:
+    """One that nobody has asked for before, and that takes some milliseconds."""
+    return "|".join(f"[a-z]{{{i}}}{number}[a-z]" for i in range(1, 60))
+
+
+def among_new(is_there: Callable[[Sequence], bool]) -> IsThere:
+    return lambda tiny, _, known: any(is_there(sequence) for sequence in tiny.sequences() if sequence not in known)
+
+
+IsThere = Callable[[Crowded, int, set[Sequence]], bool]
+"""(model, number of the client, sequences that were there before it) → whether its request is in the state."""
+STATES: dict[str, IsThere | None] = {
     "parsing the head": None,
     "parsing the body": None,
-    "queued": is_waiting,
-    "prefill": is_in_prefill,
-    "decode": is_decoding,
-    "streaming": is_decoding,
-    "preempted": is_preempted,
+    "compiling a grammar": lambda tiny, number, _: pattern_of(number) in tiny.compiling,
+    "queued": among_new(is_waiting),
+    "prefill": among_new(is_in_prefill),
+    "decode": among_new(is_decoding),
+    "streaming": None,
+    "preempted": among_new(is_preempted),
     "any": None,
 }
 
 
-def make_request(rng: random.Random, id: str, state: str) -> bytes:
+def make_request(rng: random.Random, number: int, state: str) -> bytes:
     is_long = state == "preempted" or rng.random() < 0.4  # two of these fill the cache
     prompt = "".join(rng.choices("abcdefgh ", k=150 if is_long else rng.choice((5, 60))))
     body = {"model": "tiny", "prompt": prompt, "max_tokens": 120 if is_long else 20, "ignore_eos": True}
     body |= {"stream": state == "streaming" or rng.random() < 0.5, "n": rng.choice((1, 1, 1, 2))}
+    if state == "compiling a grammar":
+        body |= {"structured_outputs": {"regex": pattern_of(number)}, "ignore_eos": False}
     content = json.dumps(body).encode()
     head = (
-        f"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\nx-request-id: {id}\r\n"
+        "POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+        f"x-request-id: leaver-{number}\r\n"
     )
     return f"{head}content-length: {len(content)}\r\n\r\n".encode() + content
 
@@ -91,7 +116,7 @@ def make_request(rng: random.Random, id: str, state: str) -> bytes:
 async def leave_in(server: Running, tiny: Crowded, rng: random.Random, number: int, reached: Counter[str]) -> None:
     """One client that comes, waits for its moment, and goes: by closing or by a reset."""
     state = rng.choice(list(STATES))
-    data = make_request(rng, f"leaver-{number}", state)
+    data = make_request(rng, number, state)
     cut = {"parsing the head": rng.randrange(1, data.index(b"\r\n\r\n")), "parsing the body": len(data) - 3}
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     known = set(tiny.sequences())
@@ -102,7 +127,7 @@ async def leave_in(server: Running, tiny: Crowded, rng: random.Random, number: i
         reached[state] += 1
     elif is_there is not None:
         for _ in range(1000):
-            if any(is_there(sequence) for sequence in tiny.sequences() if sequence not in known):
+            if is_there(tiny, number, known):
                 reached[state] += 1
                 break
             await asyncio.sleep(0.0005)

@@ -19,8 +19,8 @@ def write(exchange: Exchange, seconds: float) -> None:
         return
     line = {
         "request_id": exchange.request_id,
-        "method": exchange.scope["method"][:16],
-        "path": exchange.scope["path"][:MAX_PATH_CHARS],
+        "method": exchange.head.method[:16],
+        "path": exchange.head.decoded_path[:MAX_PATH_CHARS],
         "status": exchange.status,
         "code": exchange.code,
         "model": exchange.model,

@@ -15,11 +15,11 @@ TEXT = b"text/plain; charset=utf-8"
 async def load(exchange: Exchange, service: Service) -> None:
     asked = decode_load(await exchange.read_body())
     await service.load_adapter(asked.name, asked.path, base=asked.base, in_place=asked.in_place)
-    await exchange.answer(200, f"Success: LoRA adapter '{asked.name}' added successfully.".encode(), TEXT)
+    exchange.answer(200, f"Success: LoRA adapter '{asked.name}' added successfully.".encode(), TEXT)
 
 
 async def unload(exchange: Exchange, service: Service) -> None:
     """Answers when the last request that uses the adapter has ended; new ones find it gone at once."""
     name = decode_unload(await exchange.read_body())
     await service.unload_adapter(name)
-    await exchange.answer(200, f"Success: LoRA adapter '{name}' removed successfully.".encode(), TEXT)
+    exchange.answer(200, f"Success: LoRA adapter '{name}' removed successfully.".encode(), TEXT)

@@ -17,33 +17,33 @@ _FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-real-ip")
 
 def check_local(exchange: Exchange) -> None:
     """Where no keys are configured. A proxy on this machine speaks for others. Raises PermissionDenied."""
-    if not is_loopback(exchange.scope["client"][0]) or any(name in exchange.fields for name in _FORWARDED):
+    if not is_loopback(exchange.peer) or any(name in exchange.fields for name in _FORWARDED):
         raise PermissionDenied("without API keys only this machine may do this: configure a key with the admin scope")
     check_host(exchange.fields.get(b"host"), LOOPBACK)
 
 
 async def list_models(exchange: Exchange, service: Service) -> None:
-    await exchange.answer_json(_residents(service).describe())
+    exchange.answer_json(_residents(service).describe())
 
 
 async def load(exchange: Exchange, service: Service) -> None:
     given = admin.decode_load(await exchange.read_body())
-    await exchange.answer_json(await _residents(service).load(*given))
+    exchange.answer_json(await _residents(service).load(*given))
 
 
 async def reload(exchange: Exchange, service: Service) -> None:
     given = admin.decode_reload(await exchange.read_body())
-    await exchange.answer_json(await _residents(service).reload(*given))
+    exchange.answer_json(await _residents(service).reload(*given))
 
 
 async def unload(exchange: Exchange, service: Service) -> None:
     name = admin.decode_unload(await exchange.read_body())
-    await exchange.answer_json(await _residents(service).unload(name))
+    exchange.answer_json(await _residents(service).unload(name))
 
 
 async def reread(exchange: Exchange, service: Service) -> None:
     admin.decode_reread(await exchange.read_body())
-    await exchange.answer_json(await _residents(service).reread())
+    exchange.answer_json(await _residents(service).reread())
 
 
 def _residents(service: Service) -> Residents:

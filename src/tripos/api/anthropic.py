@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from tripos.api import tokens
+from tripos.api.calls import find_card
 from tripos.api.dialect import Dialect, typed_events
 from tripos.api.exchange import Exchange
-from tripos.api.generate import deliver, find_card
+from tripos.api.generate import deliver
 from tripos.service import Service
 from tripos.wire.anthropic import messages
 from tripos.wire.anthropic.errors import encode_error
@@ -25,4 +26,4 @@ async def create_message(exchange: Exchange, service: Service) -> None:
 async def count_tokens(exchange: Exchange, service: Service) -> None:
     body = await exchange.read_body()
     num_tokens = await tokens.count(exchange, service, messages.decode_count(body), len(body))
-    await exchange.answer_json(messages.encode_count(num_tokens))
+    exchange.answer_json(messages.encode_count(num_tokens))

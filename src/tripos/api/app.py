@@ -1,4 +1,4 @@
-"""The ASGI application: every request through the same steps, then to its endpoint.
+"""The application: every request through the same steps, then to its endpoint.
 
 Host, route, key, endpoint, error contract, one log line. The routes are a table (routes.py). No other middleware.
 """
@@ -46,54 +46,54 @@ class App:
         self._exact = {(route.method, route.path): route for route in ROUTES if "{" not in route.path}
         self._paths = [(Path(route.path, _unused, methods=[route.method]), route) for route in ROUTES]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
+    async def __call__(self, exchange: Exchange) -> None:
         began_s = time.monotonic()
-        exchange = Exchange(scope, receive, send, self._stored)
+        exchange.stored = self._stored
         try:
-            await self._serve(exchange)
-        except ClientLeft:
-            exchange.leave()
-        except asyncio.CancelledError:
-            if exchange.has_left:
-                exchange.leave()
-            else:  # the server's patience is over
-                await exchange.fail(Overloaded("the server was stopped", code="draining", retry_after_s=RETRY_S))
-                raise
-        finally:
-            access_log.write(exchange, time.monotonic() - began_s)
-
-    async def _serve(self, exchange: Exchange) -> None:
-        try:
-            check_host(exchange.fields.get(b"host"), self.hosts)
-            route = self._exact.get((exchange.scope["method"], exchange.scope["path"])) or self._find(exchange)
-            exchange.dialect = route.dialect
-            if route.dialect.id_header:
-                exchange.headers.append((route.dialect.id_header, exchange.request_id.encode()))
-            if not route.is_public:
-                exchange.principal = self.keys.principal(exchange.scope["headers"], route.scope)
-                if route.scope == "admin" and not self.keys:
-                    check_local(exchange)
-            await route.endpoint(exchange, self.service)
+            await self._route(exchange).endpoint(exchange, self.service)
         except TriposError as error:
             if error.status == 500:
                 log.error("request %s failed: %s", exchange.request_id, error.code)
-            await exchange.fail(error)
-        except (ClientLeft, asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            exchange.fail(error)
+        except ClientLeft:
+            exchange.close_log()
+        except asyncio.CancelledError:
+            if exchange.has_left:
+                exchange.close_log()
+            else:  # the server's patience is over
+                exchange.fail(Overloaded("the server was stopped", code="draining", retry_after_s=RETRY_S))
+                raise
+        except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a panic in a library arrives as BaseException
             log.exception("request %s: this is a bug in Tripos", exchange.request_id)
-            await exchange.fail(RequestFailed(f"this request failed inside: {type(error).__name__}"))
+            exchange.fail(RequestFailed(f"this request failed inside: {type(error).__name__}"))
+        finally:
+            access_log.write(exchange, time.monotonic() - began_s)
+
+    def _route(self, exchange: Exchange) -> Route:
+        """Where a request goes that may. Raises TriposError."""
+        head = exchange.head
+        check_host(exchange.fields.get(b"host"), self.hosts)
+        route = self._exact.get((head.method, head.decoded_path)) or self._find(exchange)
+        dialect = exchange.dialect = route.dialect
+        if dialect.id_header:
+            exchange.add_header(b"%b: %b\r\n" % (dialect.id_header, exchange.request_id.encode()))
+        if not route.is_public:
+            exchange.principal = self.keys.principal(head.fields, route.scope)
+            if route.scope == "admin" and not self.keys:
+                check_local(exchange)
+        return route
 
     def _find(self, exchange: Exchange) -> Route:
         """The route of a request. Raises NotFound, MethodNotAllowed."""
-        if exchange.scope["method"] not in METHODS:
-            exchange.headers.append((b"allow", ", ".join(METHODS).encode()))
-            raise MethodNotAllowed(f"no path takes {exchange.scope['method'][:16]}")
+        method, decoded_path = exchange.head.method, exchange.head.decoded_path
+        if method not in METHODS:
+            exchange.add_header(b"allow: %b\r\n" % ", ".join(METHODS).encode())
+            raise MethodNotAllowed(f"no path takes {method[:16]}")
         allowed: list[str] = []
         for path, route in self._paths:
-            match, found = path.matches(exchange.scope)
+            match, found = path.matches({"type": "http", "method": method, "path": decoded_path})
             if match is not Match.NONE:
                 exchange.dialect = route.dialect
             if match is Match.FULL:
@@ -101,12 +101,12 @@ class App:
                 return route
             if match is Match.PARTIAL:
                 allowed += sorted(path.methods or ())
-        if (known := elsewhere(exchange.scope["method"], exchange.scope["path"])) is not None:
+        if (known := elsewhere(method, decoded_path)) is not None:
             return known
         if allowed:
-            exchange.headers.append((b"allow", ", ".join(allowed).encode()))
+            exchange.add_header(b"allow: %b\r\n" % ", ".join(allowed).encode())
             raise MethodNotAllowed(f"this path takes {', '.join(allowed)}")
-        near = difflib.get_close_matches(exchange.scope["path"][:128], [route.operation.path for route in ROUTES], n=1)
+        near = difflib.get_close_matches(decoded_path[:128], [route.operation.path for route in ROUTES], n=1)
         hint = f"did you mean {near[0]}?" if near else "see /openapi.json"
         raise NotFound(f"there is nothing at this path: {hint}")
 

@@ -8,11 +8,11 @@ from contextlib import aclosing
 from typing import Any, cast
 
 from tripos.api.absent import NotImplementedHere
+from tripos.api.calls import find_card, make_calls
 from tripos.api.exchange import Exchange
-from tripos.api.generate import find_card
 from tripos.errors import InvalidRequest, RequestFailed, TriposError
 from tripos.service import Service
-from tripos.types import Call, Decision, Finish, Result, Usage
+from tripos.types import Decision, Finish, Result, Usage
 from tripos.wire import systemone
 from tripos.wire.decision import Wanted
 from tripos.wire.openai import decisions as openai_decisions
@@ -42,20 +42,11 @@ async def _answer(exchange: Exchange, service: Service, wanted: Wanted, encode: 
         able = ", ".join(each.name for each in service.cards if each.task == "generate") or "no served model"
         raise refuse(f"decisions are read from a language model, and {card.name} is none: use {able}")
     decisions, usage = await _run(exchange, service, wanted)
-    await exchange.answer_json(encode(wanted, card.name, decisions, usage))
+    exchange.answer_json(encode(wanted, card.name, decisions, usage))
 
 
 async def _run(exchange: Exchange, service: Service, wanted: Wanted) -> tuple[Sequence[Decision], Usage]:
-    arrival_s = time.monotonic()
-    call = Call(
-        id=exchange.request_id,
-        route=wanted.model,
-        request=wanted.request,
-        principal=exchange.principal,
-        priority=wanted.priority,
-        arrival_s=arrival_s,
-        deadline_s=None if wanted.timeout_s is None else arrival_s + wanted.timeout_s,
-    )
+    (call,) = make_calls(exchange, wanted, (wanted.request,), time.monotonic())
     result: Result | None = None
     async with aclosing(cast("Any", service.run(call))) as events:
         async for event in events:

@@ -15,7 +15,7 @@ EVENT_STREAM = b"text/event-stream; charset=utf-8"
 
 def data_events(values: Iterable[Any]) -> bytes:
     """JSON values as `data:` events."""
-    return b"".join([b"data: " + encode(value) + b"\n\n" for value in values])
+    return b"".join([b"data: %b\n\n" % encode(value) for value in values])
 
 
 def typed_events(values: Iterable[Any]) -> bytes:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol, cast
 
+from tripos.api.calls import find_card, make_calls, run_together
 from tripos.api.exchange import Exchange
 from tripos.service import Service
-from tripos.types import Call, Event, ModelCard
+from tripos.types import Event, ModelCard
 from tripos.wire.generation import Asked, for_model
 from tripos.wire.openai import chat, completions
 from tripos.wire.openai.generation import Identity
-
-MAX_UNSENT_EVENTS = 64  # per stream; then the model waits, and merges what it makes meanwhile
 
 
 async def complete_chat(exchange: Exchange, service: Service) -> None:
@@ -28,18 +26,11 @@ async def complete_chat(exchange: Exchange, service: Service) -> None:
 async def complete(exchange: Exchange, service: Service) -> None:
     asked = completions.decode(await exchange.read_body())
     card = find_card(exchange, service, asked.model)
+    asked = for_model(asked, card)
     tokenizer = getattr(service.model(asked.model), "tokenizer", None)
     texts = tokenizer.decode if tokenizer is not None else lambda ids: ""
     answer = completions.CompletionAnswer(asked, _identity(exchange, card, "cmpl"), texts)
     await deliver(exchange, service, asked, answer)
-
-
-def find_card(exchange: Exchange, service: Service, name: str) -> ModelCard:
-    """The card of a served model, whose digest goes with the response. Raises NotFound."""
-    card = service.card(name)
-    exchange.model = card.name
-    exchange.headers.append((b"x-tripos-model-digest", card.digest.encode()))
-    return card
 
 
 class Answer(Protocol):
@@ -56,89 +47,33 @@ class Answer(Protocol):
 
 
 async def deliver(exchange: Exchange, service: Service, asked: Asked, answer: Answer) -> None:
-    """Run the calls of a request and send what comes, in pieces or at once."""
+    """Run the calls of a request, as its model wants them, and send what comes, in pieces or at once."""
     arrival_s = time.monotonic()
-    calls = _calls(exchange, for_model(asked, service.card(asked.model)), arrival_s)
+    calls = make_calls(exchange, asked, asked.requests, arrival_s)
     if len(calls) == 1:
-        async with aclosing(cast("Any", service.run(calls[0]))) as events:
+        events = cast("AsyncGenerator[Event, None]", service.run(calls[0]))
+        try:
             async for event in events:
                 values = answer.take(((0, event),))
                 if values and asked.stream:
-                    await exchange.stream(values)
+                    exchange.stream(values)
+                    if exchange.is_full:
+                        await exchange.drain()
+        finally:
+            await events.aclose()
     else:
         async with aclosing(cast("Any", run_together(service, calls))) as batches:
             async for batch in batches:
                 values = answer.take(batch)
                 if values and asked.stream:
-                    await exchange.stream(values)
+                    exchange.stream(values)
+                    if exchange.is_full:
+                        await exchange.drain()
     elapsed_s = time.monotonic() - arrival_s
     if asked.stream:
-        await exchange.end_stream(answer.end(elapsed_s))
+        exchange.end_stream(answer.end(elapsed_s))
     else:
-        await exchange.answer_json(answer.response(elapsed_s))
-
-
-def _calls(exchange: Exchange, asked: Asked, arrival_s: float) -> list[Call]:
-    return [
-        Call(
-            id=exchange.request_id if len(asked.requests) == 1 else f"{exchange.request_id}-{i}",
-            route=asked.model,
-            request=request,
-            principal=exchange.principal,
-            priority=asked.priority,
-            arrival_s=arrival_s,
-            deadline_s=None if asked.timeout_s is None else arrival_s + asked.timeout_s,
-        )
-        for i, request in enumerate(asked.requests)
-    ]
-
-
-async def run_together(service: Service, calls: Sequence[Call]) -> AsyncIterator[list[tuple[int, Event]]]:
-    """The events of several calls as they come: (index of the call, event), everything since the last wake-up.
-
-    When one call fails the others are cancelled and its error is raised, after what came before it.
-    """
-    waiting: list[tuple[int, Event]] = []
-    errors: list[BaseException] = []
-    news, room = asyncio.Event(), asyncio.Event()
-    num_open = len(calls)
-
-    async def pump(call_idx: int, call: Call) -> None:
-        nonlocal num_open
-        try:
-            async with aclosing(cast("Any", service.run(call))) as events:
-                async for event in events:
-                    waiting.append((call_idx, event))
-                    news.set()
-                    while len(waiting) >= MAX_UNSENT_EVENTS:
-                        room.clear()
-                        await room.wait()
-        except BaseException as error:
-            errors.append(error)
-            raise
-        finally:
-            num_open -= 1
-            news.set()
-
-    tasks = [asyncio.create_task(pump(i, call)) for i, call in enumerate(calls)]
-    try:
-        while True:
-            if waiting:
-                batch = waiting[:]
-                waiting.clear()
-                room.set()
-                yield batch
-            elif errors:
-                raise errors[0]
-            elif not num_open:
-                return
-            else:
-                news.clear()
-                await news.wait()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        exchange.answer_json(answer.response(elapsed_s))
 
 
 def _identity(exchange: Exchange, card: ModelCard, prefix: str) -> Identity:

@@ -8,9 +8,9 @@ from tripos.wire.openai.models import encode_model, encode_models
 
 
 async def list_models(exchange: Exchange, service: Service) -> None:
-    await exchange.answer_json(encode_models(service.cards))
+    exchange.answer_json(encode_models(service.cards))
 
 
 async def show_model(exchange: Exchange, service: Service) -> None:
     """The id may hold ':' and '/'."""
-    await exchange.answer_json(encode_model(service.card(exchange.path_name)))
+    exchange.answer_json(encode_model(service.card(exchange.path_name)))

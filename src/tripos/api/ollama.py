@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from tripos.api.calls import find_card
 from tripos.api.dialect import Dialect, lines
 from tripos.api.exchange import Exchange
-from tripos.api.generate import deliver, find_card
+from tripos.api.generate import deliver
 from tripos.service import Service
 from tripos.version import __version__
 from tripos.wire.generation import Asked, for_model
@@ -26,20 +27,20 @@ async def generate(exchange: Exchange, service: Service) -> None:
 
 
 async def tags(exchange: Exchange, service: Service) -> None:
-    await exchange.answer_json(models.encode_tags(service.cards))
+    exchange.answer_json(models.encode_tags(service.cards))
 
 
 async def ps(exchange: Exchange, service: Service) -> None:
-    await exchange.answer_json(models.encode_ps(service.cards))
+    exchange.answer_json(models.encode_ps(service.cards))
 
 
 async def show(exchange: Exchange, service: Service) -> None:
     name = models.decode_show(await exchange.read_body())
-    await exchange.answer_json(models.encode_show(find_card(exchange, service, name)))
+    exchange.answer_json(models.encode_show(find_card(exchange, service, name)))
 
 
 async def version(exchange: Exchange, service: Service) -> None:
-    await exchange.answer_json({"version": __version__})
+    exchange.answer_json({"version": __version__})
 
 
 async def _answer(

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any, cast
 
+from tripos.api.calls import find_card, make_calls, run_together
 from tripos.api.exchange import Exchange
-from tripos.api.generate import find_card, run_together
 from tripos.service import Service
-from tripos.types import Call, Finish, ModelCard, Result, Usage
+from tripos.types import Finish, ModelCard, Result, Usage
 from tripos.wire import rerank as rerank_wire
 from tripos.wire.json import encode
 from tripos.wire.ollama import embeddings as ollama
@@ -65,22 +65,11 @@ async def _answer(
         return encode(encode_body(answers, card, time.monotonic() - arrival_s))
 
     num_numbers = sum(len(vector) for answer in answers for vector in answer.result.vectors)
-    await exchange.answer(200, body() if num_numbers <= INLINE_NUMBERS else await asyncio.to_thread(body))
+    exchange.answer(200, body() if num_numbers <= INLINE_NUMBERS else await asyncio.to_thread(body))
 
 
 async def _run(exchange: Exchange, service: Service, asked: AskedOnce, arrival_s: float) -> list[AnsweredOnce]:
-    calls = [
-        Call(
-            id=exchange.request_id if len(asked.requests) == 1 else f"{exchange.request_id}-{i}",
-            route=asked.model,
-            request=request,
-            principal=exchange.principal,
-            priority=asked.priority,
-            arrival_s=arrival_s,
-            deadline_s=None if asked.timeout_s is None else arrival_s + asked.timeout_s,
-        )
-        for i, request in enumerate(asked.requests)
-    ]
+    calls = make_calls(exchange, asked, asked.requests, arrival_s)
     results: list[Result] = [Result()] * len(calls)
     usages = [Usage()] * len(calls)
     async with aclosing(cast("Any", run_together(service, calls))) as batches:

@@ -11,33 +11,33 @@ from tripos.version import __version__
 
 async def livez(exchange: Exchange, service: Service) -> None:
     """The process answers."""
-    await exchange.answer_json({"status": "ok"})
+    exchange.answer_json({"status": "ok"})
 
 
 async def readyz(exchange: Exchange, service: Service) -> None:
     """Every model moves on, and new calls are taken."""
     _check_ready(service)
-    await exchange.answer_json({"status": "ok"})
+    exchange.answer_json({"status": "ok"})
 
 
 async def health(exchange: Exchange, service: Service) -> None:
     """As readyz, with the state of every model for whoever has a key."""
     _check_ready(service)
     states = service.residents.states() if service.residents else {card.name: "ready" for card in service.cards}
-    await exchange.answer_json({"status": "ok", "models": states})
+    exchange.answer_json({"status": "ok", "models": states})
 
 
 async def metrics(exchange: Exchange, service: Service) -> None:
-    await exchange.answer(200, service.metrics.render(), CONTENT_TYPE.encode())
+    exchange.answer(200, service.metrics.render(), CONTENT_TYPE.encode())
 
 
 async def root(exchange: Exchange, service: Service) -> None:
     """Some clients knock here first."""
-    await exchange.answer_json({"name": "tripos", "version": __version__, "document": "/openapi.json"})
+    exchange.answer_json({"name": "tripos", "version": __version__, "document": "/openapi.json"})
 
 
 async def version(exchange: Exchange, service: Service) -> None:
-    await exchange.answer_json({"version": __version__})
+    exchange.answer_json({"version": __version__})
 
 
 def _check_ready(service: Service) -> None:

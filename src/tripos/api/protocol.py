@@ -1,23 +1,24 @@
-"""A client's connection: requests in, one after the other, each to the ASGI application, and its answer out.
+"""A client's connection: requests in, one after the other, each to the application, and its answer out.
 
 Owns time and flow: how long a head or a body may take, how long an unread answer is kept, what happens when the client
-leaves: the task that works for it is cancelled. Framing is framing.py's, the number of connections gate.py's.
+leaves: the work for it is cancelled. Framing is framing.py's, the answer's form exchange.py's, the number of
+connections gate.py's.
 """
 
 from __future__ import annotations
 
 import asyncio
-from http import HTTPStatus
+from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
-from starlette.types import ASGIApp, Message, Scope
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from tripos.api import access_log
-from tripos.api.exchange import new_request_id
+from tripos.api.exchange import STATUS_LINES, Exchange, new_request_id
 from tripos.api.framing import Body, Head, HeadReader
 from tripos.api.gate import Gate
+from tripos.api.work import Work
 from tripos.errors import Overloaded, RequestTimeout, TriposError
 from tripos.wire.json import encode
 from tripos.wire.openai.errors import encode_error
@@ -35,7 +36,9 @@ MAX_UNSENT_PARTS = 64  # kept until the loop turns
 MAX_AHEAD_BYTES = 64 * 1024  # of requests sent before the answer to the last
 NEVER = float("inf")
 
-_STATUS_LINES = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus}
+
+Application = Callable[[Exchange], Coroutine[Any, Any, None]]
+_dates: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")  # what uvicorn renews each second, and its line
 
 
 class Connection(asyncio.Protocol):
@@ -50,7 +53,7 @@ class Connection(asyncio.Protocol):
         *,
         gate: Gate,
     ) -> None:
-        self._app = cast("ASGIApp", config.loaded_app)
+        self._app = cast("Application", config.loaded_app)
         self._server_state = server_state
         self.loop = _loop or asyncio.get_running_loop()
         self._gate = gate
@@ -59,7 +62,7 @@ class Connection(asyncio.Protocol):
         self._buffer = bytearray()  # read, and not yet understood
         self._reader = HeadReader()
         self._body: Body | None = None  # that is being read
-        self._turn: Turn | None = None  # that is being answered
+        self._exchange: Exchange | None = None  # that is being answered
         self._unsent: list[bytes] = []  # written since the loop last turned
         self._room: asyncio.Future[None] | None = None  # set while the client does not read
         self._is_ending = False  # what still comes is not read
@@ -89,7 +92,7 @@ class Connection(asyncio.Protocol):
             if self._num_discarded > MAX_DISCARD_BYTES:
                 self.transport.abort()
             return
-        if self._turn is None and not self._buffer:
+        if self._exchange is None and not self._buffer:
             self._read_deadline_s = self.loop.time() + HEAD_S
         self._buffer += data
         self._advance()
@@ -101,8 +104,8 @@ class Connection(asyncio.Protocol):
         self._gate.leave(self)
         self._server_state.connections.discard(self)
         self.resume_writing()
-        if self._turn is not None:
-            self._turn.leave()
+        if self._exchange is not None:
+            self._exchange.leave()
 
     def pause_writing(self) -> None:
         self._room = self.loop.create_future()
@@ -118,12 +121,12 @@ class Connection(asyncio.Protocol):
     # -- what others say ------------------------------------------------------------------------------------------
     def shutdown(self) -> None:
         """The server closes: an answer that is being made is the last."""
-        if self._turn is None:
+        if self._exchange is None:
             self._end()
             return
-        self._turn.keeps_alive = False
-        task = self._turn.task
-        if task is not None:  # whom the server cancels when its patience is over
+        self._exchange.keeps_alive = False
+        work = self._exchange.work
+        if work is not None and (task := work.task) is not None:  # whom the server cancels when its patience is over
             self._server_state.tasks.add(task)
             task.add_done_callback(self._server_state.tasks.discard)
 
@@ -176,13 +179,17 @@ class Connection(asyncio.Protocol):
         """Whether there is a rest of the request that nobody will read."""
         return self._body is not None or self._is_ending
 
-    def date_fields(self) -> list[tuple[bytes, bytes]]:
-        """uvicorn renews them each second."""
-        return self._server_state.default_headers
+    @property
+    def date_line(self) -> bytes:
+        global _dates
+        fields = self._server_state.default_headers
+        if _dates[0] is not fields:
+            _dates = fields, b"".join([b"%b: %b\r\n" % field for field in fields])
+        return _dates[1]
 
-    def close_turn(self, keeps_alive: bool) -> None:
+    def close_exchange(self, keeps_alive: bool) -> None:
         """The answer is written: on to the next request, or the end."""
-        self._turn = None
+        self._exchange = None
         if self.is_unfinished or not keeps_alive:
             self._end(lingers=self.is_unfinished)
             return
@@ -198,34 +205,37 @@ class Connection(asyncio.Protocol):
         if self.transport.is_closing() or self._is_ending:
             return
         try:
-            while True:
-                if self._body is None:
-                    if self._turn is not None:  # its answer comes first
-                        if len(self._buffer) > MAX_AHEAD_BYTES:
-                            self.transport.pause_reading()
-                        return
-                    head = self._reader.read(self._buffer)
-                    if head is None:
-                        return
+            if self._body is not None:
+                self._feed(self._body)
+            elif self._exchange is None:
+                head = self._reader.read(self._buffer)
+                if head is not None:
                     self._begin(head)
-                body, turn = self._body, self._turn
-                if body is None or turn is None or not body.feed(self._buffer):
-                    return
-                self._body = None
-                self._read_deadline_s = NEVER
-                turn.take_body(body.data)
+            if self._exchange is not None and self._body is None and len(self._buffer) > MAX_AHEAD_BYTES:
+                self.transport.pause_reading()  # its answer comes first
         except TriposError as error:
             self._refuse(error)
 
     def _begin(self, head: Head) -> None:
-        """A request's head is there: from here on somebody works for it."""
+        """A request's head is there: from here on somebody works for it, with what there is of its body."""
+        self._exchange = exchange = Exchange(self, head)
+        self._body = body = Body(head.length)
         if head.length:
             self._read_began_s = self.loop.time()
             self._read_deadline_s = self._read_began_s + BODY_GRACE_S
-        self._body = Body(head.length)
-        self._turn = turn = Turn(self, head)
-        run = cast("Any", self._app(turn.scope, turn.receive, turn.send))
-        turn.task = self.loop.create_task(run)
+        try:
+            self._feed(body)
+        except TriposError as error:
+            self._refuse(error)
+        exchange.work = work = Work(self.loop, self._app(exchange))
+        work.start()
+
+    def _feed(self, body: Body) -> None:
+        """Raises InvalidRequest, RequestTooLarge."""
+        if self._exchange is not None and body.feed(self._buffer):
+            self._body = None
+            self._read_deadline_s = NEVER
+            self._exchange.take_body(body.data)
 
     def _expire_body(self, body: Body, now_s: float) -> None:
         allowed_s = min(BODY_GRACE_S + body.num_bytes / MIN_BODY_BYTES_PER_S, MAX_BODY_S)
@@ -235,11 +245,11 @@ class Connection(asyncio.Protocol):
             self._refuse(RequestTimeout(f"only {body.num_bytes} bytes of the body came in {allowed_s:.0f} s"))
 
     def _refuse(self, error: TriposError) -> None:
-        """No more is read. The request whose body it is gets the error; one without a turn is answered here."""
+        """No more is read. The request whose body it is gets the error; one without an exchange is answered here."""
         self._is_ending = True
         self._buffer.clear()
-        if self._turn is not None:
-            self._turn.fail_body(error)
+        if self._exchange is not None:
+            self._exchange.fail_body(error)
             return
         request_id = new_request_id()
         body = encode(encode_error(error))
@@ -247,7 +257,7 @@ class Connection(asyncio.Protocol):
         head = (
             b"%bcontent-type: application/json\r\nx-request-id: %b\r\n%bcontent-length: %d\r\nconnection: close\r\n\r\n"
         )
-        line = _STATUS_LINES[error.status]
+        line = STATUS_LINES[error.status]
         self.transport.write(head % (line, request_id.encode(), retry, len(body)) + body)
         access_log.write_refusal(request_id, error, len(body))
         self._end(lingers=True)
@@ -276,133 +286,3 @@ class Connection(asyncio.Protocol):
         """Whether the client took any of the unsent bytes since the last look."""
         before, self._num_unsent = self._num_unsent, self.transport.get_write_buffer_size()
         return self._num_unsent < before
-
-
-class Turn:
-    """One request and its answer: the scope, receive and send of an ASGI application.
-
-    The body is handed over whole. When the client leaves, `task` is cancelled and `has_left` says why.
-    """
-
-    __slots__ = ("_body", "_chunked", "_connection", "_error", "_head", "_is_asked", "_is_over", "_news", "_start",
-                 "has_left", "keeps_alive", "scope", "task")  # fmt: skip
-
-    def __init__(self, connection: Connection, head: Head) -> None:
-        self._connection = connection
-        self._head = head
-        self._body: bytes | None = None
-        self._error: TriposError | None = None
-        self._news: asyncio.Future[None] | None = None
-        self._start: Message | None = None
-        self._chunked = False
-        self._is_asked = False  # for the body
-        self._is_over = False
-        self.keeps_alive = head.keeps_alive
-        self.has_left = False
-        self.task: asyncio.Task[None] | None = None
-        self.scope: Scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.4"},
-            "http_version": head.version,
-            "method": head.method,
-            "scheme": "http",
-            "path": head.decoded_path,
-            "raw_path": head.path,
-            "query_string": head.query,
-            "root_path": "",
-            "headers": head.fields,
-            "client": (connection.peer, 0),
-            "server": None,
-            "extensions": {"tripos": self},
-        }
-
-    @property
-    def fields(self) -> dict[bytes, bytes]:
-        """The headers by name; of those sent twice, the last."""
-        return self._head.found
-
-    # -- for the connection ---------------------------------------------------------------------------------------
-    def take_body(self, data: bytes) -> None:
-        self._body = data
-        self._wake()
-
-    def fail_body(self, error: TriposError) -> None:
-        """The body cannot be had: `receive` raises."""
-        self._error = error
-        self._wake()
-
-    def leave(self) -> None:
-        self.has_left = True
-        self._wake()
-        if self.task is not None:
-            self.task.cancel()
-
-    # -- for the application --------------------------------------------------------------------------------------
-    async def receive(self) -> Message:
-        """The whole body, then word that the client has left. Raises TriposError when the body is not to be had."""
-        if self._head.waits and self._body is None and not self._is_over:
-            self._head.waits = False
-            self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        while not self.has_left:
-            if self._error is not None:
-                raise self._error
-            if self._body is not None and not self._is_asked:
-                self._is_asked = True
-                return {"type": "http.request", "body": self._body, "more_body": False}
-            self._news = self._connection.loop.create_future()
-            await self._news
-        return {"type": "http.disconnect"}
-
-    async def send(self, message: Message) -> None:
-        """A start is kept until its first body, so that both are one write. Waits while the client does not read."""
-        if message["type"] == "http.response.start":
-            self._start = message
-            return
-        if self.has_left or self._is_over:
-            return
-        connection, data = self._connection, message.get("body", b"")
-        is_last = not message.get("more_body", False)
-        begun = b""
-        if self._start is not None:
-            begun, self._start = self._encode_start(self._start, is_last), None
-        if self._head.method == "HEAD":
-            data = b""
-        elif self._chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-            if is_last:
-                data += b"0\r\n\r\n"
-        if begun or data:
-            connection.write(begun + data if begun else data, is_last=is_last)
-        if is_last:
-            self._is_over = True
-            connection.close_turn(self.keeps_alive)
-        elif connection.is_full:
-            await connection.drain()
-
-    def _encode_start(self, message: Message, is_last: bool) -> bytes:
-        status, fields = message["status"], message["headers"]
-        lines = [_STATUS_LINES[status], *[b"%b: %b\r\n" % field for field in self._connection.date_fields()]]
-        has_length = False
-        for name, value in fields:
-            if name == b"content-length":
-                has_length = True
-            lines.append(b"%b: %b\r\n" % (name, value))
-        if not has_length:
-            if self._head.version == "1.1":
-                self._chunked = True
-                lines.append(b"transfer-encoding: chunked\r\n")
-            else:
-                self.keeps_alive = False
-        if self._connection.is_unfinished:  # the rest of the body is not read
-            self.keeps_alive = False
-        if not self.keeps_alive:
-            lines.append(b"connection: close\r\n")
-        elif self._head.version == "1.0":
-            lines.append(b"connection: keep-alive\r\n")
-        lines.append(b"\r\n")
-        return b"".join(lines)
-
-    def _wake(self) -> None:
-        news, self._news = self._news, None
-        if news is not None and not news.done():
-            news.set_result(None)

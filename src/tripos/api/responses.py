@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from tripos.api import tokens
+from tripos.api.calls import find_card
 from tripos.api.dialect import Dialect, typed_events
 from tripos.api.exchange import Exchange
-from tripos.api.generate import deliver, find_card
+from tripos.api.generate import deliver
 from tripos.service import Service
 from tripos.types import Event, Message
 from tripos.wire.generation import for_model
@@ -40,23 +41,23 @@ async def count_tokens(exchange: Exchange, service: Service) -> None:
     wanted = responses.decode_count(body)
     asked = responses.ask(wanted, _said_before(exchange, wanted))
     num_tokens = await tokens.count(exchange, service, asked, len(body))
-    await exchange.answer_json(responses.encode_count(num_tokens))
+    exchange.answer_json(responses.encode_count(num_tokens))
 
 
 async def show_response(exchange: Exchange, service: Service) -> None:
     check_whole(exchange.query())
-    await exchange.answer(200, exchange.stored.get(exchange.principal, exchange.path_name).body)
+    exchange.answer(200, exchange.stored.get(exchange.principal, exchange.path_name).body)
 
 
 async def list_input_items(exchange: Exchange, service: Service) -> None:
     page = read_page(exchange.query())
     said = exchange.stored.get(exchange.principal, exchange.path_name).messages[:-1]  # the last is the answer
-    await exchange.answer_json(encode_input_items(exchange.path_name, said, page))
+    exchange.answer_json(encode_input_items(exchange.path_name, said, page))
 
 
 async def delete_response(exchange: Exchange, service: Service) -> None:
     exchange.stored.delete(exchange.principal, exchange.path_name)
-    await exchange.answer_json(responses.encode_deleted(exchange.path_name))
+    exchange.answer_json(responses.encode_deleted(exchange.path_name))
 
 
 def _said_before(exchange: Exchange, wanted: Wanted) -> tuple[Message, ...]:

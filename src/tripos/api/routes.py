@@ -77,7 +77,7 @@ class Route:
 
 
 async def show_document(exchange: Exchange, service: Service) -> None:
-    await exchange.answer(200, _document())
+    exchange.answer(200, _document())
 
 
 @cache

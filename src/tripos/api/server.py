@@ -67,7 +67,13 @@ def serve(service: Service, options: Options, on_ready: Callable[[str], None] | 
         gate = Gate(options.max_connections, options.max_peer_connections)
         door = Door(service, App(service, keys, hosts), listener, options.drain_s, gate)
         with asyncio.Runner(loop_factory=_new_loop) as runner:
-            runner.run(door.run(on_ready, with_signals=True))
+            runner.run(_run_alone(door, on_ready))
+
+
+async def _run_alone(door: Door, on_ready: Callable[[str], None] | None) -> None:
+    """In a loop of our own: it need not remember every call's generators, for whoever opens one closes it."""
+    sys.set_asyncgen_hooks(firstiter=None)
+    await door.run(on_ready, with_signals=True)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -113,7 +119,8 @@ class Door:
         self._stop_now = asyncio.Event()
         self._rereading: asyncio.Task[None] | None = None  # the last one, kept from the garbage collector
         config = uvicorn.Config(
-            app,
+            app,  # taken as it is: our connection calls it
+            interface="asgi3",
             http=partial(Connection, gate=self.gate),  # type: ignore[arg-type]  # a class, it says; it only calls it
             ws="none",
             lifespan="off",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from tripos.api.calls import find_card
 from tripos.api.exchange import Exchange
-from tripos.api.generate import find_card
 from tripos.controls.limits import LimitsOptions, check
 from tripos.errors import InvalidRequest
 from tripos.service import Service, Tokenizing
@@ -30,7 +30,7 @@ async def tokenize(exchange: Exchange, service: Service) -> None:
     def text(token: int) -> str:
         return model.tokenizer.token_bytes(token).decode(errors="replace")
 
-    await exchange.answer_json(encode_tokens(tokens, card.max_model_len, text if asked.wants_texts else None))
+    exchange.answer_json(encode_tokens(tokens, card.max_model_len, text if asked.wants_texts else None))
 
 
 async def detokenize(exchange: Exchange, service: Service) -> None:
@@ -43,7 +43,7 @@ async def detokenize(exchange: Exchange, service: Service) -> None:
         raise InvalidRequest(message, code="out_of_range", param="tokens")
     with service.encoding(len(body)):
         text = await asyncio.to_thread(model.tokenizer.decode, tokens, False)
-    await exchange.answer_json({"prompt": text})
+    exchange.answer_json({"prompt": text})
 
 
 async def count(exchange: Exchange, service: Service, asked: Asked, num_bytes: int) -> int:

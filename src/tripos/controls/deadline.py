@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable
 
 from msgspec.structs import replace
 
@@ -17,58 +16,78 @@ GRACE_S = 0.25  # the model's own error is better: it says where the time went
 
 
 def deadline(default_s: float = DEFAULT_TIMEOUT_S) -> Stage:
-    """A stage that raises DeadlineExceeded when no event came in time. A call's own deadline may only be earlier."""
+    """A stage that ends a call whose time is over; closing its events raises DeadlineExceeded then. A call's own
+    deadline may only be earlier.
+    """
+    watch = _Watch()
 
-    async def stage(call: Call, run: Run) -> AsyncIterator[Event]:
+    def stage(call: Call, run: Run) -> AsyncIterator[Event]:
         latest_s = (call.arrival_s or time.monotonic()) + default_s
         end_s = latest_s if call.deadline_s is None else min(call.deadline_s, latest_s)
-        alarm = _Alarm(end_s + GRACE_S - time.monotonic())
-        events = aiter(run(replace(call, deadline_s=end_s)))
-        reader = asyncio.current_task()  # of all events
-        try:
-            while True:
-                alarm.waiter = reader
-                try:
-                    event = await anext(events)
-                except StopAsyncIteration:
-                    return
-                finally:
-                    alarm.waiter = None
-                yield event
-        except asyncio.CancelledError:
-            if not alarm.is_cause():
-                raise
-            message = f"no answer within {end_s - call.arrival_s:.3g} s: allow more time or lower max_tokens"
-            raise DeadlineExceeded(message) from None
-        finally:
-            alarm.stop()
+        return _Timed(run(replace(call, deadline_s=end_s)), call.arrival_s, end_s, watch)
 
     return stage
 
 
-class _Alarm:
-    """One timer for a whole call, which cancels `waiter`; asyncio.timeout would be one timer per event.
+class _Timed:
+    """The events of one call; whoever opened them is cancelled when the time is over."""
 
-    A call whose time is over while nobody waits for an event goes on until somebody does.
-    """
+    __slots__ = ("_arrival_s", "_events", "_num_before", "_reader", "_watch", "end_s", "is_over")
 
-    def __init__(self, seconds: float) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(max(0.0, seconds), self._ring)
-        self._cancelled: asyncio.Task[Any] | None = None
+    def __init__(self, events: AsyncIterator[Event], arrival_s: float, end_s: float, watch: _Watch) -> None:
+        self._events = events
+        self._arrival_s = arrival_s
+        self.end_s = end_s
+        self.is_over = False
+        self._reader = asyncio.current_task()
         self._num_before = 0  # cancellations that others asked for
-        self.waiter: asyncio.Task[Any] | None = None
+        self._watch = watch
+        watch.add(self)
 
-    def _ring(self) -> None:
-        if self.waiter is None:
-            self._timer = self._loop.call_later(GRACE_S, self._ring)
-        else:
-            self._cancelled, self._num_before = self.waiter, self.waiter.cancelling()
-            self.waiter.cancel()
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
 
-    def is_cause(self) -> bool:
-        """Whether the cancellation that was caught is ours alone; then it is taken back."""
-        return self._cancelled is not None and self._cancelled.uncancel() <= self._num_before
+    def __anext__(self) -> Awaitable[Event]:
+        return self._events.__anext__()
 
-    def stop(self) -> None:
-        self._timer.cancel()
+    def end(self) -> None:
+        """The time is over."""
+        if self._reader is not None:
+            self.is_over, self._num_before = True, self._reader.cancelling()
+            self._reader.cancel()
+
+    async def aclose(self) -> None:
+        """Raises DeadlineExceeded when the time was over and nobody else wanted the call to end."""
+        self._watch.discard(self)
+        if self.is_over:
+            self.is_over = False
+            if self._reader is not None and self._reader.uncancel() <= self._num_before:
+                message = f"no answer within {self.end_s - self._arrival_s:.3g} s: allow more time or lower max_tokens"
+                raise DeadlineExceeded(message)
+
+
+class _Watch:
+    """One look at all calls of a stage every GRACE_S seconds, instead of a timer for each."""
+
+    def __init__(self) -> None:
+        self._calls: set[_Timed] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None  # in which the next look is due
+
+    def add(self, call: _Timed) -> None:
+        self._calls.add(call)
+        if self._loop is None or self._loop.is_closed():
+            self._loop = asyncio.get_running_loop()
+            self._loop.call_later(GRACE_S, self._look)
+
+    def discard(self, call: _Timed) -> None:
+        self._calls.discard(call)
+
+    def _look(self) -> None:
+        now_s = time.monotonic() - GRACE_S
+        for call in [call for call in self._calls if call.end_s <= now_s]:
+            self._calls.discard(call)
+            call.end()
+        loop, self._loop = self._loop, None
+        if self._calls and loop is not None:
+            self._loop = loop
+            loop.call_later(GRACE_S, self._look)

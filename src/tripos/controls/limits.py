@@ -1,17 +1,16 @@
-"""Size limits on a call that hold for every door, in one table. Refuses before any costly work.
+"""Size limits on a call that hold for every door. Refuses before any costly work.
 
 What needs the tokenizer (context window, vocabulary) is checked by the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator
 
 import msgspec
 
 from tripos.errors import InvalidRequest
-from tripos.types import Call, Decide, Event, Generate, Run, Stage
+from tripos.types import Call, Decide, Event, Generate, Prompt, Run, Stage
 
 
 class LimitsOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,28 +28,6 @@ class LimitsOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_questions: int = 400
     max_options: int = 255  # of a question
 
-
-class Limit(msgspec.Struct, frozen=True):
-    """One line of the table: how much of what a request holds, and the option that bounds it."""
-
-    param: str
-    measure: Callable[[Generate], int]
-    option: str
-    code: str = "too_many_items"
-
-
-LIMITS = (
-    Limit("n", lambda r: r.n, "max_n", "out_of_range"),
-    Limit("messages", lambda r: _num_messages(r), "max_messages"),
-    Limit("prompt", lambda r: _num_chars(r), "max_prompt_chars", "context_length_exceeded"),
-    Limit("stop", lambda r: len(r.sampling.stop), "max_stops"),
-    Limit(
-        "stop", lambda r: max((len(s.encode()) for s in r.sampling.stop), default=0), "max_stop_bytes", "out_of_range"
-    ),
-    Limit("stop_token_ids", lambda r: len(r.sampling.stop_token_ids), "max_stop_token_ids"),
-    Limit("logit_bias", lambda r: len(r.sampling.logit_bias), "max_logit_biases"),
-    Limit("logprobs", lambda r: max(r.sampling.logprobs or 0, r.prompt_logprobs or 0), "max_logprobs", "out_of_range"),
-)
 
 BYTES_PER_TOKEN = 8  # of text in an answer, generous
 BYTES_PER_LOGPROB = 128  # of JSON per reported token
@@ -74,19 +51,46 @@ def limits(options: LimitsOptions | None = None, max_model_len: int = 0) -> Stag
 
 
 def check(request: Generate, options: LimitsOptions, max_model_len: int = 0) -> None:
-    """One request against the table. Raises InvalidRequest."""
-    for limit in LIMITS:
-        size, most = limit.measure(request), getattr(options, limit.option)
-        if size > most:
-            message = f"{limit.param}: {size} is more than {most}, the {limit.option.replace('_', ' ')}"
-            raise InvalidRequest(message, code=limit.code, param=limit.param)
-    estimate = response_bytes(request, max_model_len)
+    """One request against its ceilings. Raises InvalidRequest."""
+    sampling = request.sampling
+    if request.n > options.max_n:
+        raise _too_much("n", request.n, "max_n", options.max_n, "out_of_range")
+    num_chars, num_messages = _measure(request.prompt)
+    if num_messages > options.max_messages:
+        raise _too_much("messages", num_messages, "max_messages", options.max_messages)
+    if num_chars > options.max_prompt_chars:
+        code = "context_length_exceeded"
+        raise _too_much("prompt", num_chars, "max_prompt_chars", options.max_prompt_chars, code)
+    if sampling.stop:
+        _check_stops(sampling.stop, options)
+    if len(sampling.stop_token_ids) > options.max_stop_token_ids:
+        num_ids = len(sampling.stop_token_ids)
+        raise _too_much("stop_token_ids", num_ids, "max_stop_token_ids", options.max_stop_token_ids)
+    if len(sampling.logit_bias) > options.max_logit_biases:
+        raise _too_much("logit_bias", len(sampling.logit_bias), "max_logit_biases", options.max_logit_biases)
+    num_logprobs = max(sampling.logprobs or 0, request.prompt_logprobs or 0)
+    if num_logprobs > options.max_logprobs:
+        raise _too_much("logprobs", num_logprobs, "max_logprobs", options.max_logprobs, "out_of_range")
+    estimate = response_bytes(request, max_model_len, num_chars)
     if estimate > options.max_response_bytes:
         message = (
             f"the answer may take {estimate} bytes, at most {options.max_response_bytes} may be asked for: "
             "lower max_tokens, n or logprobs"
         )
         raise InvalidRequest(message, code="response_too_large", param="max_tokens")
+
+
+def _check_stops(stops: tuple[str, ...], options: LimitsOptions) -> None:
+    if len(stops) > options.max_stops:
+        raise _too_much("stop", len(stops), "max_stops", options.max_stops)
+    num_bytes = max(len(stop.encode()) for stop in stops)
+    if num_bytes > options.max_stop_bytes:
+        raise _too_much("stop", num_bytes, "max_stop_bytes", options.max_stop_bytes, "out_of_range")
+
+
+def _too_much(param: str, size: int, option: str, most: int, code: str = "too_many_items") -> InvalidRequest:
+    message = f"{param}: {size} is more than {most}, the {option.replace('_', ' ')}"
+    return InvalidRequest(message, code=code, param=param)
 
 
 def check_questions(request: Decide, options: LimitsOptions) -> None:
@@ -114,8 +118,8 @@ def check_questions(request: Decide, options: LimitsOptions) -> None:
         raise InvalidRequest(message, code="context_length_exceeded", param="questions")
 
 
-def response_bytes(request: Generate, max_model_len: int = 0) -> int:
-    """The most bytes that the answer may take."""
+def response_bytes(request: Generate, max_model_len: int = 0, num_chars: int = 0) -> int:
+    """The most bytes that the answer may take. `num_chars`: of the prompt, or its tokens."""
     ceiling = max_model_len or 2**31
     num_output = min(ceiling if request.max_tokens is None else request.max_tokens, ceiling)
     if request.max_tokens is None and not max_model_len:
@@ -124,18 +128,15 @@ def response_bytes(request: Generate, max_model_len: int = 0) -> int:
     num_bytes = num_output * (BYTES_PER_TOKEN + num_logprobs * BYTES_PER_LOGPROB)
     if request.echo:
         per_token = 0 if request.prompt_logprobs is None else (1 + request.prompt_logprobs) * BYTES_PER_LOGPROB
-        num_bytes += min(_num_chars(request), ceiling) * (BYTES_PER_TOKEN + per_token)
+        num_bytes += min(num_chars, ceiling) * (BYTES_PER_TOKEN + per_token)
     return request.n * num_bytes
 
 
-def _num_messages(request: Generate) -> int:
-    prompt: Any = request.prompt
-    return len(prompt) if isinstance(prompt, tuple) and prompt and not isinstance(prompt[0], int) else 0
-
-
-def _num_chars(request: Generate) -> int:
-    """Characters of text, or token ids: what bounds the number of tokens."""
-    prompt: Any = request.prompt
-    if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
-        return len(prompt)
-    return sum(len(message.content or "") for message in prompt)
+def _measure(prompt: Prompt) -> tuple[int, int]:
+    """Characters of text, or token ids, which bound the number of tokens; and messages."""
+    if not prompt or isinstance(prompt, str) or isinstance(prompt[0], int):
+        return len(prompt), 0
+    num_chars = 0
+    for message in prompt:
+        num_chars += len(message.content or "")
+    return num_chars, len(prompt)

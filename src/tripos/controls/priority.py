@@ -12,8 +12,7 @@ from tripos.types import Call, Event, Priority, Run, Stage
 def priority(most: Priority) -> Stage:
     """A stage under which no call goes before `most`; a call that asks for less keeps it."""
 
-    async def stage(call: Call, run: Run) -> AsyncIterator[Event]:
-        async for event in run(replace(call, priority=max(call.priority, most))):
-            yield event
+    def stage(call: Call, run: Run) -> AsyncIterator[Event]:
+        return run(replace(call, priority=max(call.priority, most)))
 
     return stage

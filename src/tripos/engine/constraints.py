@@ -142,6 +142,7 @@ class _Cache:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._entries: OrderedDict[bytes, CompiledConstraint | InvalidRequest] = OrderedDict()
+        self._grammars: dict[bytes, CompiledConstraint] = {}  # of these entries; refusals all have one size
         self._lock = threading.Lock()
 
     def get(self, key: bytes) -> CompiledConstraint | InvalidRequest | None:
@@ -155,6 +156,9 @@ class _Cache:
     def put(self, key: bytes, entry: CompiledConstraint | InvalidRequest) -> None:
         with self._lock:
             self._entries[key] = entry
+            self._grammars.pop(key, None)
+            if isinstance(entry, CompiledConstraint):
+                self._grammars[key] = entry
             self._trim()
 
     @property
@@ -164,16 +168,14 @@ class _Cache:
             return self._trim()
 
     def _trim(self) -> int:
-        """Entries grow while they are used, so all are counted each time: a fifth of a millisecond when full."""
-        num_bytes = sum(map(_size, self._entries.values()))
+        """Grammars grow while they are used, so all are counted each time; of them there are few, of refusals many."""
+        num_refusals = len(self._entries) - len(self._grammars)
+        num_bytes = sum(each.num_bytes for each in self._grammars.values()) + num_refusals * _REFUSAL_BYTES
         while num_bytes > self.max_bytes:
-            _, oldest = self._entries.popitem(last=False)
-            num_bytes -= _size(oldest)
+            key, oldest = self._entries.popitem(last=False)
+            self._grammars.pop(key, None)
+            num_bytes -= oldest.num_bytes if isinstance(oldest, CompiledConstraint) else _REFUSAL_BYTES
         return num_bytes
-
-
-def _size(entry: CompiledConstraint | InvalidRequest) -> int:
-    return entry.num_bytes if isinstance(entry, CompiledConstraint) else _REFUSAL_BYTES
 
 
 def _is_worn(entry: CompiledConstraint | InvalidRequest) -> bool:

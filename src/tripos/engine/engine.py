@@ -23,7 +23,7 @@ from tripos.engine.scheduler import Schedule, Scheduler, SchedulerOptions
 from tripos.engine.sequence import Sequence, Status
 from tripos.errors import DeadlineExceeded, EngineFailed, RequestFailed, TriposError
 from tripos.runtime.executor import Executor, SamplingInput, StepOutput
-from tripos.types import FinishReason
+from tripos.types import EngineStats, FinishReason
 
 log = logging.getLogger(__name__)
 
@@ -47,23 +47,6 @@ class EngineOptions:
     def max_num_tokens(self) -> int:
         """The longest sequence that this model's window and this cache allow."""
         return min(self.max_model_len, self.num_blocks * self.block_size)
-
-
-@dataclass(frozen=True)
-class EngineStats:
-    """What an engine tells when asked. `num_running`, `num_waiting` and `kv_usage` are of now; the rest never fall."""
-
-    num_running: int  # sequences
-    num_waiting: int
-    kv_usage: float  # of the cache blocks, 0 to 1
-    prefix_queries: int  # tokens looked up in the prefix cache
-    prefix_hits: int  # tokens found there
-    num_preemptions: int
-    drafted_tokens: int  # guessed and computed
-    accepted_tokens: int  # of these, also drawn
-    max_adapters: int = 0  # that may be loaded
-    running_adapters: tuple[str, ...] = ()  # of sequences in the step
-    waiting_adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +183,8 @@ class Engine:
         for sequence, rows in packed.masks:
             if sequence.matcher is not None:
                 at = sequence.num_tokens
-                sequence.matcher.fill(rows, sequence.tokens[at : at + len(rows) - 1].tolist())
+                drafts = sequence.tokens[at : at + len(rows) - 1].tolist() if len(rows) > 1 else ()
+                sequence.matcher.fill(rows, drafts)
 
     def _update(self, packed: PackedStep, result: StepOutput, now_s: float) -> list[Output]:
         outputs: dict[Sequence, Output] = {}

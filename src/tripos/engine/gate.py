@@ -14,6 +14,7 @@ import msgspec
 
 from tripos.engine.gbnf import gbnf_to_lark
 from tripos.engine.grammar import Grammar, GrammarProblem, Vocabulary, json_grammar, lark_grammar, regex_grammar
+from tripos.engine.pattern import dangling_quantifier
 from tripos.engine.schema import SchemaProblem, check_schema, read_schema
 from tripos.errors import InvalidRequest
 from tripos.types import Constraint
@@ -66,10 +67,14 @@ def admit(constraint: Constraint) -> Admitted:
         return _admit_schema(read_schema(source))
     if constraint.kind == "regex":
         _check_nesting(_REGEX, source)
+        _check_quantifiers(source, 0)
         return Admitted(regex_grammar(_anchored(source)))
     if constraint.kind == "gbnf":
         return Admitted(lark_grammar(gbnf_to_lark(source)))
     _check_nesting(_LARK, source)
+    for match in _LARK.finditer(source):
+        if match.lastgroup == "regex":
+            _check_quantifiers(match[0][1:-1], match.start() + 1)
     return Admitted(lark_grammar("".join(_with_checked_schemas(source))))
 
 
@@ -141,6 +146,16 @@ def _check_nesting(pieces: re.Pattern[str], source: str) -> None:
             raise GrammarProblem(
                 f"the grammar is too complex: it is nested deeper than {MAX_NESTING} levels", code="grammar_too_complex"
             )
+
+
+def _check_quantifiers(pattern: str, start: int) -> None:
+    """`start`: where the pattern begins in the source."""
+    found = dangling_quantifier(pattern)
+    if found is not None:
+        place, quantifier = found
+        raise GrammarProblem(
+            f"the grammar cannot be used: {quantifier!r} at position {start + place} has nothing to repeat"
+        )
 
 
 def _nesting(pattern: str) -> int:

@@ -59,11 +59,18 @@ def _guarded() -> Iterator[None]:
     """Rust panics arrive as BaseException. Turn every failure but a deliberate stop into a GrammarProblem."""
     try:
         yield
-    except (GrammarProblem, KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError):
-        raise
-    except BaseException as problem:  # whose text may quote the grammar or the answer
-        log.error("the grammar's parser failed: %s", type(problem).__name__)
-        raise GrammarProblem(_PARSER_FAILS) from None
+    except BaseException as failure:
+        raise _as_problem(failure) from None
+
+
+def _as_problem(failure: BaseException) -> GrammarProblem:
+    """The failure, in our words. Raises it where it is a deliberate stop."""
+    if isinstance(failure, GrammarProblem):
+        return failure
+    if isinstance(failure, (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError)):
+        raise failure
+    log.error("the grammar's parser failed: %s", type(failure).__name__)  # whose text may quote grammar or answer
+    return GrammarProblem(_PARSER_FAILS)
 
 
 class Vocabulary:
@@ -178,19 +185,20 @@ class Grammar:
 
 
 class Matcher:
-    """Follows one sequence, token by token. Used by one thread at a time. After a failure `problem` says why."""
+    """Follows one sequence, token by token. Used by one thread at a time. After a failure `problem` says why.
+
+    What it does for every token asks the parser itself: a guard as a context costs as much as a mask.
+    """
 
     def __init__(self, matcher: llguidance.LLMatcher, grammar: Grammar) -> None:
         self._matcher = matcher
         self._grammar = grammar
         self.num_words = grammar.vocabulary.num_words
         self._num_bytes = 4 * self.num_words
+        self._masks: U32 | None = None  # written last, and where they lie
+        self._address = 0
         self.problem: GrammarProblem | None = None
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether nothing but the end can follow."""
-        return self._ask(self._matcher.is_stopped, False)
+        self.is_complete = matcher.is_stopped()  # nothing but the end can follow
 
     @property
     def is_accepting(self) -> bool:
@@ -203,18 +211,23 @@ class Matcher:
         masks: [1 + len(drafts), num_words], C-contiguous. Drafts must be `num_allowed`. After a failure every token is
         allowed, and whatever is drawn there must not be used.
         """
-        self._ask(lambda: self._fill(masks, drafts), None)
-        if self.problem is not None:
-            masks.fill(0xFFFFFFFF)
+        if self.problem is None:
+            if masks is not self._masks:  # a batch that stays has the same place in every step
+                self._masks, self._address = masks, masks.ctypes.data
+            try:
+                self._fill(drafts)
+                return
+            except BaseException as failure:
+                self.problem = _as_problem(failure)
+        masks.fill(0xFFFFFFFF)
 
-    def _fill(self, masks: U32, drafts: Sequence[int]) -> None:
-        matcher, address = self._matcher, masks.ctypes.data
-        for place, draft in enumerate((*drafts, None)):
-            matcher.unsafe_compute_mask_ptr(address + place * self._num_bytes, self._num_bytes)
-            if draft is not None and not matcher.consume_token(draft):
-                break
-            if matcher.is_error():
-                break
+    def _fill(self, drafts: Sequence[int]) -> None:
+        matcher = self._matcher
+        for place, draft in enumerate(drafts):
+            matcher.unsafe_compute_mask_ptr(self._address + place * self._num_bytes, self._num_bytes)
+            if matcher.is_error() or not matcher.consume_token(draft):
+                raise _problem(matcher)
+        matcher.unsafe_compute_mask_ptr(self._address + len(drafts) * self._num_bytes, self._num_bytes)
         if not matcher.is_error() and drafts:
             matcher.rollback(len(drafts))
         if matcher.is_error():
@@ -222,13 +235,33 @@ class Matcher:
 
     def accept(self, token: int) -> bool:
         """Go on with a token that was drawn; False when the grammar does not allow it (see `problem`)."""
+        if self.problem is not None:
+            return False
         self._grammar.num_tokens += 1
-        return self._ask(lambda: self._accept(token), False)
+        try:
+            if self._matcher.consume_token(token):
+                self.is_complete = self._matcher.is_stopped()
+                return True
+            self.problem = _problem(self._matcher)
+        except BaseException as failure:
+            self.problem = _as_problem(failure)
+        return False
 
-    def _accept(self, token: int) -> bool:
-        if not self._matcher.consume_token(token):
-            raise _problem(self._matcher)
-        return True
+    def rollback(self, num_tokens: int) -> None:
+        """Take back the tokens accepted last."""
+        self._ask(lambda: self._matcher.rollback(num_tokens), False)
+        self.is_complete = self._ask(self._matcher.is_stopped, False)
+
+    def may_end_behind(self, tokens: Sequence[int]) -> bool:
+        """Whether the text may end after these further tokens, which are not taken."""
+        if self.num_allowed(tokens) < len(tokens):
+            return False
+        for token in tokens:
+            self.accept(token)
+        may_end = self.is_accepting
+        if tokens:
+            self.rollback(len(tokens))
+        return may_end
 
     def num_allowed(self, tokens: Sequence[int]) -> int:
         """How many of `tokens`, in order, the grammar allows next; 0 after a failure."""
@@ -251,10 +284,9 @@ class Matcher:
         if self.problem is not None:
             return otherwise
         try:
-            with _guarded():
-                return ask()
-        except GrammarProblem as problem:
-            self.problem = problem
+            return ask()
+        except BaseException as failure:
+            self.problem = _as_problem(failure)
             return otherwise
 
 

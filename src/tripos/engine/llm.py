@@ -1,6 +1,6 @@
 """LanguageModel: the Model at the end of a generate route. Calls in, Deltas and a Finish out.
 
-Owns the engine's thread, the streams of unfinished calls and the checks that need the model (context, vocabulary).
+Owns the engine's thread, which streams are unfinished, and the checks that need the model (context, vocabulary).
 Knows nothing of HTTP.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,24 +15,24 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 from msgspec.structs import replace
 
 from tripos.engine.adapters import AdapterModel, Adapters
 from tripos.engine.admission import Ticket
-from tripos.engine.answer_check import AnswerCheck
 from tripos.engine.block_pool import PrefixIdentity
 from tripos.engine.check import check_request, check_text_length, check_token_ids, is_token_ids, max_tokens_of
 from tripos.engine.constraints import CompiledConstraint, Grammars
-from tripos.engine.engine import Engine, EngineLoop, EngineStats, Output
-from tripos.engine.grammar import Grammar, GrammarProblem, Matcher
-from tripos.engine.reasoning import ReasoningMatcher, Trace, marks_of
+from tripos.engine.engine import Engine, EngineLoop, Output
+from tripos.engine.grammar import Grammar, Matcher
+from tripos.engine.reasoning import ReasoningMatcher, trace_of
 from tripos.engine.sequence import Sequence, Status, choice_seed
-from tripos.engine.text import ChoiceText
+from tripos.engine.stream import Stream
 from tripos.errors import EngineFailed, InvalidRequest, RequestFailed, RequestTimeout, TriposError
 from tripos.models.tokenizer import Tokenizer
 from tripos.runtime.executor import I32
-from tripos.types import Call, Delta, Event, Finish, Generate, Message, ModelCard, Prompt, Sampling, TokenLogprob, Usage
+from tripos.types import Call, EngineStats, Event, Generate, Message, ModelCard, Prompt, Sampling
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +68,7 @@ class LanguageModel:
         self._engine_loop: EngineLoop | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._encoders: ThreadPoolExecutor | None = None
-        self._streams: dict[Sequence, _Stream] = {}
+        self._streams: dict[Sequence, Stream] = {}
 
     @property
     def max_num_tokens(self) -> int:
@@ -119,7 +118,7 @@ class LanguageModel:
         stats = self.engine.stats()
         if self.adapters is None:
             return stats
-        return dataclasses.replace(
+        return replace(
             stats,
             max_adapters=self.adapters.max_adapters,
             running_adapters=self.adapters.using(Status.RUNNING),
@@ -168,7 +167,7 @@ class LanguageModel:
         if engine_loop is None:
             raise EngineFailed("the model is not started", retry_after_s=1.0)
         ticket = self.engine.scheduler.admission.enter()
-        stream: _Stream | None = None
+        stream: Stream | None = None
         try:
             constraint = await self._grammars.get(request.constraint) if request.constraint is not None else None
             stream = self._open(call, request, await self._encode(request), constraint, ticket)
@@ -210,7 +209,7 @@ class LanguageModel:
             for sequence in place:
                 self.engine.abort(sequence)
 
-    def _step(self, streams: list[_Stream], place: dict[Sequence, int]) -> list[Output]:
+    def _step(self, streams: list[Stream], place: dict[Sequence, int]) -> list[Output]:
         outputs = self.engine.step()
         for output in outputs:
             stream = streams[place[output.sequence]]
@@ -300,7 +299,7 @@ class LanguageModel:
         prompts: list[list[int]],
         constraint: CompiledConstraint | None,
         ticket: Ticket | None,
-    ) -> _Stream:
+    ) -> Stream:
         """Sequences of a call: of the one prompt, or one of each prompt, which share what they begin with."""
         prompts = prompts * request.n
         for prompt in prompts:
@@ -340,30 +339,23 @@ class LanguageModel:
             self._require_adapters().attach(adapter, sequences)
         sequences[0].siblings = sequences[1:]
         sequences[0].ticket = ticket
-        return _Stream(self.tokenizer, request, prompts, sequences, constraint)
+        return Stream(self.tokenizer, request, prompts, sequences, constraint)
 
     def _end_reasoning(self, request: Generate, prompt: list[int]) -> list[int]:
         """The prompt, with its reasoning ended where none is wanted and the template began it."""
         if request.reasoning is None or request.reasoning.max_tokens != 0:
             return prompt
-        trace = _trace(request, self.tokenizer, prompt)
+        trace = trace_of(request, self.tokenizer, prompt)
         return [*prompt, *trace.marks.end_ids] if trace is not None and trace.is_open else prompt
 
     def _matcher(self, request: Generate, grammar: Grammar | None, prompt: I32) -> Matcher | ReasoningMatcher | None:
         """What follows the output tokens of one sequence, if anything must."""
         inner = grammar.start() if grammar is not None else None
-        trace = _trace(request, self.tokenizer, prompt.tolist())
+        trace = trace_of(request, self.tokenizer, prompt.tolist())
         max_tokens = request.reasoning.max_tokens if request.reasoning is not None else None
         if trace is None or trace.is_over or (inner is None and max_tokens is None):
             return inner
         return ReasoningMatcher(trace, max_tokens, self.card.vocab_size, inner, tuple(self._eos_ids))
-
-
-def _trace(request: Generate, tokenizer: Tokenizer, prompt: list[int]) -> Trace | None:
-    if request.reasoning is None:
-        return None
-    is_constrained = request.constraint is not None
-    return Trace(marks_of(request.reasoning, tokenizer), tokenizer, prompt, is_constrained=is_constrained)
 
 
 def _num_shared(one: I32, other: I32) -> int:
@@ -379,145 +371,5 @@ def _sampling_of(request: Generate, index: int) -> Sampling:
     return replace(request.sampling, logprob_token_ids=request.branches[index - 1].logprob_token_ids)
 
 
-class _Stream:
-    """One call's choices between the engine and the reader. A slow reader's Deltas merge: at most one per choice
-    waits, and its size is bounded by max_tokens.
-    """
-
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        request: Generate,
-        prompts: list[list[int]],
-        sequences: list[Sequence],
-        constraint: CompiledConstraint | None = None,
-    ) -> None:
-        self.sequences = sequences
-        echo_text = _prompt_text(tokenizer, request, prompts[0]) if request.echo else None
-        prompt_logprobs: list[TokenLogprob | None] = []
-        self._choices = [
-            ChoiceText(
-                tokenizer,
-                sequences[index].sampling,
-                index,
-                prompt,
-                echo_text,
-                prompt_logprobs,
-                request.shown_tokens,
-                _trace(request, tokenizer, prompt),
-                AnswerCheck(constraint) if constraint is not None else None,
-            )
-            for index, prompt in enumerate(prompts)
-        ]
-        self._error: TriposError | None = None
-        self._news = asyncio.Event()
-        self._unread_since_s: float | None = None
-        self._is_finished = False
-
-    @property
-    def is_over(self) -> bool:
-        """Whether every choice's last Delta was read."""
-        return all(choice.is_reported for choice in self._choices)
-
-    def push(self, output: Output) -> list[Sequence]:
-        """Take a step's output; returns the sequences that need not go on."""
-        choice = self._choices[output.sequence.index]
-        if output.error is not None:
-            self.end(output.error)
-            return self.sequences
-        was_over = choice.finish_reason is not None
-        try:
-            choice.push(output)
-        except GrammarProblem as problem:
-            self._end_unchecked(problem)
-            return self.sequences
-        ends_here = choice.finish_reason is not None and not was_over and not output.is_last
-        return [output.sequence] if ends_here else []
-
-    @property
-    def is_unchecked(self) -> bool:
-        return self._error is None and any(choice.is_unchecked for choice in self._choices)
-
-    def verify(self) -> list[Sequence]:
-        """Hold answers that have ended against their constraints; returns the sequences that need not go on.
-
-        Takes as long as their tokens are many: off the event loop. Another thread's `push` has nothing for them.
-        """
-        for choice in self._choices:
-            try:
-                violation = choice.verify()
-            except GrammarProblem as problem:
-                self._end_unchecked(problem)
-                break
-            if violation is not None:
-                log.error("an answer does not match its constraint: this is a bug in Tripos or in a grammar's compiler")
-                self.end(RequestFailed(f"the answer does not match what was asked: {violation}"))
-        return self.sequences if self._error is not None else []
-
-    def _end_unchecked(self, problem: GrammarProblem) -> None:
-        log.error("an answer could not be held against its grammar once more (%s)", problem.code)
-        self.end(RequestFailed(f"the answer could not be held against its grammar once more: {problem.message}"))
-
-    def end(self, error: TriposError) -> None:
-        """Nothing more comes; the first error counts."""
-        self._error = self._error or error
-
-    def wake(self) -> None:
-        self._news.set()
-
-    def unread_s(self, now_s: float) -> float:
-        """How long output has waited to be read."""
-        if self._unread_since_s is None:
-            self._unread_since_s = now_s
-        return now_s - self._unread_since_s
-
-    async def next_deltas(self) -> list[Delta]:
-        """Wait for news. Raises the call's error once what came before it is read."""
-        while True:
-            while self.is_unchecked:
-                await asyncio.to_thread(self.verify)
-            deltas = self._take()
-            if deltas:
-                return deltas
-            if self._error is not None:
-                raise self._error
-            self._news.clear()
-            await self._news.wait()
-
-    def events_now(self) -> list[Event | TriposError]:
-        """What there is without waiting, ending with Finish or the error."""
-        events: list[Event | TriposError] = list(self._take())
-        if not self._is_finished and (self._error is not None or self.is_over):
-            self._is_finished = True
-            events.append(self._error or self.finish())
-        return events
-
-    def finish(self) -> Finish:
-        first = self.sequences[0]
-        scheduled_s = first.first_scheduled_s if first.first_scheduled_s is not None else first.arrival_s
-        tokens_s = [s.first_token_s for s in self.sequences if s.first_token_s is not None]
-        usage = Usage(
-            prompt_tokens=sum(s.num_prompt_tokens - s.num_shared_tokens for s in self.sequences[1:])
-            + first.num_prompt_tokens,
-            cached_tokens=first.num_cached_tokens,
-            output_tokens=sum(choice.num_tokens for choice in self._choices),
-            reasoning_tokens=sum(choice.num_reasoning_tokens for choice in self._choices),
-            queue_s=max(0.0, scheduled_s - first.arrival_s),
-            prefill_s=sum(s.prefill_s for s in self.sequences),
-            decode_s=sum(s.decode_s for s in self.sequences),
-            ttft_s=max(0.0, min(tokens_s) - first.arrival_s) if tokens_s else 0.0,
-            num_preemptions=sum(s.num_preemptions for s in self.sequences),
-        )
-        return Finish(reason=self._choices[0].finish_reason or "error", usage=usage)
-
-    def _take(self) -> list[Delta]:
-        self._unread_since_s = None
-        return [delta for choice in self._choices if (delta := choice.take()) is not None]
-
-
 def _encode_with(tokenizer: Tokenizer) -> EncodeChat:
     return lambda messages, tools, template_args: tokenizer.encode_chat(messages, tools, **template_args)
-
-
-def _prompt_text(tokenizer: Tokenizer, request: Generate, prompt: list[int]) -> str:
-    return request.prompt if isinstance(request.prompt, str) else tokenizer.decode(prompt)

@@ -15,7 +15,7 @@ import numpy as np
 from tripos.engine.grammar import GrammarProblem, Matcher
 from tripos.models.tokenizer import Tokenizer
 from tripos.runtime.executor import U32
-from tripos.types import Reasoning
+from tripos.types import Generate, Reasoning
 
 _NUM_LAST_TOKENS = 32  # of a prompt, looked at for a mark
 _SPACE = b" \t\r\n"
@@ -79,6 +79,14 @@ class Trace:
         elif self._is_constrained or not start.startswith(text):
             self.num_tokens = 0
             self.answer()
+
+
+def trace_of(request: Generate, tokenizer: Tokenizer, prompt: list[int]) -> Trace | None:
+    """How one sequence of a request reasons; None where no reasoning was asked for."""
+    if request.reasoning is None:
+        return None
+    is_constrained = request.constraint is not None
+    return Trace(marks_of(request.reasoning, tokenizer), tokenizer, prompt, is_constrained=is_constrained)
 
 
 class ReasoningMatcher:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
+from tripos.engine.pattern import dangling_quantifier
 from tripos.errors import InvalidRequest
 
 MAX_DEPTH = 64
@@ -45,7 +46,7 @@ _KEYWORDS = {
     "maxItems": "count",
     "minLength": "count",
     "maxLength": "count",
-    "pattern": "text",
+    "pattern": "pattern",
     "format": "text",
     "minimum": "number",
     "maximum": "number",
@@ -160,6 +161,9 @@ class _Reader:
         if kind == "map":
             if not isinstance(value, dict):
                 raise SchemaProblem(f"{at} must be an object of schemas")
+            if keyword == "patternProperties":
+                for name in value:
+                    _check_pattern(name, at)
             return {name: self.read(part, f"{at}.{name[:40]}") for name, part in value.items()}
         if kind == "ref":
             self._check_ref(value, at)
@@ -186,11 +190,11 @@ class _Reader:
             if ref != "#" and not ref.startswith("#/"):
                 raise _unsupported("$ref", at, f"{ref[:80]!r} is not of the form #/... into this schema")
             if ref in seen:
-                raise SchemaProblem(f"{at}: {ref[:80]!r} leads only to itself")
+                raise _unsupported("$ref", at, f"{ref[:80]!r} leads only to itself")
             seen.add(ref)
             target = resolve(self._root, ref)
             if target is None:
-                raise SchemaProblem(f"{at}: there is nothing at {ref[:80]!r}")
+                raise _unsupported("$ref", at, f"there is nothing at {ref[:80]!r}")
             if not isinstance(target, dict) or "$ref" not in target:
                 return
             ref = target["$ref"]
@@ -230,9 +234,11 @@ def _check_value(kind: str, value: Any, at: str) -> None:
     elif kind == "names":
         if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
             raise SchemaProblem(f"{at} must be a list of names")
-    elif kind == "text":
+    elif kind in ("text", "pattern"):
         if not isinstance(value, str):
             raise SchemaProblem(f"{at} must be a text")
+        if kind == "pattern":
+            _check_pattern(value, at)
     elif kind == "count":
         if not _is_number(value) or value < 0 or value != int(value):
             raise SchemaProblem(f"{at} is {json.dumps(value)[:40]}: it must be a whole number, at least 0")
@@ -244,6 +250,13 @@ def _check_value(kind: str, value: Any, at: str) -> None:
         _check_digits(value, at)
         if kind == "divisor" and value <= 0:
             raise SchemaProblem(f"{at} is {value}: it must be larger than 0")
+
+
+def _check_pattern(pattern: str, at: str) -> None:
+    found = dangling_quantifier(pattern)
+    if found is not None:
+        place, quantifier = found
+        raise SchemaProblem(f"{at}: {quantifier!r} at position {place} of {pattern[:80]!r} has nothing to repeat")
 
 
 def _check_digits(value: Any, at: str) -> None:

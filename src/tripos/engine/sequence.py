@@ -123,6 +123,9 @@ class Sequence:
         # whether pack must look at more of its sampling than the slot's row
         has_own_ids = sampling.logit_bias or sampling.logprob_token_ids
         self.is_adjusted = bool(has_penalty or has_own_ids or sampling.min_tokens or self.matcher)
+        self.is_steady = not (
+            has_penalty or sampling.min_tokens
+        )  # what pack finds there, it finds in the next step too
 
     @property
     def key(self) -> tuple[int, tuple[int, int]]:

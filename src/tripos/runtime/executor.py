@@ -90,6 +90,9 @@ class StepInput:
     sampling: SamplingInput
     token_types: I32 = field(default_factory=_i32)  # [T], rows of the table of token types; empty: all 0
     adapter_slots: I32 | None = None  # [B], the adapter of each sequence, -1: none; None: no sequence has one
+    # The executor may have had this very object before: then its arrays are the same ones, and of what they hold only
+    # token_ids, positions, seq_lens, block_tables, slots, sampling.counter and sampling.mask are new.
+    is_continued: bool = False
 
 
 @dataclass

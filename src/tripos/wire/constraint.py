@@ -26,6 +26,10 @@ _SCHEMA = (
 )
 _NAMED_SCHEMA = table(*_SCHEMA)
 _TEXT_FORMAT = table(_FORMAT["type"], *_SCHEMA)
+_ONLY_SCHEMA = table(
+    Field("type", "string", "", choices=("json_schema",), required=True),
+    Field("schema", "any", "", required=True),
+)
 _TEXT = table(
     Field("format", "object", ""),
     Field("verbosity", "string", "", use="refused"),
@@ -80,11 +84,7 @@ def read_text_format(text: Any) -> Constraint | None:
 
 def read_schema_format(form: Any, path: str) -> Constraint:
     """Anthropic's {type: json_schema, schema}. Raises InvalidRequest."""
-    fields = table(
-        Field("type", "string", "", choices=("json_schema",), required=True),
-        Field("schema", "any", "", required=True),
-    )
-    return schema_constraint(read(form, fields, path)["schema"], f"{path}.schema")
+    return schema_constraint(read(form, _ONLY_SCHEMA, path)["schema"], f"{path}.schema")
 
 
 def read_ollama_format(form: Any) -> Constraint | None:

@@ -10,8 +10,9 @@ import msgspec
 
 from tripos.errors import InvalidRequest
 from tripos.types import Decide, Decision, Option, Priority
-from tripos.wire.fields import Field
+from tripos.wire.fields import Field, Table, read
 from tripos.wire.generation import INT31, MAX_TIMEOUT_S, MODEL, check_model
+from tripos.wire.json import parse
 from tripos.wire.openai.chat import read_template_args
 
 MAX_QUESTIONS = 400
@@ -44,8 +45,10 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float | None = None
 
 
-def read_own(found: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fields of Wanted and of Decide that OWN stands for. Raises InvalidRequest."""
+def read_body(body: bytes, fields: Table) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The fields of a body; then those of Wanted and of Decide that OWN stands for. Raises InvalidRequest."""
+    found = read(parse(body), fields)
+    check_count(len(found["questions"]), 1, MAX_QUESTIONS, "questions", "questions")
     if found.get("cache_salt") == "":
         raise InvalidRequest("cache_salt is empty: leave it out", code="invalid_value", param="cache_salt")
     wanted = {
@@ -59,7 +62,7 @@ def read_own(found: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         "template_args": read_template_args(found),
         "cache_salt": found.get("cache_salt", ""),
     }
-    return wanted, decide
+    return found, wanted, decide
 
 
 def check_count(num: int, low: int, high: int, what: str, path: str) -> None:

@@ -29,7 +29,7 @@ from tripos.types import (
 from tripos.wire.fields import Field, items
 from tripos.wire.tools.adapt import Thinking, adapt
 from tripos.wire.tools.offer import Offer
-from tripos.wire.tools.reader import Reader, Said, Speech
+from tripos.wire.tools.reader import PLAIN, Reader, Said, Speech
 
 MAX_MODEL_NAME = 256
 MAX_MESSAGES = 2048
@@ -58,7 +58,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     window: int = 0  # tokens of context that the client wants at least
     offer: Offer = Offer()  # tools that may be called
     thinking: Thinking = Thinking()  # what the client wants of the model's reasoning
-    speech: Speech | None = None  # how the answer's text is to be read, once the model is known
+    speech: Speech = PLAIN  # how the answer's text is to be read; the model's, from `for_model` on
 
     @property
     def n(self) -> int:
@@ -70,20 +70,19 @@ def for_model(asked: Asked, card: ModelCard) -> Asked:
 
     Raises InvalidRequest (context_length_exceeded) when it wants a larger window than there is.
     """
-    if asked.speech is not None:
-        return asked
     if 0 < card.max_model_len < asked.window:
         message = f"a window of {asked.window} tokens was asked for, {card.name} has {card.max_model_len}"
         raise InvalidRequest(message, code="context_length_exceeded", param="options.num_ctx")
-    requests = asked.requests
+    requests, speech = asked.requests, PLAIN
     if card.sampling != _SILENT:  # the makers recommend something
         missing = {name: getattr(card.sampling, name) for name in RECOMMENDED - asked.given}
         requests = tuple(replace(each, sampling=replace(each.sampling, **missing)) for each in requests)
-    speech = Speech()
     prompt = requests[0].prompt if requests else ()
     if prompt and isinstance(prompt[0], Message):
         request, speech = adapt(requests[0], asked.offer, asked.thinking, card)
-        requests = (request,)
+        requests = requests if request is requests[0] else (request,)
+    if requests is asked.requests and speech is PLAIN:
+        return asked
     return replace(asked, requests=requests, speech=speech)
 
 
@@ -149,21 +148,28 @@ class Choice:
 class Heard:
     """What one choice said: its reasoning, text and calls so far, and what of it came with the last Delta."""
 
-    def __init__(self, speech: Speech | None, index: int = 0) -> None:
-        self._reader = Reader(speech or Speech(), index)
+    calls: tuple[ToolCall, ...] = ()
+    new = Said()
+    finish_reason: str | None = None
+
+    def __init__(self, speech: Speech, index: int = 0) -> None:
+        self._reader = Reader(speech, index) if speech.tool_dialect or speech.reasoning_dialect else None
         self._reasoning: list[str] = []
         self._texts: list[str] = []
-        self.calls: list[ToolCall] = []
-        self.new = Said()
-        self.finish_reason: str | None = None
 
     def take(self, delta: Delta) -> Said:
-        self.new = new = self._reader.take(delta)
-        self._reasoning.append(new.reasoning)
-        self._texts.append(new.text)
-        self.calls += new.calls
-        if delta.finish_reason is not None:
-            self.finish_reason = self._reader.finish_reason(delta.finish_reason)
+        reader, reason = self._reader, delta.finish_reason
+        if reader is None:
+            self.new = new = Said("", delta.text)
+            self._texts.append(delta.text)
+        else:
+            self.new = new = reader.take(delta)
+            if new.reasoning:
+                self._reasoning.append(new.reasoning)
+            self._texts.append(new.text)
+            self.calls += new.calls
+        if reason is not None:
+            self.finish_reason = reason if reader is None else reader.finish_reason(reason)
         return new
 
     @property
@@ -181,7 +187,7 @@ class Heard:
         return Message(
             role="assistant",
             content=text if text or not self.calls else None,
-            tool_calls=tuple(self.calls),
+            tool_calls=self.calls,
             reasoning=reasoning or None,
         )
 
@@ -189,7 +195,7 @@ class Heard:
 class Single:
     """The answer to a request with one choice, as its events come."""
 
-    def __init__(self, speech: Speech | None = None) -> None:
+    def __init__(self, speech: Speech = PLAIN) -> None:
         self.choice = Choice()
         self.heard = Heard(speech)
         self.usage = Usage()

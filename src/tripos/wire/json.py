@@ -45,11 +45,12 @@ def parse(body: bytes) -> Any:
     except (msgspec.MsgspecError, RecursionError) as error:
         raise _explain(body, error) from None
     num_brackets = body.count(b"{") + body.count(b"[")
-    if num_brackets > MAX_DEPTH or num_brackets + body.count(b",") >= MAX_NODES:
+    if num_brackets > MAX_DEPTH:
         _check_depth(value)
+    if len(body) > MAX_NODES and num_brackets + body.count(b",") >= MAX_NODES:
         _check_count(body)
     written = encode(value)  # each key once
-    if b"\\u" in body:  # which may hide a colon of a string
+    if b"\\" in body and b"\\u" in body:  # which may hide a colon of a string
         body, written = _skeleton(body), _skeleton(written)
     if body.count(b":") != written.count(b":"):
         raise InvalidRequest("a key appears twice in one object", code="invalid_json")

@@ -22,11 +22,10 @@ from tripos.wire.decision import (
     encode_diagnostics,
     expected_level,
     option,
-    read_own,
+    read_body,
     text_of,
 )
 from tripos.wire.fields import Field, kind_of, read, table
-from tripos.wire.json import parse
 
 FIELDS = table(
     Field("state", "any", "What the questions are about: text, or JSON.", required=True),
@@ -50,9 +49,7 @@ _MEANINGS = table(Field("true", "any", ""), Field("false", "any", ""))
 
 def decode(body: bytes) -> Wanted:
     """Raises InvalidRequest naming the field."""
-    found = read(parse(body), FIELDS)
-    wanted, own = read_own(found)
-    check_count(len(found["questions"]), 1, MAX_QUESTIONS, "questions", "questions")
+    found, wanted, own = read_body(body, FIELDS)
     for id in found["questions"]:
         if not 0 < len(id.encode()) <= MAX_NAME_BYTES:
             message = f"an id of questions has no character, or more than {MAX_NAME_BYTES} bytes"

@@ -98,8 +98,12 @@ ROWS = [
     row("H29", "8 KiB and a byte", bare(HOST, line=b"GET /" + b"a" * (8193 - 14) + b" HTTP/1.1"), "414 uri_too_long"),
     row("H29", "8 KiB are read", bare(HOST, line=b"GET /" + b"a" * (8192 - 14) + b" HTTP/1.1"), "404 not_found"),
     *(
-        row("H30", f"path {path!r}", bare(HOST, line=b"GET " + path + b" HTTP/1.1"), "404 not_found", "404 model_not_found")
-        for path in (b"/%00", b"/%zz", b"/%c0%af", b"/%2e%2e%2f", b"/v1/models/%2e%2e%2fx", b"/%25%32%65", b"/v1/models/%252e")
+        row("H30", f"path {path!r}", bare(HOST, line=b"GET " + path + b" HTTP/1.1"), "404 not_found")
+        for path in (b"/%00", b"/%zz", b"/%c0%af", b"/%2e%2e%2f", b"/%25%32%65")
+    ),
+    *(
+        row("H30", f"path {path!r}", bare(HOST, line=b"GET " + path + b" HTTP/1.1"), "404 model_not_found", deviates="the path is a model's, and the model is what is not found")
+        for path in (b"/v1/models/%2e%2e%2fx", b"/v1/models/%252e")
     ),
     row("H31", "NUL in the method", bare(HOST, line=b"G\0T / HTTP/1.1"), INVALID),
     row("H31", "10 KB method", bare(HOST, line=b"G" * 10_000 + b" / HTTP/1.1"), INVALID),
@@ -123,6 +127,6 @@ ROWS = [
     ),
     row("H36 S", "identity", post(b"content-encoding: identity\r\n", length()), "200"),
     row("H39", "POST without length", post(body=b""), "411 length_required"),
-    row("H40", "100,000 ranges of a file", Ask("/v1/files/file-x/content", method="GET", headers={"range": "bytes=" + "0-1," * 3000}), "400 invalid_http", "404 not_found", feature="files"),
+    row("H40", "100,000 ranges of a file", Ask("/v1/files/file-x/content", method="GET", headers={"range": "bytes=" + "0-1," * 3000}), "400 invalid_http", feature="files"),
     row("H41", "multipart without boundary", Ask("/v1/files", b"x", headers={"content-type": "multipart/form-data"}), "400 invalid_http", feature="files"),
 ]  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 
 from tripos.controls.deadline import deadline
 from tripos.errors import DeadlineExceeded
+from tripos.pipeline.chain import chain
 from tripos.types import Call, Delta, Event, Finish, Generate
 
 
@@ -28,7 +29,7 @@ async def test_the_earlier_of_both_deadlines_counts(own_s: float | None, expecte
         seen.append(call)
         yield Finish(reason="stop")
 
-    assert [type(event) async for event in deadline(10.0)(asked, model)] == [Finish]
+    assert [type(event) async for event in chain([deadline(10.0)], model)(asked)] == [Finish]
     assert seen[0].deadline_s is not None
     assert seen[0].deadline_s - asked.arrival_s == pytest.approx(expected_s, abs=0.1)
 
@@ -46,7 +47,7 @@ async def test_a_model_that_does_not_end_is_ended() -> None:
     events: list[Event] = []
 
     async def read() -> None:
-        async for event in deadline(0.01)(call(), model):
+        async for event in chain([deadline(0.01)], model)(call()):
             events.append(event)
 
     with pytest.raises(DeadlineExceeded, match=r"no answer within 0\.01 s"):

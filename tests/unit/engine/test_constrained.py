@@ -16,6 +16,7 @@ import pytest
 from tests.unit.engine.test_invariance import NATIVE_BLOCK_SIZE, WINDOW, load, needs_native
 from tests.unit.engine.tiny import BLOCK_SIZE, EOS, VOCAB_SIZE, call, make_model
 from tripos.engine.answer_check import AnswerCheck
+from tripos.engine.constraints import CompiledConstraint
 from tripos.engine.engine import Engine, EngineOptions, Output, TokenOutput
 from tripos.engine.gate import admit
 from tripos.engine.grammar import Grammar, GrammarProblem, Matcher, Vocabulary
@@ -394,12 +395,41 @@ async def test_an_answer_that_cannot_be_checked_names_the_check(
         raise GrammarProblem("planted")
 
     monkeypatch.setattr(Grammar, "accepts", fail)
+    monkeypatch.setattr(Matcher, "may_end_behind", fail)
     pattern = Constraint(kind="regex", source="ab-cd-ef")
     _, error = await stream(model, pattern, stop=stop)
     assert isinstance(error, RequestFailed)
     assert error.message == "the answer could not be held against its grammar once more: planted"
     with pytest.raises(RequestFailed, match="once more: planted"):
         collect(make_model(), pattern, stop=stop)
+
+
+@pytest.mark.parametrize("num_words", [40, 400])
+def test_a_stop_string_costs_as_much_late_as_early(model: LanguageModel, num_words: int) -> None:
+    """Of a long answer full of the stop string, each token is followed a few times, however many came before."""
+    grammar = model._grammars.compile(Constraint(kind="regex", source="(?:ab-)*end")).grammar
+    check = AnswerCheck(CompiledConstraint(grammar, "", None, 0), has_stops=True)
+    before = grammar.num_tokens
+    for i, char in enumerate("ab-" * num_words):
+        check.push(ord(char), char)
+        if char == "-":
+            assert not check.may_stop(i)
+    assert grammar.num_tokens - before <= 2 * 3 * num_words
+    for char in "end-":
+        check.push(ord(char), char)
+    assert check.may_stop(3 * num_words + 3)
+    assert not check.may_stop(3 * num_words + 2)  # backwards
+    assert check.may_stop(3 * num_words + 3)
+
+
+def test_text_within_a_token_may_end_an_answer(model: LanguageModel) -> None:
+    grammar = model._grammars.compile(Constraint(kind="regex", source="a(?:b-)?")).grammar
+    check = AnswerCheck(CompiledConstraint(grammar, "", None, 0), has_stops=True)
+    check.push(ord("a"), "a")
+    check.push(ord("b"), "b-")  # as if one token had both characters
+    assert check.may_stop(1)
+    assert not check.may_stop(2)
+    assert check.may_stop(1)
 
 
 async def test_a_long_check_holds_nobody_up(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:

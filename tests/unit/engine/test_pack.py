@@ -6,6 +6,7 @@ import numpy as np
 
 from tripos.engine.pack import Packer
 from tripos.engine.sequence import Sequence
+from tripos.runtime.executor import StepInput
 from tripos.types import Sampling
 
 
@@ -79,3 +80,87 @@ def test_only_rows_that_ask_have_history_and_bias() -> None:
     assert sampling.bias_start.tolist() == [0, 0, 2, 2]
     assert sampling.bias_ids.tolist() == [4, 9]
     assert sampling.bias_values.tolist() == [-2.0, -np.inf]
+
+
+class Allowing:
+    """A matcher, as far as pack looks at it."""
+
+    num_words = 2
+
+
+def test_a_constrained_batch_that_stays_keeps_its_arrays_and_its_place_for_masks() -> None:
+    packer = Packer(2, 8, 4)
+    one = running([1, 2, 3], 0, [6, 7], computed=2, matcher=Allowing())
+    other = running([4, 5], 1, [3], computed=1)
+    first = packer.pack([(one, 1), (other, 1)])
+    for each in (one, other):
+        each.append(9)
+        each.num_computed_tokens += 1
+    second = packer.pack([(one, 1), (other, 1)])
+    assert second.masks is first.masks
+    assert second.step.sampling.mask is first.step.sampling.mask
+    assert second.step.sampling.mask_row.tolist() == [0, -1]
+    assert second.step.sampling.counter.tolist() == [4, 3]
+    [(sequence, rows)] = second.masks
+    assert sequence is one
+    assert rows.shape == (1, 2)
+    assert np.shares_memory(rows, second.step.sampling.mask)
+    one.draft([8])
+    third = packer.pack([(one, 2), (other, 1)])
+    assert third.step.sampling.mask_row.tolist() == [0, 1, -1]
+    assert [len(rows) for _, rows in third.masks] == [2]
+
+
+def test_what_changes_from_step_to_step_is_packed_anew() -> None:
+    packer = Packer(1, 8, 4)
+    one = running([1], 0, [0], sampling=Sampling(presence_penalty=1.0, min_tokens=1), matcher=Allowing())
+    first = packer.pack([(one, 1)]).step.sampling
+    one.append(5)
+    one.num_computed_tokens = 1
+    second = packer.pack([(one, 1)]).step.sampling
+    assert first.history_ids.tolist() == []
+    assert second.history_ids.tolist() == [5]
+
+
+def as_lists(step: StepInput) -> dict[str, object]:
+    fields = {**vars(step), **vars(step.sampling)}
+    return {name: value.tolist() for name, value in fields.items() if isinstance(value, np.ndarray)}
+
+
+def test_a_batch_that_goes_on_decoding_is_packed_as_if_anew() -> None:
+    packer = Packer(3, 8, 4)
+    batch = [
+        running([1, 2, 3], 2, [5], computed=2, sampling=Sampling(temperature=0.5), seed=7),
+        running([4, 5, 6, 7, 8, 9], 0, [3, 1], computed=5),
+    ]
+    given = []
+    for _ in range(5):  # over the end of a block of each
+        for each in batch:
+            while len(each.block_table) * 4 < each.num_tokens:
+                each.block_table.append(6 + len(each.block_table) + each.slot)
+        packed = packer.pack([(each, 1) for each in batch])
+        anew = Packer(3, 8, 4).pack([(each, 1) for each in batch])
+        assert as_lists(packed.step) == as_lists(anew.step)
+        assert packed.owners == anew.owners
+        given.append((packed.step, packed.step.is_continued))
+        for each in batch:
+            each.append(10 + each.num_tokens)
+            each.num_computed_tokens += 1
+    steps = [step for step, _ in given]
+    assert steps[1] is steps[0], "the same arrays while the widest block table stays"
+    assert [is_continued for _, is_continued in given] == [False, True, True, False, True]
+
+
+def test_a_batch_that_changes_is_packed_anew() -> None:
+    packer = Packer(3, 8, 4)
+    one, two = running([1, 2], 0, [5], computed=1), running([3, 4], 1, [6], computed=1)
+    first = packer.pack([(one, 1), (two, 1)]).step
+    assert packer.pack([(one, 1), (two, 1)]).step is not first, "the step failed and runs again"
+    one.append(9)
+    one.num_computed_tokens = 2
+    assert packer.pack([(one, 1)]).step.token_ids.tolist() == [9]
+    one.draft([8])
+    one.num_computed_tokens, one.num_tokens = 2, 3
+    assert packer.pack([(one, 2)]).step.token_ids.tolist() == [9, 8]
+    one.num_preemptions, one.num_drafts, one.block_table = 1, 0, [7]
+    assert packer.pack([(one, 3 - 2)]).step.block_tables.tolist() == [[7]]

@@ -26,7 +26,7 @@ from tripos.wire.generation import (
 )
 from tripos.wire.json import parse
 from tripos.wire.tools.offer import MAX_TOOLS
-from tripos.wire.tools.reader import Speech
+from tripos.wire.tools.reader import PLAIN, Speech
 
 _CACHE = "Prefixes are always reused."
 
@@ -141,7 +141,7 @@ def encode_usage(usage: Usage) -> dict[str, int]:
 class MessageAnswer(Single):
     """A message, or its events: start, blocks with their deltas, stop with the usage."""
 
-    def __init__(self, id: str, model: str, speech: Speech | None = None) -> None:
+    def __init__(self, id: str, model: str, speech: Speech = PLAIN) -> None:
         super().__init__(speech)
         self._id, self._model = id, model
         self._is_begun = False

@@ -6,17 +6,22 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from tripos.errors import InvalidRequest
 from tripos.types import Delta, Generate, Message, TokenLogprob, ToolCall
 from tripos.wire.constraint import read_constraint
 from tripos.wire.fields import Field, read, table
-from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, Asked, Choice, Heard
-from tripos.wire.json import parse, shown
+from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, Asked, Heard
+from tripos.wire.json import encode, parse, shown
 from tripos.wire.openai.functions import CALLING, REASONING, read_chat_offer, read_thinking
 from tripos.wire.openai.generation import DELIVERY, IGNORED, SAMPLING, Answer, Identity, read_delivery, read_sampling
 from tripos.wire.openai.parts import read_parts
+from tripos.wire.tools.reader import Said, Speech
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+# Of messages that need nothing but text; developer is system by its newer name.
+_TEXT_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]")
 # What the template itself is given; a request must not replace it.
 _RESERVED_ARGS = {
@@ -104,6 +109,8 @@ def decode(body: bytes) -> Asked:
 
 def read_template_args(found: dict[str, Any]) -> dict[str, Any]:
     """`chat_template_kwargs` and `add_generation_prompt`. Raises InvalidRequest (invalid_template_args)."""
+    if "chat_template_kwargs" not in found and "add_generation_prompt" not in found:
+        return {}
     args = dict(found.get("chat_template_kwargs", {}))
     for name, value in args.items():
         path = f"chat_template_kwargs.{name[:64]}"
@@ -126,14 +133,22 @@ def read_messages(values: list[Any]) -> tuple[Message, ...]:
     """Raises InvalidRequest."""
     if not values:
         raise InvalidRequest("messages is empty", code="missing_field", param="messages")
-    messages = tuple(_read_message(value, f"messages[{i}]") for i, value in enumerate(values))
-    _check_tool_calls(messages)
-    return messages
+    messages = []
+    may_call = False
+    for i, value in enumerate(values):
+        if type(value) is dict and len(value) == 2:  # as nearly all are
+            role, content = value.get("role"), value.get("content")
+            if type(role) is str and role in _TEXT_ROLES and type(content) is str:
+                messages.append(Message(role=_TEXT_ROLES[role], content=content))
+                continue
+        messages.append(_read_message(value, f"messages[{i}]"))
+        may_call = True
+    if may_call:
+        _check_tool_calls(messages)
+    return tuple(messages)
 
 
 def _read_message(value: Any, path: str) -> Message:
-    if type(value) is dict and len(value) == 2 and type(value.get("content")) is str and value.get("role") in ROLES:
-        return Message(role=_role(value["role"]), content=value["content"])  # as nearly all are
     found = read(value, _MESSAGE, path)
     role = found.get("role")
     if role not in ROLES:
@@ -154,18 +169,13 @@ def _read_message(value: Any, path: str) -> Message:
     if content is None and not calls:
         raise InvalidRequest(f"{path}.content must be text, not null", code="invalid_type", param=f"{path}.content")
     return Message(
-        role=_role(role),
+        role=_TEXT_ROLES.get(role, role),
         content=None if content is None else _read_content(content, f"{path}.content"),
         name=name,
         tool_calls=calls,
         tool_call_id=found.get("tool_call_id"),
         reasoning=found.get("reasoning_content", found.get("reasoning")),
     )
-
-
-def _role(role: str) -> str:
-    """developer is system by its newer name."""
-    return "system" if role == "developer" else role
 
 
 def _read_content(content: Any, path: str) -> str:
@@ -178,11 +188,11 @@ def _read_tool_call(value: Any, path: str) -> ToolCall:
     return ToolCall(id=found["id"], name=function["name"], arguments=function["arguments"])
 
 
-def _check_tool_calls(messages: tuple[Message, ...]) -> None:
+def _check_tool_calls(messages: Sequence[Message]) -> None:
     """Each tool message answers a call that was made before, once."""
     open_ids: set[str] = set()
     for i, message in enumerate(messages):
-        open_ids |= {call.id for call in message.tool_calls}
+        open_ids.update(call.id for call in message.tool_calls)
         if message.role == "tool":
             if message.tool_call_id not in open_ids:
                 where = f"messages[{i}].tool_call_id"
@@ -203,7 +213,7 @@ def _read_max_tokens(found: dict[str, Any]) -> int | None:
 
 
 def _check_formats(found: dict[str, Any]) -> None:
-    if found.get("modalities", ["text"]) != ["text"]:
+    if "modalities" in found and found["modalities"] != ["text"]:
         raise InvalidRequest("modalities: only text is supported", code="invalid_value", param="modalities")
 
 
@@ -215,8 +225,8 @@ class ChatAnswer(Answer):
 
     def __init__(self, asked: Asked, identity: Identity) -> None:
         super().__init__(asked, identity)
-        self._heard = [Heard(asked.speech, index) for index in range(len(self._choices))]
-        self._num_calls = [0] * len(self._choices)  # sent
+        has_logprobs = asked.requests[0].sampling.logprobs is not None
+        self._choices = [_ChatChoice(asked.speech, index, has_logprobs) for index in range(asked.n)]
 
     def _opening(self) -> list[dict[str, Any]]:
         """The choices of the first chunk: who speaks."""
@@ -225,45 +235,76 @@ class ChatAnswer(Answer):
             for index in range(len(self._choices))
         ]
 
-    def _add(self, index: int, delta: Delta) -> None:
-        super()._add(index, delta)
-        self._heard[index].take(delta)
+    def _add(self, index: int, delta: Delta) -> Any:
+        choice = self._choices[index]
+        choice.take(delta)
+        return choice.encode_news(index, delta) if self.asked.stream else None
 
-    def _stream_choice(self, index: int, prompt_idx: int, delta: Delta) -> dict[str, Any] | None:
-        heard = self._heard[index]
-        new = heard.new
-        if not (new.reasoning or new.text or new.calls or delta.logprobs or delta.finish_reason):
-            return None  # all of it is held back
-        first = self._num_calls[index]
-        self._num_calls[index] += len(new.calls)
-        return {
-            "index": index,
-            "delta": {
-                **({"reasoning_content": new.reasoning, "reasoning": new.reasoning} if new.reasoning else {}),
-                **({"content": new.text} if new.text else {}),
-                **({"tool_calls": encode_calls(new.calls, first)} if new.calls else {}),
-            },
-            "logprobs": _encode_logprobs(delta.logprobs),
-            "finish_reason": heard.finish_reason,
-            **({"stop_reason": delta.stop} if delta.finish_reason else {}),
+    def _whole_choices(self) -> list[dict[str, Any]]:
+        return [choice.encode(index) for index, choice in enumerate(self._choices)]
+
+
+_AFTER_TEXT = b'},"logprobs":null,"finish_reason":null}'
+
+
+class _ChatChoice(Heard):
+    """What one choice said, and what is told of its tokens and its end."""
+
+    _stop: str | int | None = None
+    _num_calls = 0  # sent in chunks
+
+    def __init__(self, speech: Speech, index: int, has_logprobs: bool) -> None:
+        super().__init__(speech, index)
+        self._logprobs: list[TokenLogprob] | None = [] if has_logprobs else None
+        # Around the text of a chunk that brings nothing else, as nearly all do.
+        self._before_text = b'{"index":%d,"delta":{"content":' % index
+
+    def take(self, delta: Delta) -> Said:
+        if self._logprobs is not None:
+            self._logprobs += delta.logprobs or ()
+        if delta.finish_reason is not None:
+            self._stop = delta.stop
+        return super().take(delta)
+
+    def encode_news(self, index: int, delta: Delta) -> Any:
+        """What the last Delta brought, as a chunk's choice; None: all of it is held back."""
+        new = self.new
+        if not (new.reasoning or new.calls or delta.logprobs or delta.finish_reason):
+            if not new.text:
+                return None
+            if delta.logprobs is None:
+                return msgspec.Raw(self._before_text + encode(new.text) + _AFTER_TEXT)
+        said: dict[str, Any] = {}
+        if new.reasoning:
+            said["reasoning_content"] = said["reasoning"] = new.reasoning
+        if new.text:
+            said["content"] = new.text
+        if new.calls:
+            said["tool_calls"] = encode_calls(new.calls, self._num_calls)
+            self._num_calls += len(new.calls)
+        logprobs = _encode_logprobs(delta.logprobs)
+        choice = {"index": index, "delta": said, "logprobs": logprobs, "finish_reason": self.finish_reason}
+        if delta.finish_reason is not None:
+            choice["stop_reason"] = delta.stop
+        return choice
+
+    def encode(self, index: int) -> dict[str, Any]:
+        text, reasoning = self.text, self.reasoning
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": text if text or not (self.calls or reasoning) else None,
+            "refusal": None,
         }
-
-    def _whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
-        wants_logprobs = self.asked.requests[0].sampling.logprobs is not None
-        heard = self._heard[index]
-        reasoning = {"reasoning_content": heard.reasoning, "reasoning": heard.reasoning} if heard.reasoning else {}
+        if reasoning:
+            message["reasoning_content"] = message["reasoning"] = reasoning
+        if self.calls:
+            message["tool_calls"] = encode_calls(self.calls)
         return {
             "index": index,
-            "message": {
-                "role": "assistant",
-                "content": heard.text if heard.text or not (heard.calls or heard.reasoning) else None,
-                "refusal": None,
-                **reasoning,
-                **({"tool_calls": encode_calls(heard.calls)} if heard.calls else {}),
-            },
-            "logprobs": _encode_logprobs(tuple(choice.logprobs)) if wants_logprobs else None,
-            "finish_reason": heard.finish_reason,
-            "stop_reason": choice.stop,
+            "message": message,
+            "logprobs": _encode_logprobs(self._logprobs),
+            "finish_reason": self.finish_reason,
+            "stop_reason": self._stop,
         }
 
 
@@ -280,7 +321,7 @@ def encode_calls(calls: Sequence[ToolCall], first: int | None = None) -> list[di
     ]
 
 
-def _encode_logprobs(logprobs: tuple[TokenLogprob, ...] | None) -> dict[str, Any] | None:
+def _encode_logprobs(logprobs: Sequence[TokenLogprob] | None) -> dict[str, Any] | None:
     if logprobs is None:
         return None
     return {"content": [_encode_token(token) for token in logprobs], "refusal": None}

@@ -98,21 +98,25 @@ class CompletionAnswer(Answer):
     def __init__(self, asked: Asked, identity: Identity, texts: Texts) -> None:
         super().__init__(asked, identity)
         self._texts = texts
+        self._choices = [Choice() for _ in range(len(asked.requests) * asked.n)]
         self._offsets = [0] * len(self._choices)  # characters streamed so far
 
     def _opening(self) -> list[dict[str, Any]]:
         """Completions begin with text at once."""
         return []
 
-    def _stream_choice(self, index: int, prompt_idx: int, delta: Delta) -> dict[str, Any]:
+    def _add(self, index: int, delta: Delta) -> dict[str, Any] | None:
+        if not self.asked.stream:
+            self._choices[index].add(delta)
+            return None
         choice = Choice()
         choice.add(delta)
         encoded = self._encode(index, choice, self._offsets[index])
         self._offsets[index] += len(delta.text)
         return encoded
 
-    def _whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
-        return self._encode(index, choice, 0)
+    def _whole_choices(self) -> list[dict[str, Any]]:
+        return [self._encode(index, choice, 0) for index, choice in enumerate(self._choices)]
 
     def _encode(self, index: int, choice: Choice, offset: int) -> dict[str, Any]:
         return {

@@ -24,12 +24,12 @@ from tripos.wire.decision import (
     encode_diagnostics,
     expected_level,
     option,
-    read_own,
+    read_body,
     text_of,
 )
 from tripos.wire.fields import Field, Table, kind_of, read, table
 from tripos.wire.generation import MAX_MESSAGES
-from tripos.wire.json import parse, shown
+from tripos.wire.json import shown
 from tripos.wire.openai.responses import encode_usage
 
 _CACHE = "Prefixes are always reused."
@@ -85,9 +85,7 @@ _ITEMS: dict[str, Table] = {
 
 def decode(body: bytes) -> Wanted:
     """Raises InvalidRequest naming the field."""
-    found = read(parse(body), FIELDS)
-    wanted, own = read_own(found)
-    check_count(len(found["questions"]), 1, MAX_QUESTIONS, "questions", "questions")
+    found, wanted, own = read_body(body, FIELDS)
     questions, names, values = [], [], []
     for i, each in enumerate(found["questions"]):
         question, name, its_values = _read_question(each, f"questions[{i}]")

@@ -46,6 +46,8 @@ _TOOL = table(
     Field("defer_loading", "boolean", "", use="ignored"),
     Field("allowed_callers", "array", "", use="ignored"),
 )
+_OFFERING, _THINKING = (frozenset(field.name for field in fields) for fields in (CALLING, REASONING))
+_NOTHING, _BY_ITSELF = Offer(choice="none"), Thinking()
 
 
 def read_chat_offer(found: dict[str, Any]) -> Offer:
@@ -60,6 +62,8 @@ def read_offer(found: dict[str, Any]) -> Offer:
 
 def read_thinking(found: dict[str, Any]) -> Thinking:
     """Of chat completions."""
+    if _THINKING.isdisjoint(found):
+        return _BY_ITSELF
     return Thinking(
         effort=found.get("reasoning_effort"),
         max_tokens=found.get("thinking_token_budget"),
@@ -103,6 +107,8 @@ def _name(value: dict[str, Any]) -> Any:
 def _read_offer(
     found: dict[str, Any], read_one: Callable[[Any, str], Tool], name_of: Callable[[dict[str, Any]], Any]
 ) -> Offer:
+    if _OFFERING.isdisjoint(found):
+        return _NOTHING
     tools = [read_one(value, f"tools[{i}]") for i, value in enumerate(found.get("tools", ()))]
     given = found.get("tool_choice", "auto")
     choice, allowed = _read_choice(given, name_of)

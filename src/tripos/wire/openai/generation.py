@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from tripos.errors import InvalidRequest
 from tripos.types import Delta, Event, Finish, Priority, Sampling, Usage
-from tripos.wire.fields import Field, items, read
+from tripos.wire.fields import Field, items, read, table
 from tripos.wire.generation import (
     INT31,
     INT63,
@@ -18,7 +18,6 @@ from tripos.wire.generation import (
     MODEL,
     RECOMMENDED,
     Asked,
-    Choice,
     check_model,
     read_stop,
     read_token_ids,
@@ -77,10 +76,10 @@ IGNORED = (
 )
 
 _BIAS = Field("bias", "number", "", low=-100, high=100)
-_STREAM_OPTIONS = {
-    "include_usage": Field("include_usage", "boolean", "End with a chunk that holds the usage."),
-    "include_obfuscation": Field("include_obfuscation", "boolean", "No padding is added.", use="ignored"),
-}
+_STREAM_OPTIONS = table(
+    Field("include_usage", "boolean", "End with a chunk that holds the usage."),
+    Field("include_obfuscation", "boolean", "No padding is added.", use="ignored"),
+)
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,48 +93,34 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_sampling(found: dict[str, Any], logprobs: int | None) -> Sampling:
     """The Sampling that checked fields ask for. Raises InvalidRequest."""
-    top_k = found.get("top_k", 0)
-    return Sampling(
-        temperature=float(found.get("temperature", 1.0)),
-        top_k=max(top_k, 0),
-        top_p=float(found.get("top_p", 1.0)),
-        min_p=float(found.get("min_p", 0.0)),
-        repetition_penalty=float(found.get("repetition_penalty", 1.0)),
-        presence_penalty=float(found.get("presence_penalty", 0.0)),
-        frequency_penalty=float(found.get("frequency_penalty", 0.0)),
-        logit_bias=_read_logit_bias(found.get("logit_bias", {})),
-        seed=found.get("seed"),
-        min_tokens=found.get("min_tokens", 0),
-        stop=read_stop(found.get("stop", ()), "stop"),
-        stop_token_ids=read_token_ids(found.get("stop_token_ids", []), "stop_token_ids"),
-        include_stop=found.get("include_stop_str_in_output", False),
-        ignore_eos=found.get("ignore_eos", False),
-        logprobs=logprobs,
-    )
+    given: dict[str, Any] = {}
+    for name, value in found.items():
+        if name in _SAMPLING_FIELDS:
+            given[_SAMPLING_FIELDS[name]] = _READERS[name](value) if name in _READERS else value
+    return Sampling(logprobs=logprobs, **given)
 
 
 def read_delivery(found: dict[str, Any]) -> dict[str, Any]:
     """The fields of Asked besides `requests`. Raises InvalidRequest."""
-    n, best_of = found.get("n", 1), found.get("best_of")
-    if best_of is not None and best_of != n:
-        message = f"best_of is {best_of} and n is {n}: only equal values are supported"
+    if "best_of" in found and found["best_of"] != found.get("n", 1):
+        message = f"best_of is {found['best_of']} and n is {found.get('n', 1)}: only equal values are supported"
         raise InvalidRequest(message, code="invalid_value", param="best_of")
-    stream = found.get("stream", False)
-    options = found.get("stream_options")
-    if options is not None and not stream:
-        message = "stream_options needs stream: true"
-        raise InvalidRequest(message, code="invalid_value", param="stream_options")
+    given: dict[str, Any] = {"model": check_model(found), "given": RECOMMENDED & found.keys()}
+    if found.get("stream"):
+        given["stream"] = True
+    if "stream_options" in found:
+        if "stream" not in given:
+            message = "stream_options needs stream: true"
+            raise InvalidRequest(message, code="invalid_value", param="stream_options")
+        options = read(found["stream_options"], _STREAM_OPTIONS, "stream_options")
+        given["include_usage"] = options.get("include_usage", False)
     if found.get("cache_salt") == "":
         raise InvalidRequest("cache_salt is empty: leave it out", code="invalid_value", param="cache_salt")
-    is_batch = found.get("service_tier") == "flex" or found.get("priority", 0) > 0
-    return {
-        "model": check_model(found),
-        "given": RECOMMENDED & found.keys(),
-        "stream": stream,
-        "include_usage": read(options or {}, _STREAM_OPTIONS, "stream_options").get("include_usage", False),
-        "priority": Priority.BATCH if is_batch else Priority.ONLINE,
-        "timeout_s": found.get("timeout"),
-    }
+    if found.get("service_tier") == "flex" or found.get("priority", 0) > 0:
+        given["priority"] = Priority.BATCH
+    if "timeout" in found:
+        given["timeout_s"] = found["timeout"]
+    return given
 
 
 def _read_logit_bias(value: dict[str, Any]) -> dict[int, float]:
@@ -151,59 +136,71 @@ def _read_logit_bias(value: dict[str, Any]) -> dict[int, float]:
     return found
 
 
-def encode_usage(usages: Iterable[Usage]) -> dict[str, Any]:
-    usages = tuple(usages)
-    prompt_tokens = sum(usage.prompt_tokens for usage in usages)
-    output_tokens = sum(usage.output_tokens for usage in usages)
+_READERS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(
+        ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"), float
+    ),
+    "top_k": lambda value: max(value, 0),
+    "logit_bias": _read_logit_bias,
+    "stop": lambda value: read_stop(value, "stop"),
+    "stop_token_ids": lambda value: read_token_ids(value, "stop_token_ids"),
+}
+_SAMPLING_FIELDS = {  # of a body → of Sampling
+    **{name: name for name in (*_READERS, "seed", "min_tokens", "ignore_eos")},
+    "include_stop_str_in_output": "include_stop",
+}
+
+
+def encode_usage(usages: Sequence[Usage]) -> dict[str, Any]:
+    """Of all prompts together."""
+    usage = usages[0] if len(usages) == 1 else _sum(usages)
     return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": output_tokens,
-        "total_tokens": prompt_tokens + output_tokens,
-        "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in usages)},
-        "completion_tokens_details": {"reasoning_tokens": sum(usage.reasoning_tokens for usage in usages)},
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.prompt_tokens + usage.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
 
 
-def encode_metrics(usages: Iterable[Usage], elapsed_s: float) -> dict[str, Any]:
+def encode_metrics(usages: Sequence[Usage], elapsed_s: float) -> dict[str, Any]:
     """Where the time went. Waits are the longest of the prompts, work is their sum.
 
     `elapsed_s`: wall time from arrival to the last token.
     """
-    usages = tuple(usages)
-    if len(usages) == 1:  # as nearly always
-        return _encode_metrics(usages[0], usages[0].output_tokens, elapsed_s)
-    return _encode_metrics(
-        Usage(
-            output_tokens=max((usage.output_tokens for usage in usages), default=0),
-            ttft_s=max((usage.ttft_s for usage in usages), default=0.0),
-            queue_s=max((usage.queue_s for usage in usages), default=0.0),
-            prefill_s=sum(usage.prefill_s for usage in usages),
-            decode_s=sum(usage.decode_s for usage in usages),
-            num_preemptions=sum(usage.num_preemptions for usage in usages),
-        ),
-        sum(usage.output_tokens for usage in usages),
-        elapsed_s,
-    )
-
-
-def _encode_metrics(usage: Usage, num_tokens: int, elapsed_s: float) -> dict[str, Any]:
-    """`usage.output_tokens`: of the longest prompt; `num_tokens`: of all."""
-    longest = usage.output_tokens
+    usage = usages[0] if len(usages) == 1 else _sum(usages)
+    longest = usage.output_tokens if len(usages) == 1 else max((each.output_tokens for each in usages), default=0)
     generation_s = max(elapsed_s - usage.ttft_s, 0.0)
     return {
-        "time_to_first_token_ms": _ms(usage.ttft_s),
-        "queue_time_ms": _ms(usage.queue_s),
-        "generation_time_ms": _ms(generation_s),
-        "mean_itl_ms": _ms(generation_s / (longest - 1)) if longest > 1 else 0.0,
-        "tokens_per_second": round(num_tokens / elapsed_s, 3) if elapsed_s > 0 else 0.0,
-        "prefill_time_ms": _ms(usage.prefill_s),
-        "decode_time_ms": _ms(usage.decode_s),
+        "time_to_first_token_ms": _thousandths(usage.ttft_s * 1e3),
+        "queue_time_ms": _thousandths(usage.queue_s * 1e3),
+        "generation_time_ms": _thousandths(generation_s * 1e3),
+        "mean_itl_ms": _thousandths(generation_s * 1e3 / (longest - 1)) if longest > 1 else 0.0,
+        "tokens_per_second": _thousandths(usage.output_tokens / elapsed_s) if elapsed_s > 0 else 0.0,
+        "prefill_time_ms": _thousandths(usage.prefill_s * 1e3),
+        "decode_time_ms": _thousandths(usage.decode_s * 1e3),
         "num_preemptions": usage.num_preemptions,
     }
 
 
-def _ms(seconds: float) -> float:
-    return round(seconds * 1e3, 3)
+def _sum(usages: Sequence[Usage]) -> Usage:
+    """Of several prompts. Waits are the longest of them."""
+    return Usage(
+        prompt_tokens=sum(usage.prompt_tokens for usage in usages),
+        cached_tokens=sum(usage.cached_tokens for usage in usages),
+        output_tokens=sum(usage.output_tokens for usage in usages),
+        reasoning_tokens=sum(usage.reasoning_tokens for usage in usages),
+        ttft_s=max((usage.ttft_s for usage in usages), default=0.0),
+        queue_s=max((usage.queue_s for usage in usages), default=0.0),
+        prefill_s=sum(usage.prefill_s for usage in usages),
+        decode_s=sum(usage.decode_s for usage in usages),
+        num_preemptions=sum(usage.num_preemptions for usage in usages),
+    )
+
+
+def _thousandths(value: float) -> float:
+    """Rounded to three digits; of what is not negative, faster than `round`."""
+    return int(value * 1e3 + 0.5) / 1e3
 
 
 Texts = Callable[[Sequence[int]], str]  # token ids → text
@@ -214,30 +211,28 @@ class Answer(ABC):
 
     object: str
     chunk_object: str
+    _is_opened = False
+    _before = _after = b""  # what every chunk of a stream begins and ends with, written once
 
     def __init__(self, asked: Asked, identity: Identity) -> None:
         self.asked = asked
-        self._choices = [Choice() for _ in range(len(asked.requests) * asked.n)]
+        self._identity = identity
+        self._n = asked.n
         self._usages: list[Usage | None] = [None] * len(asked.requests)
-        self._is_opened = False
-        self._identity = msgspec.to_builtins(identity)
-        self._before = self._after = b""  # what every chunk of a stream begins and ends with, written once
         if asked.stream:
-            self._before = encode({**self._identity, "object": self.chunk_object})[:-1] + b',"choices":['
+            self._before = encode(self._head(self.chunk_object))[:-1] + b',"choices":['
             self._after = b'],"usage":null}' if asked.include_usage else b"]}"
 
     def take(self, events: Sequence[tuple[int, Event]]) -> list[msgspec.Raw]:
         """Remember (index of the prompt, event) pairs; returns the chunks of a stream, as JSON text."""
         choices = []
         for prompt_idx, event in events:
-            if isinstance(event, Finish):
+            if type(event) is Delta:
+                choice = self._add(prompt_idx * self._n + event.index, event)
+                if choice is not None:
+                    choices.append(choice)
+            elif type(event) is Finish:
                 self._usages[prompt_idx] = event.usage
-            if not isinstance(event, Delta):
-                continue
-            index = prompt_idx * self.asked.n + event.index
-            self._add(index, event)
-            if self.asked.stream and (choice := self._stream_choice(index, prompt_idx, event)) is not None:
-                choices.append(choice)
         if choices and not self._is_opened:
             self._is_opened = True
             choices = self._opening() + choices
@@ -245,29 +240,37 @@ class Answer(ABC):
 
     def end(self, elapsed_s: float) -> list[dict[str, Any]]:
         """The usage, if it was asked for."""
-        if not self.asked.include_usage:
-            return []
-        return [{**self._identity, "object": self.chunk_object, "choices": [], **self._totals(elapsed_s)}]
+        return [self._whole(self.chunk_object, [], elapsed_s)] if self.asked.include_usage else []
 
     def response(self, elapsed_s: float) -> dict[str, Any]:
-        choices = [self._whole_choice(index, choice) for index, choice in enumerate(self._choices)]
-        return {**self._identity, "object": self.object, "choices": choices, **self._totals(elapsed_s)}
+        return self._whole(self.object, self._whole_choices(), elapsed_s)
 
-    def _add(self, index: int, delta: Delta) -> None:
-        self._choices[index].add(delta)
+    def _head(self, kind: str) -> dict[str, Any]:
+        identity = self._identity
+        return {
+            "id": identity.id,
+            "created": identity.created,
+            "model": identity.model,
+            "system_fingerprint": identity.system_fingerprint,
+            "object": kind,
+        }
 
-    def _totals(self, elapsed_s: float) -> dict[str, Any]:
+    def _whole(self, kind: str, choices: list[dict[str, Any]], elapsed_s: float) -> dict[str, Any]:
         usages = [usage for usage in self._usages if usage is not None]
-        return {"usage": encode_usage(usages), "metrics": encode_metrics(usages, elapsed_s)}
+        whole = self._head(kind)
+        whole["choices"] = choices
+        whole["usage"] = encode_usage(usages)
+        whole["metrics"] = encode_metrics(usages, elapsed_s)
+        return whole
+
+    @abstractmethod
+    def _add(self, index: int, delta: Delta) -> Any:
+        """Remember more of a choice; returns the choice of a stream's next chunk, None if there is nothing to send."""
 
     @abstractmethod
     def _opening(self) -> list[dict[str, Any]]:
         """The choices of the chunks that come before any text."""
 
     @abstractmethod
-    def _stream_choice(self, index: int, prompt_idx: int, delta: Delta) -> dict[str, Any] | None:
-        """One choice of a chunk; None: there is nothing to send yet."""
-
-    @abstractmethod
-    def _whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
-        """One choice of the whole response."""
+    def _whole_choices(self) -> list[dict[str, Any]]:
+        """The choices of the whole response."""

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from tripos.errors import InvalidRequest, TriposError
 from tripos.types import Event, Generate, Message, ToolCall, Usage
 from tripos.wire.constraint import read_text_format
-from tripos.wire.fields import Field, Table, kind_of, read, table
+from tripos.wire.fields import Field, at, check, kind_of, read, table
 from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, MODEL, Asked, Single, check_model
 from tripos.wire.json import parse, shown
 from tripos.wire.openai.functions import CALLING, read_offer
@@ -25,6 +25,7 @@ from tripos.wire.tools.reasoning import EFFORTS
 
 _BOOKS = "For the client's own books."
 _LOGPROBS = "message.output_text.logprobs"
+_METADATA = Field("metadata", "string", "", max_bytes=512)
 
 _PROMPT = (
     Field("input", "any", "Text, or a list of messages, reasoning, function calls and their outputs.", required=True),
@@ -205,12 +206,13 @@ def _read_logprobs(found: dict[str, Any]) -> int | None:
 
 
 def _read_metadata(value: dict[str, Any]) -> dict[str, str]:
-    entry: Table = {name: Field(name, "string", "", max_bytes=512) for name in value}
-    for name in value:
+    for name, each in value.items():
         if len(name) > 64:
             message = f"metadata: {shown(name)} is longer than 64 characters"
             raise InvalidRequest(message, code="out_of_range", param="metadata")
-    return read(value, entry, "metadata")
+        if each is not None:
+            check(each, _METADATA, at("metadata", name))
+    return {name: each for name, each in value.items() if each is not None}
 
 
 def _read_input(value: Any) -> tuple[Message, ...]:

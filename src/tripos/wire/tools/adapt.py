@@ -17,7 +17,7 @@ from tripos.wire.tools.dialects import DIALECTS
 from tripos.wire.tools.generic import GENERIC, spell_out, tell
 from tripos.wire.tools.grammar import constrain
 from tripos.wire.tools.offer import Offer, Tool
-from tripos.wire.tools.reader import Speech
+from tripos.wire.tools.reader import PLAIN, Speech
 from tripos.wire.tools.reasoning import EFFORT_TOKENS, REASONING
 
 
@@ -36,8 +36,10 @@ def adapt(request: Generate, offer: Offer, thinking: Thinking, card: ModelCard) 
 
     Raises InvalidRequest.
     """
-    request = _think(request, thinking, card)
     dialect = DIALECTS.get(card.tool_dialect, GENERIC)
+    if not (offer.is_open or card.reasoning_dialect or thinking.must):
+        return _show_tools(request, offer, dialect, card.has_tool_prompt), PLAIN
+    request = _think(request, thinking, card)
     speech = Speech(
         reasoning_dialect=card.reasoning_dialect, hides_reasoning=thinking.is_hidden, call_salt=secrets.token_hex(16)
     )
@@ -57,11 +59,10 @@ def _show_tools(request: Generate, offer: Offer, dialect: Dialect, has_prompt: b
     """The tools in the prompt: through the template, or told in words for one that knows none."""
     messages: tuple[Message, ...] = request.prompt  # type: ignore[assignment]
     tools = offer.tools if offer.is_open else ()
-    if dialect is GENERIC:
-        messages = spell_out(messages)
     if not has_prompt:
-        return replace(request, prompt=tell(messages, tools, dialect))
-    return replace(request, tools=tuple(map(_for_template, tools)))
+        told = tell(spell_out(messages) if dialect is GENERIC else messages, tools, dialect)
+        return request if told is messages else replace(request, prompt=told)
+    return replace(request, tools=tuple(map(_for_template, tools))) if tools else request
 
 
 def _for_template(tool: Tool) -> dict[str, Any]:

@@ -37,6 +37,8 @@ GENERIC = Dialect(
 def spell_out(messages: Sequence[Message]) -> tuple[Message, ...]:
     """The conversation for a template without calls: those are the text that the assistant wrote, and their results the
     user's messages."""
+    if not any(message.tool_calls or message.role == "tool" for message in messages):
+        return tuple(messages)
     names: dict[str, str] = {}
     told = []
     for message in messages:

@@ -23,6 +23,9 @@ class Speech(msgspec.Struct, frozen=True, kw_only=True):
     call_salt: str = ""
 
 
+PLAIN = Speech()
+
+
 class Said(msgspec.Struct, frozen=True):
     """What is new."""
 

@@ -1,0 +1,162 @@
+"""Stream: one call's sequences on their way to its reader, from the engine's Outputs to Deltas and a Finish.
+
+Owns what waits to be read and how the call ends. Knows neither the engine nor who reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from tripos.engine.answer_check import AnswerCheck
+from tripos.engine.constraints import CompiledConstraint
+from tripos.engine.engine import Output
+from tripos.engine.grammar import GrammarProblem
+from tripos.engine.reasoning import trace_of
+from tripos.engine.sequence import Sequence
+from tripos.engine.text import ChoiceText
+from tripos.errors import RequestFailed, TriposError
+from tripos.models.tokenizer import Tokenizer
+from tripos.types import Delta, Event, Finish, Generate, TokenLogprob, Usage
+
+log = logging.getLogger(__name__)
+
+
+class Stream:
+    """One call's choices between the engine and the reader. A slow reader's Deltas merge: at most one per choice
+    waits, and its size is bounded by max_tokens.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        request: Generate,
+        prompts: list[list[int]],
+        sequences: list[Sequence],
+        constraint: CompiledConstraint | None = None,
+    ) -> None:
+        self.sequences = sequences
+        echo_text = _prompt_text(tokenizer, request, prompts[0]) if request.echo else None
+        prompt_logprobs: list[TokenLogprob | None] = []
+        self._choices = [
+            ChoiceText(
+                tokenizer,
+                sequences[index].sampling,
+                index,
+                prompt,
+                echo_text,
+                prompt_logprobs,
+                request.shown_tokens,
+                trace_of(request, tokenizer, prompt),
+                AnswerCheck(constraint, has_stops=bool(request.sampling.stop)) if constraint is not None else None,
+            )
+            for index, prompt in enumerate(prompts)
+        ]
+        self._error: TriposError | None = None
+        self._news = asyncio.Event()
+        self._unread_since_s: float | None = None
+        self._is_finished = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every choice's last Delta was read."""
+        return all(choice.is_reported for choice in self._choices)
+
+    def push(self, output: Output) -> list[Sequence]:
+        """Take a step's output; returns the sequences that need not go on."""
+        choice = self._choices[output.sequence.index]
+        if output.error is not None:
+            self.end(output.error)
+            return self.sequences
+        was_over = choice.finish_reason is not None
+        try:
+            choice.push(output)
+        except GrammarProblem as problem:
+            self._end_unchecked(problem)
+            return self.sequences
+        ends_here = choice.finish_reason is not None and not was_over and not output.is_last
+        return [output.sequence] if ends_here else []
+
+    @property
+    def is_unchecked(self) -> bool:
+        return self._error is None and any(choice.is_unchecked for choice in self._choices)
+
+    def verify(self) -> list[Sequence]:
+        """Hold answers that have ended against their constraints; returns the sequences that need not go on.
+
+        Takes as long as their tokens are many: off the event loop. Another thread's `push` has nothing for them.
+        """
+        for choice in self._choices:
+            try:
+                violation = choice.verify()
+            except GrammarProblem as problem:
+                self._end_unchecked(problem)
+                break
+            if violation is not None:
+                log.error("an answer does not match its constraint: this is a bug in Tripos or in a grammar's compiler")
+                self.end(RequestFailed(f"the answer does not match what was asked: {violation}"))
+        return self.sequences if self._error is not None else []
+
+    def _end_unchecked(self, problem: GrammarProblem) -> None:
+        log.error("an answer could not be held against its grammar once more (%s)", problem.code)
+        self.end(RequestFailed(f"the answer could not be held against its grammar once more: {problem.message}"))
+
+    def end(self, error: TriposError) -> None:
+        """Nothing more comes; the first error counts."""
+        self._error = self._error or error
+
+    def wake(self) -> None:
+        self._news.set()
+
+    def unread_s(self, now_s: float) -> float:
+        """How long output has waited to be read."""
+        if self._unread_since_s is None:
+            self._unread_since_s = now_s
+        return now_s - self._unread_since_s
+
+    async def next_deltas(self) -> list[Delta]:
+        """Wait for news. Raises the call's error once what came before it is read."""
+        while True:
+            while self.is_unchecked:
+                await asyncio.to_thread(self.verify)
+            deltas = self._take()
+            if deltas:
+                return deltas
+            if self._error is not None:
+                raise self._error
+            self._news.clear()
+            await self._news.wait()
+
+    def events_now(self) -> list[Event | TriposError]:
+        """What there is without waiting, ending with Finish or the error."""
+        events: list[Event | TriposError] = list(self._take())
+        if not self._is_finished and (self._error is not None or self.is_over):
+            self._is_finished = True
+            events.append(self._error or self.finish())
+        return events
+
+    def finish(self) -> Finish:
+        first = self.sequences[0]
+        scheduled_s = first.first_scheduled_s if first.first_scheduled_s is not None else first.arrival_s
+        tokens_s = [s.first_token_s for s in self.sequences if s.first_token_s is not None]
+        usage = Usage(
+            prompt_tokens=sum(s.num_prompt_tokens - s.num_shared_tokens for s in self.sequences[1:])
+            + first.num_prompt_tokens,
+            cached_tokens=first.num_cached_tokens,
+            output_tokens=sum(choice.num_tokens for choice in self._choices),
+            reasoning_tokens=sum(choice.num_reasoning_tokens for choice in self._choices),
+            queue_s=max(0.0, scheduled_s - first.arrival_s),
+            prefill_s=sum(s.prefill_s for s in self.sequences),
+            decode_s=sum(s.decode_s for s in self.sequences),
+            ttft_s=max(0.0, min(tokens_s) - first.arrival_s) if tokens_s else 0.0,
+            num_preemptions=sum(s.num_preemptions for s in self.sequences),
+        )
+        return Finish(reason=self._choices[0].finish_reason or "error", usage=usage)
+
+    def _take(self) -> list[Delta]:
+        self._unread_since_s = None
+        return [delta for choice in self._choices if (delta := choice.take()) is not None]
+
+
+def _prompt_text(tokenizer: Tokenizer, request: Generate, prompt: list[int]) -> str:
+    return request.prompt if isinstance(request.prompt, str) else tokenizer.decode(prompt)
