@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, cast
 
-import msgspec
 import numpy as np
 from msgspec.structs import replace
 

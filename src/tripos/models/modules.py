@@ -1,5 +1,5 @@
-"""What a sentence-transformers directory says beside config.json: pooling, dense layers, normalisation, prompts, longest
-input.
+"""What a sentence-transformers directory says beside config.json: pooling, dense layers, normalisation, prompts, the
+longest input.
 
 Read once into one plain dict, which rides in the config under MODULES (so that it is part of the digest and of packed
 copies), and parsed from there. The files are those that sentence-transformers' documentation calls custom models.
