@@ -13,6 +13,7 @@ import argparse
 import json
 import math
 import random
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -256,21 +257,24 @@ def encoded(tokenizer: Tokenizer, source: Iterator[Conversation], count: int, ma
     return list(islice((example for example in drawn if len(example[0]) <= max_length), count))
 
 
-def training_part(tokenizer: Tokenizer, seed: int, part: int, max_length: int) -> list[Example]:
-    """The examples of one part: short conversations first, then all lengths with exercises in copying."""
-    limit = EASY_LENGTH if part < NUM_EASY_PARTS else max_length
-    repetition_share = 0.0 if part < NUM_EASY_PARTS else REPETITION_SHARE
+def training_part(tokenizer: Tokenizer, seed: int, part: int, max_length: int, is_easy: bool) -> list[Example]:
+    """The examples of one part: short conversations if easy, else all lengths with exercises in copying."""
+    limit = EASY_LENGTH if is_easy else max_length
+    repetition_share = 0.0 if is_easy else REPETITION_SHARE
     source = conversations(f"{seed}/{part}", TRAINING, 6, ANSWERABLE_SHARE, repetition_share)
     return encoded(tokenizer, source, PART_SIZE, limit)
 
 
-def batches(tokenizer: Tokenizer, seed: int, num_tokens: int, first: int, max_length: int) -> Iterator[Batch]:
+def batches(
+    tokenizer: Tokenizer, seed: int, num_tokens: int, first: int, max_length: int, num_easy_parts: int
+) -> Iterator[Batch]:
     """Endless batches of about `num_tokens`, each of similar lengths; `first` skips to that batch."""
     pad_id = tokenizer.token_to_id(PAD)
     done = 0
     for part in range(1_000_000):
         rng = random.Random(f"{seed}/{part}")
-        examples = sorted(training_part(tokenizer, seed, part, max_length), key=lambda example: len(example[0]))
+        drawn = training_part(tokenizer, seed, part, max_length, is_easy=part < num_easy_parts)
+        examples = sorted(drawn, key=lambda example: len(example[0]))
         groups: list[list[Example]] = [[]]
         for example in examples:
             if (len(groups[-1]) + 1) * len(example[0]) > num_tokens:
@@ -341,7 +345,9 @@ def train(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
     tokenizer_path, checkpoint_path = options.work / "tokenizer.json", options.work / "checkpoint.pt"
-    if not tokenizer_path.exists():
+    if options.start:
+        shutil.copy(options.start / "tokenizer.json", tokenizer_path)
+    elif not tokenizer_path.exists():
         train_tokenizer().save(str(tokenizer_path))
     tokenizer = Tokenizer.from_file(str(tokenizer_path))
     pad_id = tokenizer.token_to_id(PAD)
@@ -356,6 +362,9 @@ def train(options: argparse.Namespace) -> None:
     ]
     top_rates = [options.matrix_lr, options.lr]
     first = 0
+    if options.start:
+        weights = load_file(str(options.start / "model.safetensors"))
+        model.load_state_dict({name.removeprefix("model."): value.float() for name, value in weights.items()})
     if checkpoint_path.exists():
         state = torch.load(checkpoint_path, weights_only=False)
         model.load_state_dict(state["model"])
@@ -369,7 +378,8 @@ def train(options: argparse.Namespace) -> None:
     )
 
     started, num_seen, running = time.monotonic(), 0, 0.0
-    source = batches(tokenizer, options.seed, options.batch_tokens, first, options.max_length)
+    num_easy_parts = 0 if options.start else NUM_EASY_PARTS
+    source = batches(tokenizer, options.seed, options.batch_tokens, first, options.max_length, num_easy_parts)
     for step, batch in zip(range(first, options.steps), source, strict=False):
         share = learning_rate(step, options.steps, options.warmup)
         for optimizer, top in zip(optimizers, top_rates, strict=True):
@@ -410,6 +420,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="checkpoints; outside the repository")
     parser.add_argument("--out", type=Path, required=True, help="the model folder to write")
+    parser.add_argument(
+        "--start", type=Path, help="a folder that this wrote: its tokenizer and weights are where to start"
+    )
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--max-length", type=int, default=MAX_LENGTH)
