@@ -82,7 +82,7 @@ $(VENV)/runtime: requirements/runtime.txt requirements/build.txt requirements/cm
 $(VENV)/installed: $(VENV)/runtime $(SOURCES)
 	$(if $(COMPILER),,@echo 'warning: no C++ compiler: installing without the native kernels (apt-get install g++)' >&2)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pip install --quiet --no-deps --no-build-isolation --force-reinstall \
-	  $(if $(COMPILER),,-C wheel.cmake=false) $(if $(CI),-C cmake.define.TRIPOS_WERROR=ON) .
+	  $(if $(COMPILER),,--config-settings wheel.cmake=false) $(if $(CI),--config-settings cmake.define.TRIPOS_WERROR=ON) .
 	@touch $@
 
 # The model package of the tests: the weights alone, without what it would like to run them with.
