@@ -74,8 +74,9 @@ void PlaceBarriers(Phases& phases, std::vector<Buffer>& buffers, int output) {
   Interval many(buffers, false), single(buffers, true);
   int interval = 0;
   for (auto& phase : phases) {
-    phase->needs_barrier = many.Conflicts(*phase);
+    // A barrier of a step of one row is one of every step: joined phases and the arena rely on it.
     phase->needs_barrier_single = single.Conflicts(*phase);
+    phase->needs_barrier = phase->needs_barrier_single || many.Conflicts(*phase);
     if (phase->needs_barrier) many.Clear();
     if (phase->needs_barrier_single) {
       single.Clear();

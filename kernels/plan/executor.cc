@@ -283,13 +283,15 @@ void Executor::RunSlices(const StepState& whole, const TriposOutput& output, int
 void Executor::RunSlice(const StepState& state, int thread) {
   using Clock = std::chrono::steady_clock;
   if (times_.empty()) {
-    for (const auto& phase : plan_->phases) phase->Run(state, 0);
+    for (const auto& phase : plan_->phases) {
+      if (!phase->IsIdle(state)) phase->Run(state, 0);
+    }
     return;
   }
   PhaseTimes* times = times_.data() + thread;
   for (const auto& phase : plan_->phases) {
     const Clock::time_point began = Clock::now();
-    phase->Run(state, 0);
+    if (!phase->IsIdle(state)) phase->Run(state, 0);
     std::exchange(times, times + settings_.threads)->run_s += std::chrono::duration<double>(Clock::now() - began).count();
   }
 }

@@ -190,8 +190,9 @@ class Exchange:
 
     def stream(self, values: Iterable[Any]) -> None:
         """More of a stream, in the dialect's framing. When the line `is_full`, `drain` before there is more."""
+        data = self.dialect.frame(values)  # which may raise, while there is still time for an answer that says so
         head = b"" if self.status else self._begin_stream()
-        self._write(head, self.dialect.frame(values), is_last=False)
+        self._write(head, data, is_last=False)
 
     @property
     def is_full(self) -> bool:
@@ -204,8 +205,9 @@ class Exchange:
 
     def end_stream(self, values: Iterable[Any]) -> None:
         """The last values of a stream that went well."""
+        data = self.dialect.frame(values) + self.dialect.end
         head = b"" if self.status else self._begin_stream()
-        self._write(head, self.dialect.frame(values) + self.dialect.end, is_last=True)
+        self._write(head, data, is_last=True)
 
     def fail(self, error: TriposError) -> None:
         """The error contract: a response, or the last event of a stream that has begun."""

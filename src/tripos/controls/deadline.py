@@ -22,9 +22,10 @@ def deadline(default_s: float = DEFAULT_TIMEOUT_S) -> Stage:
     watch = _Watch()
 
     def stage(call: Call, run: Run) -> AsyncIterator[Event]:
-        latest_s = (call.arrival_s or time.monotonic()) + default_s
+        arrival_s = call.arrival_s or time.monotonic()
+        latest_s = arrival_s + default_s
         end_s = latest_s if call.deadline_s is None else min(call.deadline_s, latest_s)
-        return _Timed(run(replace(call, deadline_s=end_s)), call.arrival_s, end_s, watch)
+        return _Timed(run(replace(call, deadline_s=end_s)), arrival_s, end_s, watch)
 
     return stage
 

@@ -334,11 +334,12 @@ class LanguageModel:
         ]
         for sequence, num_shared in zip(sequences, (max(shared, default=0), *shared), strict=True):
             sequence.num_shared_tokens = num_shared
-        if adapter is not None:
-            self._require_adapters().attach(adapter, sequences)
         sequences[0].siblings = sequences[1:]
         sequences[0].ticket = ticket
-        return Stream(self.tokenizer, request, prompts, sequences, constraint)
+        stream = Stream(self.tokenizer, request, prompts, sequences, constraint)
+        if adapter is not None:  # last: nothing that fails keeps an adapter in use
+            self._require_adapters().attach(adapter, sequences)
+        return stream
 
     def _end_reasoning(self, request: Generate, prompt: list[int]) -> list[int]:
         """The prompt, with its reasoning ended where none is wanted and the template began it."""

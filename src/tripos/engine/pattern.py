@@ -10,9 +10,9 @@ import re
 
 _PIECE = re.compile(
     r"""(?P<set>\[\^?\]?(?:\\.|[^\]\\])*\])
-    |(?P<nothing>\^|\$|\\[bBAzZG]|\||\((?:\?(?:P?<\w+>|<?[=!]|[a-zA-Z-]*:|[a-zA-Z-]+\)))?)
+    |(?P<nothing>\^|\$|\\[bBAzZG]|\||\((?:\?(?:P?<[^>=!][^>]*>|<?[=!]|[a-zA-Z-]*:|[a-zA-Z-]+\)))?)
     |(?P<quantifier>[*+?]|\{\d+(?:,\d*)?\})
-    |(?P<something>\\.|.)""",
+    |(?P<something>\\[xuU]\{[0-9A-Fa-f]+\}|\\.|.)""",
     re.VERBOSE | re.DOTALL,
 )
 

@@ -37,7 +37,7 @@ def test_a_quantifier_with_nothing_to_repeat_is_found(pattern: str, place: int, 
 @pytest.mark.parametrize(
     "pattern",
     ["", "a+", "a+?", "a{2,}?", "[*+?]", "[]*]+", "[^]+]*", r"\+*", r"\\*", "(a|b)*", "(?:a)?", "(?<n>a)+", "(?=a)b+",
-     ".*", "^a*$", "(?i:a)+", "{", "a{x}", "\\", "[a", "é+", "\n*", r"[\]+]*"],
+     ".*", "^a*$", "(?i:a)+", "{", "a{x}", "\\", "[a", "é+", "\n*", r"[\]+]*", r"\x{41}*", r"^\u{1234}+$", "(?<$a>x)+"],
 )  # fmt: skip
 def test_what_repeats_something_is_not(pattern: str) -> None:
     assert dangling_quantifier(pattern) is None
