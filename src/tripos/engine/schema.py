@@ -20,6 +20,7 @@ MAX_NODES = 20_000  # values of any kind
 MAX_ENUM = 5_000
 MAX_COUNT = 1 << 16  # of characters, items or properties that a schema may count
 MAX_DIGITS = 15  # of a number, which every double has
+MAX_DIVISOR_DECIMALS = 9  # of multipleOf
 
 _TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 # keyword: what its value is
@@ -248,8 +249,17 @@ def _check_value(kind: str, value: Any, at: str) -> None:
         if not _is_number(value):
             raise SchemaProblem(f"{at} is {json.dumps(value)[:40]}: it must be a number")
         _check_digits(value, at)
-        if kind == "divisor" and value <= 0:
-            raise SchemaProblem(f"{at} is {value}: it must be larger than 0")
+        if kind == "divisor":
+            _check_divisor(value, at)
+
+
+def _check_divisor(value: float, at: str) -> None:
+    if value <= 0:
+        raise SchemaProblem(f"{at} is {value}: it must be larger than 0")
+    # The compiler counts in units of the last decimal, in 32 bits: of 5e-10 it takes 3.0000000001 for a multiple.
+    if int(Decimal(repr(value)).normalize().as_tuple().exponent) < -MAX_DIVISOR_DECIMALS:
+        advice = f"{value!r} has more than {MAX_DIVISOR_DECIMALS} decimals: round it"
+        raise _unsupported("multipleOf", at.rpartition(".")[0], advice)
 
 
 def _check_pattern(pattern: str, at: str) -> None:

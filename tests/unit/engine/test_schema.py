@@ -110,6 +110,7 @@ def nested(depth: int) -> Any:
         ({"minimum": 1.0000000000000002}, "unsupported_schema"),
         ({"const": 6.331897781708e-13}, "unsupported_schema"),
         ({"multipleOf": 0.1234567890123456}, "unsupported_schema"),
+        ({"multipleOf": 5e-10}, "unsupported_schema"),  # ten decimals
     ],
     ids=lambda value: str(value)[:50],
 )
