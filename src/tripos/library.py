@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 import msgspec
 import numpy as np
@@ -13,8 +13,10 @@ import numpy.typing as npt
 
 from tripos.build import load_encoder, load_model
 from tripos.config import ModelOptions
+from tripos.engine.llm import LanguageModel
 from tripos.errors import ConfigError, InvalidRequest, TriposError
 from tripos.models.tokenizer import Tokenizer
+from tripos.predict.encoder import EncoderModel
 from tripos.types import (
     Call,
     Constraint,
@@ -32,6 +34,7 @@ from tripos.types import (
     Usage,
 )
 
+M = TypeVar("M", LanguageModel, EncoderModel)
 Prompt = str | Sequence[int] | Sequence[Message]
 
 
@@ -48,7 +51,31 @@ class Completion:
     error: TriposError | None = None
 
 
-class LLM:
+class _Opened(Generic[M]):
+    """A model in this process: what is known of it, and its end."""
+
+    _model: M
+
+    @property
+    def card(self) -> ModelCard:
+        return self._model.card
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._model.tokenizer
+
+    def close(self) -> None:
+        """Free weights and cache. Idempotent."""
+        self._model.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class LLM(_Opened[LanguageModel]):
     """A language model in this process, for offline work: no server, no event loop, every step full.
 
     >>> with LLM("path/to/model") as llm:                                     # doctest: +SKIP
@@ -65,14 +92,6 @@ class LLM:
         """
         named = tuple((name, str(path)) for name, path in (adapters or {}).items())
         self._model = load_model(_options("LLM", source=str(model), adapters=named, **options))
-
-    @property
-    def card(self) -> ModelCard:
-        return self._model.card
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        return self._model.tokenizer
 
     def generate(
         self,
@@ -116,16 +135,6 @@ class LLM:
                 raise completion.error
             scores.append([each.logprob for each in completion.prompt_logprobs or () if each is not None])
         return scores
-
-    def close(self) -> None:
-        """Free weights and cache. Idempotent."""
-        self._model.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _answer(self, requests: list[Generate]) -> list[Completion]:
         calls = [Call(id=f"library-{i}", route=self.card.name, request=request) for i, request in enumerate(requests)]
@@ -175,7 +184,7 @@ class Hit:
     score: float
 
 
-class Embedder:
+class Embedder(_Opened[EncoderModel]):
     """An embedder or a reranker in this process, for offline work.
 
     >>> with Embedder("path/to/model") as embedder:                           # doctest: +SKIP
@@ -188,14 +197,6 @@ class Embedder:
         Raises ModelRefused, ConfigError, EnvironmentProblem.
         """
         self._model = load_encoder(_options("Embedder", source=str(model), **options))
-
-    @property
-    def card(self) -> ModelCard:
-        return self._model.card
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        return self._model.tokenizer
 
     def embed(
         self,
@@ -236,16 +237,6 @@ class Embedder:
         request = Rerank(query=query, documents=given, top_n=top_n, truncate_to=0 if truncate else None)
         hits = [Hit(i, score) for i, score in enumerate(self._answer(request).scores)]
         return sorted(hits, key=lambda hit: -hit.score)[:top_n]
-
-    def close(self) -> None:
-        """Free the weights. Idempotent."""
-        self._model.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _answer(self, request: Embed | Rerank) -> Result:
         call = Call(id="library", route=self.card.name, request=request)

@@ -40,7 +40,7 @@ def _digest_line(digest: str) -> bytes:
 
 
 def make_calls(exchange: Exchange, asked: Asked, requests: Sequence[Request], arrival_s: float) -> list[Call]:
-    """One per request, in their order."""
+    """One per request, in their order. `arrival_s`: of time.monotonic, which the client's timeout is counted from."""
     deadline_s = None if asked.timeout_s is None else arrival_s + asked.timeout_s
     return [
         Call(

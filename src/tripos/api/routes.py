@@ -89,6 +89,7 @@ NO_STORE = (
     "name models when it starts (tripos serve MODEL ...), or have an admin load them (/admin/models/load); "
     "/api/tags lists them"
 )
+NO_STORE_SUMMARY = "501: models are named at the start or loaded by an admin"
 NO_BACKGROUND = "nothing runs in the background; a client that closes the connection ends its response"
 OPTIONS = {"options": ollama_generation.OPTIONS}
 
@@ -236,13 +237,11 @@ ROUTES = (
         OLLAMA,
         ollama_embeddings.EMBEDDINGS,
     ),
-    Route("POST", "/api/pull", absent(NO_STORE), "501: models are named at the start or loaded by an admin", OLLAMA),
-    Route("POST", "/api/push", absent(NO_STORE), "501: models are named at the start or loaded by an admin", OLLAMA),
-    Route("POST", "/api/create", absent(NO_STORE), "501: models are named at the start or loaded by an admin", OLLAMA),
-    Route("POST", "/api/copy", absent(NO_STORE), "501: models are named at the start or loaded by an admin", OLLAMA),
-    Route(
-        "DELETE", "/api/delete", absent(NO_STORE), "501: models are named at the start or loaded by an admin", OLLAMA
-    ),
+    Route("POST", "/api/pull", absent(NO_STORE), NO_STORE_SUMMARY, OLLAMA),
+    Route("POST", "/api/push", absent(NO_STORE), NO_STORE_SUMMARY, OLLAMA),
+    Route("POST", "/api/create", absent(NO_STORE), NO_STORE_SUMMARY, OLLAMA),
+    Route("POST", "/api/copy", absent(NO_STORE), NO_STORE_SUMMARY, OLLAMA),
+    Route("DELETE", "/api/delete", absent(NO_STORE), NO_STORE_SUMMARY, OLLAMA),
     Route("POST", "/tokenize", tokens.tokenize, "Text or messages to token ids", fields=tokens_wire.TOKENIZE),
     Route("POST", "/detokenize", tokens.detokenize, "Token ids to text", fields=tokens_wire.DETOKENIZE),
     Route("GET", "/admin/models", admin.list_models, "Every model's state, memory and calls", scope="admin"),

@@ -287,6 +287,16 @@ def test_logprobs_are_those_of_single_steps(model: LanguageModel) -> None:
     model.close()
 
 
+def run_to_end(engine: Engine, sequences: list[Sequence]) -> dict[Sequence, Output]:
+    """The last output of each."""
+    last: dict[Sequence, Output] = {}
+    for sequence in sequences:
+        engine.add(sequence)
+    while engine.has_work:
+        last |= {output.sequence: output for output in engine.step()}
+    return last
+
+
 def test_a_grammar_that_the_vocabulary_cannot_spell_ends_with_an_error_and_others_go_on() -> None:
     """Bytes above 127 are missing from this one."""
     vocabulary = Vocabulary([bytes([i]) if i < 128 else b"" for i in range(256)] + [b"</s>"], [EOS], [EOS])
@@ -295,11 +305,7 @@ def test_a_grammar_that_the_vocabulary_cannot_spell_ends_with_an_error_and_other
     executor.reserve(64)
     engine = Engine(executor, EngineOptions(64, BLOCK_SIZE, WINDOW))
     sequences = [Sequence(np.array([i], np.int32), 30, matcher=each.start()) for i, each in enumerate((stuck, fine))]
-    for sequence in sequences:
-        engine.add(sequence)
-    last: dict[Sequence, Output] = {}
-    while engine.has_work:
-        last |= {output.sequence: output for output in engine.step()}
+    last = run_to_end(engine, sequences)
     assert isinstance(last[sequences[0]].error, GrammarProblem)
     assert last[sequences[1]].finish_reason == "stop"
 
@@ -466,11 +472,7 @@ def test_a_parser_that_panics_ends_its_sequence_and_no_other(way: str, num_good:
     matcher = sequences[0].matcher
     assert isinstance(matcher, Matcher)
     matcher._matcher = Failing(matcher._matcher, way, num_good)  # type: ignore[assignment]
-    for sequence in sequences:
-        engine.add(sequence)
-    last: dict[Sequence, Output] = {}
-    while engine.has_work:
-        last |= {output.sequence: output for output in engine.step()}
+    last = run_to_end(engine, sequences)
     assert isinstance(last[sequences[0]].error, GrammarProblem)
     assert last[sequences[1]].finish_reason == "stop"
     assert engine.pool.num_held == 0
