@@ -491,32 +491,25 @@ void Run(const PackedMatrix& matrix, const RunArgs& args) {
 // Symmetric per row: scale = absmax / 127. NaN and infinity end up in the scale and so in every output of the row.
 void PrepareRow(const float* x, int64_t k, uint8_t* out) {
   I largest = Simd::ZeroI();  // of the bits of |x|: ordered like the values, NaN on top
-  int64_t i = 0;
-  for (; i + Simd::kLanes <= k; i += Simd::kLanes) largest = Simd::MaxI(largest, Simd::AbsBits(Simd::Load(x + i)));
-  if (i < k) largest = Simd::MaxI(largest, Simd::AbsBits(LoadPart(x + i, k - i)));
-  alignas(64) int32_t lanes[Simd::kLanes];
-  Simd::StoreI(lanes, largest);
-  int32_t bits = 0;
-  for (const int32_t lane : lanes) bits = lane > bits ? lane : bits;
+  const int64_t whole = k / Simd::kLanes * Simd::kLanes;  // what whole vectors hold
+  for (int64_t i = 0; i < whole; i += Simd::kLanes) largest = Simd::MaxI(largest, Simd::AbsBits(Simd::Load(x + i)));
+  if (whole < k) largest = Simd::MaxI(largest, Simd::AbsBits(LoadPart(x + whole, k - whole)));
+  const int32_t bits = Simd::MaxLanes(largest);
   float absmax;
   std::memcpy(&absmax, &bits, 4);
 
   const bool is_zero = absmax < 1e-30f;  // below, 127 / absmax may overflow
   const F inverse = Simd::Set1(is_zero ? 0.0f : 127.0f / absmax);
   int8_t* values = reinterpret_cast<int8_t*>(out + kRowHeaderBytes);
+  const auto quantize = [&](int64_t i, F v) { Simd::StoreBytes(values + i, Simd::RoundToInt(Simd::Mul(v, inverse))); };
+  for (int64_t i = 0; i < whole; i += Simd::kLanes) quantize(i, Simd::Load(x + i));
+  for (int64_t i = whole; i < PaddedK(k); i += Simd::kLanes) quantize(i, LoadPart(x + i, k - i));
   float* sums = reinterpret_cast<float*>(out + GroupSumOffset(k));
   int32_t total = 0;
   for (int64_t g = 0; g * kGroup < k; ++g) {
-    I sum = Simd::ZeroI();
-    for (int64_t j = g * kGroup; j < (g + 1) * kGroup; j += Simd::kLanes) {
-      const F v = j + Simd::kLanes <= k ? Simd::Load(x + j) : LoadPart(x + j, k - j);
-      const I q = Simd::RoundToInt(Simd::Mul(v, inverse));
-      Simd::StoreBytes(values + j, q);
-      sum = Simd::AddI(sum, q);
-    }
-    const int32_t group_sum = Simd::SumLanes(sum);
-    sums[g] = static_cast<float>(group_sum);
-    total += group_sum;
+    const int32_t sum = Simd::SumGroup(values + g * kGroup);
+    sums[g] = static_cast<float>(sum);
+    total += sum;
   }
   RowHeader* header = reinterpret_cast<RowHeader*>(out);
   header->scale = is_zero ? 0.0f : absmax / 127.0f;

@@ -73,9 +73,14 @@ struct Simd {
   static I MaxI(I a, I b) { return _mm512_max_epi32(a, b); }
   static I AbsBits(F x) { return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7FFFFFFF)); }
   static I RoundToInt(F x) { return _mm512_cvtps_epi32(x); }
-  static void StoreI(int32_t* p, I x) { _mm512_storeu_si512(p, x); }
+  static int32_t MaxLanes(I x) { return _mm512_reduce_max_epi32(x); }
   static void StoreBytes(int8_t* p, I x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(x)); }
-  static int32_t SumLanes(I x) { return _mm512_reduce_add_epi32(x); }
+  static int32_t SumGroup(const int8_t* p) {  // of kGroup bytes, by sums of eight, which are unsigned
+    const __m256i bytes = _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), _mm256_set1_epi8(-128));
+    const __m256i eights = _mm256_sad_epu8(bytes, _mm256_setzero_si256());
+    const __m128i sums = _mm_add_epi32(_mm256_castsi256_si128(eights), _mm256_extracti128_si256(eights, 1));
+    return _mm_cvtsi128_si32(sums) + _mm_extract_epi32(sums, 2) - 128 * static_cast<int32_t>(kGroup);
+  }
 
   static I LoadI(const uint8_t* p) { return _mm512_loadu_si512(p); }
   static void LoadNibbles(const uint8_t* p, I* low, I* high) {

@@ -95,11 +95,19 @@ struct Simd {
   static I RoundToInt(F x) {  // NaN gives 0: the row's scale carries it
     return MapI([&](int i) { return x.v[i] == x.v[i] ? static_cast<int32_t>(std::nearbyintf(x.v[i])) : 0; });
   }
-  static void StoreI(int32_t* p, I x) { std::memcpy(p, x.v, sizeof(x.v)); }
+  static int32_t MaxLanes(I x) {
+    int32_t largest = x.v[0];
+    for (int i = 1; i < kLanes; ++i) largest = x.v[i] > largest ? x.v[i] : largest;
+    return largest;
+  }
   static void StoreBytes(int8_t* p, I x) {
     for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int8_t>(x.v[i]);
   }
-  static int32_t SumLanes(I x) { return x.v[0] + x.v[1] + x.v[2] + x.v[3]; }
+  static int32_t SumGroup(const int8_t* p) {
+    int32_t sum = 0;
+    for (int64_t i = 0; i < kGroup; ++i) sum += p[i];
+    return sum;
+  }
 
   // Four weights per 32-bit lane.
   static I LoadI(const uint8_t* p) {

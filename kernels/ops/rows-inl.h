@@ -33,12 +33,15 @@ void NormGroup(const NormArgs& args, const float* x, float* y) {
   const float variance = SumOf(x, n, mean, true) / static_cast<float>(n);
   const Vec inverse = Set(1.0f / std::sqrt(variance + args.eps));
   const Vec center = Set(mean);
-  for (int i = 0; i < n; i += kLanes) {
-    const int lanes = n - i < kLanes ? n - i : kLanes;
-    Vec v = Mul(Mul(Sub(LoadN(x + i, lanes), center), inverse), LoadN(args.weight + i, lanes));
-    if (args.bias != nullptr) v = Add(v, LoadN(args.bias + i, lanes));
-    StoreN(y + i, v, lanes);
+  const auto normed = [&](Vec v, Vec weight, Vec bias) { return Add(Mul(Mul(Sub(v, center), inverse), weight), bias); };
+  const bool has_bias = args.bias != nullptr;
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    Store(y + i, normed(Load(x + i), Load(args.weight + i), has_bias ? Load(args.bias + i) : Set(0.0f)));
   }
+  if (i == n) return;
+  const int rest = n - i;
+  StoreN(y + i, normed(LoadN(x + i, rest), LoadN(args.weight + i, rest), has_bias ? LoadN(args.bias + i, rest) : Set(0.0f)), rest);
 }
 
 void Norm(const NormArgs& args, const float* x, float* y) {

@@ -16,16 +16,22 @@ struct Buffer {
   int first = -1;
   int last = -1;
   bool is_private = false;  // in a step of one row each thread writes its own
+  bool is_local = false;    // used within one run of row phases only: each thread has kLocalRows rows of its own
   size_t offset = 0;  // per row: the buffer starts at offset * num_rows
 };
 
-// Gives every buffer an offset such that no two of the same kind overlap while alive; returns bytes per row of each
-// kind. Greedy first fit in order of birth.
+// Rows that a run of row phases takes through all of them at a time.
+inline constexpr int64_t kLocalRows = 8;
+
+// Gives every buffer an offset such that no two of the same kind (tokens, sampled, local) overlap while alive; returns
+// bytes per row of each kind. Greedy first fit in order of birth.
 struct ArenaSize {
   size_t token_row_bytes = 0;
   size_t sampled_row_bytes = 0;
+  size_t local_row_bytes = 0;
 
   size_t row_bytes() const { return token_row_bytes + sampled_row_bytes; }
+  size_t local_bytes() const { return local_row_bytes * static_cast<size_t>(kLocalRows); }  // of a thread
 };
 ArenaSize PlaceBuffers(std::vector<Buffer>& buffers);
 

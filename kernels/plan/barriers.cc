@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <utility>
 
 #include "kernels/plan/phases.h"
@@ -115,6 +116,26 @@ Phases JoinRowPhases(Phases phases) {
   }
   for (size_t i = 0; i < joined.size(); ++i) joined[i]->counter = static_cast<int>(i);
   return joined;
+}
+
+void MarkLocal(const Phases& joined, std::vector<Buffer>& buffers, int output) {
+  std::map<int, std::set<const Phase*>> users;
+  const auto note = [&users](const Phase& phase, const Phase* user) {
+    for (const std::vector<int>* touched : {&phase.reads, &phase.writes}) {
+      for (const int buffer : *touched) users[buffer].insert(user);
+    }
+  };
+  for (const auto& phase : joined) {
+    const auto* run = dynamic_cast<const RowRunPhase*>(phase.get());
+    if (run == nullptr) {
+      note(*phase, nullptr);
+    } else {
+      for (const auto& each : run->phases) note(*each, run);
+    }
+  }
+  for (const auto& [buffer, phases] : users) {
+    At(buffers, buffer).is_local = buffer != output && phases.size() == 1 && *phases.begin() != nullptr;
+  }
 }
 
 }  // namespace tripos

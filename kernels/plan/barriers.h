@@ -24,6 +24,9 @@ void PlaceBarriers(Phases& phases, std::vector<Buffer>& buffers, int output);
 // Row phases with no barrier between become one, which takes a few rows through all of them.
 Phases JoinRowPhases(Phases phases);
 
+// Marks as local the buffers that nothing but one run of joined phases touches. `output` outlives the step.
+void MarkLocal(const Phases& joined, std::vector<Buffer>& buffers, int output);
+
 }  // namespace tripos
 
 #endif  // TRIPOS_PLAN_BARRIERS_H_

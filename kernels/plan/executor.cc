@@ -93,6 +93,7 @@ void Executor::Load(const void* bytes, size_t num_bytes, std::span<const TriposW
   const size_t num_threads = static_cast<size_t>(settings_.threads);
   token_arena_ = Memory(lowered.arena.token_row_bytes * static_cast<size_t>(settings_.max_num_tokens));
   private_arena_ = Memory(num_threads * lowered.arena.row_bytes());
+  local_arena_ = Memory(num_threads * lowered.arena.local_bytes());
   sampled_arena_ = Memory(lowered.arena.sampled_row_bytes * static_cast<size_t>(settings_.max_num_rows));
   const size_t scratch_floats = ScratchFloats(lowered);
   scratch_ = Memory(num_threads * scratch_floats * sizeof(float));
@@ -211,6 +212,7 @@ void Executor::Run(const TriposStep& step, const TriposOutput& output) {
   }
   pool_.Run([&](int thread) {
     StepState own = state;
+    own.local_arena = LocalArena(thread);
     if (state.is_single) {
       own.private_token_arena = private_arena_.As<std::byte>() + static_cast<size_t>(thread) * plan.arena.row_bytes();
       own.private_sampled_arena = own.private_token_arena + plan.arena.token_row_bytes;
@@ -269,6 +271,7 @@ void Executor::RunSlices(const StepState& whole, const TriposOutput& output, int
   state.sampled_arena += index * plan_->arena.sampled_row_bytes * static_cast<size_t>(slices_.rows_per_thread());
   state.private_token_arena = state.token_arena;
   state.private_sampled_arena = state.sampled_arena;
+  state.local_arena = LocalArena(thread);
   state.scratch = whole.scratch.subspan(index, 1);
   state.counters = {own.counters.get(), num_counters};
   for (int32_t first; slices_.Take(*whole.step, own, &first);) {
@@ -320,7 +323,7 @@ const std::string& Executor::Describe() {
   d = Format("isa=%s\nthreads=%d\nkv_cache=%s\n", IsaName(settings_.isa), settings_.threads,
              kKvNames[static_cast<int>(settings_.kv_type)]);
   if (!plan_.has_value()) return d;
-  const size_t arena = token_arena_.bytes() + sampled_arena_.bytes() + private_arena_.bytes() + scratch_.bytes() + sampler_scratch_.bytes() + partials_.bytes() +
+  const size_t arena = token_arena_.bytes() + sampled_arena_.bytes() + private_arena_.bytes() + local_arena_.bytes() + scratch_.bytes() + sampler_scratch_.bytes() + partials_.bytes() +
                        addends_.bytes();
   d += Format("weight_bytes=%zu\narena_bytes=%zu\nkv_bytes_per_block=%zu\n", plan_->weight_bytes, arena,
               layout_.block_bytes());

@@ -49,13 +49,16 @@ class Executor {
   void SampleLogits(const TriposStep& step, int64_t row, float* logits, const TriposOutput& output, int thread);
   void RunTimed(const StepState& state, const TriposOutput& output, int thread);
   size_t ScratchFloats(const LoweredPlan& plan) const;
+  std::byte* LocalArena(int thread) const {
+    return local_arena_.As<std::byte>() + static_cast<size_t>(thread) * plan_->arena.local_bytes();
+  }
 
   const ExecutorSettings settings_;
   const OpKernels& kernels_;
   ThreadPool pool_;
   std::optional<LoweredPlan> plan_;
   KvLayout layout_;
-  Memory token_arena_, sampled_arena_, private_arena_, cache_, scratch_, sampler_scratch_, partials_;
+  Memory token_arena_, sampled_arena_, private_arena_, local_arena_, cache_, scratch_, sampler_scratch_, partials_;
   std::vector<float*> thread_scratch_;
   std::vector<QueryTile> tiles_;
   int max_partitions_ = 1;

@@ -55,9 +55,10 @@ class Lowering {
     const int output = plan_.header.output;
     MarkRepeated(out_.phases, out_.buffers, output);
     PlaceBarriers(out_.phases, out_.buffers, output);
+    out_.phases = JoinRowPhases(std::move(out_.phases));
+    MarkLocal(out_.phases, out_.buffers, output);
     out_.arena = PlaceBuffers(out_.buffers);
     for (auto& phase : out_.phases) phase->Bind(out_.buffers);
-    out_.phases = JoinRowPhases(std::move(out_.phases));
     out_.logits = Whole(output);
     out_.logits.buffer_offset = out_.buffers[static_cast<size_t>(output)].offset;
     return std::move(out_);

@@ -43,6 +43,7 @@ struct StepState {
   bool is_single = false;  // one token, at most one row of logits
   std::byte* private_token_arena = nullptr;
   std::byte* private_sampled_arena = nullptr;
+  std::byte* local_arena = nullptr;  // the thread's own
   CacheView cache;
   std::span<const QueryTile> tiles;
   int max_partitions = 1;  // of any tile
@@ -68,8 +69,9 @@ struct Operand {
   size_t stride = 0;       // bytes
   size_t buffer_offset = 0;  // per row, from the arena plan
   size_t column_bytes = 0;
-  bool is_private = false;
+  bool is_private = false, is_local = false;
 
+  // Not of local buffers.
   std::byte* Row0(const StepState& s) const {
     std::byte* shared = rows == Rows::kTokens ? s.token_arena : s.sampled_arena;
     std::byte* own = rows == Rows::kTokens ? s.private_token_arena : s.private_sampled_arena;
@@ -77,7 +79,12 @@ struct Operand {
     return arena + buffer_offset * static_cast<size_t>(s.NumRows(rows)) + column_bytes;
   }
   float* Row(const StepState& s, int64_t row) const {
-    return reinterpret_cast<float*>(Row0(s) + static_cast<size_t>(row) * stride);
+    std::byte* first = Row0(s);
+    if (is_local) {
+      first = s.local_arena + buffer_offset * static_cast<size_t>(kLocalRows) + column_bytes;
+      row %= kLocalRows;
+    }
+    return reinterpret_cast<float*>(first + static_cast<size_t>(row) * stride);
   }
 };
 
@@ -132,6 +139,7 @@ class Phase {
     if (operand.buffer < 0) return;
     operand.buffer_offset = buffers[static_cast<size_t>(operand.buffer)].offset;
     operand.is_private = buffers[static_cast<size_t>(operand.buffer)].is_private;
+    operand.is_local = buffers[static_cast<size_t>(operand.buffer)].is_local;
   }
 };
 

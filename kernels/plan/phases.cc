@@ -25,7 +25,6 @@ void Table::Row(int64_t row, float* out) const {
 }
 
 void RowRunPhase::Run(const StepState& state, int thread) const {
-  constexpr int64_t kRows = 8;
   if (state.is_single) {
     for (const auto& phase : phases) {
       if (phase->is_repeated || thread == 0) phase->RunRows(state, 0, state.NumRows(rows));
@@ -33,8 +32,8 @@ void RowRunPhase::Run(const StepState& state, int thread) const {
     return;
   }
   const Range range = RangeOf(state.NumRows(rows), thread, state.num_threads);
-  for (int64_t first = range.first; first < range.last; first += kRows) {
-    const int64_t last = std::min(first + kRows, range.last);
+  for (int64_t first = range.first, last; first < range.last; first = last) {
+    last = std::min((first / kLocalRows + 1) * kLocalRows, range.last);
     for (const auto& phase : phases) phase->RunRows(state, first, last);
   }
 }
