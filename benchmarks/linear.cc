@@ -535,6 +535,8 @@ void BenchShape(const Kernels& kernels, const Format& format, const Shape& shape
         [&] {
           copy = (copy + 1) % copies;
           matrix.data = packed.data() + static_cast<size_t>(copy) * matrix.bytes();
+          PackedMatrix following = matrix;
+          following.data = packed.data() + static_cast<size_t>((copy + 1) % copies) * matrix.bytes();
           for (int t = 0; t < threads; ++t) next[t] = 0;
           team->Run([&](int thread) {
             RunArgs args;
@@ -544,7 +546,11 @@ void BenchShape(const Kernels& kernels, const Format& format, const Shape& shape
             args.y_stride = shape.n;
             for (int i = 0; i < threads; ++i) {
               const int owner = (thread + i) % threads;
-              while (split.TaskOf(owner, next[owner].fetch_add(1), &args)) kernels.run(matrix, args);
+              for (int64_t task; task = next[owner].fetch_add(1), split.TaskOf(owner, task, &args);) {
+                args.after = split.PanelsOf(matrix, owner, task + 1);
+                if (args.after.empty()) args.after = split.PanelsOf(following, thread, 0);
+                kernels.run(matrix, args);
+              }
             }
           });
         },

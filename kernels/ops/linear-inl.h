@@ -36,7 +36,7 @@ struct TileInput {
   int64_t k;
   int pass;
   // What to prefetch: for each 128 bytes read of a panel, the lines at `next`, which then moves on by next_step. One
-  // row tile looks a little ahead in its own stream; of several, each fetches its share of the panels after these.
+  // row tile looks a little ahead in its own stream; of several, each fetches its share of what is read after these.
   const uint8_t* next;
   size_t next_step;
 };
@@ -455,20 +455,28 @@ void RunFormat(const PackedMatrix& matrix, const RunArgs& args) {
   const int64_t rows = args.last_row - args.first_row;
   if (rows <= 0) return;
   const size_t panel_bytes = matrix.panel_bytes();
-  // A group of panels stays in L2 while all rows pass over it, and the next group is on its way meanwhile. Rows on the
+  // A group of panels stays in L2 while all rows pass over it, and what is read next is on its way meanwhile. Rows on the
   // outside: a tile of rows stays in L1, and its outputs are written side by side.
   const int64_t tiles = (rows + Kernel::kMaxRows - 1) / Kernel::kMaxRows;
   const int64_t group = std::max<int64_t>(1, static_cast<int64_t>(kPanelGroupBytes / panel_bytes));
+  const auto at = [&](int64_t panel) { return matrix.data + static_cast<size_t>(panel) * panel_bytes; };
   for (int64_t panel = args.first_panel; panel < args.last_panel; panel += group) {
     const int64_t last = std::min(panel + group, args.last_panel);
+    const std::span<const uint8_t> after =
+        last < args.last_panel ? std::span(at(last), at(std::min(last + group, args.last_panel))) : args.after;
+    const size_t each = after.size() / static_cast<size_t>(last - panel);  // beside each panel
+    const size_t step = (each * 128 / panel_bytes + tiles - 1) / tiles;
     for (int64_t t = 0; t < tiles; ++t) {  // of equal height, give or take one row
       const int64_t row = args.first_row + rows * t / tiles;
       const int64_t next_row = args.first_row + rows * (t + 1) / tiles;
       const TileFunction tile =
           TileOfRows<Kernel>(next_row - row, std::make_integer_sequence<int, Kernel::kMaxRows>());
       for (int64_t p = panel; p < last; ++p) {
-        const size_t ahead = tiles == 1 ? kPrefetchBytes : group * panel_bytes + panel_bytes / tiles * t;
-        tile(matrix, args, row, p, matrix.data + p * panel_bytes + ahead, (127 + tiles) / tiles);
+        if (tiles == 1) {
+          tile(matrix, args, row, p, at(p) + kPrefetchBytes, 128);
+        } else {
+          tile(matrix, args, row, p, after.data() + static_cast<size_t>(p - panel) * each + each / tiles * t, step);
+        }
       }
     }
   }

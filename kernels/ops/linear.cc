@@ -128,4 +128,11 @@ bool Split::TaskOf(int thread, int64_t index, RunArgs* args) const {
   return args->first_row < last_row;
 }
 
+std::span<const uint8_t> Split::PanelsOf(const PackedMatrix& matrix, int thread, int64_t index) const {
+  RunArgs task;
+  if (!TaskOf(thread, index, &task)) return {};
+  const auto at = [&](int64_t panel) { return matrix.data + static_cast<size_t>(panel) * matrix.panel_bytes(); };
+  return {at(task.first_panel), at(task.last_panel)};
+}
+
 }  // namespace tripos::linear

@@ -109,6 +109,7 @@ struct RunArgs {
   const float* addend = nullptr;
   const uint8_t* has_addend = nullptr;
   Epilogue epilogue = Epilogue::kStore;
+  std::span<const uint8_t> after;  // the panels that this thread reads after these: fetched meanwhile
 };
 
 // One instruction set's kernels. The list is ordered best first and ends in "scalar".
@@ -141,6 +142,8 @@ struct Split {
 
   // Sets the rows and panels of a thread's task. False: it has fewer.
   bool TaskOf(int thread, int64_t index, RunArgs* args) const;
+  // The panels of that task; empty when the thread has fewer.
+  std::span<const uint8_t> PanelsOf(const PackedMatrix& matrix, int thread, int64_t index) const;
 };
 Split SuggestSplit(const PackedMatrix& matrix, int64_t num_rows, int threads);
 

@@ -56,6 +56,7 @@ class Lowering {
     MarkRepeated(out_.phases, out_.buffers, output);
     PlaceBarriers(out_.phases, out_.buffers, output);
     out_.phases = JoinRowPhases(std::move(out_.phases));
+    LinkLinears();
     MarkLocal(out_.phases, out_.buffers, output);
     out_.arena = PlaceBuffers(out_.buffers);
     for (auto& phase : out_.phases) phase->Bind(out_.buffers);
@@ -65,6 +66,16 @@ class Lowering {
   }
 
  private:
+  void LinkLinears() {
+    LinearPhase* last = nullptr;
+    for (const auto& phase : out_.phases) {
+      auto* linear = dynamic_cast<LinearPhase*>(phase.get());
+      if (linear == nullptr) continue;
+      if (last != nullptr) last->following = linear;
+      last = linear;
+    }
+  }
+
   int NewBuffer(Rows rows, size_t row_bytes) {
     out_.buffers.push_back({rows, RoundUp64(row_bytes)});
     return static_cast<int>(out_.buffers.size()) - 1;

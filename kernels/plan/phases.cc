@@ -156,11 +156,18 @@ void LinearPhase::Run(const StepState& state, int thread) const {
   for (int i = 0; i < state.num_threads; ++i) {  // its own tasks, then those of others
     const int owner = (thread + i) % state.num_threads;
     std::atomic<int64_t>& next = state.Counter(counter, owner);
-    while (split.TaskOf(owner, next.fetch_add(1, std::memory_order_relaxed), &args)) {
+    for (int64_t task; task = next.fetch_add(1, std::memory_order_relaxed), split.TaskOf(owner, task, &args);) {
+      args.after = split.PanelsOf(matrix, owner, task + 1);
+      if (args.after.empty() && following != nullptr) args.after = following->FirstPanels(state, thread);
       if (has_adapters) lora.Expand(state, rows, thread, args);
       kernels->run(matrix, args);
     }
   }
+}
+
+std::span<const uint8_t> LinearPhase::FirstPanels(const StepState& state, int thread) const {
+  const int64_t num_rows = state.NumRows(rows);
+  return linear::SuggestSplit(matrix, num_rows, state.num_threads).PanelsOf(matrix, thread, 0);
 }
 
 // Memory is what it waits for. A thread's own share is one stream, and known before the phase begins, so that it can be

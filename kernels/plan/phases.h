@@ -140,8 +140,10 @@ class LinearPhase : public Phase {
   linear::Epilogue epilogue = linear::Epilogue::kStore;
   Operand in, out;
   LoraTerm lora;
+  const LinearPhase* following = nullptr;  // whose first panels a thread fetches with its last ones
 
  private:
+  std::span<const uint8_t> FirstPanels(const StepState& state, int thread) const;
   void RunFewRows(const StepState& state, int thread, linear::RunArgs args) const;
   // Panels of a thread's own share when rows are few; those after the last thread's share go to whoever is first.
   int64_t OwnPanels(const StepState& state) const { return matrix.num_panels() * 9 / 10 / state.num_threads; }
