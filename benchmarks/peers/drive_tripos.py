@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 from benchmarks.peers import work
 
 
 class Tripos:
-    """A loaded engine. `facts` are its executor's."""
+    """A loaded engine. `facts` are its executor's, and the size of the packed checkpoint."""
 
     def __init__(self, setup: work.Setup) -> None:
         from tripos import build
@@ -29,7 +30,8 @@ class Tripos:
         cache_bytes = setup.cache_tokens * need.kv_bytes_per_token  # as much as the peers get
         self._engine = opened.load(need.standing_bytes + cache_bytes).engine
         self._sampling = Sampling(temperature=0.0, ignore_eos=True)
-        self.facts = asdict(self._engine.executor.info())
+        packed_bytes = sum(file.stat().st_size for file in Path(setup.model).glob("*.safetensors"))
+        self.facts = asdict(self._engine.executor.info()) | {"packed_bytes": packed_bytes}
 
     def __call__(self, prompts: list[list[int]], max_tokens: int) -> work.Timing:
         import numpy as np

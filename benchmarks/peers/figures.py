@@ -58,8 +58,8 @@ def first_token(start: Callable[[], Driver], turn: int, timeout_s: float) -> Mea
 
 
 def asked_mb(facts: dict[str, Any], row: str) -> int | None:
-    """1.3 times the packed matrices and the cache of all tokens of the row, and 120 MB."""
+    """1.3 times the packed checkpoint (matrices and embedding table) and the cache of the row's tokens, and 120 MB."""
     if not facts:
         return None
-    in_use = facts["weight_bytes"] + facts["kv_bytes_per_token"] * work(row).num_tokens
+    in_use = facts["packed_bytes"] + facts["kv_bytes_per_token"] * work(row).num_tokens
     return int(1.3 * in_use / 1e6 + 120)

@@ -179,7 +179,7 @@ def markdown(table: Table) -> str:
         "The ratio is the median of the rounds' own ratios (of the medians where the two were not measured in turn);",
         "below 1 ours is slower. The limit is what the machine could do at most with weights of so many bits, by the",
         "better of its rates right before and right after the same round; the part of it is the median of the rounds'",
-        "own parts. Memory asked: 1.3 times the packed matrices and the cache of the row's tokens, and 120 MB.",
+        "own parts. Memory asked: 1.3 times the packed checkpoint and the cache of the row's tokens, and 120 MB.",
         "",
         "## Ours beside the best peer with the same bits or more",
         "",

@@ -95,8 +95,8 @@ def test_share_of_the_limit_is_the_median_of_the_rounds_own() -> None:
     assert "30.0 GB/s read at their size (30.0 – 60.0)" in text
 
 
-def test_memory_asked_counts_matrices_and_every_token_of_the_row() -> None:
-    facts = {"weight_bytes": 100_000_000, "kv_bytes_per_token": 10_000}
+def test_memory_asked_counts_the_packed_checkpoint_and_every_token_of_the_row() -> None:
+    facts = {"packed_bytes": 100_000_000, "kv_bytes_per_token": 10_000}
     assert asked_mb(facts, "decode") == int(1.3 * (100 + 256 * 0.01) + 120)
     assert asked_mb({}, "decode") is None  # a peer does not say
 
