@@ -28,7 +28,7 @@ from benchmarks import checkpoint, limits
 from benchmarks.peers import engines
 from benchmarks.peers.figures import FIRST_TOKEN, WARM_UP, Loaded, Measured, first_token
 from benchmarks.peers.process import Driver, Failed, Places, prepare
-from benchmarks.peers.report import median_share, number, round_json
+from benchmarks.peers.report import median_share, number, round_json, spread
 
 ALONE = ("decode", "pp512", "pp2048")
 PACK_S, ANSWER_S = 1800.0, 3600.0
@@ -142,6 +142,7 @@ def table(result: dict[str, Any]) -> str:
         lines += [
             f"{result['shape']}, {info['name']} {info['isa']}, weights {info['weights']}, cache {info['kv_cache']}, "
             f"threads {run['threads']}",
+            f"the machine meanwhile: {rates(run, 'read_gb_s')} GB/s read, {rates(run, 'peak_gop_s')} Gop/s",
             f"{'':10}{'tokens/s':>10}{'limit (min - max)':>26}{'share':>8}{'peak MB':>9}{'asked':>7}{'rounds':>8}",
         ]
         lines += [line(row) for row in run["rows"]]
@@ -155,6 +156,12 @@ def table(result: dict[str, Any]) -> str:
                 lines.append(f"{one['row']:10}{ratio:>10.2f}{of_limit:>26.2f}")
         lines.append("")
     return "\n".join(lines)
+
+
+def rates(run: dict[str, Any], name: str) -> str:
+    """Median, minimum and maximum of all samples."""
+    least, middle, most = spread([rate for row in run["rows"] for one in row["rounds"] for rate in one.get(name, ())])
+    return f"{number(middle)} ({number(least)} - {number(most)})"
 
 
 def line(row: dict[str, Any]) -> str:

@@ -188,9 +188,10 @@ def markdown(table: Table) -> str:
     ]
     for one in best(table):
         share = "–" if one["limit_share"] is None else f"{one['limit_share']:.0%}"
+        asked = "–" if one["asked_mb"] is None else f"{one['asked_mb']:,}"
         lines.append(
             f"| {one['row']} | {one['ours']} | {number(one['figure'])} | {share} | {one['best_peer']} |"
-            f" {one['ratio']:.2f} | {one['peak_mb']:,} | {one['asked_mb'] or '–'} |"
+            f" {one['ratio']:.2f} | {one['peak_mb']:,} | {asked} |"
         )
     for row in table.rows():
         lines += ["", *row_lines(table, row)]
