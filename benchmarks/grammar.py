@@ -89,7 +89,7 @@ def main() -> None:
     arguments = parse_arguments()
     import numpy as np
 
-    from benchmarks.engine import write_checkpoint
+    from benchmarks.checkpoint import write_checkpoint
     from tripos import build
     from tripos.config import ModelOptions
     from tripos.engine.gate import admit

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.engine import write_checkpoint
+from benchmarks.checkpoint import write_checkpoint
 from tripos import build
 from tripos.config import ModelOptions
 from tripos.engine.llm import LanguageModel

@@ -120,7 +120,7 @@ def sleeping_model(num_streams: int, max_drafts: int, clock: Clock) -> Any:
 
 
 def native_model(arguments: argparse.Namespace, clock: Clock) -> Any:
-    from benchmarks.engine import write_checkpoint
+    from benchmarks.checkpoint import write_checkpoint
     from tripos import build
     from tripos.config import ModelOptions
 

@@ -80,7 +80,7 @@ def last_line(log: Path) -> str:
 
 
 class Driver:
-    """A started driver. `load_s` and `version` are known once `wait` came back."""
+    """A started driver."""
 
     def __init__(self, engine: Engine, setup: Setup, places: Places) -> None:
         self._log = places.logs / f"{engine.name}.log"
@@ -95,7 +95,6 @@ class Driver:
                 env=places.variables(engine.environment),
             )
         self._unread = b""
-        self.version = ""
 
     def __enter__(self) -> Self:
         return self
@@ -103,9 +102,9 @@ class Driver:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def wait(self, timeout_s: float) -> None:
-        """Until it is loaded. Raises Failed."""
-        self.version = str(self._reply(timeout_s)["version"])
+    def wait(self, timeout_s: float) -> dict[str, Any]:
+        """Until it is loaded; what it says of itself. Raises Failed."""
+        return self._reply(timeout_s)
 
     def ask(self, row: str, turn: int, timeout_s: float) -> dict[str, Any]:
         """One job's answer. Raises Failed."""

@@ -7,17 +7,11 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from benchmarks.engine import Limits
-from benchmarks.peers import limits
+from benchmarks.limits import Rates
 from benchmarks.peers.engines import OURS, Engine
+from benchmarks.peers.figures import Measured
 
 UNITS = {"decode": "tokens/s", "pp": "prompt tokens/s", "batch": "generated tokens/s, whole run", "cold": "seconds"}
-
-
-@dataclass(frozen=True)
-class Measured:
-    figure: float  # tokens/s, or seconds of a cold start
-    peak_mb: int
 
 
 @dataclass
@@ -46,8 +40,6 @@ class Table:
     threads: int
     pairs: list[Pairs] = field(default_factory=list)
     failures: list[tuple[Engine, str, str]] = field(default_factory=list)
-    limits: dict[tuple[int, str], float] = field(default_factory=dict)  # (bits, row) -> tokens/s
-    machine: dict[int, Limits] = field(default_factory=dict)  # by bits
     versions: dict[str, str] = field(default_factory=dict)
     date: str = field(default_factory=lambda: datetime.date.today().isoformat())
 
@@ -64,18 +56,20 @@ class Table:
                 return
         self.pairs.append(Pairs(ours, peer, row, [(our, theirs)]))
 
-    def add_limits(self, measured: dict[int, Limits], rows: list[str]) -> None:
-        """The best so far counts: a limit is what the machine can do undisturbed."""
-        for bits, found in measured.items():
-            self.machine[bits] = limits.better(self.machine.get(bits, found), found)
-            for row in rows:
-                if row != "cold":
-                    self.limits[bits, row] = limits.tokens_per_s(self.machine[bits], row)
-
-    def rates(self) -> dict[str, dict[str, float]]:
+    def rates(self) -> dict[str, dict[str, tuple[float, float, float]]]:
+        """Minimum, median and maximum of all samples, by bits: GB/s read, and Gop/s."""
+        samples: dict[int, list[Rates]] = {}
+        for pairs in self.pairs:
+            for engine, index in ((pairs.ours, 0), (pairs.peer, 1)):
+                for measured in (both[index] for both in pairs.rounds):
+                    if measured.limit is not None:
+                        samples.setdefault(engine.bits, []).extend((measured.limit.before, measured.limit.after))
         return {
-            str(bits): {"read_gb_s": round(found.bytes_per_s / 1e9, 1), "peak_gop_s": round(found.ops_per_s / 1e9)}
-            for bits, found in self.machine.items()
+            str(bits): {
+                "read_gb_s": spread([rates.bytes_per_s / 1e9 for rates in found]),
+                "peak_gop_s": spread([rates.ops_per_s / 1e9 for rates in found]),
+            }
+            for bits, found in sorted(samples.items())
         }
 
     def fail(self, engine: Engine, row: str, reason: str) -> None:
@@ -119,11 +113,10 @@ class Table:
                 "row": row,
                 "engine": engine.name,
                 "median": round(median(one.figure for one in figures), 3),
-                "min": round(min(one.figure for one in figures), 3),
-                "max": round(max(one.figure for one in figures), 3),
-                "rounds": len(figures),
+                "share": None if (share := median_share(figures)) is None else round(share, 3),
                 "peak_mb": max(one.peak_mb for one in figures),
-                "limit": round(limit, 1) if (limit := self.limits.get((engine.bits, row))) else None,
+                "asked_mb": figures[0].asked_mb,
+                "rounds": [round_json(one) for one in figures],
             }
             for row in self.rows()
             for engine, figures in self.measured(row).items()
@@ -145,12 +138,36 @@ def best(table: Table) -> list[dict[str, Any]]:
         for ours in [engine for engine in table.measured(row) if engine.environment == OURS]:
             beside = table.best_peer(row, ours)
             if beside is not None:
-                figure = median(one.figure for one in table.measured(row)[ours])
-                limit = table.limits.get((ours.bits, row))
+                figures = table.measured(row)[ours]
+                share = median_share(figures)
                 found.append({
-                    "row": row, "ours": ours.name, "figure": round(figure, 3), "best_peer": beside[0].name,
-                    "ratio": round(beside[1], 3), "limit_share": round(figure / limit, 3) if limit else None,
+                    "row": row, "ours": ours.name, "figure": round(median(one.figure for one in figures), 3),
+                    "best_peer": beside[0].name, "ratio": round(beside[1], 3),
+                    "limit_share": None if share is None else round(share, 3),
+                    "peak_mb": max(one.peak_mb for one in figures), "asked_mb": figures[0].asked_mb,
                 })  # fmt: skip
+    return found
+
+
+def median_share(figures: list[Measured]) -> float | None:
+    """The median of each round's part of its own limit."""
+    shares = [one.share for one in figures if one.share is not None]
+    return median(shares) if shares else None
+
+
+def spread(values: list[float]) -> tuple[float, float, float]:
+    """Minimum, median and maximum."""
+    return round(min(values), 1), round(median(values), 1), round(max(values), 1)
+
+
+def round_json(one: Measured) -> dict[str, Any]:
+    """Its figure, its limit, and the samples that the limit comes from: before and after."""
+    found: dict[str, Any] = {"figure": round(one.figure, 3)}
+    if one.limit is not None:
+        both = (one.limit.before, one.limit.after)
+        found["limit"] = round(one.limit.tokens_per_s, 1)
+        found["read_gb_s"] = [round(rates.bytes_per_s / 1e9, 1) for rates in both]
+        found["peak_gop_s"] = [round(rates.ops_per_s / 1e9) for rates in both]
     return found
 
 
@@ -160,18 +177,21 @@ def markdown(table: Table) -> str:
         "",
         f"{table.date}, {table.cpu}, {table.threads} threads. Medians of rounds in turn (ours, peer, ours, peer …).",
         "The ratio is the median of the rounds' own ratios (of the medians where the two were not measured in turn);",
-        "below 1 ours is slower. The limit is what the machine could do at most with weights of so many bits.",
+        "below 1 ours is slower. The limit is what the machine could do at most with weights of so many bits, by the",
+        "better of its rates right before and right after the same round; the part of it is the median of the rounds'",
+        "own parts. Memory asked: 1.3 times the packed checkpoint and the cache of the row's tokens, and 120 MB.",
         "",
         "## Ours beside the best peer with the same bits or more",
         "",
-        "| row | ours | figure | of the limit | best peer | times as fast |",
-        "|---|---|---|---|---|---|",
+        "| row | ours | figure | of the limit | best peer | times as fast | peak MB | asked |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for one in best(table):
         share = "–" if one["limit_share"] is None else f"{one['limit_share']:.0%}"
+        asked = "–" if one["asked_mb"] is None else f"{one['asked_mb']:,}"
         lines.append(
             f"| {one['row']} | {one['ours']} | {number(one['figure'])} | {share} | {one['best_peer']} |"
-            f" {one['ratio']:.2f} |"
+            f" {one['ratio']:.2f} | {one['peak_mb']:,} | {asked} |"
         )
     for row in table.rows():
         lines += ["", *row_lines(table, row)]
@@ -185,18 +205,17 @@ def row_lines(table: Table, row: str) -> list[str]:
     lines = [
         f"## {row}, {unit}",
         "",
-        "| engine | weights | median | min – max | rounds | limit | of it | peak MB | ours is × as fast |",
+        "| engine | weights | median | min – max | rounds | limit (min – max) | of it | peak MB | ours is × as fast |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for engine, figures in table.measured(row).items():
         values = [one.figure for one in figures]
         middle, peak_mb = median(values), max(one.peak_mb for one in figures)
-        limit = table.limits.get((engine.bits, row))
-        share = f"{middle / limit:.0%}" if limit else "–"
+        share = "–" if (part := median_share(figures)) is None else f"{part:.0%}"
         beside = f"{ratios[engine].ratio():.2f} ({ratios[engine].ours.weights})" if engine in ratios else ""
         lines.append(
             f"| {engine.title} | {engine.weights} | {number(middle)} | {number(min(values))} – {number(max(values))} |"
-            f" {len(values)} | {number(limit) if limit else '–'} | {share} | {peak_mb:,} | {beside} |"
+            f" {len(values)} | {limits_of(figures)} | {share} | {peak_mb:,} | {beside} |"
         )
     lines += [
         f"| {engine.title} | {engine.weights} | failed: {reason} | | | | | | |"
@@ -206,11 +225,19 @@ def row_lines(table: Table, row: str) -> list[str]:
     return lines
 
 
+def limits_of(figures: list[Measured]) -> str:
+    limits = [one.limit.tokens_per_s for one in figures if one.limit is not None]
+    if not limits:
+        return "–"
+    return f"{number(median(limits))} ({number(min(limits))} – {number(max(limits))})"
+
+
 def ending(table: Table) -> list[str]:
     lines = ["## The machine and the engines", ""]
     for bits, found in table.rates().items():
+        (least, middle, most), (_, arithmetic, _) = found["read_gb_s"], found["peak_gop_s"]
         lines.append(
-            f"- {bits}-bit weights: {found['read_gb_s']} GB/s read at their size, {found['peak_gop_s']:,} Gop/s"
+            f"- {bits}-bit weights: {middle} GB/s read at their size ({least} – {most}), {arithmetic:,.0f} Gop/s"
         )
     lines += [f"- {name}: {version}" for name, version in table.versions.items()]
     for engine, row, reason in table.failures:

@@ -10,21 +10,26 @@ import datetime
 import itertools
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers import checkpoint, engines, limits, report
+from benchmarks import checkpoint, limits
+from benchmarks.limits import Limits
+from benchmarks.peers import engines, report
 from benchmarks.peers.engines import Engine
+from benchmarks.peers.figures import FIRST_TOKEN, WARM_UP, Loaded, Measured, first_token
 from benchmarks.peers.process import ROOT, Driver, Failed, Places, prepare
-from benchmarks.peers.report import Measured, Table
-from benchmarks.peers.work import Timing, tokens_per_s, work
+from benchmarks.peers.report import Table
+from benchmarks.peers.work import work
 
 ROWS = "decode,pp512,pp2048,batch16,batch64,cold"
-FIRST_TOKEN, WARM_UP = "pp16", "pp128"  # the job of a cold start, and of every other before it is measured
-LOAD_S, PREPARE_S = 1800.0, 3600.0  # a compiler may be at work
+OURS = "int8,int4"
+PREPARE_S = 3600.0  # a compiler may be at work
+NOMINAL = {32: "fp32", 16: "bf16", 8: "int8", 4: "int4"}  # weights of the limit, by bits
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -32,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--shape", default="smollm2-135m")
     parser.add_argument("--workloads", default=ROWS, help=f"of {ROWS}; any pp<tokens> and batch<requests>")
     parser.add_argument("--only", default="", help="peers, by the beginning of their name: llama,openvino-int8")
-    parser.add_argument("--ours", default="int8,int4", help="our types of weights, weights:kv-cache where not ours")
+    parser.add_argument("--ours", default=OURS, help="our types of weights, weights:kv-cache where not ours")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--row-limit", type=float, default=900, help="seconds of a row, then no further round")
@@ -55,6 +60,7 @@ class Comparison:
         models = arguments.environments / "models" / arguments.shape
         self.places = Places(arguments.environments, models, arguments.threads)
         self._turns = itertools.count(1)  # no prompt comes twice: ours has a prefix cache
+        self._limits = measurable_limits(arguments)
 
     def make_checkpoint(self) -> None:
         self.places.logs.mkdir(parents=True, exist_ok=True)
@@ -90,16 +96,18 @@ class Comparison:
         while left:
             doing, row = peer, ""
             try:
-                with self._load(peer, left) as theirs:
+                with self._start(peer, [WARM_UP, *left]) as driver:
+                    theirs = self._load(peer, driver)
                     doing = ours
-                    with self._load(ours, left) as our:
+                    with self._start(ours, [WARM_UP, *left]) as our_driver:
+                        our = self._load(ours, our_driver)
                         while left:
                             row = left.pop(0)
                             for turn in self._rounds(peer, row):
                                 doing = ours
-                                figure = self._figure(our, row, turn)
+                                figure = our.measure(row, turn)
                                 doing = peer
-                                self.table.add_pair(ours, peer, row, figure, self._figure(theirs, row, turn))
+                                self.table.add_pair(ours, peer, row, figure, theirs.measure(row, turn))
             except Failed as problem:
                 self.fail(doing, row, problem)
                 if not row:
@@ -129,28 +137,13 @@ class Comparison:
         setup = engine.setup(self.places.models, self.arguments.threads, self.vocab_size, rows)
         return Driver(engine, setup, self.places)
 
-    def _load(self, engine: Engine, rows: list[str]) -> Driver:
-        driver = self._start(engine, [WARM_UP, *rows])
-        try:
-            driver.wait(LOAD_S)
-            driver.ask(WARM_UP, next(self._turns), self.arguments.timeout)  # wakes threads, touches memory
-        except BaseException:
-            driver.close()
-            raise
-        self.table.versions[engine.name] = driver.version
-        return driver
-
-    def _figure(self, driver: Driver, row: str, turn: int) -> Measured:
-        answer = driver.ask(row, turn, self.arguments.timeout)
-        figure = tokens_per_s(row, Timing(answer["first_s"], answer["total_s"]))
-        return Measured(figure, answer["peak_mb"])
+    def _load(self, engine: Engine, driver: Driver) -> Loaded:
+        loaded = Loaded(driver, self._limits.get(engine.bits), next(self._turns), self.arguments.timeout)
+        self.table.versions[engine.name] = loaded.version
+        return loaded
 
     def _first_token(self, engine: Engine, turn: int) -> Measured:
-        """Seconds from the start of a process to the first token of a short prompt."""
-        with self._start(engine, [FIRST_TOKEN]) as driver:
-            driver.wait(LOAD_S)
-            answer = driver.ask(FIRST_TOKEN, turn, self.arguments.timeout)
-            return Measured(driver.since_start_s(answer), answer["peak_mb"])
+        return first_token(lambda: self._start(engine, [FIRST_TOKEN]), turn, self.arguments.timeout)
 
     def fail(self, engine: Engine, row: str, problem: Exception) -> None:
         print(f"{engine.name} {row}: {problem}", file=sys.stderr, flush=True)
@@ -163,25 +156,38 @@ def beside(ours: list[Engine], peer: Engine) -> Engine:
     return max(fitting, key=lambda engine: engine.bits) if fitting else min(ours, key=lambda engine: engine.bits)
 
 
-def measure_limits(arguments: argparse.Namespace, table: Table) -> None:
-    """Before, between and after the peers: what the machine can do is what it did undisturbed at least once."""
+def measurable_limits(arguments: argparse.Namespace) -> dict[int, Limits]:
+    """By bits of the weights; none where there is no native library to measure with."""
     from tripos.errors import TriposError
 
+    found = {
+        bits: limits.of_shape(arguments.shape, weights, engines.KV_CACHE[weights], arguments.threads)
+        for bits, weights in NOMINAL.items()
+    }
     try:
-        table.add_limits(limits.measure(arguments.shape, arguments.threads), arguments.workloads.split(","))
+        found[8].sample()
     except (TriposError, RuntimeError) as problem:
         print(f"no limits: {problem}", file=sys.stderr)
+        return {}
+    return found
+
+
+def stem(arguments: argparse.Namespace, table: Table) -> str:
+    """Of the files of a run: date, processor, shape, and what was chosen, so that no part is written over another."""
+    chosen = [arguments.only] if arguments.only else []
+    chosen += [arguments.workloads] if arguments.workloads != ROWS else []
+    chosen += [f"ours-{arguments.ours}"] if arguments.ours != OURS else []
+    words = [table.date, table.cpu.lower(), arguments.shape, *chosen]
+    return "-".join(re.sub(r"[^a-z0-9.]+", "-", word).strip("-") for word in words) + ("-part" if chosen else "")
 
 
 def write_results(arguments: argparse.Namespace, table: Table, text: str, found: dict[str, Any]) -> Path:
     arguments.results.mkdir(parents=True, exist_ok=True)
-    cpu = "".join(c if c.isalnum() else "-" for c in table.cpu.lower()).strip("-")
-    part = "-part" if arguments.only or arguments.workloads != ROWS else ""  # beside the whole table, never over it
-    stem = f"{table.date}-{cpu}-{arguments.shape}{part}"
     directory: Path = arguments.results
-    (directory / f"{stem}.json").write_text(json.dumps(found, indent=1) + "\n")
-    (directory / f"{stem}.md").write_text(text)
-    return directory / f"{stem}.md"
+    name = stem(arguments, table)
+    (directory / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    (directory / f"{name}.md").write_text(text)
+    return directory / f"{name}.md"
 
 
 def main() -> None:
@@ -197,7 +203,6 @@ def main() -> None:
     table = Table(arguments.shape, arguments.threads)
     comparison = Comparison(arguments, table)
     comparison.make_checkpoint()
-    measure_limits(arguments, table)
     for engine in ours:
         try:
             comparison.pack(engine)
@@ -205,7 +210,6 @@ def main() -> None:
             sys.exit(f"{engine.name}: {problem}")
     for peer in peers:
         comparison.compare(beside(ours, peer), peer)
-        measure_limits(arguments, table)
         found = table.as_json()
         text = report.markdown(table)
         path = write_results(arguments, table, text, found)  # a run that is broken off keeps what it has

@@ -61,6 +61,11 @@ class Work:
         return len(self.lengths) * self.max_tokens
 
     @property
+    def num_tokens(self) -> int:
+        """Prompts and outputs: what the cache holds at the end."""
+        return sum(self.lengths) + self.output_tokens
+
+    @property
     def cache_tokens(self) -> int:
         return sum(((length + self.max_tokens) // CACHE_UNIT + 2) * CACHE_UNIT for length in self.lengths)
 
@@ -122,7 +127,7 @@ class Clock:
         return Timing(self._first_s, total_s)
 
 
-Answer = Callable[[list[list[int]], int], Timing]  # prompts, output tokens of each
+Answer = Callable[[list[list[int]], int], Timing]  # prompts, output tokens of each; may carry `facts` of the engine
 
 
 def serve(load: Callable[[Setup], Answer], *distributions: str) -> None:
@@ -137,7 +142,8 @@ def serve(load: Callable[[Setup], Answer], *distributions: str) -> None:
     setup = Setup(**json.loads(sys.argv[1]))
     began_s = time.perf_counter()
     answer = load(setup)
-    reply(load_s=time.perf_counter() - began_s, version=_versions(distributions))
+    load_s, facts = time.perf_counter() - began_s, getattr(answer, "facts", {})
+    reply(load_s=load_s, version=_versions(distributions), facts=facts, peak_mb=_peak_mb())
     for line in sys.stdin:
         job = json.loads(line)
         given = prompts(job["work"], job["turn"], setup.vocab_size)

@@ -37,7 +37,7 @@ from tripos.plan.passes import optimize
 from tripos.predict.encoder import EncoderModel
 from tripos.residents import Parts, Residents
 from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
-from tripos.runtime.machine import available_memory_bytes, cpu_name, num_cores
+from tripos.runtime.machine import available_memory_bytes, cpu_name, give_back_freed_memory, num_cores
 from tripos.service import Service
 from tripos.types import Model, ModelCard, Priority, Sampling, Stage
 from tripos.wire.tools.adapt import reasoning_of
@@ -107,6 +107,7 @@ class Opened:
     def load(self, memory_bytes: int, progress: Progress = ignore_progress) -> LanguageModel:
         """Pack, and reserve the cache. Raises ModelRefused, EnvironmentProblem."""
         fit = self.need.within(memory_bytes)
+        give_back_freed_memory()
         with ThreadPoolExecutor(1, thread_name_prefix="tripos-digest") as pool:
             digest = pool.submit(lambda: self.source.digest)  # releases the GIL, so it runs beside packing
             progress("pack", 0.0)

@@ -23,7 +23,7 @@ from tripos.plan.passes import optimize
 from tripos.predict.batcher import BatcherOptions
 from tripos.predict.encoder import EncoderModel, EncoderOptions
 from tripos.runtime.executor import Executor, ExecutorOptions
-from tripos.runtime.machine import num_cores
+from tripos.runtime.machine import give_back_freed_memory, num_cores
 from tripos.types import Model, ModelCard
 
 MAX_TEXTS = 256  # of a step
@@ -115,6 +115,7 @@ class OpenedEncoder:
 
     def load(self, progress: Callable[[str, float], None]) -> EncoderModel:
         """Pack. Raises ModelRefused, EnvironmentProblem."""
+        give_back_freed_memory()
         with ThreadPoolExecutor(1, thread_name_prefix="tripos-digest") as pool:
             digest = pool.submit(lambda: self.source.digest)  # releases the GIL, so it runs beside packing
             progress("pack", 0.0)

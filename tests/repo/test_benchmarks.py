@@ -9,34 +9,91 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import encoder, engine, machine, quality
+from benchmarks import encoder, engine, limits, machine, quality
+from benchmarks.limits import Limits, Rates
+from benchmarks.peers.process import Places
+from benchmarks.peers.work import work
 from tripos.models.shapes import SHAPES
+from tripos.plan.dump import Cost
 
 TINY = SHAPES["smollm2-135m"] | {"num_hidden_layers": 2, "vocab_size": 512}
+COST = Cost(flops_per_token=80, flops_per_row=20, flops_per_token_and_key=2, weight_bytes=1000, kv_bytes_per_token=10)
 
 
-@pytest.fixture
-def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
+def test_engine_benchmark_measures_every_row_beside_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SHAPES, "tiny", TINY)
-    monkeypatch.setattr(machine, "ROUNDS", 1)
-    engine.write_checkpoint("tiny", tmp_path)
-    return argparse.Namespace(
-        directory=tmp_path, weights="bf16", kv_cache="auto", threads=1, requests=[1, 3], rounds=1, shape="tiny"
+    arguments = argparse.Namespace(
+        shape="tiny", weights="int8", kv_cache="", threads=[1, 2], requests=[3], rounds=2, row_limit=600
     )
-
-
-def test_engine_benchmark_measures_every_row_beside_a_limit(arguments: argparse.Namespace) -> None:
-    result = engine.measure_speed(arguments)
-    assert [row["name"] for row in result["rows"]] == ["decode", "pp512", "pp2048", "1 concurrent", "3 concurrent"]
-    assert all(row["tokens_per_s"] > 0 and row["limit"] > 0 for row in result["rows"])
+    result = engine.measure(arguments)
+    assert (
+        [run["threads"] for run in result["runs"]] == [1, 2] == [run["executor"]["threads"] for run in result["runs"]]
+    )
+    for run in result["runs"]:
+        assert [row["row"] for row in run["rows"]] == ["decode", "pp512", "pp2048", "batch3", "cold"]
+        assert all(row["median"] > 0 and len(row["rounds"]) == 2 for row in run["rows"])
+        assert all(row["limit"][0] > 0 and len(row["rounds"][0]["read_gb_s"]) == 2 for row in run["rows"][:-1])
+        assert all(row["peak_mb"] > 0 and row["asked_mb"] > 120 for row in run["rows"])
     assert json.loads(json.dumps(result)) == result
-    assert "pp2048" in engine.table({**result, "shape": "tiny", "first_token_s": 0.0})
+    text = engine.table(result)
+    assert "from 1 to 2 threads" in text
+    assert "pp2048" in text
 
 
-def test_first_token_is_measured_in_its_own_process(arguments: argparse.Namespace) -> None:
-    found = engine.in_process(arguments, arguments.directory, "first-token")
-    assert found["done_s"] > 0
-    assert found["peak_memory_mb"] > 0
+def test_rows_that_take_long_get_fewer_rounds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(engine.checkpoint, "write", lambda shape, folder: None)
+    monkeypatch.setattr(engine, "prepare", lambda ours, places, timeout_s: None)
+    arguments = argparse.Namespace(weights="int8", kv_cache="", shape="tiny", requests=[], rounds=3, row_limit=0)
+    bench = engine.Bench(arguments, Places(tmp_path, tmp_path, 1))
+    assert len(list(bench._rounds("decode"))) == 1
+    arguments.row_limit = 600
+    assert len(list(bench._rounds("decode"))) == 3
+
+
+def test_limit_is_the_slower_of_arithmetic_and_memory() -> None:
+    of = Limits(COST, ("int8",), 1)
+    decode, prefill = work("decode"), work("pp512")
+    reads = sum(1000 + 10 * (128 + k) for k in range(1, decode.max_tokens))
+    assert of.tokens_per_s("decode", Rates(1.0, 1e12)) == pytest.approx(127 / reads)
+    flops = 512 * 80 + 20 + 2 * 512 * 513 // 2
+    assert of.tokens_per_s("pp512", Rates(1e12, 1.0)) == pytest.approx(prefill.lengths[0] / flops)
+    both = of.tokens_per_s("batch16", Rates(1.0, 1.0))
+    assert 0 < both < min(of.tokens_per_s("batch16", rates) for rates in (Rates(1.0, 1e12), Rates(1e12, 1.0)))
+
+
+def test_round_is_judged_by_the_better_of_its_own_two_samples() -> None:
+    of = Limits(COST, ("int8",), 1)
+    slow, fast = Rates(1.0, 900.0), Rates(2.0, 800.0)
+    assert slow.best(fast) == Rates(2.0, 900.0)
+    assert of.of("decode", slow, fast).tokens_per_s == of.of("decode", fast, slow).tokens_per_s
+    assert of.of("decode", slow, fast).tokens_per_s == of.tokens_per_s("decode", Rates(2.0, 900.0))
+    assert (of.of("decode", slow, fast).before, of.of("decode", slow, fast).after) == (slow, fast)
+
+
+def test_rates_are_sampled_at_the_size_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def measure(peak: str, *, threads: int, working_set_bytes: int) -> float:
+        asked.append((peak, threads, working_set_bytes))
+        return {"read": 30e9, "fp32": 200e9, "bf16": 400e9}[peak]
+
+    monkeypatch.setattr(machine.native, "measure", measure)
+    assert limits.of_shape("smollm2-135m", "bf16", "fp16", 2).sample() == Rates(30e9, 400e9)
+    weight_bytes = limits.of_shape("smollm2-135m", "bf16", "fp16", 2).cost.weight_bytes
+    assert [peak for peak, _, _ in asked] == ["read", "fp32", "bf16"]
+    assert asked[0] == ("read", 2, weight_bytes // 2)
+    monkeypatch.setattr(machine.native, "measure", lambda peak, **_: None)
+    with pytest.raises(RuntimeError, match="measured nothing"):
+        limits.of_shape("smollm2-135m", "int8", "int8", 2).sample()
+
+
+def test_bandwidth_is_watched_as_a_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "WATCHED", 2 * machine.MIB)
+    found = machine.watch(0.5)
+    for row in found["read_gb_s"].values():
+        assert row["samples"] > 1
+        assert 0 < row["min"] <= row["p10"] <= row["p50"] <= row["p90"] <= row["max"]
+    assert "read 2 MiB" in machine.watched_table(found)
 
 
 def test_machine_benchmark_prints_each_limit() -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks.peers import checkpoint, engines, report, run, work
+from benchmarks import checkpoint
+from benchmarks.limits import Limit, Rates
+from benchmarks.peers import engines, report, run, work
+from benchmarks.peers.figures import Measured, asked_mb
 from benchmarks.peers.process import Driver, Failed, Places
-from benchmarks.peers.report import Measured, Table
+from benchmarks.peers.report import Table
 from tripos.models.shapes import SHAPES
 from tripos.models.tokenizer import tokenizer_from_json
 
@@ -73,6 +77,41 @@ def test_losses_and_failures_stand_in_the_table() -> None:
     assert "| 0.50 (int4) |" in text
     assert "failed: not installed: no compiler" in text
     assert json.loads(json.dumps(table.as_json()))["failures"][0]["reason"] == "not installed: no compiler"
+
+
+def test_share_of_the_limit_is_the_median_of_the_rounds_own() -> None:
+    slow, fast = Rates(30e9, 900e9), Rates(60e9, 900e9)
+    table = Table("smollm2-135m", 2)
+    for figure, limit in ((150, Limit(200, slow, slow)), (160, Limit(400, slow, fast)), (180, Limit(200, slow, slow))):
+        table.add_pair(INT8, LLAMA_8, "decode", Measured(figure, 300, 299, limit), Measured(50, 200, None, limit))
+    row, peer = table.as_json()["rows"]
+    assert row["share"] == 0.75  # of 0.75, 0.4 and 0.9; the medians of figures and limits alone would say 0.8
+    assert peer["share"] == 0.25
+    assert row["rounds"][1]["read_gb_s"] == [30.0, 60.0]
+    assert table.rates()["8"]["read_gb_s"] == (30.0, 30.0, 60.0)
+    text = report.markdown(table)
+    assert "| 200 (200 – 400) | 75% |" in text
+    assert "| 300 | 299 |" in text
+    assert "30.0 GB/s read at their size (30.0 – 60.0)" in text
+
+
+def test_memory_asked_counts_the_packed_checkpoint_and_every_token_of_the_row() -> None:
+    facts = {"packed_bytes": 100_000_000, "kv_bytes_per_token": 10_000}
+    assert asked_mb(facts, "decode") == int(1.3 * (100 + 256 * 0.01) + 120)
+    assert asked_mb({}, "decode") is None  # a peer does not say
+
+
+def test_part_of_a_run_is_named_by_what_it_measured() -> None:
+    whole = {"shape": "smollm2-135m", "only": "", "workloads": run.ROWS, "ours": run.OURS}
+    table = Table("smollm2-135m", 2, date="2026-01-02")
+
+    def stem(**chosen: str) -> str:
+        return run.stem(argparse.Namespace(**{**whole, **chosen}), table)
+
+    assert stem().startswith("2026-01-02-")
+    assert stem().endswith("-smollm2-135m")
+    assert stem(only="llama-q8,onnx") == stem() + "-llama-q8-onnx-part"
+    assert stem(workloads="decode,pp512", ours="int8:fp16") == stem() + "-decode-pp512-ours-int8-fp16-part"
 
 
 def test_driver_that_cannot_start_says_why(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from pathlib import Path
@@ -33,6 +34,14 @@ def peak_memory_bytes() -> int:
     """The most memory that this process has held at once."""
     peak = [line.split()[1] for line in _read(Path("/proc/self/status")).splitlines() if line.startswith("VmHWM:")]
     return int(peak[0]) * 1024 if peak else 0
+
+
+def give_back_freed_memory() -> None:
+    """To the system, what glibc's allocator keeps for later: reading a tokenizer of 152k tokens leaves 90 MB. Elsewhere
+    nothing. Milliseconds."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def cpu_name() -> str:

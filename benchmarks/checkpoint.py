@@ -1,23 +1,52 @@
-"""One checkpoint for all engines: random bf16 weights in safetensors, and a tokenizer that fills the vocabulary.
+"""Checkpoints of named shapes with random bf16 weights in safetensors, for ours alone or for every engine.
 
-The benchmarks speak in token ids, but every engine wants a tokenizer of the right size: a byte-level BPE is made whose
-merges append one byte to an earlier token.
+The benchmarks speak in token ids. For ours alone a tokenizer of one token will do; other engines want one of the right
+size, so for all of them a byte-level BPE is made whose merges append one byte to an earlier token.
 """
 
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
-from benchmarks import engine
+TOKENIZER: dict[str, Any] = {  # one token, never used: the benchmarks speak in token ids
+    "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+    "pre_tokenizer": None, "post_processor": None, "decoder": None,
+    "model": {"type": "WordLevel", "vocab": {"?": 0}, "unk_token": "?"},
+}  # fmt: skip
+STORED = {"f32": "F32", "bf16": "BF16", "f16": "F16"}
+
+
+def write_checkpoint(shape: str, directory: Path) -> None:
+    """config.json and model.safetensors of a named shape with random bf16 weights."""
+    from tripos.models import config, registry, shapes
+
+    special = ("bos_token_id", "eos_token_id", "pad_token_id")  # which this tokenizer does not have
+    raw = {key: value for key, value in shapes.SHAPES[shape].items() if key not in special}
+    weights = shapes.random_weights(registry.trace(config.parse_config(raw)))
+    header, offset = {}, 0
+    for name, tensor in weights.items():
+        end = offset + tensor.data.nbytes
+        header[name] = {"dtype": STORED[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with (directory / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for tensor in weights.values():
+            file.write(tensor.data.tobytes())
+    (directory / "config.json").write_text(json.dumps(raw))
+    (directory / "tokenizer.json").write_text(json.dumps(TOKENIZER))
 
 
 def write(shape: str, directory: Path) -> None:
+    """What every engine reads: the published keys of config.json, and a tokenizer that fills the vocabulary."""
     from tripos.models.shapes import SHAPES
 
     raw = SHAPES[shape]
-    engine.write_checkpoint(shape, directory)
+    write_checkpoint(shape, directory)
     (directory / "config.json").write_text(json.dumps(as_published(raw), indent=1))
     (directory / "tokenizer.json").write_text(json.dumps(tokenizer(raw["vocab_size"], special_tokens(raw))))
     (directory / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(raw)))
