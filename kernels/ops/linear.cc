@@ -118,13 +118,13 @@ bool Split::TaskOf(int thread, int64_t index, RunArgs* args) const {
   const int64_t row_part = thread / panel_parts, panel_part = thread % panel_parts;
   const int64_t last_row = bound(num_rows, row_part + 1, row_parts);
   const int64_t first_panel = bound(num_panels, panel_part, panel_parts);
-  const int64_t last_panel = bound(num_panels, panel_part + 1, panel_parts);
-  const int64_t steps = CeilDiv(last_panel - first_panel, panel_step);
+  const int64_t count = bound(num_panels, panel_part + 1, panel_parts) - first_panel;
+  const int64_t steps = CeilDiv(count, panel_step);
   if (steps == 0) return false;
   args->first_row = bound(num_rows, row_part, row_parts) + index / steps * row_step;
   args->last_row = std::min(args->first_row + row_step, last_row);
-  args->first_panel = first_panel + index % steps * panel_step;
-  args->last_panel = std::min(args->first_panel + panel_step, last_panel);
+  args->first_panel = first_panel + bound(count, index % steps, steps);  // even: each fetches the next meanwhile
+  args->last_panel = first_panel + bound(count, index % steps + 1, steps);
   return args->first_row < last_row;
 }
 
