@@ -1,9 +1,10 @@
 // Attention over the int8 cache in integer arithmetic. Needs simd-inl.h and attention-inl.h.
 //
-// A query is quantized to int8 once per tile; its scores are exact int32 dot products. The softmax weights, times the
-// scale of each value row, are quantized to bytes with one scale per run of 32 keys and multiplied with V in int32;
-// runs are added up in float, in order of position. Runs lie at fixed positions and scores are exact, so a query's
-// arithmetic is the same in decode, in a chunk of any size and in any batch.
+// A query is quantized to int8 once per tile; its products with keys are exact in int32. Each run of 32 keys has a softmax
+// of its own: weights times the scale of each value row, as bytes over the run's peak, while the products of the next run
+// are computed. When all runs of a partition are known, the peaks become their scales, and sums and int32 products with V
+// are added up in float, in order of position. Runs lie at fixed positions and products are exact, so a query's arithmetic
+// is the same in decode, in a chunk of any size and in any batch.
 //
 // K lies in tiles of 16 keys: for each four dims 16 x 4 bytes, k + 128. V in quads of keys: for each dim 4 bytes.
 #include <type_traits>
@@ -122,7 +123,8 @@ constexpr int kKeyTiles = kPartition / kKeyTile;
 constexpr int kRunVecs = kWeightRun / kLanes;
 constexpr int kStreamRows = 4;  // so few rows, as in decode, wait for memory; more find in L2 what the tile before has read
 constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
-constexpr float kMasked = -1e30f, kLeastPeak = -1e29f;  // a masked score weighs exactly 0, even over the least peak of a run
+constexpr float kMasked = -1e30f;  // a score that weighs exactly 0,
+constexpr float kLeastPeak = -1e29f;  // even where none is seen
 
 // Lane r: the largest lane of v[r].
 template <int kRows>
@@ -181,6 +183,7 @@ inline float QuantizeHead(const float* x, int n, int8_t* out, float* total) {
   return SumLanes(poison) == 0.0f ? peak / 127.0f : -kMinusInfinity;
 }
 
+// All that one call works on. The largest head's fits where the floats of other formats keep their scores.
 struct Int8Tile {
   Int8Tile(const KvLayout& kv, const AttentionTile& queries, int index, float* memory)
       : view{kv, queries, index}, dim(kv.padded_dim), quads((kv.head_dim + 3) / 4) {
@@ -237,6 +240,9 @@ struct Int8Tile {
     }
   }
 
+  static constexpr size_t kFloats = kTileRows * (kPartition / 4 + kRuns + 2 + kMaxHeadDim / 4) + kMaxKeyRows * kRuns * kLanes;
+  static_assert(kFloats <= kAttendScratchFloats);
+
   const TileView view;
   const int dim, quads;  // padded columns; fours of dims
   uint8_t* weights;      // [kTileRows, kPartition]
@@ -269,7 +275,6 @@ inline Vec Masked(Vec v, int key, Visible visible, Vec masked) {
 }
 
 // At least log2 of a scale, by at most 0.09, and at least -64; infinity stays.
-inline Vec Finite(Vec x) { return Min(x, Set(3e38f)); }
 inline Vec LogBound(Vec scale) {
   return Max(Fma(BitsToFloats(scale), Set(0x1p-23f), Set(-126.913f)), Fma(scale, Set(1e-37f), Set(-64.0f)));
 }
@@ -280,8 +285,8 @@ struct ScoredRun {
   alignas(64) float scores[kRows][kWeightRun];
   alignas(64) float value_scales[kWeightRun];
   alignas(64) float peaks[kLanes];  // of the rows: what a score's power of two is taken over
-  uint8_t* weights;                 // of the first row
-  float* sums;
+  uint8_t* weights = nullptr;       // of the first row; rows are kPartition apart
+  float* sums = nullptr;            // of each lane; rows are kRuns * kLanes apart
 };
 
 // One row's weights, as bytes: exp2(score - peak) times the scales of V.
@@ -298,86 +303,97 @@ inline void WeighRow(const ScoredRun<kRows>& run, int r) {
   Store(run.sums + r * kRuns * kLanes, sum);
 }
 
-// Adds kRows x kVecs dot products over kQuads fours of dims.
-template <int kRows, int kVecs, int kQuads>
-inline void AddKeys(const int8_t* q, int dim, const uint8_t* const (&k)[kVecs], const uint8_t* const (&next)[kVecs], int quad, Ints (&sum)[kRows][kVecs]) {
-#pragma GCC unroll 2
-  for (int i = quad; i < quad + kQuads; ++i) {
-    Ints x[kVecs];
-    for (int v = 0; v < kVecs; ++v) {
-      x[v] = LoadInts(k[v] + i * kKeyTile * 4);
-      if constexpr (kRows <= kStreamRows) __builtin_prefetch(next[v] + i * kKeyTile * 4, 0, 2);
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      const int32_t four = LoadQuad(q + r * dim + 4 * i);
-      for (int v = 0; v < kVecs; ++v) sum[r][v] = DotKeys(sum[r][v], x[v], four);
-    }
-  }
-}
-
-// Scores of kRows rows with one run of keys. The run before is turned into weights meanwhile, row by row: the products
-// keep the multipliers busy while it waits for its own chains.
-template <int kRows>
-inline void ScoreRun(const Int8Tile& t, int row, int run, int num_pending, ScoredRun<kRows>& scored) {
-  constexpr int kVecs = kRunVecs < 2 ? kRunVecs : 2;  // at a time
-  const Visible first = t.view.Of(row), last = t.view.Of(row + kRows - 1);
-  const float softcap = t.view.tile.softcap;
-  const bool is_whole = run >= last.low && run + kWeightRun <= first.high && !(softcap > 0.0f);
-  const int8_t* q = t.query + row * t.dim;
-  const int32_t* bias = t.bias + row;
-  const float* query_scale = t.scale + row;
-  Vec largest[kRows];
-  int done = 0;
-#pragma GCC unroll 1
-  for (int part = 0; part < kRunVecs; part += kVecs) {
-    const int key = run + part * kLanes;
-    const uint8_t* k[kVecs];
-    const uint8_t* next[kVecs];
+// Products of kRows queries with kVecs vectors of keys, one four of dims at a time.
+template <int kRows, int kVecs>
+struct KeyProducts {
+  KeyProducts(const Int8Tile& t, int row, int key) : q(t.query + row * t.dim), dim(t.dim) {
     for (int v = 0; v < kVecs; ++v) {
       k[v] = t.keys[TileOf(key, v)] + InTile(key, v) * 4;
       next[v] = t.next[TileOf(key, v)] + InTile(key, v) * 4;
     }
-    Ints sum[kRows][kVecs];
+    const int32_t* bias = t.bias + row;
     for (int r = 0; r < kRows; ++r) {
       for (int v = 0; v < kVecs; ++v) sum[r][v] = SetInts(bias[r]);
     }
+  }
+  void Add(int quad) {
+    Ints x[kVecs];
+    for (int v = 0; v < kVecs; ++v) {
+      x[v] = LoadInts(k[v] + quad * kKeyTile * 4);
+      if constexpr (kRows <= kStreamRows) __builtin_prefetch(next[v] + quad * kKeyTile * 4, 0, 2);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const int32_t four = LoadQuad(q + r * dim + 4 * quad);
+      for (int v = 0; v < kVecs; ++v) sum[r][v] = DotKeys(sum[r][v], x[v], four);
+    }
+  }
+
+  const int8_t* q;
+  const int dim;
+  const uint8_t* k[kVecs];
+  const uint8_t* next[kVecs];
+  Ints sum[kRows][kVecs];
+};
+
+// Turns products into scores, and returns through `largest` those of score + log2 of the value's scale, lane by lane.
+// kIsWhole: every row sees every key, and scores are not capped.
+template <bool kIsWhole, int kRows, int kVecs>
+inline void Score(const Int8Tile& t, const KeyProducts<kRows, kVecs>& products, int row, int run, int key,
+                  ScoredRun<kRows>& scored, Vec (&largest)[kRows]) {
+  const float* query_scale = t.scale + row;
+  const float softcap = t.view.tile.softcap;
+#pragma GCC unroll 2
+  for (int v = 0; v < kVecs; ++v) {
+    const int at = key + v * kLanes;
+    const float* scales = t.scales[TileOf(key, v)] + InTile(key, v);
+    const Vec scale = Load(scales);
+    Vec value_scale = Load(scales + t.view.layout.block_size);
+    const Vec bound = LogBound(value_scale);
+    // A slot that no row sees may hold anything; one that only some see may be poisoned. Their weight 0 must stay 0.
+    if constexpr (!kIsWhole) value_scale = Masked(value_scale, at, {0, t.view.Of(row + kRows - 1).high}, Set(0.0f));
+    Store(scored.value_scales + at - run, Min(value_scale, Set(3e38f)));
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      Vec s = Mul(Mul(ToFloats(products.sum[r][v]), scale), Set(query_scale[r]));
+      if (!kIsWhole && softcap > 0.0f) s = Mul(Set(softcap * kLog2E), Tanh(Div(s, Set(softcap))));
+      Vec x = Add(s, bound);
+      if constexpr (!kIsWhole) {
+        const Visible visible = t.view.Of(row + r);
+        x = Masked(x, at, visible, Set(kMasked));
+        s = Masked(s, at, visible, Set(kMasked));
+      }
+      Store(scored.scores[r] + at - run, s);
+      largest[r] = Max(x, largest[r]);
+    }
+  }
+}
+
+// Scores of kRows rows with one run of keys. The run before is turned into weights meanwhile, row by row: one after the
+// other, each would wait for the latencies of its own chains.
+template <int kRows>
+inline void ScoreRun(const Int8Tile& t, int row, int run, int num_pending, ScoredRun<kRows>& scored) {
+  constexpr int kVecs = kRunVecs < 2 ? kRunVecs : 2;  // at a time
+  const Visible first = t.view.Of(row), last = t.view.Of(row + kRows - 1);
+  const bool is_whole = run >= last.low && run + kWeightRun <= first.high && !(t.view.tile.softcap > 0.0f);
+  Vec largest[kRows];
+  for (Vec& each : largest) each = Set(kMasked);
+  int done = 0;
+#pragma GCC unroll 1
+  for (int key = run; key < run + kWeightRun; key += kVecs * kLanes) {
+    KeyProducts<kRows, kVecs> products(t, row, key);
     int quad = 0;
     for (; done < num_pending && quad + 1 < t.quads; ++done, quad += 2) {
-      AddKeys<kRows, kVecs, 2>(q, t.dim, k, next, quad, sum);
+      products.Add(quad);
+      products.Add(quad + 1);
       WeighRow(scored, done);
     }
-    for (; quad < t.quads; ++quad) AddKeys<kRows, kVecs, 1>(q, t.dim, k, next, quad, sum);
+    for (; quad < t.quads; ++quad) products.Add(quad);
     for (; done < num_pending; ++done) WeighRow(scored, done);
-    const auto finish = [&](auto whole) {
-#pragma GCC unroll 2
-      for (int v = 0; v < kVecs; ++v) {
-        const float* scales = t.scales[TileOf(key, v)] + InTile(key, v);
-        const Vec scale = Load(scales), value_scale = Load(scales + t.view.layout.block_size);
-        const Vec bound = LogBound(value_scale);
-        // What no row sees may be anything, and its weight must be 0.
-        Store(scored.value_scales + (part + v) * kLanes, Finite(whole ? value_scale : Masked(value_scale, key + v * kLanes, {0, last.high}, Set(0.0f))));
-#pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) {
-          Vec s = Mul(Mul(ToFloats(sum[r][v]), scale), Set(query_scale[r]));
-          Vec x;
-          if (whole) {
-            x = Add(s, bound);
-          } else {
-            const Visible visible = t.view.Of(row + r);
-            if (softcap > 0.0f) s = Mul(Set(softcap * kLog2E), Tanh(Div(s, Set(softcap))));
-            x = Masked(Add(s, bound), key + v * kLanes, visible, Set(kMasked));
-            s = Masked(s, key + v * kLanes, visible, Set(kMasked));
-          }
-          Store(scored.scores[r] + (part + v) * kLanes, s);
-          largest[r] = part + v == 0 ? x : Max(x, largest[r]);
-        }
-      }
-    };
     if (is_whole) {
-      finish(std::true_type());
+      Score<true>(t, products, row, run, key, scored, largest);
     } else {
-      finish(std::false_type());
+      Score<false>(t, products, row, run, key, scored, largest);
     }
   }
   const Vec peaks = Max(Set(kLeastPeak), MaxEach<kRows>(largest));
