@@ -90,7 +90,7 @@ double NanosecondsPerPair(const OpKernels& kernels, KvType type, const Case& c) 
   const KvLayout& layout = caches.layout;
   const int width = c.num_heads * c.head_dim, group = c.num_heads / c.num_kv_heads;
   const std::vector<float> q = Caches::Noise(c.num_queries * width);
-  std::vector<float> out(q.size()), scratch(AttendScratchFloats(layout.padded_dim));
+  std::vector<float> out(q.size()), scratch(kAttendScratchFloats);
   std::vector<float> totals(Partial::Floats(layout.padded_dim)), parts(totals.size());
   const Partial total = Partial::At(totals.data()), part = Partial::At(parts.data());
   const int queries_per_tile = kTileRows / group;

@@ -1,11 +1,13 @@
 // Attention over the int8 cache in integer arithmetic. Needs simd-inl.h and attention-inl.h.
 //
-// A query is quantized to int8 once per tile; its scores are exact int32 dot products. The softmax weights, times the
-// scale of each value row, are quantized to bytes with one scale per run of 32 keys and multiplied with V in int32;
-// runs are added up in float, in order of position. Runs lie at fixed positions and scores are exact, so a query's
-// arithmetic is the same in decode, in a chunk of any size and in any batch.
+// A query is quantized to int8 once per tile; its products with keys are exact in int32. Each run of 32 keys has a softmax
+// of its own: weights times the scale of each value row, as bytes over the run's peak, while the products of the next run
+// are computed. When all runs of a partition are known, the peaks become their scales, and sums and int32 products with V
+// are added up in float, in order of position. Runs lie at fixed positions and products are exact, so a query's arithmetic
+// is the same in decode, in a chunk of any size and in any batch.
 //
 // K lies in tiles of 16 keys: for each four dims 16 x 4 bytes, k + 128. V in quads of keys: for each dim 4 bytes.
+#include <type_traits>
 #include <utility>
 
 #include "kernels/ops/op_kernels.h"
@@ -17,7 +19,7 @@ namespace {
 
 using Ints = __m512i;
 constexpr int32_t kKeyBias = 128;  // what DotKeys adds to each k
-constexpr float kWeightLevels = 255.0f;
+constexpr float kWeightLevels = 255.0f, kLogLevels = 7.99435344f;
 constexpr int kMaxKeyRows = 8;
 constexpr int kMaxValueRows = 6;
 
@@ -31,6 +33,7 @@ inline Ints Dot(Ints sum, Ints bytes, Ints signed_bytes) {
 inline Ints DotKeys(Ints sum, Ints keys, int32_t query) { return Dot(sum, keys, SetInts(query)); }
 inline Ints DotValues(Ints sum, int32_t weights, Ints values) { return Dot(sum, SetInts(weights), values); }
 inline Vec ToFloats(Ints x) { return _mm512_cvtepi32_ps(x); }
+inline Vec BitsToFloats(Vec x) { return ToFloats(_mm512_castps_si512(x)); }
 inline void StoreInt8(int8_t* p, Vec x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x)));
 }
@@ -43,7 +46,7 @@ inline Vec TimesPowerOfTwo(Vec x, Vec n) { return _mm512_scalef_ps(x, n); }  // 
 
 using Ints = __m256i;
 constexpr int32_t kKeyBias = 0;
-constexpr float kWeightLevels = 127.0f;  // two products of a byte of weight and one of V fit 16 bits
+constexpr float kWeightLevels = 127.0f, kLogLevels = 6.98868469f;  // two products of a byte of weight and one of V fit 16 bits
 constexpr int kMaxKeyRows = 4;
 constexpr int kMaxValueRows = 2;
 
@@ -58,6 +61,7 @@ inline Ints DotKeys(Ints sum, Ints keys, int32_t query) {
   return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 inline Vec ToFloats(Ints x) { return _mm256_cvtepi32_ps(x); }
+inline Vec BitsToFloats(Vec x) { return ToFloats(_mm256_castps_si256(x)); }
 inline void StoreInt8(int8_t* p, Vec x) {
   const Ints i = _mm256_cvtps_epi32(x);
   const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
@@ -74,7 +78,7 @@ inline Vec TimesPowerOfTwo(Vec x, Vec n) {
 
 using Ints = int32_t __attribute__((vector_size(16)));
 constexpr int32_t kKeyBias = 128;
-constexpr float kWeightLevels = 255.0f;
+constexpr float kWeightLevels = 255.0f, kLogLevels = 7.99435344f;
 constexpr int kMaxKeyRows = 4;
 constexpr int kMaxValueRows = 2;
 
@@ -96,6 +100,7 @@ inline Ints DotValues(Ints sum, int32_t weights, Ints values) {
   return sum;
 }
 inline Vec ToFloats(Ints x) { return __builtin_convertvector(x, Vec); }
+inline Vec BitsToFloats(Vec x) { return ToFloats(reinterpret_cast<Ints>(x)); }
 inline void StoreInt8(int8_t* p, Vec x) {
   const Vec rounded = Round(x);
   for (int i = 0; i < kLanes; ++i) p[i] = rounded[i] >= -127.0f && rounded[i] <= 127.0f ? static_cast<int8_t>(rounded[i]) : int8_t{0};
@@ -115,41 +120,44 @@ constexpr int kWeightRun = 32;      // keys whose weights share a scale
 constexpr int kRuns = kPartition / kWeightRun;
 constexpr int kKeyTile = 16;  // keys that lie together
 constexpr int kKeyTiles = kPartition / kKeyTile;
+constexpr int kRunVecs = kWeightRun / kLanes;
 constexpr int kStreamRows = 4;  // so few rows, as in decode, wait for memory; more find in L2 what the tile before has read
 constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
-constexpr float kMasked = -1e30f;  // a score that weighs exactly 0, and finite, so that it may be subtracted from itself
+constexpr float kMasked = -1e30f;  // a score that weighs exactly 0,
+constexpr float kLeastPeak = -1e29f;  // even where none is seen
 
-// The largest lane of each of kRuns vectors.
-inline void MaxEach(const Vec (&v)[kRuns], float* out) {
+// Lane r: the largest lane of v[r].
+template <int kRows>
+inline Vec MaxEach(const Vec* v) {
 #if defined(__AVX512F__)
-  static_assert(kRuns == 16);
-  const auto fold = [](Vec low, Vec high) { return _mm512_max_ps(low, high); };
-  Vec quad[4];
-  for (int i = 0; i < 4; ++i) {  // four vectors each, one per lane of every 128 bits
-    const Vec* x = v + 4 * i;
-    const Vec a = fold(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
-    const Vec b = fold(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
+  static_assert(kRows <= 8);
+  const auto at = [v](int r) { return v[r < kRows ? r : 0]; };
+  const auto quad = [&at](int r) {  // rows r to r + 3, in every 128 bits
+    const Vec a = Max(_mm512_unpacklo_ps(at(r), at(r + 1)), _mm512_unpackhi_ps(at(r), at(r + 1)));
+    const Vec b = Max(_mm512_unpacklo_ps(at(r + 2), at(r + 3)), _mm512_unpackhi_ps(at(r + 2), at(r + 3)));
     const __m512d c = _mm512_castps_pd(a), d = _mm512_castps_pd(b);
-    quad[i] = fold(_mm512_castpd_ps(_mm512_unpacklo_pd(c, d)), _mm512_castpd_ps(_mm512_unpackhi_pd(c, d)));
-  }
-  const Vec low = fold(_mm512_shuffle_f32x4(quad[0], quad[1], 0x88), _mm512_shuffle_f32x4(quad[0], quad[1], 0xdd));
-  const Vec high = fold(_mm512_shuffle_f32x4(quad[2], quad[3], 0x88), _mm512_shuffle_f32x4(quad[2], quad[3], 0xdd));
-  Store(out, fold(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd)));
+    return Max(_mm512_castpd_ps(_mm512_unpacklo_pd(c, d)), _mm512_castpd_ps(_mm512_unpackhi_pd(c, d)));
+  };
+  const Vec low = quad(0), high = kRows > 4 ? quad(4) : low;
+  const Vec both = Max(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
+  return Max(_mm512_shuffle_f32x4(both, both, 0x88), _mm512_shuffle_f32x4(both, both, 0xdd));
 #else
-  for (int i = 0; i < kRuns; ++i) out[i] = MaxLanes(v[i]);
+  static_assert(kRows <= kLanes);
+  float largest[kLanes] = {};
+  for (int r = 0; r < kRows; ++r) largest[r] = MaxLanes(v[r]);
+  return Load(largest);
 #endif
 }
 
-// 2^x within 3e-6, far below a byte's rounding.
+// 2^x within 8e-5, far below a byte's rounding.
 inline Vec Exp2(Vec x) {
   if constexpr (kLanes < 16) x = Max(Set(-1e4f), x);  // in this order NaN stays NaN
   const Vec n = Round(x);
   const Vec r = Sub(x, n);
-  Vec p = Set(9.570096670e-03f);
-  p = Fma(p, r, Set(5.591785991e-02f));
-  p = Fma(p, r, Set(2.402474496e-01f));
-  p = Fma(p, r, Set(6.931218148e-01f));
-  p = Fma(p, r, Set(9.999992614e-01f));
+  Vec p = Set(5.517167031e-02f);
+  p = Fma(p, r, Set(2.426111252e-01f));
+  p = Fma(p, r, Set(6.932609853e-01f));
+  p = Fma(p, r, Set(9.999280730e-01f));
   return TimesPowerOfTwo(p, n);
 }
 
@@ -175,50 +183,50 @@ inline float QuantizeHead(const float* x, int n, int8_t* out, float* total) {
   return SumLanes(poison) == 0.0f ? peak / 127.0f : -kMinusInfinity;
 }
 
+// All that one call works on. The largest head's fits where the floats of other formats keep their scores.
 struct Int8Tile {
   Int8Tile(const KvLayout& kv, const AttentionTile& queries, int index, float* memory)
       : view{kv, queries, index}, dim(kv.padded_dim), quads((kv.head_dim + 3) / 4) {
-    scores = memory;
-    weights = reinterpret_cast<uint8_t*>(scores + kTileRows * kPartition);
-    run_scales = scores + kTileRows * (kPartition + kPartition / 4);
+    weights = reinterpret_cast<uint8_t*>(memory);
+    run_sums = memory + kTileRows * kPartition / 4;
+    run_scales = run_sums + kMaxKeyRows * kRuns * kLanes;
     scale = run_scales + kTileRows * kRuns;
     bias = reinterpret_cast<int32_t*>(scale + kTileRows);
     query = reinterpret_cast<int8_t*>(bias + kTileRows);
   }
 
-  // Where each tile of 16 keys of [low, high) lies.
-  void Locate(int low, int high) {
-    const int size = view.layout.block_size;
-    for (int key = low; key < high; key += kKeyTile) {
+  // Where each tile of 16 keys of [low, high) lies; from `seen` on, where any other does.
+  void Locate(int low, int high, int seen) {
+    const KvLayout& kv = view.layout;
+    for (int key = low; key < seen;) {
       const uint8_t* chunk = view.Chunk(key);
-      const int at = key % size, index = key / kKeyTile;
-      keys[index] = chunk + static_cast<size_t>(at) * static_cast<size_t>(quads) * 4;
-      values[index] = chunk + view.layout.v_offset + static_cast<size_t>(at) * static_cast<size_t>(dim);
-      scales[index] = reinterpret_cast<const float*>(chunk + view.layout.scale_offset) + at;
+      for (int at = key % kv.block_size; at < kv.block_size && key < seen; at += kKeyTile, key += kKeyTile) {
+        const int tile = key / kKeyTile;
+        keys[tile] = chunk + static_cast<size_t>(at) * static_cast<size_t>(quads) * 4;
+        values[tile] = chunk + kv.v_offset + static_cast<size_t>(at) * static_cast<size_t>(dim);
+        scales[tile] = reinterpret_cast<const float*>(chunk + kv.scale_offset) + at;
+      }
     }
-    Foresee((high - low + kKeyTile - 1) / kKeyTile, low / kKeyTile);
+    for (int tile = (seen + kKeyTile - 1) / kKeyTile; tile < high / kKeyTile; ++tile) {
+      keys[tile] = keys[tile - 1];
+      values[tile] = values[tile - 1];
+      scales[tile] = scales[tile - 1];
+    }
   }
 
   // Pairs each tile of keys and then of values with as much of what is read next, in the order of memory.
-  void Foresee(int num_tiles, int first) {
+  void Foresee(int low, int high, const NextBlocks& following) {
     const KvLayout& kv = view.layout;
-    const NextBlocks& following = view.tile.next;
-    const int halves = kv.block_size / kKeyTile, num_next = following.count * 2 * halves;
-    const uint8_t* chunk = nullptr;
-    for (int i = 0; i < 2 * num_tiles; ++i) {
-      const int at = i < num_tiles ? first + i : kKeyTiles + first + i - num_tiles;
-      if (i >= num_next) {
-        next[at] = i < num_tiles ? keys[at] : values[at - kKeyTiles];
-        continue;
-      }
-      const int part = i % (2 * halves);
-      if (part == 0) {
-        chunk = following.chunks + static_cast<size_t>(following.table[i / (2 * halves)]) * kv.block_bytes();
-        for (size_t line = kv.scale_offset; line < kv.chunk_bytes; line += 64) __builtin_prefetch(chunk + line, 0, 2);
-      }
-      next[at] = part < halves ? chunk + static_cast<size_t>(part * quads) * kKeyTile * 4
-                               : chunk + kv.v_offset + static_cast<size_t>((part - halves) * dim) * kKeyTile;
+    const int first = low / kKeyTile, num_tiles = high / kKeyTile - first, halves = kv.block_size / kKeyTile;
+    const auto at = [=](int i) { return i < num_tiles ? first + i : kKeyTiles + first + i - num_tiles; };
+    int i = 0;
+    for (int block = 0; block < following.count; ++block) {
+      const uint8_t* chunk = following.chunks + static_cast<size_t>(following.table[block]) * kv.block_bytes();
+      for (size_t line = kv.scale_offset; line < kv.chunk_bytes; line += 64) __builtin_prefetch(chunk + line, 0, 2);
+      for (int half = 0; half < halves && i < 2 * num_tiles; ++half) next[at(i++)] = chunk + static_cast<size_t>(half * quads) * kKeyTile * 4;
+      for (int half = 0; half < halves && i < 2 * num_tiles; ++half) next[at(i++)] = chunk + kv.v_offset + static_cast<size_t>(half * dim) * kKeyTile;
     }
+    for (; i < 2 * num_tiles; ++i) next[at(i)] = i < num_tiles ? keys[at(i)] : values[at(i) - kKeyTiles];
   }
 
   void QuantizeQueries(int num_rows) {
@@ -232,11 +240,14 @@ struct Int8Tile {
     }
   }
 
+  static constexpr size_t kFloats = kTileRows * (kPartition / 4 + kRuns + 2 + kMaxHeadDim / 4) + kMaxKeyRows * kRuns * kLanes;
+  static_assert(kFloats <= kAttendScratchFloats);
+
   const TileView view;
   const int dim, quads;  // padded columns; fours of dims
-  float* scores;         // [kTileRows, kPartition]
   uint8_t* weights;      // [kTileRows, kPartition]
-  float* run_scales;     // [kTileRows, kPartition / kWeightRun]
+  float* run_sums;       // [kMaxKeyRows, kRuns, kLanes], of the rows that are being weighed
+  float* run_scales;     // [kRuns, kTileRows]; until a row's runs are all known, the largest of each
   float* scale;          // [kTileRows], of the queries, with the scale of the scores
   int32_t* bias;         // [kTileRows]
   int8_t* query;         // [kTileRows, dim]
@@ -246,128 +257,182 @@ struct Int8Tile {
   const float* scales[kKeyTiles];  // of K; those of V are block_size further
 };
 
+// The tile of keys, and the place in it, of vector `v` of those from `key` on, a multiple of kLanes.
+inline size_t TileOf(int key, int v) { return static_cast<unsigned>(key + v * kLanes) / kKeyTile; }
+inline size_t InTile(int key, int v) { return static_cast<unsigned>(key + v * kLanes) % kKeyTile; }
+
 inline int32_t LoadQuad(const void* p) {
   int32_t quad;
   std::memcpy(&quad, p, sizeof quad);
   return quad;
 }
 
-// Scores of kRows rows with kVecs * kLanes keys.
+// `v`, or `masked` where a row does not see the key.
+inline Vec Masked(Vec v, int key, Visible visible, Vec masked) {
+  const Vec lane = Add(Ramp(), Set(static_cast<float>(key)));
+  v = Select(Less(lane, Set(static_cast<float>(visible.low))), masked, v);
+  return Select(Less(lane, Set(static_cast<float>(visible.high))), v, masked);
+}
+
+// At least log2 of a scale, by at most 0.09, and at least -64; infinity stays.
+inline Vec LogBound(Vec scale) {
+  return Max(Fma(BitsToFloats(scale), Set(0x1p-23f), Set(-126.913f)), Fma(scale, Set(1e-37f), Set(-64.0f)));
+}
+
+// A run of keys whose scores with kRows rows are known, and are being turned into weights.
+template <int kRows>
+struct ScoredRun {
+  alignas(64) float scores[kRows][kWeightRun];
+  alignas(64) float value_scales[kWeightRun];
+  alignas(64) float peaks[kLanes];  // of the rows: what a score's power of two is taken over
+  uint8_t* weights = nullptr;       // of the first row; rows are kPartition apart
+  float* sums = nullptr;            // of each lane; rows are kRuns * kLanes apart
+};
+
+// One row's weights, as bytes: exp2(score - peak) times the scales of V.
+template <int kRows>
+inline void WeighRow(const ScoredRun<kRows>& run, int r) {
+  const Vec peak = Set(run.peaks[r]);
+  Vec sum;
+#pragma GCC unroll 8
+  for (int v = 0; v < kRunVecs; ++v) {
+    const Vec p = Exp2(Sub(Load(run.scores[r] + v * kLanes), peak));
+    sum = v == 0 ? p : Add(sum, p);
+    StoreUint8(run.weights + r * kPartition + v * kLanes, Mul(p, Load(run.value_scales + v * kLanes)));
+  }
+  Store(run.sums + r * kRuns * kLanes, sum);
+}
+
+// Products of kRows queries with kVecs vectors of keys, one four of dims at a time.
 template <int kRows, int kVecs>
-inline void KeyScores(const Int8Tile& t, int row, int key) {
-  const uint8_t* k[kVecs];
-  const uint8_t* next[kVecs];
-  for (int v = 0; v < kVecs; ++v) {
-    const int at = key + v * kLanes;
-    k[v] = t.keys[at / kKeyTile] + at % kKeyTile * 4;
-    next[v] = t.next[at / kKeyTile] + at % kKeyTile * 4;
+struct KeyProducts {
+  KeyProducts(const Int8Tile& t, int row, int key) : q(t.query + row * t.dim), dim(t.dim) {
+    for (int v = 0; v < kVecs; ++v) {
+      k[v] = t.keys[TileOf(key, v)] + InTile(key, v) * 4;
+      next[v] = t.next[TileOf(key, v)] + InTile(key, v) * 4;
+    }
+    const int32_t* bias = t.bias + row;
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < kVecs; ++v) sum[r][v] = SetInts(bias[r]);
+    }
   }
-  Ints sum[kRows][kVecs];
-  for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kVecs; ++v) sum[r][v] = SetInts(t.bias[row + r]);
-  }
-  const int8_t* q = t.query + row * t.dim;
-  for (int i = 0; i < t.quads; ++i) {
+  void Add(int quad) {
     Ints x[kVecs];
     for (int v = 0; v < kVecs; ++v) {
-      x[v] = LoadInts(k[v] + i * kKeyTile * 4);
-      if constexpr (kRows <= kStreamRows) __builtin_prefetch(next[v] + i * kKeyTile * 4, 0, 2);
+      x[v] = LoadInts(k[v] + quad * kKeyTile * 4);
+      if constexpr (kRows <= kStreamRows) __builtin_prefetch(next[v] + quad * kKeyTile * 4, 0, 2);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      const int32_t quad = LoadQuad(q + r * t.dim + 4 * i);
-      for (int v = 0; v < kVecs; ++v) sum[r][v] = DotKeys(sum[r][v], x[v], quad);
+      const int32_t four = LoadQuad(q + r * dim + 4 * quad);
+      for (int v = 0; v < kVecs; ++v) sum[r][v] = DotKeys(sum[r][v], x[v], four);
     }
   }
+
+  const int8_t* q;
+  const int dim;
+  const uint8_t* k[kVecs];
+  const uint8_t* next[kVecs];
+  Ints sum[kRows][kVecs];
+};
+
+// Turns products into scores, and returns through `largest` those of score + log2 of the value's scale, lane by lane.
+// kIsWhole: every row sees every key, and scores are not capped.
+template <bool kIsWhole, int kRows, int kVecs>
+inline void Score(const Int8Tile& t, const KeyProducts<kRows, kVecs>& products, int row, int run, int key,
+                  ScoredRun<kRows>& scored, Vec (&largest)[kRows]) {
+  const float* query_scale = t.scale + row;
+  const float softcap = t.view.tile.softcap;
+#pragma GCC unroll 2
   for (int v = 0; v < kVecs; ++v) {
     const int at = key + v * kLanes;
-    const Vec scale = Load(t.scales[at / kKeyTile] + at % kKeyTile);
+    const float* scales = t.scales[TileOf(key, v)] + InTile(key, v);
+    const Vec scale = Load(scales);
+    Vec value_scale = Load(scales + t.view.layout.block_size);
+    const Vec bound = LogBound(value_scale);
+    // A slot that no row sees may hold anything; one that only some see may be poisoned. Their weight 0 must stay 0.
+    if constexpr (!kIsWhole) value_scale = Masked(value_scale, at, {0, t.view.Of(row + kRows - 1).high}, Set(0.0f));
+    Store(scored.value_scales + at - run, Min(value_scale, Set(3e38f)));
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      Store(t.scores + (row + r) * kPartition + at, Mul(Mul(ToFloats(sum[r][v]), scale), Set(t.scale[row + r])));
+      Vec s = Mul(Mul(ToFloats(products.sum[r][v]), scale), Set(query_scale[r]));
+      if (!kIsWhole && softcap > 0.0f) s = Mul(Set(softcap * kLog2E), Tanh(Div(s, Set(softcap))));
+      Vec x = Add(s, bound);
+      if constexpr (!kIsWhole) {
+        const Visible visible = t.view.Of(row + r);
+        x = Masked(x, at, visible, Set(kMasked));
+        s = Masked(s, at, visible, Set(kMasked));
+      }
+      Store(scored.scores[r] + at - run, s);
+      largest[r] = Max(x, largest[r]);
     }
   }
 }
 
+// Scores of kRows rows with one run of keys. The run before is turned into weights meanwhile, row by row: one after the
+// other, each would wait for the latencies of its own chains.
 template <int kRows>
-void KeyScoresOf(const Int8Tile& t, int row, int low, int high) {
-  constexpr int kVecs = kLanes == 16 && kRows <= 4 ? 4 : 2;  // enough chains to hide the latency of a product
-  int key = low;
-  for (; key + kVecs * kLanes <= high; key += kVecs * kLanes) KeyScores<kRows, kVecs>(t, row, key);
-  for (; key < high; key += kLanes) KeyScores<kRows, 1>(t, row, key);
-}
-
-// Scores, those that a row does not see masked.
-inline Vec Masked(Vec s, int key, Visible visible) {
-  const Vec lane = Add(Ramp(), Set(static_cast<float>(key)));
-  s = Select(Less(lane, Set(static_cast<float>(visible.low))), Set(kMasked), s);
-  return Select(Less(lane, Set(static_cast<float>(visible.high))), s, Set(kMasked));
-}
-
-// One run's weights, times the scales of V, in place of its scores, and the largest of each lane; returns the sum of
-// exp(score - peak) so far.
-template <bool kIsInside>
-inline Vec WeighRun(const Int8Tile& t, float* scores, int run, int end, Vec peak, Vec sum, Vec* largest) {
-  Vec top = Set(0.0f);
-#pragma GCC unroll 8
-  for (int v = 0; v < kWeightRun / kLanes; ++v) {
-    const int key = run + v * kLanes;
-    if (!kIsInside && key >= end) {
-      Store(scores + key, Set(0.0f));
-      continue;
+inline void ScoreRun(const Int8Tile& t, int row, int run, int num_pending, ScoredRun<kRows>& scored) {
+  constexpr int kVecs = kRunVecs < 2 ? kRunVecs : 2;  // at a time
+  const Visible first = t.view.Of(row), last = t.view.Of(row + kRows - 1);
+  const bool is_whole = run >= last.low && run + kWeightRun <= first.high && !(t.view.tile.softcap > 0.0f);
+  Vec largest[kRows];
+  for (Vec& each : largest) each = Set(kMasked);
+  int done = 0;
+#pragma GCC unroll 1
+  for (int key = run; key < run + kWeightRun; key += kVecs * kLanes) {
+    KeyProducts<kRows, kVecs> products(t, row, key);
+    int quad = 0;
+    for (; done < num_pending && quad + 1 < t.quads; ++done, quad += 2) {
+      products.Add(quad);
+      products.Add(quad + 1);
+      WeighRow(scored, done);
     }
-    const Vec p = Exp2(Sub(Load(scores + key), peak));
-    sum = Add(sum, p);
-    Vec w = Mul(p, Load(t.scales[key / kKeyTile] + t.view.layout.block_size + key % kKeyTile));
-    // Slots that this row does not see may hold anything: weight 0 must stay 0.
-    if constexpr (!kIsInside) w = Select(Less(Set(0.0f), p), w, Set(0.0f));
-    top = Max(top, w);
-    Store(scores + key, w);
+    for (; quad < t.quads; ++quad) products.Add(quad);
+    for (; done < num_pending; ++done) WeighRow(scored, done);
+    if (is_whole) {
+      Score<true>(t, products, row, run, key, scored, largest);
+    } else {
+      Score<false>(t, products, row, run, key, scored, largest);
+    }
   }
-  *largest = top;
-  return sum;
+  const Vec peaks = Max(Set(kLeastPeak), MaxEach<kRows>(largest));
+  StoreN(t.run_scales + run / kWeightRun * kTileRows + row, peaks, kRows);
+  Store(scored.peaks, Sub(peaks, Set(kLogLevels)));
+  scored.weights = t.weights + row * kPartition + run;
+  scored.sums = t.run_sums + run / kWeightRun * kLanes;
 }
 
-// Turns a row's scores over [low, high) into bytes and their scales. low: a multiple of kWeightRun; high: of kKeyTile.
-void Weigh(const Int8Tile& t, int row, int low, int high, const Partial& out) {
-  const Visible visible = t.view.Of(row);
-  float* scores = t.scores + row * kPartition;
-  const float softcap = t.view.tile.softcap;
-  Vec largest = Set(kMasked);
-  for (int key = low; key < high; key += kLanes) {
-    Vec s = Load(scores + key);
-    const bool is_edge = key < visible.low || key + kLanes > visible.high;
-    if (softcap > 0.0f) s = Mul(Set(softcap * kLog2E), Tanh(Div(s, Set(softcap))));
-    if (is_edge) s = Masked(s, key, visible);
-    if (is_edge || softcap > 0.0f) Store(scores + key, s);
-    largest = Max(s, largest);
+// From what each run knows, the scales of its bytes, and the largest and the sums of kRows rows.
+template <int kRows>
+void JoinRuns(const Int8Tile& t, int row, int low, int high, const Partial& out) {
+  const int first = low / kWeightRun, last = high / kWeightRun;
+  float* scales = t.run_scales + row;
+  Vec peak = Set(kLeastPeak);
+  for (int run = first; run < last; ++run) peak = Max(LoadN(scales + run * kTileRows, kRows), peak);
+  for (int run = first; run < last; ++run) {
+    const Vec scale = Mul(Exp2(Sub(LoadN(scales + run * kTileRows, kRows), peak)), Set(1.0f / kWeightLevels));
+    StoreN(scales + run * kTileRows, scale, kRows);
   }
-  const bool sees_any = visible.low < visible.high;
-  const float peak = sees_any ? MaxLanes(largest) : 0.0f;
-  Vec sum = Set(0.0f);
-  Vec largest_of[kRuns];  // by run; reduced together, since one at a time they are a long chain of latencies
-  for (Vec& each : largest_of) each = Set(0.0f);
-  for (int run = low; run < high; run += kWeightRun) {
-    const int end = run + kWeightRun < high ? run + kWeightRun : high;
-    const bool is_inside = run >= visible.low && run + kWeightRun <= visible.high;
-    Vec* top = largest_of + run / kWeightRun;
-    sum = is_inside ? WeighRun<true>(t, scores, run, end, Set(peak), sum, top) : WeighRun<false>(t, scores, run, end, Set(peak), sum, top);
+  StoreN(out.largest + row, Mul(peak, Set(kLn2)), kRows);
+  for (int r = 0; r < kRows; ++r) {
+    Vec sum = Set(0.0f);
+    for (int run = first; run < last; ++run) {
+      sum = Fma(Set(scales[run * kTileRows + r]), Load(t.run_sums + (r * kRuns + run) * kLanes), sum);
+    }
+    out.sum[row + r] = SumLanes(sum);
+    const Visible visible = t.view.Of(row + r);
+    if (visible.low >= visible.high) out.largest[row + r] = kMinusInfinity;
   }
-  alignas(64) float inverse[kRuns];
-  MaxEach(largest_of, inverse);
-  for (int i = 0; i < kRuns; i += kLanes) {
-    const Vec scale = Load(inverse + i);
-    const Mask has_weight = Less(Set(1e-30f), scale);
-    Store(t.run_scales + row * kRuns + i, Select(has_weight, Mul(scale, Set(1.0f / kWeightLevels)), Set(0.0f)));
-    Store(inverse + i, Select(has_weight, Div(Set(kWeightLevels), scale), Set(0.0f)));
-  }
-  uint8_t* bytes = t.weights + row * kPartition;
-  for (int run = low; run < high; run += kWeightRun) {
-    const Vec factor = Set(inverse[run / kWeightRun]);
-#pragma GCC unroll 8
-    for (int key = run; key < run + kWeightRun; key += kLanes) StoreUint8(bytes + key, Mul(Load(scores + key), factor));
-  }
-  out.largest[row] = sees_any ? peak * kLn2 : kMinusInfinity;
-  out.sum[row] = SumLanes(sum);
+}
+
+// kRows rows' scores over [low, high) and from them their weights. low and high: multiples of kWeightRun.
+template <int kRows>
+void WeighRows(const Int8Tile& t, int row, int low, int high, const Partial& out) {
+  ScoredRun<kRows> scored;
+  for (int run = low; run < high; run += kWeightRun) ScoreRun<kRows>(t, row, run, run > low ? kRows : 0, scored);
+  for (int r = 0; r < kRows; ++r) WeighRow(scored, r);
+  JoinRuns<kRows>(t, row, low, high, out);
 }
 
 // kRows x kVecs * kLanes columns of weights · V.
@@ -382,8 +447,7 @@ inline void ValueSums(const Int8Tile& t, int row, int low, int high, int column,
     for (int r = 0; r < kRows; ++r) {
       for (int c = 0; c < kVecs; ++c) sum[r][c] = SetInts(0);
     }
-    const int end = run + kWeightRun < high ? run + kWeightRun : high;
-    for (int tile = run; tile < end; tile += kKeyTile) {
+    for (int tile = run; tile < run + kWeightRun; tile += kKeyTile) {
       const uint8_t* v = t.values[tile / kKeyTile] + column * 4;
       const uint8_t* next = t.next[kKeyTiles + tile / kKeyTile] + column * 4;
       const uint8_t* w = t.weights + row * kPartition + tile;
@@ -401,7 +465,7 @@ inline void ValueSums(const Int8Tile& t, int row, int low, int high, int column,
       }
     }
     for (int r = 0; r < kRows; ++r) {
-      const Vec scale = Set(t.run_scales[(row + r) * kRuns + run / kWeightRun]);
+      const Vec scale = Set(t.run_scales[run / kWeightRun * kTileRows + row + r]);
       for (int c = 0; c < kVecs; ++c) total[r][c] = Fma(scale, ToFloats(sum[r][c]), total[r][c]);
     }
   }
@@ -419,12 +483,13 @@ void ValueSumsOf(const Int8Tile& t, int row, int low, int high, const Partial& o
 }
 
 template <int... kIndex>
-void AllKeyScores(const Int8Tile& t, int num_rows, int low, int high, std::integer_sequence<int, kIndex...>) {
-  static constexpr void (*kByRows[])(const Int8Tile&, int, int, int) = {KeyScoresOf<kIndex + 1>...};
+void AllWeights(const Int8Tile& t, int num_rows, int low, int high, const Partial& out,
+                std::integer_sequence<int, kIndex...>) {
+  static constexpr void (*kByRows[])(const Int8Tile&, int, int, int, const Partial&) = {WeighRows<kIndex + 1>...};
   const int parts = (num_rows + kMaxKeyRows - 1) / kMaxKeyRows;  // of equal height, give or take a row
   for (int i = 0; i < parts; ++i) {
     const int row = num_rows * i / parts;
-    kByRows[num_rows * (i + 1) / parts - row - 1](t, row, low, high);
+    kByRows[num_rows * (i + 1) / parts - row - 1](t, row, low, high, out);
   }
 }
 
@@ -447,11 +512,11 @@ void AttendInt8(const KvLayout& layout, const AttentionTile& tile, int partition
     for (int row = 0; row < num_rows; ++row) out.largest[row] = kMinusInfinity;
     return;
   }
-  const int low = first.low / kWeightRun * kWeightRun, high = (last.high + kKeyTile - 1) / kKeyTile * kKeyTile;
-  t.Locate(low, high);
+  const int low = first.low / kWeightRun * kWeightRun, high = (last.high + kWeightRun - 1) / kWeightRun * kWeightRun;
+  t.Locate(low, high, last.high);
+  t.Foresee(low, high, num_rows <= kStreamRows ? tile.next : NextBlocks{});
   t.QuantizeQueries(num_rows);
-  AllKeyScores(t, num_rows, low, high, std::make_integer_sequence<int, kMaxKeyRows>());
-  for (int row = 0; row < num_rows; ++row) Weigh(t, row, low, high, out);
+  AllWeights(t, num_rows, low, high, out, std::make_integer_sequence<int, kMaxKeyRows>());
   AllValueSums(t, num_rows, low, high, out, std::make_integer_sequence<int, kMaxValueRows>());
 }
 

@@ -47,10 +47,7 @@ inline constexpr int kPartition = 512;  // keys per partial softmax, aligned to 
 inline constexpr int kTileRows = 16;    // (query, head) pairs that share each load of K and V
 inline constexpr int kMaxHeadDim = 512;
 
-// Of attend's scratch: the scores; for int8 also weights as bytes and their scales, queries as bytes, scales and sums.
-inline size_t AttendScratchFloats(int padded_dim) {
-  return kTileRows * (kPartition + kPartition / 4 + kPartition / 32 + 2 + static_cast<size_t>(padded_dim) / 4);
-}
+inline constexpr size_t kAttendScratchFloats = static_cast<size_t>(kTileRows) * kPartition;  // the scores
 
 // Blocks of one head's cache that are read next: asked for meanwhile, since no hardware foresees where they lie.
 struct NextBlocks {
@@ -99,7 +96,7 @@ struct OpKernels {
 
   // One token's k and v (all kv heads) into its slot of a layer's cache.
   void (*write_kv)(const KvLayout& layout, uint8_t* layer_cache, int32_t slot, const float* k, const float* v);
-  // A tile's partial softmax over one partition. scratch: AttendScratchFloats.
+  // A tile's partial softmax over one partition. scratch: kAttendScratchFloats.
   void (*attend)(const KvLayout& layout, const AttentionTile& tile, int partition, float* scratch, const Partial& out);
   // Folds `next` into `total`; the order of calls is the order of partitions.
   void (*merge)(const Partial& total, const Partial& next, int num_rows, int padded_dim);

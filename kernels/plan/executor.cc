@@ -76,7 +76,7 @@ Executor::Executor(const TriposOptions& options)
     : settings_(SettingsOf(options)), kernels_(ChooseOpKernels(settings_.isa)), pool_(settings_.threads) {}
 
 size_t Executor::ScratchFloats(const LoweredPlan& plan) const {
-  const size_t cached = AttendScratchFloats(layout_.padded_dim) + 2 * Partial::Floats(layout_.padded_dim);
+  const size_t cached = kAttendScratchFloats + 2 * Partial::Floats(layout_.padded_dim);
   const size_t whole = plan.self_attention_dim > 0 ? SelfAttentionScratchFloats(plan.self_attention_dim, settings_.max_num_tokens) : 0;
   return std::max(cached, whole);
 }

@@ -288,8 +288,8 @@ void AttentionPhase::RunWhole(const StepState& state, int thread) const {
   const KvLayout& layout = state.cache.layout;
   float* scores = state.scratch[static_cast<size_t>(thread)];
   const size_t partial_floats = Partial::Floats(layout.padded_dim);
-  const Partial total = Partial::At(scores + AttendScratchFloats(layout.padded_dim));
-  const Partial part = Partial::At(scores + AttendScratchFloats(layout.padded_dim) + partial_floats);
+  const Partial total = Partial::At(scores + kAttendScratchFloats);
+  const Partial part = Partial::At(scores + kAttendScratchFloats + partial_floats);
   int num_done = 0;
   std::optional<int64_t> unit = TakeUnit(state, thread, &num_done);
   while (unit.has_value()) {
