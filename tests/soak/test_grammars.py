@@ -192,7 +192,8 @@ async def test_mutated_grammars_never_kill_or_stall(soak: int, capsys: pytest.Ca
     try:
         done = asyncio.Event()
         done.set()
-        idle = await canary_gaps(model, done, 400)
+        await canary_gaps(model, done, 200)  # the model still loads what renders chats
+        idle = await canary_gaps(model, done, 1000)
         done.clear()
         canary = asyncio.create_task(canary_gaps(model, done, 100))
         storm = Storm(model, CASES * soak, seed=2026)
