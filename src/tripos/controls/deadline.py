@@ -40,7 +40,7 @@ class _Timed:
         self._arrival_s = arrival_s
         self.end_s = end_s
         self.is_over = False
-        self._reader = asyncio.current_task()
+        self._reader = asyncio.current_task(watch.loop())
         self._num_before = 0  # cancellations that others asked for
         self._watch = watch
         watch.add(self)
@@ -74,11 +74,15 @@ class _Watch:
         self._calls: set[_Timed] = set()
         self._loop: asyncio.AbstractEventLoop | None = None  # in which the next look is due
 
-    def add(self, call: _Timed) -> None:
-        self._calls.add(call)
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """That the calls run in. Which one does, asyncio asks the system for each time: who is watched need not."""
         if self._loop is None or self._loop.is_closed():
             self._loop = asyncio.get_running_loop()
             self._loop.call_later(GRACE_S, self._look)
+        return self._loop
+
+    def add(self, call: _Timed) -> None:
+        self._calls.add(call)
 
     def discard(self, call: _Timed) -> None:
         self._calls.discard(call)

@@ -31,7 +31,9 @@ LIMITS = llguidance.LLParserLimits(
     max_grammar_size=200_000,
     verbose_errors=False,
 )
-MAX_FORCED = 256  # tokens appended at once; what is left follows after the next step
+# Tokens looked at for what is forced, in one step; what is left follows after the next. All of the forced text is
+# tokenized anew for each token of it, at 1 to 2 us per token, and the others of the batch wait.
+MAX_FORCED_LOOKS = 1024
 # JSON on one line, as json.dumps writes it: one way to space it, so that all but the values is forced.
 _JSON_OPTIONS = {
     "item_separator": ", ",
@@ -272,11 +274,13 @@ class Matcher:
 
         They are those that the masks would allow alone, one by one, so the text is the same as without jumping ahead.
         """
-        for _ in range(MAX_FORCED):
+        num_looks = 0
+        while num_looks < MAX_FORCED_LOOKS:
             nothing: list[int] = []
             tokens = self._ask(self._matcher.compute_ff_tokens, nothing)
             if not tokens or not self.accept(tokens[0]):
                 return
+            num_looks += len(tokens)
             yield tokens[0]
 
     def _ask(self, ask: Callable[[], T], otherwise: T) -> T:

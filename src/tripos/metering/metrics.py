@@ -7,9 +7,9 @@ grow the number of series. Gauges of an engine are read when someone scrapes.
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, Protocol, runtime_checkable
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -55,10 +55,12 @@ class Tally:
         self.total += value
 
     def observe_all(self, values: Sequence[float]) -> None:
-        counts, bounds = self.counts, self._bounds
-        for value in values:
-            counts[bisect_left(bounds, value)] += 1
-        self.total += sum(values)
+        """Sorted, they take one search per bucket instead of one per value."""
+        ordered = sorted(values)
+        ends = [bisect_right(ordered, bound) for bound in self._bounds]
+        for i, (begin, end) in enumerate(pairwise((0, *ends, len(ordered)))):
+            self.counts[i] += end - begin
+        self.total += sum(ordered)
 
 
 class Histogram:

@@ -10,9 +10,8 @@ import msgspec
 
 from tripos.errors import InvalidRequest
 from tripos.types import Decide, Decision, Option, Priority
-from tripos.wire.fields import Field, Table, read
+from tripos.wire.fields import Field, Table, read_json
 from tripos.wire.generation import INT31, MAX_TIMEOUT_S, MODEL, check_model
-from tripos.wire.json import parse
 from tripos.wire.openai.chat import read_template_args
 
 MAX_QUESTIONS = 400
@@ -47,7 +46,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_body(body: bytes, fields: Table) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The fields of a body; then those of Wanted and of Decide that OWN stands for. Raises InvalidRequest."""
-    found = read(parse(body), fields)
+    found = read_json(body, fields)
     check_count(len(found["questions"]), 1, MAX_QUESTIONS, "questions", "questions")
     if found.get("cache_salt") == "":
         raise InvalidRequest("cache_salt is empty: leave it out", code="invalid_value", param="cache_salt")

@@ -6,7 +6,7 @@ Owns the rule that fields a client leaves out take what the model's makers recom
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import msgspec
@@ -50,7 +50,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     requests: tuple[Generate, ...]
-    given: frozenset[str] = RECOMMENDED  # of RECOMMENDED, the fields that the client sent
+    given: Set[str] = RECOMMENDED  # names of fields that the client sent
     stream: bool = False
     include_usage: bool = False
     priority: Priority = Priority.ONLINE

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -50,11 +50,29 @@ def parse(body: bytes) -> Any:
     if len(body) > MAX_NODES and num_brackets + body.count(b",") >= MAX_NODES:
         _check_count(body)
     written = encode(value)  # each key once
-    if b"\\" in body and b"\\u" in body:  # which may hide a colon of a string
+    if b"\\u" in body:  # which may hide a colon of a string
         body, written = _skeleton(body), _skeleton(written)
     if body.count(b":") != written.count(b":"):
         raise InvalidRequest("a key appears twice in one object", code="invalid_json")
     return value
+
+
+def decoder(form: Any) -> Callable[[bytes], Any]:
+    """For values of a type that leaves out keys which it does not know: gives what `parse` would have found, or None
+    where it cannot tell, such as for a body with further keys, or too large to be judged at a glance.
+    """
+    decode = msgspec.json.Decoder(form).decode
+
+    def decode_plain(body: bytes) -> Any:
+        if len(body) > MAX_NODES or body.count(b"{") + body.count(b"[") > MAX_DEPTH or b"\\u" in body:
+            return None
+        try:
+            value = decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+        return value if body.count(b":") == encode(value).count(b":") else None  # no key twice, none left out
+
+    return decode_plain
 
 
 def shown(text: str) -> str:

@@ -9,9 +9,8 @@ import msgspec
 
 from tripos.errors import InvalidRequest
 from tripos.types import Rerank
-from tripos.wire.fields import Field, kind_of, read, table
+from tripos.wire.fields import Field, kind_of, read_json, table
 from tripos.wire.generation import INT31, MODEL, check_model
-from tripos.wire.json import parse
 from tripos.wire.oneshot import (
     DELIVERY,
     MAX_DOCUMENTS,
@@ -61,7 +60,7 @@ class AskedRerank(msgspec.Struct, frozen=True, kw_only=True):
 
 def decode_rerank(body: bytes) -> AskedRerank:
     """Raises InvalidRequest naming the field."""
-    found = read(parse(body), RERANK)
+    found = read_json(body, RERANK)
     if (limit := found.get("max_tokens_per_doc")) is not None:
         found.setdefault("truncate_prompt_tokens", limit)
     request = Rerank(
@@ -95,7 +94,7 @@ def encode_rerank(asked: AskedRerank, answer: AnsweredOnce, id: str, model: str)
 
 def decode_score(body: bytes) -> AskedOnce:
     """One Rerank for a text against many, one each for pairs. Raises InvalidRequest naming the field."""
-    found = read(parse(body), SCORE)
+    found = read_json(body, SCORE)
     first, second = (_texts(found[name], name) for name in ("text_1", "text_2"))
     kept = read_truncation(found)
     if len(first) == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import threading
 from collections import Counter
@@ -19,7 +20,7 @@ from tripos.engine.answer_check import AnswerCheck
 from tripos.engine.constraints import CompiledConstraint
 from tripos.engine.engine import Engine, EngineOptions, Output, TokenOutput
 from tripos.engine.gate import admit
-from tripos.engine.grammar import Grammar, GrammarProblem, Matcher, Vocabulary
+from tripos.engine.grammar import MAX_FORCED_LOOKS, Grammar, GrammarProblem, Matcher, Vocabulary
 from tripos.engine.llm import LanguageModel
 from tripos.engine.scheduler import SchedulerOptions
 from tripos.engine.sequence import Sequence
@@ -155,6 +156,13 @@ def check(make: Callable[[int], Executor], num_batches: int) -> None:
     assert met["jumps"] > 0
 
 
+def even_clock() -> Callable[[], float]:
+    """Every step takes a second. By a real clock a busy machine may find that guesses cost more than they bring, and
+    none are made.
+    """
+    return itertools.count(1.0).__next__
+
+
 def scripted(threads: int) -> Executor:
     return ScriptedExecutor(VOCAB_SIZE, ExecutorOptions(block_size=BLOCK_SIZE))
 
@@ -181,7 +189,7 @@ def test_guesses_are_held_against_the_grammar() -> None:
     runs = []
     for drafts in (0, 8):
         options = EngineOptions(64, BLOCK_SIZE, WINDOW, SchedulerOptions(max_draft_tokens=drafts), jump_ahead=False)
-        engine = Engine(executor, options)
+        engine = Engine(executor, options, clock=even_clock())
         sequence = Sequence(np.array([1], np.int32), 60, Sampling(), 3, frozenset({EOS}), matcher=grammar.start())
         engine.add(sequence)
         while engine.has_work:
@@ -205,6 +213,28 @@ def test_forced_text_takes_no_step_per_token() -> None:
     assert bytes(token.token_id for output in outputs for token in output.tokens).decode()[:-1] == text
     assert outputs[-1].finish_reason == "stop"
     assert engine.num_steps == 2  # the first byte with the prompt, the others at once with the draw of the last
+
+
+def test_long_forced_text_takes_turns_with_the_others() -> None:
+    """All that is forced is looked at for each token of it: one step takes a part."""
+    executor = scripted(1)
+    executor.reserve(64)
+    text = "".join(chr(97 + i % 26) for i in range(150))
+    runs = []
+    for jump_ahead in (True, False):
+        plain = SchedulerOptions(max_draft_tokens=0)
+        engine = Engine(executor, EngineOptions(64, BLOCK_SIZE, WINDOW, plain, jump_ahead=jump_ahead))
+        matcher = compiled(literal(text)).start()
+        sequence = Sequence(np.array([1], np.int32), 180, eos_ids=frozenset({EOS}), matcher=matcher)
+        engine.add(sequence)
+        jumps = []
+        while engine.has_work:
+            jumps += [len(output.tokens) for output in engine.step()]
+        runs.append((sequence.tokens[: sequence.num_tokens].tolist(), jumps))
+    assert runs[0][0] == runs[1][0]
+    assert bytes(token for token in runs[0][0][1:] if token != EOS).decode() == text
+    assert MAX_FORCED_LOOKS / 150 < runs[0][1][0] < 20  # of the first step: what it takes, and no more
+    assert len(runs[0][1]) < len(runs[1][1]) / 5
 
 
 def test_forced_text_ends_at_max_tokens() -> None:
@@ -465,7 +495,8 @@ async def test_a_long_check_holds_nobody_up(model: LanguageModel, monkeypatch: p
 def test_a_parser_that_panics_ends_its_sequence_and_no_other(way: str, num_good: int) -> None:
     executor = scripted(1)
     executor.reserve(64)
-    engine = Engine(executor, EngineOptions(64, BLOCK_SIZE, WINDOW, jump_ahead=way == "compute_ff_tokens"))
+    options = EngineOptions(64, BLOCK_SIZE, WINDOW, jump_ahead=way == "compute_ff_tokens")
+    engine = Engine(executor, options, clock=even_clock())
     pattern = compiled(Constraint(kind="regex", source="(?:abcabcabd|abcabcabe){6,9}"))
     stops = Sampling(stop_token_ids=tuple(b"abcde"))
     sequences = [Sequence(np.array([i], np.int32), 60, stops, 3, matcher=pattern.start()) for i in range(2)]

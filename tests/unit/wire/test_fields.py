@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tripos.errors import InvalidRequest
-from tripos.wire.fields import Field, check, read, table
+from tripos.wire.fields import Field, check, read, read_json, table
+from tripos.wire.json import parse
 
 TABLE = table(
     Field("flag", "boolean", ""),
@@ -75,5 +77,54 @@ def test_only_objects_are_read(value: Any) -> None:
     assert caught.value.code == "invalid_type"
 
 
+def verdict(reads: Callable[[], Any]) -> Any:
+    try:
+        return reads()
+    except InvalidRequest as problem:
+        return problem.message, problem.code, problem.param
+
+
+@given(st.dictionaries(st.sampled_from([*TABLE, "unknown"]), VALUES, max_size=4), st.booleans())
+def test_one_pass_over_a_body_finds_what_two_find(body: dict[str, Any], escapes: bool) -> None:
+    data = json.dumps({"must": 1, **body}, ensure_ascii=escapes).encode(errors="surrogatepass")
+    assert verdict(lambda: read_json(data, TABLE)) == verdict(lambda: read(parse(data), TABLE))
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b'{"must": 1, "must": 2}', "invalid_json"),
+        (b'{"must": 1, "what": {"a": 1, "a": 2}}', "invalid_json"),
+        (b'{"must": 1, "what": {"a": 1, "\\u0061": 2}}', "invalid_json"),
+        (b'{"must": 1, "what": ["\\u003a", {"a": 1, "a": 2}]}', "invalid_json"),
+        (b'{"must": 1, "unknown": 2, "what": "\\u003a"}', "unknown_field"),
+        (b'{"must": 1, "unknown": NaN}', "invalid_json"),
+        (b'{"must": 1, "unknown": "\xff"}', "invalid_encoding"),
+        (b'{"must": 1, "unknown": "\\ud800"}', "invalid_encoding"),
+        (b'\xef\xbb\xbf{"must": 1}', "invalid_encoding"),
+        (b'{"must": 1} {}', "invalid_json"),
+        (b'{"must": null}', "missing_field"),
+        (b'{"must": 1, "what": ' + b"[" * 65 + b"]" * 65 + b"}", "invalid_json"),
+        (b'{"must": 1, "what": [' + b"1," * 100_000 + b"1]}", "invalid_json"),
+        (b"[]", "invalid_type"),
+        (b"", "invalid_json"),
+    ],
+)
+def test_one_pass_takes_nothing_that_two_refuse(data: bytes, code: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_json(data, TABLE)
+    assert caught.value.code == code
+
+
 def test_usual_bodies_need_no_second_look() -> None:
-    msgspec.convert({"flag": True, "count": 5, "share": 1, "name": "xx", "kind": "a", "must": 1}, TABLE.form)
+    body = {
+        "flag": True,
+        "count": 5,
+        "share": 1,
+        "name": "xx",
+        "kind": "a",
+        "text": "a: b\n",
+        "must": 1,
+        "what": {"a": 1},
+    }
+    assert TABLE.decode(json.dumps(body).encode()) == body

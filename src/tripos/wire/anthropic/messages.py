@@ -10,7 +10,7 @@ from tripos.types import Constraint, Event, Generate, Message, Sampling, Usage
 from tripos.wire.anthropic.blocks import Blocks, read_conversation
 from tripos.wire.anthropic.functions import read_offer, read_thinking
 from tripos.wire.constraint import read_schema_format
-from tripos.wire.fields import Field, read, table
+from tripos.wire.fields import Field, read, read_json, table
 from tripos.wire.generation import (
     INT31,
     INT63,
@@ -18,13 +18,11 @@ from tripos.wire.generation import (
     MAX_STOPS,
     MAX_TOKENS,
     MODEL,
-    RECOMMENDED,
     Asked,
     Single,
     check_model,
     read_stop,
 )
-from tripos.wire.json import parse
 from tripos.wire.tools.offer import MAX_TOOLS
 from tripos.wire.tools.reader import PLAIN, Speech
 
@@ -73,7 +71,7 @@ _STOP_REASONS = {"length": "max_tokens", "tool_calls": "tool_use", "content_filt
 
 def decode(body: bytes) -> Asked:
     """Raises InvalidRequest naming the field."""
-    found = read(parse(body), FIELDS)
+    found = read_json(body, FIELDS)
     read(found.get("metadata", {}), _METADATA, "metadata")
     sampling = Sampling(
         temperature=float(found.get("temperature", 1.0)),
@@ -93,7 +91,7 @@ def decode(body: bytes) -> Asked:
         thinking=read_thinking(found.get("thinking"), found["max_tokens"]),
         model=check_model(found),
         requests=(request,),
-        given=RECOMMENDED & found.keys(),
+        given=found.keys(),
         stream=found.get("stream", False),
     )
 
@@ -111,7 +109,7 @@ def _read_constraint(found: dict[str, Any]) -> Constraint | None:
 
 def decode_count(body: bytes) -> Asked:
     """What would be asked. Raises InvalidRequest."""
-    found = read(parse(body), COUNT)
+    found = read_json(body, COUNT)
     return Asked(
         model=check_model(found),
         requests=(Generate(prompt=_read_prompt(found)),),

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tripos.types import Embed
-from tripos.wire.fields import Field, read, table
+from tripos.wire.fields import Field, read_json, table
 from tripos.wire.generation import INT31, MODEL, check_model
-from tripos.wire.json import parse
 from tripos.wire.oneshot import AnsweredOnce, AskedOnce, read_inputs, read_truncation
 
 _KEEP_ALIVE = Field("keep_alive", "any", "Models stay loaded.", use="ignored")
@@ -25,7 +24,7 @@ EMBEDDINGS = table(MODEL, Field("prompt", "string", "Text. No empty one.", requi
 
 def decode_embed(body: bytes) -> AskedOnce:
     """Raises InvalidRequest naming the field."""
-    found = read(parse(body), EMBED)
+    found = read_json(body, EMBED)
     request = Embed(
         inputs=read_inputs(found["input"], "input"),
         dimensions=found.get("dimensions"),
@@ -36,7 +35,7 @@ def decode_embed(body: bytes) -> AskedOnce:
 
 def decode_embeddings(body: bytes) -> AskedOnce:
     """Raises InvalidRequest naming the field. Ollama cuts here, without asking."""
-    found = read(parse(body), EMBEDDINGS)
+    found = read_json(body, EMBEDDINGS)
     return AskedOnce(
         model=check_model(found), requests=(Embed(inputs=read_inputs(found["prompt"], "prompt"), truncate_to=0),)
     )

@@ -8,7 +8,7 @@ from typing import Any
 from tripos.errors import InvalidRequest
 from tripos.types import Event, Generate, Message, Sampling, TokenLogprob
 from tripos.wire.constraint import read_ollama_format
-from tripos.wire.fields import Field, read, table
+from tripos.wire.fields import Field, read, read_json, table
 from tripos.wire.generation import (
     INT31,
     INT63,
@@ -21,7 +21,6 @@ from tripos.wire.generation import (
     check_model,
     read_stop,
 )
-from tripos.wire.json import parse
 from tripos.wire.ollama.functions import encode_calls, read_messages, read_offer, read_thinking
 from tripos.wire.tools.offer import MAX_TOOLS
 from tripos.wire.tools.reader import Said, join
@@ -87,13 +86,13 @@ OPTIONS = table(
 
 def decode_chat(body: bytes) -> Asked:
     """No request when there are no messages. Raises InvalidRequest."""
-    found = read(parse(body), CHAT)
+    found = read_json(body, CHAT)
     return _asked(found, read_messages(found.get("messages", ())))
 
 
 def decode_generate(body: bytes) -> Asked:
     """No request when there is no prompt. Raises InvalidRequest."""
-    found = read(parse(body), GENERATE)
+    found = read_json(body, GENERATE)
     prompt, system = found.get("prompt", ""), found.get("system")
     if found.get("raw"):
         if system is not None:

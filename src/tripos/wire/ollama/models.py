@@ -7,9 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tripos.types import ModelCard, Sampling
-from tripos.wire.fields import Field, read, table
+from tripos.wire.fields import Field, read_json, table
 from tripos.wire.generation import MODEL, check_model
-from tripos.wire.json import parse
 
 SHOW = table(MODEL, Field("verbose", "boolean", "Nothing more is known.", use="ignored"))
 NEVER = "9999-12-31T23:59:59Z"  # models stay until the server ends
@@ -25,7 +24,7 @@ _PARAMETERS = {
 
 def decode_show(body: bytes) -> str:
     """The model's name. Raises InvalidRequest."""
-    return check_model(read(parse(body), SHOW))
+    return check_model(read_json(body, SHOW))
 
 
 def encode_tags(cards: Iterable[ModelCard]) -> dict[str, Any]:

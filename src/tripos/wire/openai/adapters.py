@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from tripos.wire.fields import Field, read, table
+from tripos.wire.fields import Field, read_json, table
 from tripos.wire.generation import MAX_MODEL_NAME
-from tripos.wire.json import parse
 
 MAX_PATH_BYTES = 4096
 
@@ -36,7 +35,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 def decode_load(body: bytes) -> Load:
     """Raises InvalidRequest."""
-    found = read(parse(body), LOAD)
+    found = read_json(body, LOAD)
     return Load(
         name=found["lora_name"],
         path=found["lora_path"],
@@ -47,5 +46,5 @@ def decode_load(body: bytes) -> Load:
 
 def decode_unload(body: bytes) -> str:
     """The adapter's name. Raises InvalidRequest."""
-    name: str = read(parse(body), UNLOAD)["lora_name"]
+    name: str = read_json(body, UNLOAD)["lora_name"]
     return name

@@ -11,9 +11,9 @@ import msgspec
 from tripos.errors import InvalidRequest
 from tripos.types import Delta, Generate, Message, TokenLogprob, ToolCall
 from tripos.wire.constraint import read_constraint
-from tripos.wire.fields import Field, read, table
+from tripos.wire.fields import Field, read, read_json, table
 from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, Asked, Heard
-from tripos.wire.json import encode, parse, shown
+from tripos.wire.json import encode, shown
 from tripos.wire.openai.functions import CALLING, REASONING, read_chat_offer, read_thinking
 from tripos.wire.openai.generation import DELIVERY, IGNORED, SAMPLING, Answer, Identity, read_delivery, read_sampling
 from tripos.wire.openai.parts import read_parts
@@ -85,7 +85,7 @@ _FUNCTION = table(
 
 def decode(body: bytes) -> Asked:
     """Raises InvalidRequest naming the field."""
-    found = read(parse(body), FIELDS)
+    found = read_json(body, FIELDS)
     _check_formats(found)
     logprobs = None
     if "top_logprobs" in found and not found.get("logprobs"):

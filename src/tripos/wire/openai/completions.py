@@ -9,9 +9,8 @@ from msgspec.structs import replace
 from tripos.errors import InvalidRequest
 from tripos.types import Delta, Generate, TokenLogprob
 from tripos.wire.constraint import read_constraint
-from tripos.wire.fields import Field, kind_of, read, table
+from tripos.wire.fields import Field, kind_of, read_json, table
 from tripos.wire.generation import MAX_TOKENS, Asked, Choice, read_token_ids
-from tripos.wire.json import parse
 from tripos.wire.openai.generation import (
     DELIVERY,
     IGNORED,
@@ -42,7 +41,7 @@ FIELDS = table(
 
 def decode(body: bytes) -> Asked:
     """Raises InvalidRequest naming the field."""
-    found = read(parse(body), FIELDS)
+    found = read_json(body, FIELDS)
     echo, logprobs = found.get("echo", False), found.get("logprobs")
     max_tokens = found.get("max_tokens", DEFAULT_MAX_TOKENS)
     if max_tokens == 0 and not echo:

@@ -6,9 +6,8 @@ import base64
 from typing import Any
 
 from tripos.types import Embed
-from tripos.wire.fields import Field, read, table
+from tripos.wire.fields import Field, read_json, table
 from tripos.wire.generation import INT31, MODEL, check_model
-from tripos.wire.json import parse
 from tripos.wire.oneshot import (
     DELIVERY,
     TRUNCATE,
@@ -36,7 +35,7 @@ FIELDS = table(
 
 def decode(body: bytes) -> tuple[AskedOnce, bool]:
     """The request, and whether vectors are wanted as base64. Raises InvalidRequest naming the field."""
-    found = read(parse(body), FIELDS)
+    found = read_json(body, FIELDS)
     request = Embed(
         inputs=read_inputs(found["input"], "input"),
         dimensions=found.get("dimensions"),

@@ -14,9 +14,9 @@ from msgspec.structs import replace
 from tripos.errors import InvalidRequest, TriposError
 from tripos.types import Event, Generate, Message, ToolCall, Usage
 from tripos.wire.constraint import read_text_format
-from tripos.wire.fields import Field, at, check, kind_of, read, table
+from tripos.wire.fields import Field, at, check, kind_of, read, read_json, table
 from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, MODEL, Asked, Single, check_model
-from tripos.wire.json import parse, shown
+from tripos.wire.json import shown
 from tripos.wire.openai.functions import CALLING, read_offer
 from tripos.wire.openai.generation import DELIVERY, SAMPLING, read_delivery, read_sampling
 from tripos.wire.openai.response_items import Output
@@ -140,7 +140,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 def decode(body: bytes) -> Wanted:
     """Raises InvalidRequest naming the field."""
-    found = read(parse(body), FIELDS)
+    found = read_json(body, FIELDS)
     if found.get("background"):
         raise InvalidRequest("background: only false is supported", code="invalid_value", param="background")
     request = Generate(
@@ -156,7 +156,7 @@ def decode(body: bytes) -> Wanted:
 
 def decode_count(body: bytes) -> Wanted:
     """Raises InvalidRequest naming the field."""
-    found = read(parse(body), COUNT)
+    found = read_json(body, COUNT)
     return _read_wanted(found, Asked(model=check_model(found), requests=(Generate(prompt=""),)))
 
 

@@ -9,9 +9,8 @@ import msgspec
 
 from tripos.errors import InvalidRequest
 from tripos.types import Message
-from tripos.wire.fields import Field, read, table
+from tripos.wire.fields import Field, read_json, table
 from tripos.wire.generation import MAX_MESSAGES, MODEL, check_model, read_token_ids
-from tripos.wire.json import parse
 from tripos.wire.openai.chat import read_messages, read_template_args
 
 TOKENIZE = table(
@@ -38,7 +37,7 @@ class Tokenize(msgspec.Struct, frozen=True, kw_only=True):
 
 def decode_tokenize(body: bytes) -> Tokenize:
     """Raises InvalidRequest."""
-    found = read(parse(body), TOKENIZE)
+    found = read_json(body, TOKENIZE)
     if ("prompt" in found) == ("messages" in found):
         message = "give prompt or messages, one of them"
         code = "invalid_value" if "prompt" in found else "missing_field"
@@ -65,5 +64,5 @@ def encode_tokens(
 
 def decode_detokenize(body: bytes) -> tuple[str, tuple[int, ...]]:
     """Model name and token ids. Raises InvalidRequest."""
-    found = read(parse(body), DETOKENIZE)
+    found = read_json(body, DETOKENIZE)
     return check_model(found), read_token_ids(found["tokens"], "tokens")
