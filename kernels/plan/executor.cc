@@ -164,11 +164,11 @@ void Executor::PlanTiles(const TriposStep& step) {
   const int32_t width = plan_->queries_per_tile;
   if (width == 0) return;
   for (int32_t b = 0; b < step.num_seqs; ++b) {
-    const int32_t end = step.query_start[b + 1];
-    for (int32_t first = step.query_start[b]; first < end; first += width) {
+    const int32_t start = step.query_start[b], end = step.query_start[b + 1];
+    for (int32_t first = start; first < end; first += width) {
       const int32_t count = std::min(width, end - first);
       const int32_t num_partitions = step.positions[first + count - 1] / kPartition + 1;
-      tiles_.push_back({b, first, count, num_partitions});
+      tiles_.push_back({b, first, count, num_partitions, end - start == 1});
       max_partitions_ = std::max(max_partitions_, num_partitions);
     }
   }

@@ -91,7 +91,7 @@ def check(
 
 @pytest.mark.parametrize("kv_cache", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("window", [0, 100])
-@pytest.mark.parametrize(("num_heads", "num_kv_heads", "head_dim"), [(9, 3, 64), (4, 4, 24), (16, 8, 128)])
+@pytest.mark.parametrize(("num_heads", "num_kv_heads", "head_dim"), [(9, 3, 64), (4, 4, 24), (16, 8, 128), (40, 2, 8)])
 def test_same_bits_in_any_chunks_batch_and_threads(
     isa: str, kv_cache: str, window: int, num_heads: int, num_kv_heads: int, head_dim: int
 ) -> None:
