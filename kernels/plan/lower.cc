@@ -476,6 +476,7 @@ class Lowering {
     }
     out_.queries_per_tile = shape.queries_per_tile();
     out_.num_head_tiles = shape.num_kv_heads * shape.tiles_per_kv_head();
+    ++out_.layers_of_window[shape.window];
 
     const int cache = NewBuffer(Rows::kTokens, 0);  // stands for this layer's cache in the placing of barriers
     WriteKvPhase& write = EmitRows<WriteKvPhase>({View(op.inputs[1]), View(op.inputs[2])}, {}, Rows::kTokens);

@@ -130,6 +130,7 @@ class Phase {
   bool is_idle_single = false;  // has nothing to do in a step of one row
   bool needs_barrier = false;  // before it
   bool needs_barrier_single = false;  // before it in a step of one row
+  bool reads_cache = false;  // also what other slices of the step have written
   int counter = -1;          // its place among the phases, see StepState::Counter
 
  protected:

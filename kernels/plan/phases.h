@@ -170,7 +170,7 @@ struct AttentionShape {
 // Attention of all tiles. Long contexts with few tiles are split by partition; CombinePhase then folds the partials.
 class AttentionPhase : public Phase {
  public:
-  explicit AttentionPhase(const OpKernels& kernels) : kernels_(kernels) {}
+  explicit AttentionPhase(const OpKernels& kernels) : kernels_(kernels) { reads_cache = true; }
   void Run(const StepState& state, int thread) const override;
   int64_t Prefetch(const StepState& state, int thread, int64_t at) const override;
   std::string Name() const override { return "attention"; }
