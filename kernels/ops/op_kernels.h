@@ -94,8 +94,8 @@ struct OpKernels {
   void (*add)(const float* a, const float* b, float* y, int cols);
   void (*scale)(float* x, float factor, int cols);
 
-  // One token's k and v (all kv heads) into its slot of a layer's cache.
-  void (*write_kv)(const KvLayout& layout, uint8_t* layer_cache, int32_t slot, const float* k, const float* v);
+  // One token's k and v of one kv head into its slot. `chunks`: the layer's cache, at the head's chunk of block 0.
+  void (*write_kv)(const KvLayout& layout, uint8_t* chunks, int32_t slot, const float* k, const float* v);
   // A tile's partial softmax over one partition. scratch: kAttendScratchFloats.
   void (*attend)(const KvLayout& layout, const AttentionTile& tile, int partition, float* scratch, const Partial& out);
   // Folds `next` into `total`; the order of calls is the order of partitions.

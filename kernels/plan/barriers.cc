@@ -76,7 +76,7 @@ void PlaceBarriers(Phases& phases, std::vector<Buffer>& buffers, int output) {
   int interval = 0;
   for (auto& phase : phases) {
     // A barrier of a step of one row is one of every step: joined phases and the arena rely on it.
-    phase->needs_barrier_single = single.Conflicts(*phase);
+    phase->needs_barrier_single = !phase->is_idle_single && single.Conflicts(*phase);
     phase->needs_barrier = phase->needs_barrier_single || many.Conflicts(*phase);
     if (phase->needs_barrier) many.Clear();
     if (phase->needs_barrier_single) {
@@ -84,7 +84,7 @@ void PlaceBarriers(Phases& phases, std::vector<Buffer>& buffers, int output) {
       ++interval;
     }
     many.Note(*phase);
-    single.Note(*phase);
+    if (!phase->is_idle_single) single.Note(*phase);
     for (const std::vector<int>* touched : {&phase->reads, &phase->writes}) {
       for (const int index : *touched) {
         Buffer& buffer = At(buffers, index);

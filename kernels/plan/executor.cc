@@ -15,6 +15,7 @@ namespace tripos {
 namespace {
 
 constexpr size_t kPartialsBytes = size_t{4} << 20;  // partial softmaxes of split attention
+constexpr double kKeyBytesCost = 16.0;  // what a byte of cache costs that one token reads, where a byte of weight costs 1
 
 KvType KvTypeOf(const std::string& name) {
   if (name == "auto" || name == "fp16" || name.empty()) return KvType::kF16;
@@ -84,6 +85,7 @@ size_t Executor::ScratchFloats(const LoweredPlan& plan) const {
 void Executor::Load(const void* bytes, size_t num_bytes, std::span<const TriposWeight> weights) {
   plan_.reset();
   num_blocks_ = 0;
+  num_sliced_steps_ = 0;
   const Plan plan = ReadPlan(bytes, num_bytes, weights);
   LoweredPlan lowered = Lower(plan, weights, {settings_.isa, settings_.weights}, pool_);
   Require(lowered.header.head_dim <= kMaxHeadDim, "head_dim is larger than 512");
@@ -102,11 +104,28 @@ void Executor::Load(const void* bytes, size_t num_bytes, std::span<const TriposW
   thread_scratch_.clear();
   for (size_t i = 0; i < num_threads; ++i) thread_scratch_.push_back(scratch_.As<float>() + i * scratch_floats);
   counters_ = std::make_unique<std::atomic<int64_t>[]>(lowered.phases.size() * num_threads + 1);
-  slices_.Reserve(settings_.threads, settings_.max_num_tokens, settings_.max_num_rows, lowered.phases.size() + 1, lowered.arena);
+  slices_.Reserve(SliceOptionsOf(lowered));
   tiles_.reserve(static_cast<size_t>(settings_.max_num_tokens));
   ReserveAdapters(lowered.lora_sites.empty() ? 0 : static_cast<size_t>(settings_.max_adapters));
   times_.assign(settings_.has_profile ? (lowered.phases.size() + 1) * num_threads : 0, {});
+  const bool can_share_last = lowered.queries_per_tile > 0 && dynamic_cast<const LinearPhase*>(lowered.phases.back().get()) != nullptr;
+  num_alone_ = lowered.phases.size() - (can_share_last ? 1 : 0);
   plan_ = std::move(lowered);
+}
+
+SliceOptions Executor::SliceOptionsOf(const LoweredPlan& plan) const {
+  SliceOptions options;
+  options.num_threads = settings_.threads;
+  options.max_num_tokens = settings_.max_num_tokens;
+  options.max_num_rows = settings_.max_num_rows;
+  options.num_counters = plan.phases.size() + 1;
+  options.arena = plan.arena;
+  options.has_cache = plan.queries_per_tile > 0;
+  options.pools = plan.pools;
+  options.layers_of_window = plan.layers_of_window;
+  const double key_bytes = static_cast<double>(layout_.layer_bytes()) / settings_.block_size;
+  options.key_cost = plan.weight_bytes == 0 ? 0.0 : kKeyBytesCost * key_bytes / static_cast<double>(plan.weight_bytes);
+  return options;
 }
 
 void Executor::ReserveAdapters(size_t count) {
@@ -159,18 +178,16 @@ void Executor::Reserve(int64_t num_blocks) {
 }
 
 // Queries of a sequence in runs that fill a tile.
-void Executor::PlanTiles(const TriposStep& step) {
-  tiles_.clear();
-  max_partitions_ = 1;
+void Executor::PlanTiles(const TriposStep& step, std::vector<QueryTile>& tiles) const {
+  tiles.clear();
   const int32_t width = plan_->queries_per_tile;
   if (width == 0) return;
   for (int32_t b = 0; b < step.num_seqs; ++b) {
-    const int32_t end = step.query_start[b + 1];
-    for (int32_t first = step.query_start[b]; first < end; first += width) {
+    const int32_t start = step.query_start[b], end = step.query_start[b + 1];
+    for (int32_t first = start; first < end; first += width) {
       const int32_t count = std::min(width, end - first);
       const int32_t num_partitions = step.positions[first + count - 1] / kPartition + 1;
-      tiles_.push_back({b, first, count, num_partitions});
-      max_partitions_ = std::max(max_partitions_, num_partitions);
+      tiles.push_back({b, first, count, num_partitions, end - start == 1});
     }
   }
 }
@@ -183,7 +200,6 @@ void Executor::Run(const TriposStep& step, const TriposOutput& output) {
              plan.num_positions, plan.header.vocab_size, plan.queries_per_tile > 0, plan.num_token_types,
              plan.self_attention_dim > 0, plan.pools});
   CheckAdapterSlots(step, adapters_);
-  PlanTiles(step);
   const size_t num_counters = plan.phases.size() * static_cast<size_t>(settings_.threads) + 1;
   for (size_t i = 0; i < num_counters; ++i) counters_[i].store(0, std::memory_order_relaxed);
 
@@ -197,19 +213,21 @@ void Executor::Run(const TriposStep& step, const TriposOutput& output) {
   state.is_single = settings_.threads > 1 && step.num_tokens == 1 && step.num_rows <= 1;
   state.cache.layout = layout_;
   state.cache.data = cache_.As<uint8_t>();
-  state.tiles = tiles_;
-  state.max_partitions = max_partitions_;
   state.counters = {counters_.get(), num_counters};
   state.scratch = thread_scratch_;
   state.partials = partials_.As<float>();
   state.num_partial_floats = partials_.bytes() / sizeof(float);
   state.lora = lora_step_.Plan(step, adapters_) ? &lora_step_ : nullptr;
   state.addends = thread_addends_;
-  const bool has_whole_seqs = plan.self_attention_dim > 0 && plan.queries_per_tile == 0;
-  if (has_whole_seqs && state.lora == nullptr && slices_.Plan(step)) {
+  const bool has_seqs = plan.self_attention_dim > 0 || plan.queries_per_tile > 0;
+  if (has_seqs && state.lora == nullptr && slices_.Plan(step)) {
+    ++num_sliced_steps_;
     pool_.Run([&](int thread) { RunSlices(state, output, thread); });
     return;
   }
+  PlanTiles(step, tiles_);
+  state.tiles = tiles_;
+  for (const QueryTile& tile : tiles_) state.max_partitions = std::max(state.max_partitions, tile.num_partitions);
   pool_.Run([&](int thread) {
     StepState own = state;
     own.local_arena = LocalArena(thread);
@@ -221,88 +239,92 @@ void Executor::Run(const TriposStep& step, const TriposOutput& output) {
   });
 }
 
-void Executor::RunThread(const StepState& state, const TriposOutput& output, int thread) {
-  if (!times_.empty()) return RunTimed(state, output, thread);
-  FetchAhead ahead(plan_->phases, state, thread);
-  for (const auto& phase : plan_->phases) {
-    if (!phase->IsIdle(state)) {
-      if (phase->NeedsBarrier(state)) pool_.Barrier(ahead);
-      phase->Run(state, thread);
-    }
-    ahead.Pass();
-  }
-  pool_.Barrier();
-  Sample(state, output, thread);
+template <typename Work>
+void Executor::Timed(size_t phase, int thread, double PhaseTimes::*part, const Work& work) {
+  using Clock = std::chrono::steady_clock;
+  if (times_.empty()) return work();
+  const Clock::time_point began = Clock::now();
+  work();
+  const size_t index = phase * static_cast<size_t>(settings_.threads) + static_cast<size_t>(thread);
+  times_[index].*part += std::chrono::duration<double>(Clock::now() - began).count();
 }
 
-void Executor::RunTimed(const StepState& state, const TriposOutput& output, int thread) {
-  using Clock = std::chrono::steady_clock;
-  Clock::time_point now = Clock::now();
-  const auto lap = [&now] {
-    const Clock::time_point before = std::exchange(now, Clock::now());
-    return std::chrono::duration<double>(now - before).count();
-  };
-  PhaseTimes* times = times_.data() + thread;
+void Executor::RunThread(const StepState& state, const TriposOutput& output, int thread) {
   FetchAhead ahead(plan_->phases, state, thread);
-  for (const auto& phase : plan_->phases) {
-    PhaseTimes& time = *std::exchange(times, times + settings_.threads);
-    if (!phase->IsIdle(state)) {
-      if (phase->NeedsBarrier(state)) pool_.Barrier(ahead);
-      time.wait_s += lap();
-      phase->Run(state, thread);
-      time.run_s += lap();
+  const size_t num_phases = plan_->phases.size();
+  for (size_t i = 0; i < num_phases; ++i) {
+    const Phase& phase = *plan_->phases[i];
+    if (!phase.IsIdle(state)) {
+      if (phase.NeedsBarrier(state)) Timed(i, thread, &PhaseTimes::wait_s, [&] { pool_.Barrier(ahead); });
+      Timed(i, thread, &PhaseTimes::run_s, [&] { phase.Run(state, thread); });
     }
     ahead.Pass();
   }
-  pool_.Barrier();
-  times->wait_s += lap();
-  Sample(state, output, thread);
-  times->run_s += lap();
+  Timed(num_phases, thread, &PhaseTimes::wait_s, [&] { pool_.Barrier(); });
+  Timed(num_phases, thread, &PhaseTimes::run_s, [&] { Sample(state, *state.step, 0, output, thread); });
 }
 
 // Each thread is alone with its part of the arenas, its scratch and its counters: a step of one thread.
 void Executor::RunSlices(const StepState& whole, const TriposOutput& output, int thread) {
-  const size_t index = static_cast<size_t>(thread), num_counters = plan_->phases.size() + 1;
   SliceStep& own = slices_.Own(thread);
-  StepState state = whole;
-  state.step = &own.step;
-  state.num_threads = 1;
-  state.token_arena += index * plan_->arena.token_row_bytes * static_cast<size_t>(slices_.tokens_per_thread());
-  state.sampled_arena += index * plan_->arena.sampled_row_bytes * static_cast<size_t>(slices_.rows_per_thread());
-  state.private_token_arena = state.token_arena;
-  state.private_sampled_arena = state.sampled_arena;
-  state.local_arena = LocalArena(thread);
-  state.scratch = whole.scratch.subspan(index, 1);
-  state.counters = {own.counters.get(), num_counters};
-  for (int32_t first; slices_.Take(*whole.step, own, &first);) {
+  StepState& state = own.state;
+  while (slices_.Take(*whole.step, thread)) {
+    state = whole;
+    state.step = &own.step;
+    state.num_threads = 1;
+    state.token_arena += plan_->arena.token_row_bytes * static_cast<size_t>(own.arena_token);
+    state.sampled_arena += plan_->arena.sampled_row_bytes * static_cast<size_t>(own.arena_row);
+    state.private_token_arena = state.token_arena;
+    state.private_sampled_arena = state.sampled_arena;
+    state.local_arena = LocalArena(thread);
+    PlanTiles(own.step, own.tiles);
+    state.tiles = own.tiles;
+    state.scratch = whole.scratch.subspan(static_cast<size_t>(thread), 1);
+    state.counters = {own.counters.get(), plan_->phases.size() + 1};
     for (std::atomic<int64_t>& counter : state.counters) counter.store(0, std::memory_order_relaxed);
-    RunSlice(state, thread);
-    for (int32_t row = 0; row < own.step.num_rows; ++row) {
-      SampleLogits(*whole.step, first + row, plan_->logits.Row(state, row), output, thread);
-    }
+    RunAlone(own, thread);
+    if (slices_.has_one_each()) return FinishTogether(*whole.step, output, thread);
+    Timed(plan_->phases.size(), thread, &PhaseTimes::run_s, [&] { Sample(state, *whole.step, own.first_row, output, thread); });
   }
 }
 
-void Executor::RunSlice(const StepState& state, int thread) {
-  using Clock = std::chrono::steady_clock;
-  if (times_.empty()) {
-    for (const auto& phase : plan_->phases) {
-      if (!phase->IsIdle(state)) phase->Run(state, 0);
+void Executor::RunAlone(SliceStep& own, int thread) {
+  for (size_t i = 0; i < num_alone_; ++i) {
+    const Phase& phase = *plan_->phases[i];
+    if (!phase.IsIdle(own.state)) {
+      if (phase.reads_cache) Timed(i, thread, &PhaseTimes::wait_s, [&] { WaitForKeys(i, thread); });
+      Timed(i, thread, &PhaseTimes::run_s, [&] { phase.Run(own.state, 0); });
     }
-    return;
-  }
-  PhaseTimes* times = times_.data() + thread;
-  for (const auto& phase : plan_->phases) {
-    const Clock::time_point began = Clock::now();
-    if (!phase->IsIdle(state)) phase->Run(state, 0);
-    std::exchange(times, times + settings_.threads)->run_s += std::chrono::duration<double>(Clock::now() - began).count();
+    own.Pass(static_cast<uint32_t>(i + 1));
   }
 }
 
-void Executor::Sample(const StepState& state, const TriposOutput& output, int thread) {
+// Those of earlier tokens of the sequence in which this thread's slice begins.
+void Executor::WaitForKeys(size_t phase, int thread) {
+  for (int slice = thread; slices_.Continues(slice); --slice) slices_.Own(slice - 1).WaitFor(static_cast<uint32_t>(phase));
+}
+
+// The last linear and the sampling of all slices: who is done with its own goes on with those of others.
+void Executor::FinishTogether(const TriposStep& step, const TriposOutput& output, int thread) {
+  const size_t num_phases = plan_->phases.size();
+  for (int i = 0; i < settings_.threads && num_alone_ < num_phases; ++i) {
+    SliceStep& slice = slices_.Own((thread + i) % settings_.threads);
+    Timed(num_alone_, thread, &PhaseTimes::wait_s, [&] { slice.WaitFor(static_cast<uint32_t>(num_alone_)); });
+    if (i > 0 && slice.step.num_rows <= kFewRows) continue;  // these are not shared out in tasks
+    Timed(num_alone_, thread, &PhaseTimes::run_s, [&] { plan_->phases.back()->Run(slice.state, 0); });
+  }
+  Timed(num_phases, thread, &PhaseTimes::wait_s, [&] { pool_.Barrier(); });
+  for (int i = 0; i < settings_.threads; ++i) {
+    const SliceStep& slice = slices_.Own((thread + i) % settings_.threads);
+    Timed(num_phases, thread, &PhaseTimes::run_s, [&] { Sample(slice.state, step, slice.first_row, output, thread); });
+  }
+}
+
+// Rows of `state`, which are those from first_row on of the whole step.
+void Executor::Sample(const StepState& state, const TriposStep& whole, int64_t first_row, const TriposOutput& output, int thread) {
   std::atomic<int64_t>& next = state.counters.back();
   for (int64_t row; (row = next.fetch_add(1, std::memory_order_relaxed)) < state.step->num_rows;) {
-    SampleLogits(*state.step, row, plan_->logits.Row(state, row), output, thread);
+    SampleLogits(whole, first_row + row, plan_->logits.Row(state, row), output, thread);
   }
 }
 
@@ -325,8 +347,8 @@ const std::string& Executor::Describe() {
   if (!plan_.has_value()) return d;
   const size_t arena = token_arena_.bytes() + sampled_arena_.bytes() + private_arena_.bytes() + local_arena_.bytes() + scratch_.bytes() + sampler_scratch_.bytes() + partials_.bytes() +
                        addends_.bytes();
-  d += Format("weight_bytes=%zu\narena_bytes=%zu\nkv_bytes_per_block=%zu\n", plan_->weight_bytes, arena,
-              layout_.block_bytes());
+  d += Format("weight_bytes=%zu\narena_bytes=%zu\nkv_bytes_per_block=%zu\nsliced_steps=%lld\n", plan_->weight_bytes, arena,
+              layout_.block_bytes(), static_cast<long long>(num_sliced_steps_));
   // Seconds of each kind of phase, all threads together: running, and waiting for others before it.
   std::map<std::string, PhaseTimes> kinds;
   for (size_t i = 0; i < times_.size(); ++i) {

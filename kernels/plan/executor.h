@@ -40,14 +40,23 @@ class Executor {
   const std::string& Describe();
 
  private:
-  void PlanTiles(const TriposStep& step);
+  struct PhaseTimes {
+    double wait_s = 0.0;  // at the barrier before it
+    double run_s = 0.0;
+  };
+
+  SliceOptions SliceOptionsOf(const LoweredPlan& plan) const;
+  void PlanTiles(const TriposStep& step, std::vector<QueryTile>& tiles) const;
   void ReserveAdapters(size_t count);
   void RunThread(const StepState& state, const TriposOutput& output, int thread);
   void RunSlices(const StepState& whole, const TriposOutput& output, int thread);
-  void RunSlice(const StepState& state, int thread);
-  void Sample(const StepState& state, const TriposOutput& output, int thread);
+  void RunAlone(SliceStep& own, int thread);
+  void WaitForKeys(size_t phase, int thread);
+  void FinishTogether(const TriposStep& step, const TriposOutput& output, int thread);
+  void Sample(const StepState& state, const TriposStep& whole, int64_t first_row, const TriposOutput& output, int thread);
   void SampleLogits(const TriposStep& step, int64_t row, float* logits, const TriposOutput& output, int thread);
-  void RunTimed(const StepState& state, const TriposOutput& output, int thread);
+  template <typename Work>
+  void Timed(size_t phase, int thread, double PhaseTimes::*part, const Work& work);
   size_t ScratchFloats(const LoweredPlan& plan) const;
   std::byte* LocalArena(int thread) const {
     return local_arena_.As<std::byte>() + static_cast<size_t>(thread) * plan_->arena.local_bytes();
@@ -61,20 +70,17 @@ class Executor {
   Memory token_arena_, sampled_arena_, private_arena_, local_arena_, cache_, scratch_, sampler_scratch_, partials_;
   std::vector<float*> thread_scratch_;
   std::vector<QueryTile> tiles_;
-  int max_partitions_ = 1;
   std::vector<std::unique_ptr<lora::Adapter>> adapters_;  // by slot
   LoraStep lora_step_;
   Memory addends_;
   std::vector<float*> thread_addends_;
   std::unique_ptr<std::atomic<int64_t>[]> counters_;
   Slices slices_;
+  int64_t num_sliced_steps_ = 0;
+  size_t num_alone_ = 0;  // phases that a thread runs alone with its slice; of the last linear others may do a part
   int64_t num_blocks_ = 0;
   std::string description_;
 
-  struct PhaseTimes {
-    double wait_s = 0.0;  // at the barrier before it
-    double run_s = 0.0;
-  };
   std::vector<PhaseTimes> times_;  // [phases and the sampler, threads], of all steps since load; empty: no profile
 };
 

@@ -488,21 +488,27 @@ class Lowering {
     }
     out_.queries_per_tile = shape.queries_per_tile();
     out_.num_head_tiles = shape.num_kv_heads * shape.tiles_per_kv_head();
+    ++out_.layers_of_window[shape.window];
 
     const int cache = NewBuffer(Rows::kTokens, 0);  // stands for this layer's cache in the placing of barriers
     WriteKvPhase& write = EmitRows<WriteKvPhase>({View(op.inputs[1]), View(op.inputs[2])}, {}, Rows::kTokens);
     write.layer = op.layer;
+    write.is_only_written_late = write.is_idle_single = shape.writes_only();
     write.writes.push_back(cache);
     const Operand q = View(op.inputs[0]), out = Whole(op.outputs[0]);
+    std::vector<int> reads{q.buffer, cache};
+    if (shape.writes_only()) reads.insert(reads.end(), write.reads.begin(), write.reads.end());
     for (const bool is_combine : {false, true}) {
       auto phase = is_combine ? std::make_unique<CombinePhase>(kernels_) : std::make_unique<AttentionPhase>(kernels_);
       phase->shape = shape;
       phase->q = q;
+      phase->k = write.in[0];
+      phase->v = write.in[1];
       phase->out = out;
       if (is_combine) {
         Emit(std::move(phase), Rows::kTokens, {q.buffer, partials_buffer_}, {out.buffer});
       } else {
-        Emit(std::move(phase), Rows::kTokens, {q.buffer, cache}, {out.buffer, partials_buffer_});
+        Emit(std::move(phase), Rows::kTokens, reads, {out.buffer, partials_buffer_});
       }
     }
   }

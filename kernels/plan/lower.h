@@ -50,6 +50,7 @@ struct LoweredPlan {
   Operand logits;
   int queries_per_tile = 0;  // 0: no attention
   int num_head_tiles = 0;
+  std::map<int, int> layers_of_window;  // attentions that see so many keys, 0: all -> how many there are
   int64_t num_embed_rows = 0;  // token ids must be less
   int64_t num_positions = 0;   // positions must be less; 0: no table of positions
   int64_t num_token_types = 0;  // token types must be less; 0: no table of them

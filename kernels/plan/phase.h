@@ -24,13 +24,17 @@ struct QueryTile {
   int32_t first_token;
   int32_t num_queries;
   int32_t num_partitions;
+  bool is_only;  // its sequence has no other query in the step
 };
 
 struct CacheView {
   KvLayout layout;
   uint8_t* data = nullptr;
 
-  uint8_t* Layer(int layer) const { return data + static_cast<size_t>(layer) * layout.layer_bytes(); }
+  // A layer's cache at a kv head's chunk of block 0.
+  uint8_t* Chunks(int layer, int kv_head) const {
+    return data + static_cast<size_t>(layer) * layout.layer_bytes() + static_cast<size_t>(kv_head) * layout.chunk_bytes;
+  }
 };
 
 // What phases may read of the running step.
@@ -130,8 +134,10 @@ class Phase {
   Rows rows = Rows::kTokens;
   bool is_row_wise = false;  // thread t touches only rows RangeOf(rows, t)
   bool is_repeated = false;  // row-wise, and each thread does all of it in a step of one row
+  bool is_idle_single = false;  // has nothing to do in a step of one row
   bool needs_barrier = false;  // before it
   bool needs_barrier_single = false;  // before it in a step of one row
+  bool reads_cache = false;  // also what other slices of the step have written
   int counter = -1;          // its place among the phases, see StepState::Counter
 
  protected:

@@ -122,9 +122,16 @@ void PreparePhase::RunRows(const StepState& state, int64_t first, int64_t last) 
 }
 
 void WriteKvPhase::RunRows(const StepState& state, int64_t first, int64_t last) const {
-  uint8_t* cache = state.cache.Layer(layer);
+  const KvLayout& layout = state.cache.layout;
+  const int32_t* starts = state.step->query_start;
+  const int32_t* seq = std::upper_bound(starts, starts + state.step->num_seqs, static_cast<int32_t>(first)) - 1;
   for (int64_t row = first; row < last; ++row) {
-    kernels_.write_kv(state.cache.layout, cache, state.step->slots[row], in[0].Row(state, row), in[1].Row(state, row));
+    if (seq[1] <= row) ++seq;
+    if (is_only_written_late && seq[1] - seq[0] == 1) continue;
+    const float *k = in[0].Row(state, row), *v = in[1].Row(state, row);
+    for (int head = 0; head < layout.num_kv_heads; ++head, k += layout.head_dim, v += layout.head_dim) {
+      kernels_.write_kv(layout, state.cache.Chunks(layer, head), state.step->slots[row], k, v);
+    }
   }
 }
 
@@ -199,6 +206,8 @@ int64_t LinearPhase::Prefetch(const StepState& state, int thread, int64_t at) co
 
 void AttentionPhase::Bind(const std::vector<Buffer>& buffers) {
   BindOperand(q, buffers);
+  BindOperand(k, buffers);
+  BindOperand(v, buffers);
   BindOperand(out, buffers);
 }
 
@@ -221,12 +230,20 @@ AttentionTile AttentionPhase::TileOf(const StepState& state, const QueryTile& ti
   t.num_queries = tile.num_queries;
   t.num_heads = std::min(shape.heads_per_tile(), shape.group() - in_group);
   t.first_position = state.step->positions[tile.first_token];
-  t.chunks = state.cache.Layer(shape.layer) + static_cast<size_t>(kv_head) * state.cache.layout.chunk_bytes;
+  t.chunks = state.cache.Chunks(shape.layer, kv_head);
   t.block_table = state.step->block_tables + static_cast<size_t>(tile.seq) * static_cast<size_t>(state.step->max_blocks);
   t.scale = shape.scale;
   t.window = shape.window;
   t.softcap = shape.softcap;
   return t;
+}
+
+// The newest key of a sequence with a single query, right before its partition is attended: the lines are in L2 by then.
+void AttentionPhase::WriteOnly(const StepState& state, const QueryTile& tile, int head_tile, int partition) const {
+  if (!tile.is_only || !shape.writes_only() || partition + 1 != tile.num_partitions) return;
+  const int64_t row = tile.first_token, column = int64_t{head_tile} * shape.head_dim;
+  kernels_.write_kv(state.cache.layout, state.cache.Chunks(shape.layer, head_tile), state.step->slots[row],
+                    k.Row(state, row) + column, v.Row(state, row) + column);
 }
 
 // The cache that the thread's first unit reads, block by block.
@@ -305,6 +322,7 @@ void AttentionPhase::RunWhole(const StepState& state, int thread) const {
       } else {
         tile.next = {};
       }
+      WriteOnly(state, query_tile, static_cast<int>(*unit % NumHeadTiles()), p);
       kernels_.attend(layout, tile, p, scores, p == first ? total : part);
       if (p > first) kernels_.merge(total, part, tile.num_queries * tile.num_heads, layout.padded_dim);
     }
@@ -323,6 +341,7 @@ void AttentionPhase::RunPartitions(const StepState& state, int thread) const {
     const QueryTile& query_tile = TileAt(state, unit);
     if (partition >= query_tile.num_partitions || partition < FirstPartition(query_tile, state)) continue;
     const AttentionTile tile = TileOf(state, query_tile, static_cast<int>(unit % NumHeadTiles()));
+    WriteOnly(state, query_tile, static_cast<int>(unit % NumHeadTiles()), partition);
     kernels_.attend(state.cache.layout, tile, partition, scores, PartialOf(state, unit, partition));
   }
 }

@@ -118,10 +118,13 @@ class PreparePhase : public RowPhase {
   void RunRows(const StepState& state, int64_t first, int64_t last) const override;
 };
 
-class WriteKvPhase : public RowPhase {  // in: k, v
+// in: k, v. Of tokens alone in their sequence's step attention itself writes them where `is_only_written_late`: it has
+// asked for the lines by then, which a row phase would wait for.
+class WriteKvPhase : public RowPhase {
  public:
   using RowPhase::RowPhase;
   int layer = 0;
+  bool is_only_written_late = false;
 
   std::string Name() const override { return "write_kv"; }
   void RunRows(const StepState& state, int64_t first, int64_t last) const override;
@@ -162,24 +165,27 @@ struct AttentionShape {
   int heads_per_tile() const { return group() < kTileRows ? group() : kTileRows; }
   int tiles_per_kv_head() const { return (group() + heads_per_tile() - 1) / heads_per_tile(); }
   int queries_per_tile() const { return kTileRows / heads_per_tile(); }
+  // Whether one unit reads all that a kv head has of a sequence with a single query, and so may write the head's newest key.
+  bool writes_only() const { return tiles_per_kv_head() == 1; }
 };
 
 // Attention of all tiles. Long contexts with few tiles are split by partition; CombinePhase then folds the partials.
 class AttentionPhase : public Phase {
  public:
-  explicit AttentionPhase(const OpKernels& kernels) : kernels_(kernels) {}
+  explicit AttentionPhase(const OpKernels& kernels) : kernels_(kernels) { reads_cache = true; }
   void Run(const StepState& state, int thread) const override;
   int64_t Prefetch(const StepState& state, int thread, int64_t at) const override;
   std::string Name() const override { return "attention"; }
   void Bind(const std::vector<Buffer>& buffers) override;
 
   AttentionShape shape;
-  Operand q, out;
+  Operand q, k, v, out;
 
  protected:
   bool IsSplit(const StepState& state) const;
   int NumHeadTiles() const { return shape.num_kv_heads * shape.tiles_per_kv_head(); }
   AttentionTile TileOf(const StepState& state, const QueryTile& tile, int head_tile) const;
+  void WriteOnly(const StepState& state, const QueryTile& tile, int head_tile, int partition) const;
   const QueryTile& TileAt(const StepState& state, int64_t unit) const {
     return state.tiles[static_cast<size_t>(unit / NumHeadTiles())];
   }

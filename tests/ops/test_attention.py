@@ -91,7 +91,7 @@ def check(
 
 @pytest.mark.parametrize("kv_cache", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("window", [0, 100])
-@pytest.mark.parametrize(("num_heads", "num_kv_heads", "head_dim"), [(9, 3, 64), (4, 4, 24), (16, 8, 128)])
+@pytest.mark.parametrize(("num_heads", "num_kv_heads", "head_dim"), [(9, 3, 64), (4, 4, 24), (16, 8, 128), (40, 2, 8)])
 def test_same_bits_in_any_chunks_batch_and_threads(
     isa: str, kv_cache: str, window: int, num_heads: int, num_kv_heads: int, head_dim: int
 ) -> None:
@@ -101,9 +101,29 @@ def test_same_bits_in_any_chunks_batch_and_threads(
     at_once = Batch(lengths, VOCAB)
     one = native(plan, weights, isa=isa, threads=1, num_blocks=at_once.num_blocks, kv_cache=kv_cache)
     want = logits_of(one, at_once.step(whole(lengths)))
-    for threads in (1, 2):
+    for threads in (1, 2, 3):
         executor = native(plan, weights, isa=isa, threads=threads, num_blocks=at_once.num_blocks, kv_cache=kv_cache)
         np.testing.assert_array_equal(in_random_chunks(executor, lengths, np.random.default_rng(threads)), want)
+        assert (executor.info().num_sliced_steps > 0) == (threads > 1)
+
+
+@pytest.mark.parametrize("kv_cache", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("lengths", [(700, 2), (3, 600, 1, 1, 40), (1,) * 50, (2,) * 33, (30, 31, 3)])
+def test_slices_of_a_step_have_the_bits_of_one_thread(isa: str, kv_cache: str, lengths: tuple[int, ...]) -> None:
+    """Also where a slice begins inside a sequence, whose earlier keys another thread is still computing."""
+    plan = attention_plan(6, 2, 16, num_layers=8)
+    weights = weights_for(plan)
+    want = None
+    for threads in (1, 2, 3):
+        batch = Batch(lengths, VOCAB)
+        executor = native(plan, weights, isa=isa, threads=threads, num_blocks=batch.num_blocks, kv_cache=kv_cache)
+        for _ in range(3):  # each on top of what the one before has left in the cache
+            batch.computed = [0] * len(lengths)
+            got = logits_of(executor, batch.step(whole(lengths)))
+            want = got if want is None else want
+            np.testing.assert_array_equal(got, want)
+            poison_cache(executor, Batch(((batch.num_blocks - 3) * batch.block_size,), VOCAB))
+        assert executor.info().num_sliced_steps == (3 if threads > 1 else 0)
 
 
 def in_random_chunks(executor: NativeExecutor, lengths: tuple[int, ...], rng: np.random.Generator) -> F32:
@@ -140,6 +160,6 @@ def poison_cache(executor: NativeExecutor, batch: Batch) -> None:
     saved = [array.copy() for array in table]
     for array in table:
         array[:] = np.nan
-    assert not executor.run(batch.step({0: 200})).ok.any()
+    assert not executor.run(batch.step({0: batch.lengths[0]})).ok.any()
     for array, values in zip(table, saved, strict=True):
         array[:] = values

@@ -137,6 +137,7 @@ class ExecutorInfo:
     kv_bytes_per_token: int
     arena_bytes: int
     kernels: dict[str, str] = field(default_factory=dict)  # op or format -> kernel
+    num_sliced_steps: int = 0  # of the steps since load, those that each thread ran a slice of by itself
     # Kind of phase -> seconds since load, all threads together: running, waiting before it. Empty without a profile.
     profile: dict[str, tuple[float, float]] = field(default_factory=dict)
 

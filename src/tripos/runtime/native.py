@@ -476,6 +476,7 @@ class NativeExecutor:
             kv_bytes_per_token=int(facts.get("kv_bytes_per_block", 0)) // self.options.block_size,
             arena_bytes=int(facts.get("arena_bytes", 0)),
             kernels=kernels,
+            num_sliced_steps=int(facts.get("sliced_steps", 0)),
             profile=_profile(facts),
         )
 

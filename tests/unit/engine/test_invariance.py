@@ -105,6 +105,8 @@ def answer(
             answers[output.sequence][1].extend(output.prompt_logprobs)
     engine.pool.check_integrity()
     assert engine.pool.num_held == 0
+    info = executor.info()
+    met[f"sliced by {info.threads}"] += info.num_sliced_steps
     met["preemptions"] += engine.scheduler.num_preemptions
     met["prefix hits"] += sum(each.num_cached_tokens > 0 for each in sequences)
     return list(answers.values())
@@ -115,7 +117,7 @@ def check(
     num_batches: int,
     threads: tuple[int, ...] = (1, 2),
     vary: Callable[[int, Request], Request] = lambda i, request: request,
-) -> None:
+) -> Counter[str]:
     chance = random.Random(20)
     requests = [vary(i, request) for i, request in enumerate(make_requests(chance))]
     executor = make(threads[0])
@@ -143,6 +145,7 @@ def check(
             assert found == alone[k], f"request {k} differs in batch {i}: {num_seqs} sequences, {options}"
     assert met["preemptions"] > 0
     assert met["prefix hits"] > 0
+    return met
 
 
 def test_the_engine_alone_mixes_nothing_up() -> None:
@@ -208,7 +211,10 @@ def test_same_tokens_and_logprobs_alone_and_in_any_batch(model: str, weights: st
         )
         return load(NativeExecutor(options), model)
 
-    check(make, 6)
+    met = check(make, 6, threads=(1, 2, 3))
+    assert met["sliced by 1"] == 0
+    assert met["sliced by 2"] > 0
+    assert met["sliced by 3"] > 0
 
 
 def test_the_reference_runs_in_the_engine_too() -> None:
