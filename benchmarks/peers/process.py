@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -80,7 +82,7 @@ def last_line(log: Path) -> str:
 
 
 class Driver:
-    """A started driver."""
+    """A started driver. While it waits to be asked it is stopped, lest its threads spin at the other side's expense."""
 
     def __init__(self, engine: Engine, setup: Setup, places: Places) -> None:
         self._log = places.logs / f"{engine.name}.log"
@@ -93,6 +95,7 @@ class Driver:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=places.variables(engine.environment),
+                start_new_session=True,
             )
         self._unread = b""
 
@@ -114,6 +117,7 @@ class Driver:
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # the answer says why
+        self._signal(signal.SIGCONT)
         return self._reply(timeout_s)
 
     def since_start_s(self, answer: dict[str, Any]) -> float:
@@ -126,12 +130,18 @@ class Driver:
             self._process.stdin.close()
         except BrokenPipeError:
             pass  # it has ended already
+        self._signal(signal.SIGCONT)
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self._signal(signal.SIGKILL)
             self._process.wait()
         self._process.stdout.close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        """To it and its own processes."""
+        with contextlib.suppress(ProcessLookupError):  # it has ended already
+            os.killpg(self._process.pid, number)
 
     def _reply(self, timeout_s: float) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -140,12 +150,13 @@ class Driver:
         while b"\n" not in self._unread:
             ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline_s - time.monotonic()))
             if not ready:
-                self._process.kill()
+                self._signal(signal.SIGKILL)
                 raise Failed(f"no answer within {timeout_s:.0f} s")
             read = os.read(descriptor, 1 << 16)
             if not read:
                 raise Failed(last_line(self._log))
             self._unread += read
+        self._signal(signal.SIGSTOP)
         line, _, self._unread = self._unread.partition(b"\n")
         found: dict[str, Any] = json.loads(line)
         return found
