@@ -7,7 +7,6 @@
 // is the same in decode, in a chunk of any size and in any batch.
 //
 // K lies in tiles of 16 keys: for each four dims 16 x 4 bytes, k + 128. V in quads of keys: for each dim 4 bytes.
-#include <type_traits>
 #include <utility>
 
 #include "kernels/ops/op_kernels.h"

@@ -472,7 +472,7 @@ void RunFormat(const PackedMatrix& matrix, const RunArgs& args) {
       const TileFunction tile =
           TileOfRows<Kernel>(next_row - row, std::make_integer_sequence<int, Kernel::kMaxRows>());
       for (int64_t p = panel; p < last; ++p) {
-        if (tiles == 1) {
+        if (tiles == 1 || after.empty()) {
           tile(matrix, args, row, p, at(p) + kPrefetchBytes, 128);
         } else {
           tile(matrix, args, row, p, after.data() + static_cast<size_t>(p - panel) * each + each / tiles * t, step);

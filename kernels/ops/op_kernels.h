@@ -25,8 +25,8 @@ struct NormArgs {
 enum class KvType : int32_t { kF32, kF16, kInt8 };
 
 // How the cache is laid out: [block][layer][kv head] chunks of K [head_dim][block_size] and V [block_size][padded_dim], K
-// transposed so that tokens are vector lanes. Blocks are outermost, so that only blocks in use take memory. int8 lies as attention_int8-inl.h says, followed by the scales of K and
-// of V [block_size] each.
+// transposed so that tokens are vector lanes. Blocks are outermost, so that only blocks in use take memory. int8 lies as
+// attention_int8-inl.h says, followed by the scales of K and of V [block_size] each.
 struct KvLayout {
   KvType type = KvType::kF32;
   int block_size = 0;

@@ -108,7 +108,8 @@ void Executor::Load(const void* bytes, size_t num_bytes, std::span<const TriposW
   tiles_.reserve(static_cast<size_t>(settings_.max_num_tokens));
   ReserveAdapters(lowered.lora_sites.empty() ? 0 : static_cast<size_t>(settings_.max_adapters));
   times_.assign(settings_.has_profile ? (lowered.phases.size() + 1) * num_threads : 0, {});
-  const bool can_share_last = lowered.queries_per_tile > 0 && dynamic_cast<const LinearPhase*>(lowered.phases.back().get()) != nullptr;
+  const bool can_share_last = lowered.queries_per_tile > 0 && !lowered.phases.empty() &&
+                              dynamic_cast<const LinearPhase*>(lowered.phases.back().get()) != nullptr;
   num_alone_ = lowered.phases.size() - (can_share_last ? 1 : 0);
   plan_ = std::move(lowered);
 }
@@ -219,8 +220,9 @@ void Executor::Run(const TriposStep& step, const TriposOutput& output) {
   state.num_partial_floats = partials_.bytes() / sizeof(float);
   state.lora = lora_step_.Plan(step, adapters_) ? &lora_step_ : nullptr;
   state.addends = thread_addends_;
-  const bool has_seqs = plan.self_attention_dim > 0 || plan.queries_per_tile > 0;
-  if (has_seqs && state.lora == nullptr && slices_.Plan(step)) {
+  const bool needs_whole_seqs = plan.self_attention_dim > 0 || plan.pools;  // with a cache a slice may begin inside one
+  const bool can_slice = plan.queries_per_tile > 0 ? !needs_whole_seqs : plan.self_attention_dim > 0;
+  if (can_slice && state.lora == nullptr && slices_.Plan(step)) {
     ++num_sliced_steps_;
     pool_.Run([&](int thread) { RunSlices(state, output, thread); });
     return;
@@ -345,8 +347,8 @@ const std::string& Executor::Describe() {
   d = Format("isa=%s\nthreads=%d\nkv_cache=%s\n", IsaName(settings_.isa), settings_.threads,
              kKvNames[static_cast<int>(settings_.kv_type)]);
   if (!plan_.has_value()) return d;
-  const size_t arena = token_arena_.bytes() + sampled_arena_.bytes() + private_arena_.bytes() + local_arena_.bytes() + scratch_.bytes() + sampler_scratch_.bytes() + partials_.bytes() +
-                       addends_.bytes();
+  const size_t arena = token_arena_.bytes() + sampled_arena_.bytes() + private_arena_.bytes() + local_arena_.bytes() +
+                       scratch_.bytes() + sampler_scratch_.bytes() + partials_.bytes() + addends_.bytes();
   d += Format("weight_bytes=%zu\narena_bytes=%zu\nkv_bytes_per_block=%zu\nsliced_steps=%lld\n", plan_->weight_bytes, arena,
               layout_.block_bytes(), static_cast<long long>(num_sliced_steps_));
   // Seconds of each kind of phase, all threads together: running, and waiting for others before it.

@@ -487,7 +487,6 @@ class Lowering {
       throw Error("attention layers with different numbers of heads in one plan are not supported");
     }
     out_.queries_per_tile = shape.queries_per_tile();
-    out_.num_head_tiles = shape.num_kv_heads * shape.tiles_per_kv_head();
     ++out_.layers_of_window[shape.window];
 
     const int cache = NewBuffer(Rows::kTokens, 0);  // stands for this layer's cache in the placing of barriers

@@ -49,7 +49,6 @@ struct LoweredPlan {
   ArenaSize arena;
   Operand logits;
   int queries_per_tile = 0;  // 0: no attention
-  int num_head_tiles = 0;
   std::map<int, int> layers_of_window;  // attentions that see so many keys, 0: all -> how many there are
   int64_t num_embed_rows = 0;  // token ids must be less
   int64_t num_positions = 0;   // positions must be less; 0: no table of positions

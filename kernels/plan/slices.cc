@@ -116,6 +116,7 @@ bool Slices::Plan(const TriposStep& step) {
       const Cut cut{before == num_tokens ? b + 1 : b, first + before, before > 0 && before < num_tokens,
                     so_far + CostOf(step, b, before)};
       if (cut.token == cuts_.back().token || cut.token == step.num_tokens) break;
+      if (cuts_.back().is_inside && cut.token == cuts_.back().token + 1) break;  // one token between two cuts of a sequence
       cuts_.push_back(cut);
     }
     so_far += cost;

@@ -202,6 +202,7 @@ async def test_mutated_grammars_never_kill_or_stall(soak: int, capsys: pytest.Ca
         seconds = time.monotonic() - began_s
         done.set()
         busy = await canary
+        storm.check()
         assert sum(storm.met.values()) == CASES * soak
         assert storm.met["stop"] > CASES * soak / 20  # or nothing was tried
         assert model.is_progressing()

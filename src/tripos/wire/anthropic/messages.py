@@ -91,7 +91,7 @@ def decode(body: bytes) -> Asked:
         thinking=read_thinking(found.get("thinking"), found["max_tokens"]),
         model=check_model(found),
         requests=(request,),
-        given=found.keys(),
+        given=frozenset(found),
         stream=found.get("stream", False),
     )
 

@@ -104,7 +104,7 @@ def read_delivery(found: dict[str, Any]) -> dict[str, Any]:
     if "best_of" in found and found["best_of"] != found.get("n", 1):
         message = f"best_of is {found['best_of']} and n is {found.get('n', 1)}: only equal values are supported"
         raise InvalidRequest(message, code="invalid_value", param="best_of")
-    given: dict[str, Any] = {"model": check_model(found), "given": found.keys()}
+    given: dict[str, Any] = {"model": check_model(found), "given": frozenset(found)}
     if found.get("stream"):
         given["stream"] = True
     if "stream_options" in found:
