@@ -292,7 +292,7 @@ struct ScoredRun {
 template <int kRows>
 inline void WeighRow(const ScoredRun<kRows>& run, int r) {
   const Vec peak = Set(run.peaks[r]);
-  Vec sum;
+  Vec sum = Set(0.0f);
 #pragma GCC unroll 8
   for (int v = 0; v < kRunVecs; ++v) {
     const Vec p = Exp2(Sub(Load(run.scores[r] + v * kLanes), peak));
