@@ -12,6 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec.structs import replace
+
 from tripos.errors import ContextLengthExceeded, InvalidRequest, ModelRefused
 from tripos.models.sandbox import (
     MAX_OUTPUT_CHARS,
@@ -80,7 +82,7 @@ class ChatTemplate:
         if _num_chars(values) > MAX_OUTPUT_CHARS:
             raise ContextLengthExceeded(f"the messages hold more than {MAX_OUTPUT_CHARS} characters", param="messages")
         values["add_generation_prompt"] = add_generation_prompt
-        text = self._render_calls(values, messages)
+        text = self._render_turns(values, messages)
         disguise = self._disguise(values, text)
         if not disguise:
             return Rendered(text)
@@ -113,12 +115,28 @@ class ChatTemplate:
             return self._template.render({**self._globals, **values})
         except TemplateRefusal as problem:
             reason = f"refuses these messages: {str(problem)[:200]}"
+            raise _Unwilling(f"the model's chat template {reason}", param="messages") from None
         except BudgetExceeded as problem:
             reason = f"went beyond its limits on these messages: {problem}"
         except RenderingFailed as problem:
             reason = f"fails on these messages: {str(problem)[:200]}"
             raise _Failed(f"the model's chat template {reason}", param="messages") from None
         raise InvalidRequest(f"the model's chat template {reason}", param="messages")
+
+    def _render_turns(self, values: dict[str, Any], messages: Sequence[Message]) -> str:
+        """As `_render`. Many templates take a system message only as the first, and drop or refuse others; agents send
+        them anywhere. What such a template does not show becomes a user's text where it stands.
+        """
+        if not any(message.role == "system" for message in messages[1:]):
+            return self._render_calls(values, messages)
+        systems = [message.content or "" for message in messages if message.role == "system"]
+        try:
+            text = self._render_calls(values, messages)
+            if all(each.strip() in text for each in systems):
+                return text
+        except _Unwilling:
+            pass
+        return self._render_calls(values, with_one_system(messages))
 
     def _render_calls(self, values: dict[str, Any], messages: Sequence[Message]) -> str:
         """As `_render`. Templates differ in what they take for calls: their arguments as objects or as text, no content
@@ -167,8 +185,26 @@ class Rendered:
 _WAYS: tuple[tuple[bool, str | None], ...] = ((True, None), (True, ""), (False, None), (False, ""))
 
 
-class _Failed(InvalidRequest):
+class _Unwilling(InvalidRequest):
+    """The template takes no such messages."""
+
+
+class _Failed(_Unwilling):
     """The template's own code went wrong on these messages."""
+
+
+def with_one_system(messages: Sequence[Message]) -> list[Message]:
+    """Systems at the beginning as one, those behind it as text of the user; users that then stand together as one."""
+    made: list[Message] = []
+    for message in messages:
+        role = "user" if message.role == "system" and any(each.role != "system" for each in made) else message.role
+        last = made[-1] if made else None
+        if last is not None and last.role == role and role in ("system", "user"):
+            content = "\n\n".join(each.content for each in (last, message) if each.content)
+            made[-1] = replace(last, content=content)
+        else:
+            made.append(replace(message, role=role))
+    return made
 
 
 def _as_dict(message: Message, has_objects: bool = True, empty: str | None = None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tripos.wire.tools.reader import Said
 
 _CACHE = Field("cache_control", "object", "Prefixes are always reused.", use="met")
 _MESSAGE = table(
-    Field("role", "string", "", choices=("user", "assistant"), required=True),
+    Field("role", "string", "", choices=("user", "assistant", "system"), required=True),
     Field("content", "any", "", required=True),
 )
 _TEXT = table(
@@ -65,7 +65,9 @@ def read_conversation(system: Any, values: Sequence[Any]) -> tuple[Message, ...]
     for i, value in enumerate(values):
         path = f"messages[{i}]"
         each = read(value, _MESSAGE, path)
-        if each["role"] == "user":
+        if each["role"] == "system":
+            new = [Message(role="system", content=_read_text(each["content"], f"{path}.content"))]
+        elif each["role"] == "user":
             new = _read_user(each["content"], f"{path}.content", open_ids)
         else:
             new = [_read_assistant(each["content"], f"{path}.content")]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
+from msgspec.structs import replace
+
 from tripos.errors import InvalidRequest
-from tripos.wire.fields import Field, Found, kind_of, read, table
+from tripos.wire.fields import Field, Found, kind_of, name_of, read, table
 from tripos.wire.generation import MAX_TOKENS
 from tripos.wire.ignored import Ignored
 from tripos.wire.json import shown
 from tripos.wire.tools.adapt import Thinking
-from tripos.wire.tools.offer import MAX_TOOLS, Choice, Offer, Tool, make_offer, read_tool
+from tripos.wire.tools.offer import MAX_NAME, MAX_TOOLS, Choice, Offer, Tool, make_offer, read_tool
 from tripos.wire.tools.reasoning import EFFORTS
 
 CALLING = (
@@ -47,18 +49,25 @@ _TOOL = table(
     Field("defer_loading", "boolean", "", use="ignored"),
     Field("allowed_callers", "array", "", use="ignored"),
 )
+_NAMESPACE = table(
+    Field("type", "string", "", choices=("namespace",), required=True),
+    Field("name", "string", "", max_bytes=256, required=True),
+    Field("description", "string", "Each tool has its own, which is shown.", use="met"),
+    Field("tools", "array", "", required=True),
+)
 _OFFERING, _THINKING = (frozenset(field.name for field in fields) for fields in (CALLING, REASONING))
+_ReadTool = Callable[[Any, str, list[Ignored]], list[Tool]]
 _NOTHING, _BY_ITSELF = Offer(choice="none"), Thinking()
 
 
 def read_chat_offer(found: Found) -> Offer:
     """Raises InvalidRequest naming the field."""
-    return _read_offer(found, _read_chat_tool, _chat_name)
+    return _read_offer(found, _read_chat_tool, ("function",), _chat_name)
 
 
 def read_offer(found: Found) -> Offer:
     """As read_chat_offer, for responses, whose tools are not wrapped."""
-    return _read_offer(found, _read_tool, _name)
+    return _read_offer(found, _read_tool, ("function", "namespace"), _name)
 
 
 def read_thinking(found: Found) -> Thinking:
@@ -72,23 +81,61 @@ def read_thinking(found: Found) -> Thinking:
     )
 
 
-def _read_chat_tool(value: Any, path: str, ignored: list[Ignored]) -> Tool:
-    _check_type(value, path)
+def flat_name(namespace: str, name: str) -> str:
+    """What a model calls a tool of a namespace; the tool's name alone where both are too long for a name."""
+    joined = f"{namespace}__{name}"
+    return joined if namespace and len(joined) <= MAX_NAME else name
+
+
+def own_name(namespace: str, flat: str) -> str:
+    """The name that `flat_name` made `flat` of."""
+    return flat.removeprefix(f"{namespace}__")
+
+
+def _read_chat_tool(value: Any, path: str, ignored: list[Ignored]) -> list[Tool]:
     function = read(value, _CHAT_TOOL, path, ignored).inner("function", _CHAT_FUNCTION)
-    return _tool(value["function"], function, f"{path}.function")
+    return [_tool(value["function"], function, f"{path}.function")]
 
 
-def _read_tool(value: Any, path: str, ignored: list[Ignored]) -> Tool:
-    _check_type(value, path)
-    return _tool(value, read(value, _TOOL, path, ignored), path)
+def _read_tool(value: Any, path: str, ignored: list[Ignored]) -> list[Tool]:
+    """A function, or the functions of a namespace."""
+    if _kind(value) != "namespace":
+        return [_tool(value, read(value, _TOOL, path, ignored), path)]
+    found = read(value, _NAMESPACE, path, ignored)
+    inner = _read_tools(found["tools"], f"{path}.tools", _read_tool, ("function",), ignored)
+    return [replace(tool, name=flat_name(found["name"], tool.name), namespace=found["name"]) for tool in inner]
 
 
-def _check_type(value: Any, path: str) -> None:
-    kind = value.get("type", "function") if isinstance(value, dict) else "function"
-    if kind != "function":
-        given = shown(kind) if isinstance(kind, str) else kind_of(kind)
-        message = f"{path}.type is {given}: only functions can be called, and the client runs them"
-        raise InvalidRequest(message, code="invalid_value", param=f"{path}.type")
+def _read_tools(
+    values: list[Any], path: str, read_one: _ReadTool, kinds: Collection[str], ignored: list[Ignored]
+) -> list[Tool]:
+    """The tools of these kinds. Others, which only another server could run or which take no JSON, are left out and
+    named; a client that has nothing else to offer is told so.
+    """
+    kept = [_kind(value) in kinds for value in values]
+    tools = []
+    for i, value in enumerate(values):
+        kind = _kind(value)
+        if kept[i]:
+            tools += read_one(value, f"{path}[{i}]", ignored)
+        elif any(kept) and isinstance(kind, str):
+            ignored.append(Ignored(".".join((name_of(f"{path}[0]", kind), *_own_names(value, kind))), "tool"))
+        else:
+            given = shown(kind) if isinstance(kind, str) else kind_of(kind)
+            message = f"{path}[{i}].type is {given}: only functions can be called, and the client runs them"
+            raise InvalidRequest(message, code="invalid_value", param=f"{path}[{i}].type")
+    return tools
+
+
+def _own_names(tool: dict[str, Any], kind: str) -> list[str]:
+    """What a tool is called, if anything; chat completions wraps it."""
+    inner = tool.get(kind, tool)
+    name = inner.get("name") if isinstance(inner, dict) else None
+    return [name[:64]] if isinstance(name, str) else []
+
+
+def _kind(value: Any) -> Any:
+    return value.get("type", "function") if isinstance(value, dict) else "function"
 
 
 def _tool(given: dict[str, Any], found: dict[str, Any], path: str) -> Tool:
@@ -106,30 +153,30 @@ def _name(value: dict[str, Any]) -> Any:
 
 
 def _read_offer(
-    found: Found, read_one: Callable[[Any, str, list[Ignored]], Tool], name_of: Callable[[dict[str, Any]], Any]
+    found: Found, read_one: _ReadTool, kinds: Collection[str], called_name: Callable[[dict[str, Any]], Any]
 ) -> Offer:
     if _OFFERING.isdisjoint(found):
         return _NOTHING
-    tools = [read_one(value, f"tools[{i}]", found.ignored) for i, value in enumerate(found.get("tools", ()))]
+    tools = _read_tools(found.get("tools", []), "tools", read_one, kinds, found.ignored)
     given = found.get("tool_choice", "auto")
-    choice, allowed = _read_choice(given, name_of)
+    choice, allowed = _read_choice(given, called_name)
     is_named = isinstance(given, dict) and given.get("type") == "function"  # asks for that one call
     is_parallel = found.get("parallel_tool_calls", True) and not is_named
     return make_offer(tools, choice, allowed, is_parallel, ("tools", "tool_choice"))
 
 
-def _read_choice(value: Any, name_of: Callable[[dict[str, Any]], Any]) -> tuple[Choice, list[Any] | None]:
+def _read_choice(value: Any, called_name: Callable[[dict[str, Any]], Any]) -> tuple[Choice, list[Any] | None]:
     """The mode, and the names it is bound to (None: all)."""
     if value in ("none", "auto", "required"):
         return value, None
     kind = value.get("type") if isinstance(value, dict) else None
-    if kind == "function" and isinstance(name := name_of(value), str):
+    if kind == "function" and isinstance(name := called_name(value), str):
         return "required", [name]
     if kind == "allowed_tools":
         # chat completions wraps what responses has at the top
         inner = value.get("allowed_tools", value)
         mode, tools = (inner.get("mode"), inner.get("tools")) if isinstance(inner, dict) else (None, None)
-        names = [name_of(each) for each in tools if isinstance(each, dict)] if isinstance(tools, list) else []
+        names = [called_name(each) for each in tools if isinstance(each, dict)] if isinstance(tools, list) else []
         if mode in ("auto", "required") and names and all(isinstance(name, str) for name in names):
             return mode, names
     given = shown(value) if isinstance(value, str) else f"{kind_of(value)} of this kind"

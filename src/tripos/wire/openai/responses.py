@@ -18,7 +18,7 @@ from tripos.wire.fields import Field, Found, at, check, kind_of, read, read_json
 from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, MODEL, Asked, Single, check_model
 from tripos.wire.ignored import Ignored
 from tripos.wire.json import shown
-from tripos.wire.openai.functions import CALLING, read_offer
+from tripos.wire.openai.functions import CALLING, flat_name, read_offer
 from tripos.wire.openai.generation import DELIVERY, SAMPLING, read_delivery, read_sampling
 from tripos.wire.openai.response_items import Output
 from tripos.wire.tools.adapt import Thinking
@@ -84,7 +84,7 @@ _CALL = table(
     Field("arguments", "string", "", required=True),
     Field("id", "string", "", max_bytes=256, use="ignored"),
     Field("status", "string", "", max_bytes=64, use="ignored"),
-    Field("namespace", "string", "", max_bytes=256, use="ignored"),
+    Field("namespace", "string", "", max_bytes=256),
     Field("caller", "any", "", use="ignored"),
     Field("parsed_arguments", "any", "Of the client's own helpers.", use="ignored"),
 )
@@ -242,7 +242,8 @@ def _read_item(value: Any, path: str) -> Message:
     kind = value.get("type") if isinstance(value, dict) else None
     if kind == "function_call":
         found = read(value, _CALL, path)
-        call = ToolCall(id=found["call_id"], name=found["name"], arguments=found["arguments"])
+        name = flat_name(found.get("namespace", ""), found["name"])
+        call = ToolCall(id=found["call_id"], name=name, arguments=found["arguments"])
         return Message(role="assistant", tool_calls=(call,))
     if kind == "function_call_output":
         found = read(value, _CALL_OUTPUT, path)
@@ -331,7 +332,8 @@ class ResponseAnswer(Single):
         super().__init__(asked.speech)
         sampling = asked.requests[0].sampling
         self._wants_logprobs = sampling.logprobs is not None
-        self._output = Output(response_id)
+        offered = wanted.asked.offer.tools
+        self._output = Output(response_id, {tool.name: tool.namespace for tool in offered if tool.namespace})
         self._num_events = 0
         self._num_logprobs = 0  # sent so far
         self._fixed = {

@@ -16,7 +16,8 @@ from tripos.wire.json import shown
 from tripos.wire.tools.schema import check_schema
 
 MAX_TOOLS = 128
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+MAX_NAME = 64  # characters
+_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME}}}")
 
 Choice = Literal["none", "auto", "required"]
 
@@ -25,6 +26,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     """A function. `parameters` is a JSON Schema of an object."""
 
     name: str
+    namespace: str = ""  # that the client knows it in, whose name `name` begins with
     description: str = ""
     parameters: dict[str, Any] = {}
 
