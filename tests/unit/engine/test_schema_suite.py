@@ -42,6 +42,7 @@ def _in_python(value: Any) -> Any:
 
 
 def _pattern(pattern: str) -> str:
+    pattern = re.sub(r"\\c([A-Za-z])", lambda match: f"\\x{ord(match[1]) % 32:02x}", pattern)
     return re.sub(r"\\p\{\w+\}|\\.|\$", lambda match: _CLASSES.get(match[0], match[0]), pattern)
 
 

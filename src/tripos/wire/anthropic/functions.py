@@ -16,7 +16,7 @@ _TOOL = table(
     Field("description", "string", "", max_bytes=64 * 1024),
     Field("input_schema", "any", "", required=True),
     Field("type", "string", "", choices=("custom",)),
-    Field("strict", "boolean", "Arguments always match their schema.", use="ignored"),
+    Field("strict", "boolean", "All of the schema is enforced, or refused; otherwise what can be enforced is."),
     Field("cache_control", "object", "", use="ignored"),
     Field("input_examples", "array", "", use="ignored"),
     Field("allowed_callers", "array", "", use="ignored"),
@@ -56,7 +56,14 @@ def _read_tool(value: Any, path: str) -> Tool:
         raise InvalidRequest(message, code="invalid_value", param=f"{path}.type")
     found = read(value, _TOOL, path)
     schema_path = f"{path}.input_schema"
-    return read_tool(found.get("name"), found.get("description"), found["input_schema"], f"{path}.name", schema_path)
+    return read_tool(
+        found.get("name"),
+        found.get("description"),
+        found["input_schema"],
+        f"{path}.name",
+        schema_path,
+        is_strict=found.get("strict", False),
+    )
 
 
 def read_thinking(value: Any, max_tokens: int | None) -> Thinking:

@@ -13,7 +13,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from tripos.engine.schema import resolve
+from tripos.schema.parts import resolve
 
 _BOUNDS = {
     "minimum": operator.ge,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tripos.engine.pattern import dangling_quantifier
+from tripos.schema.pattern import dangling_quantifier
 
 
 @pytest.mark.parametrize(
