@@ -1,88 +1,51 @@
 """The commands. No logic of their own: options are read by config, work is done by build and what it returns.
 
-Owns how things look in a terminal, and the exit status: 0 done, 1 failed, 2 usage or configuration,
-3 environment, 4 model refused, 130 interrupted. An error is one line on stderr.
+Owns the exit status: 0 done, 1 failed, 2 usage or configuration, 3 environment, 4 model refused, 130 interrupted. An
+error is one line on stderr.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable
 
 import click
 
 from tripos import __version__, config
-from tripos.errors import ConfigError, TriposError
-
-if TYPE_CHECKING:
-    import asyncio
-
-    from tripos.client import AdminClient
-    from tripos.service import Service
-    from tripos.types import Constraint, Message, Sampling
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-LOCAL_NAME = "local"  # the route of `generate` and `chat`, which nobody else sees
-
-
-def _settings(*names: str) -> Callable[[Command], Command]:
-    """Adds the flags of the named settings. Values stay text: config parses them."""
-
-    def add(command: Command) -> Command:
-        for name in reversed(names):
-            rule = config.settings()[name]
-            doc = rule["doc"]
-            if rule["choices"]:
-                doc += f" One of {', '.join(rule['choices'])}."
-            metavar = "NAME=PATH" if rule["kind"] == "named_paths" else rule["kind"].upper()
-            kind: dict[str, Any] = {"metavar": metavar, "multiple": True}
-            if rule["kind"] == "switch":
-                kind = {"is_flag": True}
-            command = click.option(config.flag(name), name, help=doc, **kind)(command)
-        return command
-
-    return add
-
-
-ADMIN_SETTINGS = tuple(name for name in config.flags(config.ModelOptions) if name not in ("name", "adapters"))
-MODEL_SETTINGS = (*ADMIN_SETTINGS, "memory")
-SERVER_SETTINGS = ("name", "adapters", *(name for name in config.flags(config.ServerOptions) if name != "memory"))
-
-
-Flags = tuple[str, ...] | bool
-_config_file = click.option("--config", "file", metavar="FILE", default="", help="The service file (./tripos.toml).")
-
-
-def _given(flags: dict[str, Flags]) -> dict[str, str]:
-    """The settings that were given, as text. Raises ConfigError when one was given twice."""
-    given = {}
-    for name, values in flags.items():
-        if name == "adapters" and isinstance(values, tuple):
-            values = (os.pathsep.join(values),) if values else ()
-        if isinstance(values, tuple) and len(values) > 1:
-            raise ConfigError(f"{config.flag(name)} was given {len(values)} times")
-        if values:
-            given[name] = values[0] if isinstance(values, tuple) else "true"
-    return given
+from tripos.cli import habits
+from tripos.cli.flags import MODEL_SETTINGS, SERVER_SETTINGS, Flags, config_file, given, settings
+from tripos.cli.models import models_group
+from tripos.cli.talk import chat, generate
+from tripos.cli.terminal import Startup, echo_table
+from tripos.errors import TriposError
 
 
 def _read_options(
     models: tuple[str, ...], file: str, flags: dict[str, Flags]
 ) -> tuple[config.ServiceOptions, Callable[[], config.ServiceOptions]]:
     """The options that hold, and how to read them again."""
-    given, found = _given(flags), config.find_file(file)
+    settings_given, found = given(flags), config.find_file(file)
 
     def read() -> config.ServiceOptions:
-        return config.read_options(models, given, os.environ, found)
+        return config.read_options(models, settings_given, os.environ, found)
 
     return read(), read
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """Answers what users of other servers type with what it is called here."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            raise click.UsageError(habits.answer_command(args[0], self.list_commands(ctx)), ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="tripos", message="%(prog)s %(version)s")
 def tripos() -> None:
     """Run models on new input and serve the answers."""
@@ -90,8 +53,8 @@ def tripos() -> None:
 
 @tripos.command()
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
-@_config_file
-@_settings(*SERVER_SETTINGS, *MODEL_SETTINGS)
+@config_file
+@settings(*SERVER_SETTINGS, *MODEL_SETTINGS)
 def serve(models: tuple[str, ...], file: str, **flags: Flags) -> None:
     """Serve models over HTTP.
 
@@ -110,78 +73,15 @@ def serve(models: tuple[str, ...], file: str, **flags: Flags) -> None:
 
 
 @tripos.command()
-@click.argument("model")
-@click.argument("prompt")
-@click.option("--max-tokens", type=click.IntRange(1), default=128, show_default=True, help="Most tokens to write.")
-@click.option("--temperature", type=click.FloatRange(0, 2), default=1.0, show_default=True, help="0: the likeliest.")
-@click.option("--top-k", type=click.IntRange(0), default=0, help="Draw from the k likeliest tokens. 0: from all.")
-@click.option("--top-p", type=click.FloatRange(0, 1), default=1.0, help="Draw from this much of the probability.")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=None, help="Makes draws repeatable.")
-@click.option("--stop", multiple=True, help="Stop before this text (may be repeated).")
-@click.option("--json-schema", default=None, metavar="JSON", help="The answer is JSON that follows this schema.")
-@click.option("--regex", default=None, metavar="PATTERN", help="The answer matches this pattern.")
-@_settings(*MODEL_SETTINGS)
-def generate(
-    model: str,
-    prompt: str,
-    max_tokens: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    seed: int | None,
-    stop: tuple[str, ...],
-    json_schema: str | None,
-    regex: str | None,
-    **flags: Flags,
-) -> None:
-    """Continue PROMPT and print the continuation as it comes."""
-    require_utf8(prompt, "PROMPT")
-    if json_schema is not None and regex is not None:
-        raise click.UsageError("--json-schema and --regex exclude each other")
-    from tripos.types import Constraint, Sampling
-
-    constraint = None
-    if json_schema is not None:
-        constraint = Constraint(kind="json_schema", source=json_schema)
-    elif regex is not None:
-        constraint = Constraint(kind="regex", source=regex)
-    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop)
-    with Session(model, _given(flags)) as session:
-        session.answer(prompt, max_tokens, sampling, constraint)
-        click.echo()
-
-
-@tripos.command()
-@click.argument("model", default=config.DEFAULT_MODEL)
-@click.option("--system", default="", help="System message.")
-@click.option("--max-tokens", type=click.IntRange(1), default=512, show_default=True, help="Most tokens per answer.")
-@click.option("--temperature", type=click.FloatRange(0, 2), default=0.7, show_default=True, help="0: the likeliest.")
-@_settings(*MODEL_SETTINGS)
-def chat(model: str, system: str, max_tokens: int, temperature: float, **flags: Flags) -> None:
-    """Talk with a model in the terminal. An empty line or Ctrl-D ends, Ctrl-C stops an answer."""
-    require_utf8(system, "--system")
-    from tripos.types import Message, Sampling
-
-    sampling = Sampling(temperature=temperature)
-    messages = [Message(role="system", content=system)] if system else []
-    with Session(model, _given(flags)) as session:
-        while question := read_question():
-            messages.append(Message(role="user", content=question))
-            answer = session.answer(tuple(messages), max_tokens, sampling)
-            messages.append(Message(role="assistant", content=answer))
-            click.echo()
-
-
-@tripos.command()
 @click.argument("model", metavar="SOURCE")
 @click.option("-o", "--output", required=True, metavar="DIR", help="Directory to write. Must not exist, or be empty.")
-@_settings("weights", "threads")
+@settings("weights", "threads")
 def quantize(model: str, output: str, **flags: Flags) -> None:
     """Write SOURCE with its weights packed as --weights: a directory that loads without conversion.
 
     With --weights auto the weights keep the types that they are stored in.
     """
-    options = config.read_options((model,), _given(flags), os.environ)
+    options = config.read_options((model,), given(flags), os.environ)
     from pathlib import Path
 
     from tripos import build
@@ -194,10 +94,10 @@ def quantize(model: str, output: str, **flags: Flags) -> None:
 
 @tripos.command()
 @click.argument("model", required=False)
-@_settings(*MODEL_SETTINGS)
+@settings(*MODEL_SETTINGS)
 def doctor(model: str | None, **flags: Flags) -> None:
     """Show the machine, the kernels that were chosen, and what fits."""
-    options = config.read_options((model,) if model else (), _given(flags), os.environ)
+    options = config.read_options((model,) if model else (), given(flags), os.environ)
     from tripos import build
 
     echo_table(build.describe_machine(options.models[0]))
@@ -212,8 +112,8 @@ def config_group() -> None:
 
 
 @config_group.command()
-@_config_file
-@_settings(*SERVER_SETTINGS, *MODEL_SETTINGS)
+@config_file
+@settings(*SERVER_SETTINGS, *MODEL_SETTINGS)
 def show(file: str, **flags: Flags) -> None:
     """Print every setting, its value, and where the value comes from."""
     options, _ = _read_options((), file, flags)
@@ -221,8 +121,8 @@ def show(file: str, **flags: Flags) -> None:
 
 
 @config_group.command()
-@_config_file
-@_settings(*SERVER_SETTINGS, *MODEL_SETTINGS)
+@config_file
+@settings(*SERVER_SETTINGS, *MODEL_SETTINGS)
 def check(file: str, **flags: Flags) -> None:
     """Read settings, API keys and models as serve would, and say whether it could start. Nothing is loaded."""
     options, _ = _read_options((), file, flags)
@@ -239,193 +139,31 @@ def check(file: str, **flags: Flags) -> None:
     )
 
 
-@tripos.group(name="models")
-@click.option("--url", default="", help="Address of the server. Default: where the settings say that it listens.")
-@_config_file
-@_settings("api_key_file")
+tripos.add_command(chat)
+tripos.add_command(generate)
+tripos.add_command(models_group)
+
+
+@tripos.command(name="help")
+@click.argument("words", metavar="[COMMAND]...", nargs=-1)
 @click.pass_context
-def models_group(context: click.Context, /, url: str, file: str, **flags: Flags) -> None:
-    """Load, unload and list models of a running server."""
-    options = config.read_options((), _given(flags), os.environ, config.find_file(file))
-    from tripos.client import AdminClient
-
-    server = options.server
-    host = "127.0.0.1" if server.host in ("0.0.0.0", "::", "localhost") else server.host
-    address = f"[{host}]" if ":" in host else host
-    context.obj = AdminClient(url or f"http://{address}:{server.port}", server.api_key_file)
-
-
-@models_group.command(name="list")
-@click.pass_obj
-def list_models(client: AdminClient) -> None:
-    """Every model's state, memory and calls in flight."""
-    found = client.ask("GET", "/admin/models")
-    rows = [("model", "state", "memory", "calls", "routes", "source")]
-    for each in found["models"]:
-        size, routes = f"{each['memory_bytes'] / 2**20:,.1f} MiB", ", ".join(each["routes"])
-        state = each["state"] + (f" ({each['error']})" if each["error"] else "")
-        rows.append((each["name"], state, size, str(each["num_in_flight"]), routes, each["source"]))
-    echo_table(rows)
-    memory = found["memory"]
-    click.echo(f"{memory['free_bytes'] / 2**20:,.1f} of {memory['total_bytes'] / 2**20:,.1f} MiB are free")
+def help_command(context: click.Context, words: tuple[str, ...]) -> None:
+    """Show this page, or a command's."""
+    command: click.Command = tripos
+    for word in words:
+        if not isinstance(command, click.Group) or command.get_command(context, word) is None:
+            known = command.list_commands(context) if isinstance(command, click.Group) else []
+            raise click.UsageError(habits.answer_command(word, known))
+        context = click.Context(command, info_name=context.info_name if command is not tripos else "tripos")
+        command = command.get_command(context, word) or command
+    name = " ".join(("tripos", *words))
+    click.echo(command.get_help(click.Context(command, info_name=name)))
 
 
-@models_group.command()
-@click.argument("name")
-@click.argument("source", default="")
-@_settings(*ADMIN_SETTINGS)
-@click.pass_obj
-def load(client: AdminClient, /, name: str, source: str, **flags: Flags) -> None:
-    """Load a model that the configuration names, or SOURCE as NAME."""
-    body = {"name": name, "source": source, "options": _typed(flags)}
-    _echo_loaded(client.ask("POST", "/admin/models/load", body))
-
-
-@models_group.command()
-@click.argument("name", default="")
-@click.argument("source", default="")
-@_settings(*ADMIN_SETTINGS)
-@click.pass_obj
-def reload(client: AdminClient, /, name: str, source: str, **flags: Flags) -> None:
-    """Load NAME anew (from SOURCE) and switch to it, no request dropped. Without NAME: read tripos.toml again."""
-    if not name:
-        report = client.ask("POST", "/admin/reread", {})
-        for key, value in report.items():
-            click.echo(f"{key}: {value or 'none'}")
-        if report["failed"]:
-            raise TriposError("some models could not be loaded")
-        return
-    body = {"name": name, "source": source, "options": _typed(flags)}
-    _echo_loaded(client.ask("POST", "/admin/models/reload", body))
-
-
-@models_group.command()
-@click.argument("name")
-@click.pass_obj
-def unload(client: AdminClient, name: str) -> None:
-    """Let NAME's calls end, then free its memory."""
-    done = client.ask("POST", "/admin/models/unload", {"name": name})
-    cut_off = f"; {done['num_cut_off']} calls were cut off" if done["num_cut_off"] else ""
-    click.echo(f"{name} is unloaded{cut_off}")
-
-
-def _typed(flags: dict[str, Flags]) -> dict[str, Any]:
-    return {name: config.parse(name, text, config.flag(name)) for name, text in _given(flags).items()}
-
-
-def _echo_loaded(model: dict[str, Any]) -> None:
-    click.echo(f"{model['name']} is {model['state']}: {model['memory_bytes'] / 2**20:,.1f} MiB, {model['source']}")
-
-
-def read_question() -> str:
-    """One line from the terminal; empty at its end."""
-    if sys.stdin.isatty():
-        import readline  # noqa: F401 - gives input() its line editing
-    try:
-        return input("> " if sys.stdin.isatty() else "").strip()
-    except EOFError:
-        return ""
-
-
-def require_utf8(text: str, where: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ConfigError(f"{where} is not valid UTF-8") from None
-
-
-class Session:
-    """One model in this process, for as long as a command runs."""
-
-    def __init__(self, model: str, flags: dict[str, str]) -> None:
-        options = config.read_options((model,), {**flags, "name": LOCAL_NAME}, os.environ)
-        import asyncio
-
-        from tripos import build
-
-        self.startup = Startup()
-        self.service: Service = build.build_service(options, progress=self.startup)
-        self.runner: asyncio.Runner = asyncio.Runner()
-
-    def __enter__(self) -> Session:
-        self.runner.run(self.service.start())
-        self.startup.finish()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.runner.run(self.service.stop())
-        self.runner.close()
-
-    def answer(
-        self,
-        prompt: str | tuple[Message, ...],
-        max_tokens: int,
-        sampling: Sampling,
-        constraint: Constraint | None = None,
-    ) -> str:
-        """Prints the answer as it comes, and returns it."""
-        from tripos.types import Generate
-
-        request = Generate(prompt=prompt, max_tokens=max_tokens, sampling=sampling, constraint=constraint)
-        return self.runner.run(self._answer(request))
-
-    async def _answer(self, request: Any) -> str:
-        import contextlib
-
-        from tripos.types import Call, Delta
-
-        pieces: list[str] = []
-        call = Call(id="cli", route=LOCAL_NAME, request=request, arrival_s=time.monotonic())
-        events: Any = self.service.run(call)
-        async with contextlib.aclosing(events):
-            async for event in events:
-                if isinstance(event, Delta):
-                    pieces.append(event.text)
-                    click.echo(event.text, nl=False)
-        return "".join(pieces)
-
-
-class Startup:
-    """Progress of loading on stderr: a bar while it lasts (terminals only), and at the end the time by phase."""
-
-    def __init__(self) -> None:
-        self.began_s = self.phase_s = time.perf_counter()
-        self.phase = ""
-        self.phases: list[tuple[str, float]] = []
-
-    def __call__(self, phase: str, done: float) -> None:
-        """`done` of the named phase, 0 to 1."""
-        if phase != self.phase:
-            self._close()
-            self.phase = phase
-        if sys.stderr.isatty():
-            filled = round(30 * done)
-            click.echo(f"\r{phase:<12} [{'#' * filled}{'.' * (30 - filled)}] {done:4.0%}", nl=False, err=True)
-
-    def _close(self) -> None:
-        now_s = time.perf_counter()
-        if self.phase:
-            self.phases.append((self.phase, now_s - self.phase_s))
-            if sys.stderr.isatty():
-                click.echo("\r" + " " * 60 + "\r", nl=False, err=True)
-        self.phase_s = now_s
-
-    def finish(self, address: str = "") -> None:
-        """Everything is loaded. `address`: where the door listens."""
-        self._close()
-        self.phase = ""
-        if address:
-            times = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in self.phases)
-            click.echo(f"ready in {time.perf_counter() - self.began_s:.2f} s ({times})", err=True)
-            click.echo(f"listening on {address}", err=True)
-
-
-def echo_table(rows: Iterable[Sequence[str]], err: bool = False) -> None:
-    """Prints columns as wide as their widest cell."""
-    cells = [tuple(str(cell) for cell in row) for row in rows]
-    widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
-    for row in cells:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), err=err)
+@tripos.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(f"tripos {__version__}")
 
 
 def main() -> None:
@@ -442,6 +180,10 @@ def _status(arguments: list[str]) -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return 2
+    except click.NoSuchOption as error:
+        known = [flag for each in (error.ctx.command.params if error.ctx else ()) for flag in each.opts]
+        name = habits.flag_given(error.option_name, arguments)
+        return _fail(habits.answer_flag(name, known), error.exit_code)
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code)
     except TriposError as error:
@@ -461,7 +203,3 @@ def _status(arguments: list[str]) -> int:
 def _fail(message: str, status: int) -> int:
     click.echo(f"tripos: {' '.join(message.split())}", err=True)
     return status
-
-
-if __name__ == "__main__":
-    main()
