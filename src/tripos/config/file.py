@@ -120,10 +120,11 @@ class _Reader:
         key = ("routes", name)
         self._origins[".".join(key)] = self._where(key)
         table = self._table(key, value)
-        self._check_keys(key, table, ("model", "stages", "need"))
+        self._check_keys(key, table, ("model", "unknown_fields", "stages", "need"))
         if "model" not in table:
             raise self._error(key, "model is missing: name one of [models]")
-        given = self._values(key, {"model": table["model"]}, RouteOptions)
+        own = {name: table[name] for name in rules(RouteOptions) if name in table}
+        given = self._values(key, own, RouteOptions)
         if "stages" in table:
             given["stages"] = self._stages((*key, "stages"), table["stages"])
         if "need" in table:

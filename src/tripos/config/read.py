@@ -140,7 +140,8 @@ def effective(options: ServiceOptions) -> list[tuple[str, str, str]]:
     for route in options.routes:
         key = f"routes.{route.name}"
         names = tuple(stage_name(stage) for stage in route.stages)
-        rows.append((f"{key}.model", written(route.model), origin(f"{key}.model")))
+        for name in ("model", "unknown_fields"):
+            rows.append((f"{key}.{name}", written(getattr(route, name)), origin(f"{key}.{name}")))
         rows.append((f"{key}.stages", written(names), origin(f"{key}.stages")))
         for i, stage in enumerate(route.stages):
             add(f"{key}.stages.{names[i]}", stage, f"{key}.stages.{i}")
