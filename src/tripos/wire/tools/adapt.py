@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from tripos.errors import InvalidRequest
 from tripos.types import Generate, Message, ModelCard, Reasoning
+from tripos.wire.ignored import Ignored
 from tripos.wire.tools.arguments import with_arguments
 from tripos.wire.tools.dialect import Dialect
 from tripos.wire.tools.dialects import DIALECTS
@@ -34,9 +35,9 @@ class Thinking(msgspec.Struct, frozen=True, kw_only=True):
 
 def adapt(
     request: Generate, offer: Offer, thinking: Thinking, card: ModelCard
-) -> tuple[Generate, Speech, tuple[str, ...]]:
-    """The request as the model gets it, how to read its answer, and where in the client's request stands what is not
-    enforced (`tools[0].function.parameters.properties.p.uniqueItems`). `request` holds chat messages.
+) -> tuple[Generate, Speech, tuple[Ignored, ...]]:
+    """The request as the model gets it, how to read its answer, and what of the tools' schemas is not enforced
+    (`tools[0].function.parameters.properties.p.uniqueItems`). `request` holds chat messages.
 
     Raises InvalidRequest.
     """
@@ -47,7 +48,7 @@ def adapt(
     speech = Speech(
         reasoning_dialect=card.reasoning_dialect, hides_reasoning=thinking.is_hidden, call_salt=secrets.token_hex(16)
     )
-    ignored: list[str] = []
+    ignored: list[Ignored] = []
     if offer.is_open:
         offer = _with_arguments(offer, ignored)
         names = tuple(tool.name for tool in offer.tools)
@@ -61,7 +62,7 @@ def adapt(
     ), speech, tuple(ignored)
 
 
-def _with_arguments(offer: Offer, ignored: list[str]) -> Offer:
+def _with_arguments(offer: Offer, ignored: list[Ignored]) -> Offer:
     """The offer with what each tool that may be called takes; what is not enforced of it goes to `ignored`."""
     tools = []
     for tool in offer.tools:

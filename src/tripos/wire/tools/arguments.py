@@ -6,11 +6,12 @@ from msgspec.structs import replace
 
 from tripos.errors import InvalidRequest
 from tripos.schema.reading import check_schema, relax
+from tripos.wire.ignored import Ignored
 from tripos.wire.tools.offer import Tool
 from tripos.wire.tools.schema import bare
 
 
-def with_arguments(tool: Tool) -> tuple[Tool, tuple[str, ...]]:
+def with_arguments(tool: Tool) -> tuple[Tool, tuple[Ignored, ...]]:
     """The tool with its `arguments`, and where in the request stands what is not enforced.
 
     Raises InvalidRequest: unsupported_schema for a strict tool, grammar_too_complex.
@@ -23,4 +24,4 @@ def with_arguments(tool: Tool) -> tuple[Tool, tuple[str, ...]]:
     except InvalidRequest as problem:
         message = f"the tool {tool.name!r}: {problem.message}"
         raise InvalidRequest(message, code=problem.code, param=tool.path) from None
-    return replace(tool, arguments=schema), ignored
+    return replace(tool, arguments=schema), tuple(Ignored(name, "schema") for name in ignored)
