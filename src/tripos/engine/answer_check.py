@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-from tripos.engine.conformance import text_violation
+from tripos.schema.conformance import text_violation
 from tripos.engine.constraints import CompiledConstraint
 from tripos.engine.grammar import Matcher
 

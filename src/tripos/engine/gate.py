@@ -14,9 +14,10 @@ import msgspec
 
 from tripos.engine.gbnf import gbnf_to_lark
 from tripos.engine.grammar import Grammar, GrammarProblem, Vocabulary, json_grammar, lark_grammar, regex_grammar
-from tripos.engine.pattern import dangling_quantifier
-from tripos.engine.schema import SchemaProblem, check_schema, read_schema
 from tripos.errors import InvalidRequest
+from tripos.schema.lowering import lower
+from tripos.schema.pattern import dangling_quantifier
+from tripos.schema.reading import SchemaProblem, check_schema, read_schema
 from tripos.types import Constraint
 
 MAX_SOURCE_BYTES = 64 << 10
@@ -106,8 +107,9 @@ def try_out(vocabulary: Vocabulary, admitted: Admitted) -> Grammar:
 
 
 def _admit_schema(schema: Any) -> Admitted:
-    text = json.dumps(schema, ensure_ascii=False)
-    return Admitted(json_grammar(text), text)
+    return Admitted(
+        json_grammar(json.dumps(lower(schema), ensure_ascii=False)), json.dumps(schema, ensure_ascii=False)
+    )
 
 
 def _anchored(pattern: str) -> str:
@@ -135,7 +137,7 @@ def _with_checked_schemas(lark: str) -> Iterator[str]:
             raise SchemaProblem(f"what follows %json is not JSON: {problem}") from None
         checked = check_schema(schema)
         options = json.loads(json_grammar("{}"))["grammars"][0]["json_schema"]["x-guidance"]
-        yield "%json " + json.dumps({"x-guidance": options, **checked}, ensure_ascii=False)
+        yield "%json " + json.dumps({"x-guidance": options, **lower(checked)}, ensure_ascii=False)
 
 
 def _check_nesting(pieces: re.Pattern[str], source: str) -> None:

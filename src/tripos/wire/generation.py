@@ -80,7 +80,8 @@ def for_model(asked: Asked, card: ModelCard) -> Asked:
         requests = tuple(replace(each, sampling=replace(each.sampling, **missing)) for each in requests)
     prompt = requests[0].prompt if requests else ()
     if prompt and isinstance(prompt[0], Message):
-        request, speech = adapt(requests[0], asked.offer, asked.thinking, card)
+        request, speech, ignored = adapt(requests[0], asked.offer, asked.thinking, card)
+        asked = replace(asked, ignored=(*asked.ignored, *ignored)) if ignored else asked
         requests = requests if request is requests[0] else (request,)
     if requests is asked.requests and speech is PLAIN:
         return asked

@@ -12,6 +12,8 @@ from msgspec.structs import replace
 
 from tripos.errors import InvalidRequest
 from tripos.types import Generate, Message, ModelCard, Reasoning
+from tripos.wire.ignored import Ignored
+from tripos.wire.tools.arguments import with_arguments
 from tripos.wire.tools.dialect import Dialect
 from tripos.wire.tools.dialects import DIALECTS
 from tripos.wire.tools.generic import GENERIC, spell_out, tell
@@ -31,19 +33,24 @@ class Thinking(msgspec.Struct, frozen=True, kw_only=True):
     must: str = ""  # the field that insists on reasoning
 
 
-def adapt(request: Generate, offer: Offer, thinking: Thinking, card: ModelCard) -> tuple[Generate, Speech]:
-    """The request as the model gets it, and how to read its answer. `request` holds chat messages.
+def adapt(
+    request: Generate, offer: Offer, thinking: Thinking, card: ModelCard
+) -> tuple[Generate, Speech, tuple[Ignored, ...]]:
+    """The request as the model gets it, how to read its answer, and what of the tools' schemas is not enforced
+    (`tools[0].function.parameters.properties.p.uniqueItems`). `request` holds chat messages.
 
     Raises InvalidRequest.
     """
     dialect = DIALECTS.get(card.tool_dialect, GENERIC)
     if not (offer.is_open or card.reasoning_dialect or thinking.must):
-        return _show_tools(request, offer, dialect, card.has_tool_prompt), PLAIN
+        return _show_tools(request, offer, dialect, card.has_tool_prompt), PLAIN, ()
     request = _think(request, thinking, card)
     speech = Speech(
         reasoning_dialect=card.reasoning_dialect, hides_reasoning=thinking.is_hidden, call_salt=secrets.token_hex(16)
     )
+    ignored: list[Ignored] = []
     if offer.is_open:
+        offer = _with_arguments(offer, ignored)
         names = tuple(tool.name for tool in offer.tools)
         speech = replace(speech, tool_dialect=dialect.name, tool_names=names)
         constraint = constrain(offer, dialect, card.marker_ids, request.constraint)
@@ -52,7 +59,18 @@ def adapt(request: Generate, offer: Offer, thinking: Thinking, card: ModelCard) 
     return replace(
         _show_tools(request, offer, dialect, card.has_tool_prompt),
         shown_tokens=tuple(each for each in shown if each in card.marker_ids),
-    ), speech
+    ), speech, tuple(ignored)
+
+
+def _with_arguments(offer: Offer, ignored: list[Ignored]) -> Offer:
+    """The offer with what each tool that may be called takes; what is not enforced of it goes to `ignored`."""
+    tools = []
+    for tool in offer.tools:
+        if tool.name in offer.allowed:
+            tool, names = with_arguments(tool)
+            ignored += names
+        tools.append(tool)
+    return replace(offer, tools=tuple(tools))
 
 
 def _show_tools(request: Generate, offer: Offer, dialect: Dialect, has_prompt: bool) -> Generate:
