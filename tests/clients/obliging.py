@@ -1,16 +1,15 @@
-"""A model that does what the user's last words ask of it, behind the real engine, template, grammars and HTTP server.
+"""A model that does what the user's last words ask, behind the real engine, template, grammars and HTTP server.
 
-`call NAME {…}` in the user's text makes it call that tool, if it is offered; a tool's result makes it say the result. So
-a client that finishes with the result in its hand has done a whole tool loop. It thinks first, aloud.
+`call NAME {…}` in them makes it call that tool, if it is offered; a tool's result makes it say the result. So a client
+that ends with the result in its hand has done a whole tool loop. `say {…}` makes it say that JSON. It thinks first.
 
-    python -m tests.clients.obliging [--plain]
+    python -m tests.clients.obliging
 
-prints its address, then one JSON line for each prompt that it got. `--plain`: a model that does not reason.
+prints its address, then each conversation that it got, as the template rendered it, on a line of JSON.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 
@@ -28,60 +27,59 @@ from tripos.wire.tools.dialects import describe
 NAME = "obliging"
 WINDOW = 1 << 20  # bytes, each a token: agents bring a hundred thousand
 BLOCK_SIZE = 64
+END = 256
 THOUGHT = "Let me see what is wanted."
-TURN, ANSWER = "<|turn|>", "<|answer|>"
-MARKS = (TURN, ANSWER, "<think>", "</think>", "<tool_call>", "</tool_call>")
-_BEFORE_TURNS = """\
+TURN, ANSWER, THINK, THOUGHT_END = "<|turn|>", "<|answer|>", "<think>", "</think>"
+MARKS = (TURN, ANSWER, THINK, THOUGHT_END, "<tool_call>", "</tool_call>")
+TEMPLATE = """\
 {%- if tools %}
   {{- '<|turn|>tools\\n' }}
   {%- for tool in tools %}{{- tool.function.name + ': ' + (tool | tojson) + '\\n' }}{% endfor %}
   {{- 'Call them so: <tool_call>{"name": …, "arguments": …}</tool_call>' }}
 {%- endif %}
 {%- for message in messages %}
-  {{- '<|turn|>' + message.role + '\\n' }}"""
-_REASONING = """
-  {%- if message.reasoning_content %}{{- '<think>' + message.reasoning_content + '</think>' }}{% endif %}"""
-_AFTER_REASONING = """
+  {{- '<|turn|>' + message.role + '\\n' }}
+  {%- if message.reasoning_content %}{{- '<think>' + message.reasoning_content + '</think>' }}{% endif %}
   {{- message.content or '' }}
   {%- for call in message.tool_calls or [] %}
     {{- '<tool_call>' + (call.function | tojson) + '</tool_call>' }}
   {%- endfor %}
 {%- endfor %}
-{%- if add_generation_prompt %}{{- '<|answer|>' }}{% endif %}"""
-_WISH = re.compile(r"\bcall ([A-Za-z0-9_-]+) (?=\{)")
+{%- if add_generation_prompt %}
+  {{- '<|answer|>' }}
+  {%- if enable_thinking is defined and not enable_thinking %}{{- '<think></think>' }}{% endif %}
+{%- endif %}"""
+_CALL = re.compile(r"\bcall ([A-Za-z0-9_-]+) (?=\{)")
+_SAY = re.compile(r"\bsay (?=\{)")
 
 
-def reply(prompt: str, does_reason: bool) -> str:
+def reply(prompt: str) -> str:
     """What is said to a rendered conversation."""
     turns = [turn.partition("\n")[::2] for turn in prompt.split(TURN)[1:]]
     offered = {line.split(":")[0] for role, text in turns if role == "tools" for line in text.splitlines()}
     last = max((i for i, (role, _) in enumerate(turns) if role == "assistant"), default=-1)
-    since = turns[last + 1 :]
-    thought = f"<think>\n{THOUGHT}\n</think>\n\n" if does_reason else ""
-    if results := [text.strip() for role, text in since if role == "tool"]:
-        return f"{thought}The tool says: {'; '.join(results)}"
-    asked = "\n".join(text for role, text in since if role == "user")
-    wishes = [match for match in _WISH.finditer(asked) if match[1] in offered]
-    if not wishes:
-        return f"{thought}You said: {asked.strip()[-80:]}"
-    arguments, _ = json.JSONDecoder().raw_decode(asked, wishes[-1].end())
-    call = json.dumps({"name": wishes[-1][1], "arguments": arguments}, ensure_ascii=False)
-    return f"{thought}<tool_call>\n{call}\n</tool_call>"
+    if results := [text.strip() for role, text in turns[last + 1 :] if role == "tool"]:
+        return f"The tool says: {'; '.join(results)}"
+    asked = "\n".join(text for role, text in turns[last + 1 :] if role == "user")
+    if wishes := [match for match in _CALL.finditer(asked) if match[1] in offered]:
+        call = json.dumps({"name": wishes[-1][1], "arguments": _json_at(asked, wishes[-1].end())}, ensure_ascii=False)
+        return f"<tool_call>\n{call}\n</tool_call>"
+    if sayings := list(_SAY.finditer(asked)):
+        return json.dumps(_json_at(asked, sayings[-1].end()), ensure_ascii=False)
+    return f"You said: {asked.strip()[-80:]}"
+
+
+def _json_at(text: str, at: int) -> object:
+    return json.JSONDecoder().raw_decode(text, at)[0]
 
 
 class Obliging(LanguageModel):
-    """The real engine over an executor that spells `reply`, a byte at a time."""
+    """The real engine over an executor that spells a thought and `reply`, a byte at a time."""
 
-    def __init__(self, does_reason: bool = True) -> None:
-        self._does_reason = does_reason
-        self._tokenizer = tokenizer = byte_tokenizer(MARKS)
-        self._ids = {text: tokenizer.token_id(text) for text in MARKS}
+    def __init__(self) -> None:
         self._said: dict[int, list[int]] = {}  # by the hash of the prompt
-        tokenizer.assign_roles(
-            bos_id=None,
-            eos_ids=frozenset({256}),
-            template_source=_BEFORE_TURNS + (_REASONING if does_reason else "") + _AFTER_REASONING,
-        )
+        tokenizer = byte_tokenizer(MARKS)
+        tokenizer.assign_roles(bos_id=None, eos_ids=frozenset({END}), template_source=TEMPLATE)
         executor = ScriptedExecutor(
             tokenizer.vocab_size, ExecutorOptions(block_size=BLOCK_SIZE), next_token=self._next_token
         )
@@ -99,24 +97,23 @@ class Obliging(LanguageModel):
         super().__init__(card, tokenizer, Engine(executor, EngineOptions(num_blocks, BLOCK_SIZE, WINDOW)))
 
     def _next_token(self, tokens: list[int], seed: int, counter: int) -> int:
-        answer = self._ids[ANSWER]
-        if answer not in tokens:  # legacy completions have no turns: every prompt is answered alike
+        special = self.tokenizer.special_tokens
+        if special[ANSWER] not in tokens:  # a prompt without a template
             return 97 + counter % 26
-        start = len(tokens) - tokens[::-1].index(answer)
-        key = hash(tuple(tokens[:start]))
+        start = len(tokens) - tokens[::-1].index(special[ANSWER])
+        is_silent = tokens[start : start + 2] == [special[THINK], special[THOUGHT_END]]  # the template ended thinking
+        key = hash((is_silent, *tokens[:start]))
         if key not in self._said:
-            prompt = self._tokenizer.decode(tokens[: start - 1], skip_special=False)
+            prompt = self.tokenizer.decode(tokens[: start - 1], skip_special=False)
             print(json.dumps(prompt), flush=True)
-            self._said[key] = [*self._tokenizer.encode_template(reply(prompt, self._does_reason)), 256]
-        said, done = self._said[key], len(tokens) - start
-        return said[done] if done < len(said) else 256
+            thought = f"{THINK}{THOUGHT_END}" if is_silent else f"{THINK}\n{THOUGHT}\n{THOUGHT_END}\n\n"
+            self._said[key] = [*self.tokenizer.encode_template(thought + reply(prompt)), END]
+        said, num_said = self._said[key], len(tokens) - start
+        return said[num_said] if num_said < len(said) else END
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--plain", action="store_true")
-    model = Obliging(does_reason=not parser.parse_args().plain)
-    service = Service()
+    model, service = Obliging(), Service()
     service.add(model, make_stages(RouteOptions(name=NAME), model))
     serve(service, ServerOptions(port=0), on_ready=lambda address: print(address, flush=True))
 
