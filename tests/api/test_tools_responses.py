@@ -200,3 +200,33 @@ async def test_a_client_with_no_function_at_all_is_told_so() -> None:
     async with running(speaking("Hello.")) as server:
         with pytest.raises(openai.BadRequestError, match=r"tools\[0\].type is \"web_search\": only functions"):
             await server.openai.responses.create(model="scripted", input="Hello?", tools=[{"type": "web_search"}])
+
+
+async def test_items_of_stored_responses_may_be_sent_as_references() -> None:
+    """As the AI SDK does for all that it was answered."""
+    model = speaking(f"<think>Hm.</think>Look: {FIND}")
+    async with running(model) as server:
+        asked: dict[str, Any] = {"model": "scripted", "tools": [SPACE]}
+        first = await server.openai.responses.create(**asked, input="Hello?")
+        call_id = next(item.call_id for item in first.output if item.type == "function_call")
+        references: list[Any] = [{"type": "item_reference", "id": item.id} for item in first.output]
+        earlier = (await server.openai.responses.input_items.list(first.id)).data[0]
+        output = {"type": "function_call_output", "call_id": call_id, "output": "sunny"}
+        history: Any = [{"id": earlier.id}, *references, output]
+        second = await server.openai.responses.create(**asked, input=history)
+    user, assistant, tool = request_of(model).prompt
+    assert user.content == "Hello?"  # type: ignore[union-attr]
+    assert (assistant.content, assistant.reasoning) == ("Look:", "Hm.")  # type: ignore[union-attr]
+    assert [call.name for call in assistant.tool_calls] == ["crm__find"]  # type: ignore[union-attr]
+    assert tool.content == "sunny"  # type: ignore[union-attr]
+    assert second.status == "completed"
+
+
+@pytest.mark.parametrize("store", [True, False])
+async def test_a_reference_to_nothing_says_so(store: bool) -> None:
+    async with running(speaking("Hello.")) as server:
+        first = await server.openai.responses.create(model="scripted", input="Hello?", store=store)
+        id = f"{first.output[0].id}_9" if store else first.output[0].id
+        with pytest.raises(openai.NotFoundError, match="stored" if not store else "send the item itself") as error:
+            await server.openai.responses.create(model="scripted", input=[{"type": "item_reference", "id": id or ""}])
+    assert error.value.param == "input[0].id"

@@ -5,7 +5,7 @@ What was said before (previous_response_id) is looked up by the door and given t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -106,6 +106,9 @@ _REASONING_ITEM = table(
     Field("status", "string", "", max_bytes=64, use="ignored"),
     Field("encrypted_content", "string", "", use="ignored"),
 )
+_REFERENCE = table(
+    Field("type", "string", "", choices=("item_reference",)), Field("id", "string", "", max_bytes=256, required=True)
+)
 _REASONING_PART = table(
     Field("type", "string", "", choices=("reasoning_text",), required=True), Field("text", "string", "", required=True)
 )
@@ -125,6 +128,9 @@ _PART = table(
 )
 
 
+FindItem = Callable[[str, str], dict[str, Any]]  # (id of an item, path for errors) → the item as it was sent
+
+
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """A decoded body before what was said earlier is known. `asked`'s request has no prompt yet."""
 
@@ -139,8 +145,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     text_format: dict[str, Any] = {}  # as the client wrote it
 
 
-def decode(body: bytes) -> Wanted:
-    """Raises InvalidRequest naming the field."""
+def decode(body: bytes, find_item: FindItem) -> Wanted:
+    """Raises InvalidRequest naming the field, and what `find_item` raises."""
     found = read_json(body, FIELDS)
     if found.get("background"):
         raise InvalidRequest("background: only false is supported", code="invalid_value", param="background")
@@ -151,15 +157,15 @@ def decode(body: bytes) -> Wanted:
         constraint=read_text_format(found),
         cache_salt=found.get("cache_salt", ""),
     )
-    wanted = _read_wanted(found, Asked(requests=(request,), **read_delivery(found)))
+    wanted = _read_wanted(found, Asked(requests=(request,), **read_delivery(found)), find_item)
     return replace(wanted, is_stored=found.get("store", True), metadata=_read_metadata(found.get("metadata", {})))
 
 
-def decode_count(body: bytes) -> Wanted:
-    """Raises InvalidRequest naming the field."""
+def decode_count(body: bytes, find_item: FindItem) -> Wanted:
+    """Raises as `decode`."""
     found = read_json(body, COUNT)
     read_text_format(found)
-    return _read_wanted(found, Asked(model=check_model(found), requests=(Generate(prompt=""),)))
+    return _read_wanted(found, Asked(model=check_model(found), requests=(Generate(prompt=""),)), find_item)
 
 
 def ask(wanted: Wanted, before: tuple[Message, ...]) -> Asked:
@@ -180,7 +186,7 @@ def encode_deleted(response_id: str) -> dict[str, Any]:
     return {"id": response_id, "object": "response", "deleted": True}
 
 
-def _read_wanted(found: Found, asked: Asked) -> Wanted:
+def _read_wanted(found: Found, asked: Asked, find_item: FindItem) -> Wanted:
     if found.get("truncation") == "auto":
         message = "truncation: only disabled is supported, nothing is dropped silently"
         raise InvalidRequest(message, code="invalid_value", param="truncation")
@@ -191,7 +197,7 @@ def _read_wanted(found: Found, asked: Asked) -> Wanted:
         tools=found.get("tools", []),
         tool_choice=found.get("tool_choice", "auto"),
         text_format=found.get("text", {}).get("format") or {},
-        messages=_read_input(found["input"]),
+        messages=_read_input(found["input"], find_item),
         instructions=found.get("instructions"),
         previous_response_id=found.get("previous_response_id"),
     )
@@ -222,7 +228,7 @@ def _read_metadata(value: dict[str, Any]) -> dict[str, str]:
     return {name: each for name, each in value.items() if each is not None}
 
 
-def _read_input(value: Any) -> tuple[Message, ...]:
+def _read_input(value: Any, find_item: FindItem) -> tuple[Message, ...]:
     if isinstance(value, str):
         return (Message(role="user", content=value),)
     if not isinstance(value, list):
@@ -233,12 +239,19 @@ def _read_input(value: Any) -> tuple[Message, ...]:
     if len(value) > MAX_MESSAGES:
         message = f"input has {len(value)} items, at most {MAX_MESSAGES} may be given"
         raise InvalidRequest(message, code="too_many_items", param="input")
-    return tuple(_read_item(each, f"input[{i}]") for i, each in enumerate(value))
+    return tuple(_read_item(_followed(each, f"input[{i}]", find_item), f"input[{i}]") for i, each in enumerate(value))
+
+
+def _followed(value: Any, path: str, find_item: FindItem) -> Any:
+    """An item, where a client sent no more than its id."""
+    if not isinstance(value, dict) or (value.get("type") or "item_reference") != "item_reference" or "role" in value:
+        return value
+    return find_item(read(value, _REFERENCE, path)["id"], f"{path}.id")
 
 
 def _read_item(value: Any, path: str) -> Message:
     kinds = ("message", "function_call", "function_call_output", "reasoning")
-    _check_kind(value, kinds, path, "reads messages, reasoning, function calls and their outputs")
+    _check_kind(value, kinds, path, "reads messages, reasoning, function calls, their outputs and references to these")
     kind = value.get("type") if isinstance(value, dict) else None
     if kind == "function_call":
         found = read(value, _CALL, path)
