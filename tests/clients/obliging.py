@@ -106,7 +106,7 @@ class Obliging(LanguageModel):
         if key not in self._said:
             prompt = self.tokenizer.decode(tokens[: start - 1], skip_special=False)
             print(json.dumps(prompt), flush=True)
-            thought = f"{THINK}{THOUGHT_END}" if is_silent else f"{THINK}\n{THOUGHT}\n{THOUGHT_END}\n\n"
+            thought = f"{THINK}{THOUGHT_END}" if is_silent else f"{THINK}\n{THOUGHT}\n{THOUGHT_END}"
             self._said[key] = [*self.tokenizer.encode_template(thought + reply(prompt)), END]
         said, num_said = self._said[key], len(tokens) - start
         return said[num_said] if num_said < len(said) else END
