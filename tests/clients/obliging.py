@@ -102,13 +102,13 @@ class Obliging(LanguageModel):
             return 97 + counter % 26
         start = len(tokens) - tokens[::-1].index(special[ANSWER])
         is_silent = tokens[start : start + 2] == [special[THINK], special[THOUGHT_END]]  # the template ended thinking
-        key = hash((is_silent, *tokens[:start]))
-        if key not in self._said:
+        key, num_said = hash((is_silent, *tokens[:start])), len(tokens) - start
+        if num_said == (2 if is_silent else 0):  # the first token of an answer
             prompt = self.tokenizer.decode(tokens[: start - 1], skip_special=False)
             print(json.dumps(prompt), flush=True)
             thought = f"{THINK}{THOUGHT_END}" if is_silent else f"{THINK}\n{THOUGHT}\n{THOUGHT_END}"
             self._said[key] = [*self.tokenizer.encode_template(thought + reply(prompt)), END]
-        said, num_said = self._said[key], len(tokens) - start
+        said = self._said[key]
         return said[num_said] if num_said < len(said) else END
 
 
