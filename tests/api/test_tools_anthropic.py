@@ -56,6 +56,18 @@ async def test_events_build_the_same_message() -> None:
     assert built.stop_reason == "tool_use"
 
 
+async def test_thinking_is_signed_for_clients_that_keep_no_other() -> None:
+    async with running(speaking(f"<think>Hm.</think>Look: {CALL}")) as server, client_of(server) as client:
+        whole = await client.messages.create(**ASKED, thinking=THINKING)
+        async with client.messages.stream(**ASKED, thinking=THINKING) as stream:
+            streamed = await stream.get_final_message()
+    first, again = whole.content[0], streamed.content[0]
+    assert first.type == "thinking"
+    assert again.type == "thinking"
+    assert first.signature
+    assert first.signature == again.signature
+
+
 async def test_nobody_gets_thinking_unasked() -> None:
     model = speaking("Hello.", reasoning_switch="enable_thinking")
     async with running(model) as server, client_of(server) as client:

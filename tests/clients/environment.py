@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,20 +65,16 @@ def obliging(folder: Path) -> Iterator[Obliging]:
 
 
 def run(command: Sequence[str | Path], folder: Path, environment: Mapping[str, str] | None = None) -> str:
-    """The standard output of a client that ends well; `folder` is its home and working directory."""
+    """The standard output of a client that ends well; `folder` is its working directory, with its home inside."""
     home = folder / "home"
     home.mkdir(exist_ok=True)
-    whole = {
-        "PATH": os.pathsep.join((str(PROGRAMS), "/usr/local/bin", "/usr/bin", "/bin")),
-        "HOME": str(home),
-        "TMPDIR": str(folder),
-        **CALL_NOBODY,
-        **(environment or {}),
-    }
-    done = subprocess.run(
-        list(map(str, command)), cwd=folder, env=whole, stdin=subprocess.DEVNULL, text=True, capture_output=True,
-        timeout=300,
-    )  # fmt: skip
+    path = os.pathsep.join((str(PROGRAMS), "/usr/local/bin", "/usr/bin", "/bin"))
+    with tempfile.TemporaryDirectory(prefix="tripos-") as short:  # some put sockets there, whose paths must be short
+        whole = {"PATH": path, "HOME": str(home), "TMPDIR": short, **CALL_NOBODY, **(environment or {})}
+        done = subprocess.run(
+            list(map(str, command)), cwd=folder, env=whole, stdin=subprocess.DEVNULL, text=True, capture_output=True,
+            timeout=300,
+        )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return done.stdout
 

@@ -50,6 +50,7 @@ def test_langchains_agents_call_tools_and_keep_to_a_form(server: Obliging, tmp_p
 
 
 def test_the_ai_sdk_calls_tools_of_zod_and_keeps_to_a_form(server: Obliging, tmp_path: Path) -> None:
+    num_before = len(server.conversations)
     found = run_flow("ai_sdk.mjs", server.url, folder=tmp_path)
     assert sorted(found) == ["anthropic", "chat", "compatible", "responses"]
     for name, talk in found.items():
@@ -57,4 +58,8 @@ def test_the_ai_sdk_calls_tools_of_zod_and_keeps_to_a_form(server: Obliging, tmp
         assert talk["texts"] == ["The tool says: 22 degrees"] * 2, name
         assert talk["steps"] == [2, 2], name
         assert talk["form"] == {"name": "Paris", "size": 3, "tags": ["a"]}, name
-    assert found["compatible"]["reasoning"] == [THOUGHT, THOUGHT]
+    assert found["compatible"]["reasoning"] == found["anthropic"]["reasoning"] == [THOUGHT, THOUGHT]
+    told = [each for each in server.conversations[num_before:] if "<|turn|>tool\n22 degrees" in each]
+    # whole and streamed each; OpenAI's own chat protocol has no place for reasoning
+    expected = [name != "chat" for name in found for _ in range(2)]
+    assert [f"<think>{THOUGHT}</think>" in each for each in told] == expected

@@ -43,6 +43,7 @@ const form = { name: 'Paris', size: 3, tags: ['a'] };
 async function talk(model) {
   given.length = 0;
   const asked = { model, tools, maxRetries: 0, stopWhen: stepCountIs(4), system: 'Be brief.' };
+  asked.providerOptions = { anthropic: { thinking: { type: 'enabled', budgetTokens: 1024 } } };
   asked.prompt = `Please call get_weather ${JSON.stringify(said)}`;
   const whole = await generateText(asked);
   let failure;
