@@ -75,7 +75,8 @@ class App:
         """Where a request goes that may. Raises TriposError."""
         head = exchange.head
         check_host(exchange.fields.get(b"host"), self.hosts)
-        route = self._exact.get((head.method, head.decoded_path)) or self._find(exchange)
+        path = head.decoded_path.removesuffix("/") or "/"
+        route = self._exact.get((head.method, path)) or self._find(exchange, path)
         dialect = exchange.dialect = route.dialect
         if dialect.id_header:
             exchange.add_header(b"%b: %b\r\n" % (dialect.id_header, exchange.request_id.encode()))
@@ -85,9 +86,9 @@ class App:
                 check_local(exchange)
         return route
 
-    def _find(self, exchange: Exchange) -> Route:
-        """The route of a request. Raises NotFound, MethodNotAllowed."""
-        method, decoded_path = exchange.head.method, exchange.head.decoded_path
+    def _find(self, exchange: Exchange, decoded_path: str) -> Route:
+        """The route of a path without its last slash. Raises NotFound, MethodNotAllowed."""
+        method = exchange.head.method
         if method not in METHODS:
             exchange.add_header(b"allow: %b\r\n" % ", ".join(METHODS).encode())
             raise MethodNotAllowed(f"no path takes {method[:16]}")

@@ -51,11 +51,17 @@ class Field(msgspec.Struct, frozen=True):
     required: bool = False
     use: Use = "honoured"
     nothing: tuple[Any, ...] = ()
+    is_foreign: bool = False  # another server's name for something
 
     def says_nothing(self, value: Any) -> bool:
-        if value is None or (self.use != "honoured" and is_empty(value)):
+        if value is None or (self.use != "honoured" and is_empty(value) and not (value is False and self._is_on)):
             return True
         return any(value == each and (type(value) is bool) == (type(each) is bool) for each in self.nothing)
+
+    @property
+    def _is_on(self) -> bool:
+        """Whether true is what is so anyway; then false asks for something."""
+        return any(each is True for each in self.nothing)
 
 
 class Table(dict[str, Field]):
@@ -187,8 +193,11 @@ def _complete(found: Found, fields: Table) -> Found:
     return found
 
 
+EMPTY: tuple[Any, ...] = (False, "", [], {})
+
+
 def is_empty(value: Any) -> bool:
-    """Whether a value turns something off, or holds nothing: false, "", [] or {}. Numbers do not."""
+    """Whether a value turns something off, or holds nothing. Numbers do not."""
     return not value and type(value) in (bool, str, list, dict)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from tripos.errors import InvalidRequest
 from tripos.types import Constraint, Event, Generate, Message, Sampling, Usage
+from tripos.wire import foreign
 from tripos.wire.anthropic.blocks import Blocks, read_conversation
 from tripos.wire.anthropic.functions import read_offer, read_thinking
 from tripos.wire.constraint import read_schema_format
@@ -59,6 +60,7 @@ FIELDS = table(
     Field("inference_geo", "string", "Everything stays on this machine.", max_bytes=64, use="ignored"),
     Field("container", "any", "there are no containers", use="refused"),
     Field("diagnostics", "any", "see /metrics", use="refused"),
+    *foreign.MESSAGES,
 )
 _OUTPUT_CONFIG = table(
     Field("format", "object", ""),

@@ -10,6 +10,7 @@ import msgspec
 
 from tripos.errors import InvalidRequest
 from tripos.types import Delta, Generate, Message, TokenLogprob, ToolCall
+from tripos.wire import foreign
 from tripos.wire.constraint import read_constraint
 from tripos.wire.fields import Field, read, read_json, table
 from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, Asked, Heard
@@ -63,6 +64,7 @@ FIELDS = table(
     Field("web_search_options", "any", "the server makes no outbound requests", use="refused"),
     Field("verbosity", "string", "Say it in the prompt.", use="ignored", nothing=("medium",)),
     Field("moderation", "any", "ask /v1/decisions whether a text is what you will not have", use="refused"),
+    *foreign.CHAT,
 )
 
 _MESSAGE = table(

@@ -77,6 +77,7 @@ IGNORED = (
 _BIAS = Field("bias", "number", "", low=-100, high=100)
 _STREAM_OPTIONS = table(
     Field("include_usage", "boolean", "End with a chunk that holds the usage."),
+    Field("continuous_usage_stats", "boolean", "Every chunk holds the usage so far."),
     Field("include_obfuscation", "boolean", "No padding is added.", use="ignored"),
 )
 
@@ -113,6 +114,7 @@ def read_delivery(found: Found) -> dict[str, Any]:
             raise InvalidRequest(message, code="invalid_value", param="stream_options")
         options = found.inner("stream_options", _STREAM_OPTIONS)
         given["include_usage"] = options.get("include_usage", False)
+        given["continuous_usage"] = options.get("continuous_usage_stats", False)
     if found.get("service_tier") == "flex" or found.get("priority", 0) > 0:
         given["priority"] = Priority.BATCH
     if "timeout" in found:
@@ -216,6 +218,7 @@ class Answer(ABC):
         self._identity = identity
         self._n = asked.n
         self._usages: list[Usage | None] = [None] * len(asked.requests)
+        self._so_far = [Usage()] * len(asked.requests)  # where every chunk tells
         if asked.stream:
             self._before = encode(self._head(self.chunk_object))[:-1] + b',"choices":['
             self._after = b'],"usage":null}' if asked.include_usage else b"]}"
@@ -225,6 +228,8 @@ class Answer(ABC):
         choices = []
         for prompt_idx, event in events:
             if type(event) is Delta:
+                if self.asked.continuous_usage:
+                    self._count(prompt_idx, event)
                 choice = self._add(prompt_idx * self._n + event.index, event)
                 if choice is not None:
                     choices.append(choice)
@@ -233,7 +238,17 @@ class Answer(ABC):
         if choices and not self._is_opened:
             self._is_opened = True
             choices = self._opening() + choices
-        return [msgspec.Raw(self._before + encode(choice) + self._after) for choice in choices]
+        after = self._after
+        if choices and self.asked.continuous_usage:
+            after = b'],"usage":' + encode(encode_usage(self._so_far)) + b"}"
+        return [msgspec.Raw(self._before + encode(choice) + after) for choice in choices]
+
+    def _count(self, prompt_idx: int, delta: Delta) -> None:
+        before = self._so_far[prompt_idx]
+        self._so_far[prompt_idx] = Usage(
+            prompt_tokens=before.prompt_tokens or delta.num_prompt_tokens,
+            output_tokens=before.output_tokens + len(delta.token_ids),
+        )
 
     def end(self, elapsed_s: float) -> list[dict[str, Any]]:
         """The usage, if it was asked for."""

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from tripos.errors import InvalidRequest, TriposError
 from tripos.types import Event, Generate, Message, ToolCall, Usage
+from tripos.wire import foreign
 from tripos.wire.constraint import read_text_format
 from tripos.wire.fields import Field, Found, at, check, kind_of, read, read_json, table
 from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, MODEL, Asked, Single, check_model
@@ -68,6 +69,7 @@ FIELDS = table(
     Field("access_programs", "any", "there are none", use="refused"),
     Field("image", "any", "this server makes no images", use="refused"),
     Field("moderation", "any", "ask /v1/decisions whether a text is what you will not have", use="refused"),
+    *foreign.RESPONSES,
 )
 _MESSAGE = table(
     Field("type", "string", "", choices=("message",)),
