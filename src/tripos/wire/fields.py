@@ -52,9 +52,14 @@ class Field(msgspec.Struct, frozen=True):
     use: Use = "honoured"
     nothing: tuple[Any, ...] = ()
     is_foreign: bool = False  # another server's name for something
+    asks_empty: bool = False  # even an empty object asks for something
 
     def says_nothing(self, value: Any) -> bool:
-        if value is None or (self.use != "honoured" and is_empty(value) and not (value is False and self._is_on)):
+        if value is None:
+            return True
+        if self.asks_empty:
+            return False
+        if self.use != "honoured" and is_empty(value) and not (value is False and self._is_on):
             return True
         return any(value == each and (type(value) is bool) == (type(each) is bool) for each in self.nothing)
 
