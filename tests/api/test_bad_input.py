@@ -186,7 +186,7 @@ COMPLETION_ROWS: list[tuple[str, Any, str]] = [
     ("P08", changed(TEXT, presence_penalty=3), "out_of_range"),
     ("P08", changed(TEXT, frequency_penalty=-3), "out_of_range"),
     ("P08", changed(TEXT, repetition_penalty=0), "out_of_range"),
-    ("P09", changed(TEXT, seed=-1), "out_of_range"),
+    ("P09", changed(TEXT, seed=-2), "out_of_range"),
     ("P09", changed(TEXT, seed=2**64 - 1), "out_of_range"),
     ("P10", changed(TEXT, logit_bias={"-1": 1}), "out_of_range"),
     ("P10", changed(TEXT, logit_bias={str(VOCAB_SIZE): 1}), "out_of_range"),
@@ -232,11 +232,11 @@ COMPLETION_ROWS: list[tuple[str, Any, str]] = [
     ("P17", changed(TEXT, stream=True, stream_options=True), "invalid_type"),
     ("P18", changed(TEXT, priority=2**63 - 1), "out_of_range"),
     ("P18", changed(TEXT, priority=-1), "out_of_range"),
-    ("P18", changed(TEXT, user="u" * MIB), "out_of_range"),
+    ("P18", changed(TEXT, user="u" * MIB), ""),
     ("P19", changed(TEXT, timeout=-1), "out_of_range"),
     ("P19", raw("timeout", "NaN"), "invalid_json"),
     ("P19", changed(TEXT, timeout=1e12), "out_of_range"),
-    ("P20", changed(TEXT, cache_salt=""), "invalid_value"),
+    ("P20", changed(TEXT, cache_salt=""), ""),
     ("P20", changed(TEXT, cache_salt="s" * MIB), "out_of_range"),
     ("P20 S", changed(TEXT, cache_salt="someone else's"), ""),
     ("P23", changed(TEXT, max_tokens=3, suffix="x"), "invalid_value"),
@@ -369,7 +369,7 @@ MESSAGE_ROWS: list[tuple[str, Any, str]] = [
     ("P05", changed(MESSAGES, temperature=1.5), "out_of_range"),
     ("P12", changed(MESSAGES, stop_sequences=[""]), "invalid_value"),
     ("P12", changed(MESSAGES, stop_sequences=["x"] * 17), "too_many_items"),
-    ("P18", changed(MESSAGES, metadata={"user_id": "u" * MIB}), "out_of_range"),
+    ("P18", changed(MESSAGES, metadata={"user_id": "u" * MIB}), ""),
     ("P18", changed(MESSAGES, metadata={"other": "x"}), ""),
     ("M01", changed(MESSAGES, messages=[]), "missing_field"),
     ("M01", changed(MESSAGES, messages=[1]), "invalid_type"),
@@ -383,7 +383,7 @@ MESSAGE_ROWS: list[tuple[str, Any, str]] = [
     ("M04", changed(MESSAGES, messages=[{"role": "user", "content": [{"type": "text"}]}]), "missing_field"),
     ("M07 S", changed(MESSAGES, tools=[]), ""),
     ("M07", changed(MESSAGES, tools=[{"name": "f"}]), "missing_field"),
-    ("M07", changed(MESSAGES, tools=[{"type": "bash_20250124", "name": "bash"}]), "invalid_value"),
+    ("M07", changed(MESSAGES, tools=[{"type": "bash_20250124", "name": "a b"}]), "invalid_value"),
     ("M07", changed(MESSAGES, tools=[{"name": "a b", "input_schema": {}}]), "invalid_value"),
     ("M08", changed(MESSAGES, tools=[{"name": "f", "input_schema": True}]), "invalid_schema"),
     ("M08", changed(MESSAGES, tools=[{"name": "f", "input_schema": {"type": "x"}}]), "invalid_schema"),
@@ -410,7 +410,7 @@ OLLAMA_ROWS: list[tuple[str, Any, str]] = [
     ("P04", changed(OLLAMA, options={"num_predict": 0}), "out_of_range"),
     ("P04", changed(OLLAMA, options={"num_predict": WINDOW + 1}), "context_length_exceeded"),
     ("P04 S", changed(OLLAMA, options={"num_ctx": WINDOW, "num_predict": 1}), ""),
-    ("P04", changed(OLLAMA, options={"num_ctx": WINDOW + 1}), "context_length_exceeded"),
+    ("P04", changed(OLLAMA, options={"num_ctx": WINDOW + 1, "num_predict": 1}), ""),
     ("P12", changed(OLLAMA, options={"stop": ["x", None]}), "invalid_value"),
     ("P12", changed(OLLAMA, options={"stop": ["x"] * 17}), "too_many_items"),
     ("P13", changed(OLLAMA, top_logprobs=2), "invalid_value"),
@@ -461,7 +461,7 @@ RESPONSE_ROWS: list[tuple[str, Any, str]] = [
     ("P04", changed(RESPONSE, max_output_tokens=0), "out_of_range"),
     ("P04", changed(RESPONSE, max_output_tokens=WINDOW + 1), "context_length_exceeded"),
     ("P13", changed(RESPONSE, top_logprobs=2), "invalid_value"),
-    ("P13", changed(RESPONSE, include=["web_search_call.action.sources"]), "invalid_value"),
+    ("P13", changed(RESPONSE, include=[5]), "invalid_type"),
     ("P14", changed(RESPONSE, input=[]), "missing_field"),
     ("P14", changed(RESPONSE, input=5), "invalid_type"),
     ("P14", changed(RESPONSE, input=[1]), "invalid_type"),
@@ -554,9 +554,9 @@ async def test_a_body_truncated_anywhere_is_invalid_json(server: Running, post: 
 @pytest.mark.parametrize("post", POSTS, ids=lambda post: post.path)
 @pytest.mark.parametrize("kind", ["text/plain", "application/json; charset=utf-7", ""])
 async def test_a_body_of_another_type_is_not_read(server: Running, post: Post, kind: str) -> None:
-    response = await server.http.post(
-        post.path, content=json.dumps(body_of(post)), headers={"content-type": kind} if kind else {}
-    )
+    """Below /api an untyped one is, unless a web page sent it."""
+    page = {"origin": "http://example.org"} if post.path.startswith("/api/") else {}
+    response = await server.post(post.path, body_of(post), content_type=kind, **page)
     assert (response.status_code, error_code(response)) == (415, "unsupported_media_type")
 
 

@@ -123,7 +123,8 @@ async def test_each_value_falls_in_its_group(server: Running, path: str, fields:
 @pytest.mark.parametrize(
     ("path", "fields"),
     [("/v1/chat/completions", foreign.CHAT), ("/v1/completions", foreign.COMPLETIONS),
-     ("/v1/responses", foreign.RESPONSES), ("/v1/messages", foreign.MESSAGES)],
+     ("/v1/responses", foreign.RESPONSES), ("/v1/messages", foreign.MESSAGES),
+     ("/v1/embeddings", foreign.EMBEDDINGS), ("/rerank", foreign.RERANK), ("/tokenize", foreign.TOKENIZE)],
 )  # fmt: skip
 async def test_names_of_other_servers_are_silent_named_or_answered_with_ours(
     server: Running, path: str, fields: tuple[Field, ...]

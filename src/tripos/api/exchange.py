@@ -172,9 +172,10 @@ class Exchange:
             return
         kind, _, rest = (given or b"").partition(b";")
         charset = rest.strip().lower().replace(b'"', b"")
-        if kind.strip().lower() == JSON and charset in (b"", b"charset=utf-8"):
+        is_json = kind.strip().lower() == JSON
+        if is_json and charset in (b"", b"charset=utf-8"):
             return
-        if self.dialect.needs_type or not self._is_program:
+        if is_json or self.dialect.needs_type or not self._is_program:
             raise UnsupportedMediaType("send Content-Type: application/json")
 
     @property

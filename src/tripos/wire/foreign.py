@@ -124,3 +124,20 @@ MESSAGES = (
     *_refused("use /v1/chat/completions", logprobs=(), top_logprobs=(0,), logit_bias=(), min_p=(0,),
               frequency_penalty=(0,), presence_penalty=(0,), repetition_penalty=(1,)),
 )  # fmt: skip
+EMBEDDINGS = (
+    *_refused("use input", texts=(), inputs=(), prompt=()),
+    *_refused("use dimensions", output_dimension=()),
+    *_refused("use encoding_format", embedding_types=(["float"],), embedding_type=("float",), output_dtype=("float",)),
+    *_refused("vectors are as the model makes them", normalize=(True,), normalized=(True,), late_chunking=()),
+)
+RERANK = (
+    *_refused("use documents", texts=(), passages=()),
+    *_refused("use top_n", top_k=()),
+    *_refused("use return_documents", return_text=()),
+    *_refused("scores are as the model makes them", raw_scores=(), use_activation=(True,), activation=(True,)),
+)
+TOKENIZE = (
+    *_refused("use prompt", content=(), text=(), inputs=()),
+    *_refused("use add_special_tokens", add_special=(True,)),
+    *_refused("use return_token_strs", with_pieces=()),
+)
