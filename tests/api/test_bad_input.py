@@ -505,7 +505,7 @@ RESPONSE_ROWS: list[tuple[str, Any, str]] = [
     ("M15 S", changed(RESPONSE, text={"format": {"type": "text"}}), ""),
     ("store", changed(RESPONSE, previous_response_id="resp_0"), "not_found"),
     ("store", changed(RESPONSE, previous_response_id=""), "not_found"),
-    ("store", changed(RESPONSE, truncation="auto"), "invalid_value"),
+    ("store", changed(RESPONSE, truncation="auto"), ""),
     ("store", changed(RESPONSE, background=True), "invalid_value"),
     ("U01", changed(RESPONSE, input="a" * MIB), "context_length_exceeded"),
 ]

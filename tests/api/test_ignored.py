@@ -76,6 +76,16 @@ async def test_a_strict_route_names_what_it_knows_and_does_not_heed(strict: Runn
     assert (lenient.status_code, lenient.headers[NAMES]) == (200, "colour")
 
 
+async def test_many_and_strange_names_make_one_short_line(server: Running) -> None:
+    many = {f"colour_{i}": i + 1 for i in range(5000)}
+    response = await server.post("/v1/chat/completions", {**CHAT, "x\r\nx-own: 1": 1, "é, ü": 1, **many})
+    value = response.headers[NAMES]
+    assert value.startswith("x%0D%0Ax-own:%201, %C3%A9%2C%20%C3%BC, colour_0, colour_1, ")
+    assert len(value) <= 1024
+    assert int(value.rpartition(", +")[2]) == 5002 - value.count(",")
+    assert "x-own" not in response.headers
+
+
 async def test_metrics_count_by_group_and_never_by_name(server: Running) -> None:
     def count(text: str, group: str) -> float:
         line = f'tripos:ignored_fields_total{{group="{group}",model_name="tiny"}} '
@@ -103,6 +113,11 @@ async def test_metrics_count_by_group_and_never_by_name(server: Running) -> None
         ("/v1/chat/completions", {"skip_special_tokens": True, "use_beam_search": False, "guided_json": None}, ""),
         ("/v1/chat/completions", {"cache_prompt": False, "timings_per_token": True}, "cache_prompt, timings_per_token"),
         ("/v1/responses", {"text": {"verbosity": "low"}, "client_metadata": {"x": 1}}, TWO),
+        ("/v1/responses", {"truncation": "auto", "instructions": "", "service_tier": "default"}, "truncation"),
+        ("/v1/chat/completions", {"service_tier": "priority"}, "service_tier"),
+        ("/v1/completions", {"service_tier": "flex"}, ""),
+        ("/v1/messages", {"system": "", "stop_sequences": [], "tools": []}, ""),
+        ("/v1/messages", {"system": [], "service_tier": "batch"}, "service_tier"),
         ("/v1/responses", {"include": ["reasoning.encrypted_content"]}, "include.reasoning.encrypted_content"),
         ("/v1/messages", {"cache_control": {"type": "ephemeral"}, "service_tier": "auto", "speed": "standard"}, ""),
         ("/v1/messages", {"metadata": {"user_id": "u", "more": 1}, "betas": ["x"]}, "metadata, betas"),

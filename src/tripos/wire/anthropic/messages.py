@@ -32,7 +32,7 @@ _CACHE = "Prefixes are always reused."
 _PROMPT = (
     MODEL,
     Field("messages", "array", "The conversation, ending with the user.", max_items=MAX_MESSAGES, required=True),
-    Field("system", "any", "Text, or a list of {type: text, text}."),
+    Field("system", "any", "Text, or a list of {type: text, text}.", nothing=("", [])),
     Field("cache_control", "object", _CACHE, use="met"),
     Field("thinking", "object", "{type: enabled, budget_tokens}, {type: adaptive} or {type: disabled}, the default."),
     Field("tools", "array", "Tools that the client runs: {name, description, input_schema}.", max_items=MAX_TOOLS),

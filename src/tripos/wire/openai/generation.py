@@ -21,6 +21,7 @@ from tripos.wire.generation import (
     read_stop,
     read_token_ids,
 )
+from tripos.wire.ignored import Ignored
 from tripos.wire.json import encode, shown
 
 SAMPLING = (
@@ -60,7 +61,7 @@ DELIVERY = (
     MODEL,
     Field("stream", "boolean", "Send the answer as server-sent events."),
     Field("stream_options", "object", "With stream: {include_usage, continuous_usage_stats}.", nothing=({},)),
-    Field("service_tier", "string", "flex: run as batch work.", choices=("auto", "default", "flex", "priority")),
+    Field("service_tier", "string", "flex: run as batch work.", max_bytes=64, nothing=("auto", "default")),
     Field("priority", "integer", "0: online work; above 0: batch work.", low=0, high=INT31),
     Field("cache_salt", "string", "Narrows prefix reuse to requests with the same salt.", max_bytes=256, nothing=("",)),
     Field("timeout", "number", "Seconds after which the answer is worthless.", low=0.001, high=MAX_TIMEOUT_S),
@@ -115,6 +116,8 @@ def read_delivery(found: Found) -> dict[str, Any]:
         options = found.inner("stream_options", _STREAM_OPTIONS)
         given["include_usage"] = options.get("include_usage", False)
         given["continuous_usage"] = options.get("continuous_usage_stats", False)
+    if found.get("service_tier", "flex") != "flex":
+        found.ignored.append(Ignored("service_tier", "advisory"))
     if found.get("service_tier") == "flex" or found.get("priority", 0) > 0:
         given["priority"] = Priority.BATCH
     if "timeout" in found:
