@@ -120,7 +120,7 @@ async def test_metrics_count_by_group_and_never_by_name(server: Running) -> None
         ("/v1/messages", {"system": [], "service_tier": "batch"}, "service_tier"),
         ("/v1/responses", {"include": ["reasoning.encrypted_content"]}, "include.reasoning.encrypted_content"),
         ("/v1/messages", {"cache_control": {"type": "ephemeral"}, "service_tier": "auto", "speed": "standard"}, ""),
-        ("/v1/messages", {"metadata": {"user_id": "u", "more": 1}, "betas": ["x"]}, "metadata, betas"),
+        ("/v1/messages", {"metadata": {"user_id": "u", "more": 1}, "betas": ["x"]}, "betas, metadata"),
         ("/api/chat", {"truncate": True, "shift": False, "keep_alive": "5m", "tools": []}, ""),
         ("/api/chat", {"options": {"num_ctx": 1_000_000, "num_gpu": 3}}, "options.num_gpu, options.num_ctx"),
         ("/api/generate", {"_debug_render_only": False, "suffix": "", "template": "", "system": "", "context": []}, ""),

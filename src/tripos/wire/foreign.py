@@ -125,7 +125,7 @@ MESSAGES = (
               frequency_penalty=(0,), presence_penalty=(0,), repetition_penalty=(1,)),
 )  # fmt: skip
 EMBEDDINGS = (
-    *_refused("use input", texts=(), inputs=(), prompt=()),
+    *_refused("use input", texts=(), inputs=(), prompt=(), messages=()),
     *_refused("use dimensions", output_dimension=()),
     *_refused("use encoding_format", embedding_types=(["float"],), embedding_type=("float",), output_dtype=("float",)),
     *_refused("vectors are as the model makes them", normalize=(True,), normalized=(True,), late_chunking=()),
@@ -140,4 +140,7 @@ TOKENIZE = (
     *_refused("use prompt", content=(), text=(), inputs=()),
     *_refused("use add_special_tokens", add_special=(True,)),
     *_refused("use return_token_strs", with_pieces=()),
+    *_refused(_TEMPLATE, chat_template=()),
+    *_refused(_NO_ENDING, continue_final_message=()),
+    *_refused("ask /v1/responses/input_tokens, which counts them", tools=()),
 )
