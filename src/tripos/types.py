@@ -215,6 +215,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
     text: str = ""
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
+    num_prompt_tokens: int = 0  # first Delta of a choice
     prompt_token_ids: tuple[int, ...] = ()  # first Delta of a choice with echo
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None  # entry 0 is None: nothing precedes it
     finish_reason: FinishReason | None = None
@@ -278,12 +279,15 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: int = 0
     architecture: str = ""
     weights: str = ""  # format the weights run in: fp32, bf16, fp16, int8 ...
+    file_format: str = ""  # of its files: safetensors or gguf
     num_parameters: int = 0
+    num_bytes: int = 0  # of the weights in memory
     dimensions: int = 0  # of an embedder's vectors
     created: int = 0  # unix seconds, when this server loaded it
     sampling: Sampling = Sampling()  # what the model's makers recommend where a client is silent
     tool_dialect: str = ""  # how it writes tool calls, and reasoning: names of wire/tools
     has_tool_prompt: bool = False  # whether its template tells it of tools
+    template_names: frozenset[str] | None = None  # that its template uses; None: not known
     reasoning_dialect: str = ""  # "": it does not reason
     reasoning_switch: str = ""  # the template's argument that turns reasoning off, "" for none
     marker_ids: dict[str, int] = {}  # marks of these dialects that are special tokens

@@ -54,6 +54,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     given: Set[str] = RECOMMENDED  # names of fields that the client sent
     stream: bool = False
     include_usage: bool = False
+    continuous_usage: bool = False  # in every chunk, what was used so far
     priority: Priority = Priority.ONLINE
     timeout_s: float | None = None
     window: int = 0  # tokens of context that the client wants at least
@@ -74,6 +75,7 @@ def for_model(asked: Asked, card: ModelCard) -> Asked:
     if 0 < card.max_model_len < asked.window:
         clamped = Ignored("options.num_ctx", "advisory")
         asked = replace(asked, window=card.max_model_len, ignored=(*asked.ignored, clamped))
+    asked = _without_unread(asked, card)
     requests, speech = asked.requests, PLAIN
     if card.sampling != _SILENT:  # the makers recommend something
         missing = {name: getattr(card.sampling, name) for name in RECOMMENDED - asked.given}
@@ -86,6 +88,24 @@ def for_model(asked: Asked, card: ModelCard) -> Asked:
     if requests is asked.requests and speech is PLAIN:
         return asked
     return replace(asked, requests=requests, speech=speech)
+
+
+def _without_unread(asked: Asked, card: ModelCard) -> Asked:
+    args, unread = read_args(asked.requests[0].template_args if asked.requests else {}, card)
+    if not unread:
+        return asked
+    requests = tuple(replace(each, template_args=args) for each in asked.requests)
+    return replace(asked, requests=requests, ignored=(*asked.ignored, *unread))
+
+
+def read_args(args: dict[str, Any], card: ModelCard) -> tuple[dict[str, Any], tuple[Ignored, ...]]:
+    """The arguments that the model's template reads, and the names of the others."""
+    names = card.template_names
+    unread = [name for name in args if names is not None and name not in names and name != "add_generation_prompt"]
+    if not unread:
+        return args, ()
+    ignored = tuple(Ignored(f"chat_template_kwargs.{name}", "advisory") for name in unread)
+    return {name: value for name, value in args.items() if name not in unread}, ignored
 
 
 def check_model(found: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ import msgspec
 
 from tripos.errors import InvalidRequest
 from tripos.types import Message
+from tripos.wire import foreign
 from tripos.wire.fields import Field, read_json, table
 from tripos.wire.generation import MAX_MESSAGES, MODEL, check_model, read_token_ids
 from tripos.wire.ignored import Ignored
@@ -22,6 +23,7 @@ TOKENIZE = table(
     Field("add_generation_prompt", "boolean", "With messages: open the assistant's turn. Default true."),
     Field("chat_template_kwargs", "object", "With messages: scalars for the template.", max_items=16),
     Field("return_token_strs", "boolean", "Also the text of each token."),
+    *foreign.TOKENIZE,
 )
 DETOKENIZE = table(MODEL, Field("tokens", "array", "Token ids.", required=True))
 

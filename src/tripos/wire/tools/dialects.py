@@ -33,6 +33,7 @@ def describe(template: str | None, special_tokens: Mapping[str, int], tool_diale
     return {
         "tool_dialect": dialect.name,
         "has_tool_prompt": dialect is not GENERIC and "tools" in names_in(template),
+        "template_names": frozenset(names_in(template)),
         "reasoning_dialect": marks.name if marks is not None else "",
         "reasoning_switch": detect_switch(template) if marks is not None else "",
         "marker_ids": {text: special_tokens[text] for text in texts if text in special_tokens},
