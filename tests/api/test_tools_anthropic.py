@@ -175,3 +175,16 @@ async def test_tools_that_the_server_would_run_are_refused_by_name(kind: str) ->
     async with running(speaking("Hello.")) as server, client_of(server) as client:
         with pytest.raises(anthropic.BadRequestError, match=kind):
             await client.messages.create(**{**ASKED, "tools": [tool]})
+
+
+async def test_a_tool_that_only_a_server_runs_is_left_out_beside_others_and_named() -> None:
+    search = {"type": "web_search_20250305", "name": "web_search"}
+    model = speaking("Hello.")
+    async with running(model) as server:
+        response = await server.post("/v1/messages", {**ASKED, "tools": [search, *ASKED["tools"]]})
+        assert response.status_code == 200
+        assert response.headers["x-tripos-ignored"] == "tools[].web_search_20250305.web_search"
+        assert "web_search" not in [tool["function"]["name"] for tool in request_of(model).tools]
+        alone = await server.post("/v1/messages", {**ASKED, "tools": [search]})
+    assert alone.status_code == 400
+    assert alone.json()["error"]["param"] == "tools[0].type"

@@ -8,12 +8,12 @@ from typing import Any
 from msgspec.structs import replace
 
 from tripos.errors import InvalidRequest
-from tripos.wire.fields import Field, Found, kind_of, name_of, read, table
+from tripos.wire.fields import Field, Found, kind_of, read, table
 from tripos.wire.generation import MAX_TOKENS
 from tripos.wire.ignored import Ignored
 from tripos.wire.json import shown
 from tripos.wire.tools.adapt import Thinking
-from tripos.wire.tools.offer import MAX_NAME, MAX_TOOLS, Choice, Offer, Tool, make_offer, read_tool
+from tripos.wire.tools.offer import MAX_NAME, MAX_TOOLS, Choice, Offer, Tool, make_offer, own_tools, read_tool
 from tripos.wire.tools.reasoning import EFFORTS
 
 CALLING = (
@@ -99,43 +99,12 @@ def _read_chat_tool(value: Any, path: str, ignored: list[Ignored]) -> list[Tool]
 
 def _read_tool(value: Any, path: str, ignored: list[Ignored]) -> list[Tool]:
     """A function, or the functions of a namespace."""
-    if _kind(value) != "namespace":
+    if not isinstance(value, dict) or value.get("type") != "namespace":
         return [_tool(value, read(value, _TOOL, path, ignored), path)]
     found = read(value, _NAMESPACE, path, ignored)
-    inner = _read_tools(found["tools"], f"{path}.tools", _read_tool, ("function",), ignored)
+    own = own_tools(found["tools"], lambda kind: kind == "function", f"{path}.tools", ignored)
+    inner = [tool for where, each in own for tool in _read_tool(each, where, ignored)]
     return [replace(tool, name=flat_name(found["name"], tool.name), namespace=found["name"]) for tool in inner]
-
-
-def _read_tools(
-    values: list[Any], path: str, read_one: _ReadTool, kinds: Collection[str], ignored: list[Ignored]
-) -> list[Tool]:
-    """The tools of these kinds. Others, which only another server could run or which take no JSON, are left out and
-    named; a client that has nothing else to offer is told so.
-    """
-    kept = [_kind(value) in kinds for value in values]
-    tools = []
-    for i, value in enumerate(values):
-        kind = _kind(value)
-        if kept[i]:
-            tools += read_one(value, f"{path}[{i}]", ignored)
-        elif any(kept) and isinstance(kind, str):
-            ignored.append(Ignored(".".join((name_of(f"{path}[0]", kind), *_own_names(value, kind))), "tool"))
-        else:
-            given = shown(kind) if isinstance(kind, str) else kind_of(kind)
-            message = f"{path}[{i}].type is {given}: only functions can be called, and the client runs them"
-            raise InvalidRequest(message, code="invalid_value", param=f"{path}[{i}].type")
-    return tools
-
-
-def _own_names(tool: dict[str, Any], kind: str) -> list[str]:
-    """What a tool is called, if anything; chat completions wraps it."""
-    inner = tool.get(kind, tool)
-    name = inner.get("name") if isinstance(inner, dict) else None
-    return [name[:64]] if isinstance(name, str) else []
-
-
-def _kind(value: Any) -> Any:
-    return value.get("type", "function") if isinstance(value, dict) else "function"
 
 
 def _tool(given: dict[str, Any], found: dict[str, Any], path: str) -> Tool:
@@ -164,7 +133,8 @@ def _read_offer(
 ) -> Offer:
     if _OFFERING.isdisjoint(found):
         return _NOTHING
-    tools = _read_tools(found.get("tools", []), "tools", read_one, kinds, found.ignored)
+    own = own_tools(found.get("tools", ()), lambda kind: kind in kinds, "tools", found.ignored)
+    tools = [tool for where, value in own for tool in read_one(value, where, found.ignored)]
     given = found.get("tool_choice", "auto")
     choice, allowed = _read_choice(given, called_name)
     is_named = isinstance(given, dict) and given.get("type") == "function"  # asks for that one call
