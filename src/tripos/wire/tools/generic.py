@@ -14,12 +14,12 @@ from msgspec.structs import replace
 from tripos.types import Message, ToolCall
 from tripos.wire.tools.dialect import ARGUMENTS, NAME, Dialect, Form, Frame
 from tripos.wire.tools.offer import Tool
-from tripos.wire.tools.parser import CALL_KEYS, Reading, Source
+from tripos.wire.tools.parser import FIRST_KEYS, Reading, Source
 
 
 def _read(source: Source) -> Reading[bool]:
-    text = yield from source.value(CALL_KEYS)
-    return source.add_objects(text)
+    text = yield from source.value(FIRST_KEYS)
+    return source.begins_call(text) and source.add_objects(text)
 
 
 GENERIC = Dialect(
@@ -27,6 +27,8 @@ GENERIC = Dialect(
     form=Form(
         call=('{"name": "', NAME, '", "arguments": ', ARGUMENTS, "}"),
         frames=(Frame(""),),
+        lists=(Frame("[", closing="]", separator=","),),
+        is_whole=True,
     ),
     is_used_by=lambda template: True,
     read=_read,
