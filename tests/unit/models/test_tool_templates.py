@@ -43,8 +43,11 @@ CASES = {
         "1",
     ),
     "no content where there is none": (
-        LOOP.replace("%s", "{% if message['content'] is none %}calls{% else %}says{% endif %}"),
-        "calls",
+        LOOP.replace(
+            "%s",
+            "{% if message['content'] is none %}calls {{ message.tool_calls[0].function | tojson }}{% else %}says{% endif %}",
+        ),
+        'calls {"name": "f", "arguments": {"a": 1}}',
     ),
     "both as text": (
         LOOP.replace("%s", "{{ message.content + message.tool_calls[0].function.arguments }}"),
@@ -65,6 +68,63 @@ CASES = {
         "<think>Hm.",
     ),
 }
+
+
+HEAD = "{% for message in messages %}<{{ message.role }}>"
+FOOT = "|{% endfor %}"
+CALLS = (
+    "{% for call in message.tool_calls %}{{ call.function.name }} {{ call.function.arguments | tojson }}{% endfor %}"
+)
+# How families show the assistant's turn, whose content is null beside calls.
+FAMILIES = {
+    "content in every turn, then calls": HEAD + "{{ message.content }}{% if message.tool_calls %}" + CALLS + "{% endif %}",
+    "content joined to text": HEAD + "{{ '\\n' ~ message['content'] ~ '\\n' }}{% if 'tool_calls' in message %}" + CALLS
+    + "{% endif %}",
+    "content that is trimmed": HEAD + "{{ message['content'] | trim }}{% if message.tool_calls %}" + CALLS + "{% endif %}",
+    "content through a macro": "{% macro show(content) %}{% if content is string %}{{ content }}{% elif content is iterable"
+    " and content is not mapping %}{% for part in content %}{{ part.text }}{% endfor %}{% else %}{{ content }}{% endif %}"
+    "{% endmacro %}" + HEAD + "{{ show(message.content) }}{% if message.tool_calls %}" + CALLS + "{% endif %}",
+    "content set first": HEAD + "{% set said = message.content %}{{ said }}{% for call in message.tool_calls or [] %}"
+    "{{ call.function.name }} {{ call.function.arguments | tojson }}{% endfor %}",
+    "content with a method": HEAD + "{{ message.content.strip() }}{% if message.tool_calls %}" + CALLS + "{% endif %}",
+    "content added to text": HEAD + "{{ '' + message.content }}{% if message.tool_calls %}" + CALLS + "{% endif %}",
+    "calls only where content is none": HEAD + "{% if message['content'] is none %}" + CALLS
+    + "{% else %}{{ message['content'] }}{% endif %}",
+    "calls only where there is no content": HEAD + "{% if message.content is not defined %}" + CALLS
+    + "{% else %}{{ message.content }}{% endif %}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("source", FAMILIES.values(), ids=FAMILIES)
+def test_calls_without_content_show_the_calls_and_no_none(source: str) -> None:
+    text = ChatTemplate(source + FOOT, (), "<s>", "</s>").render(TALK, TOOLS).text
+    assert "None" not in text
+    assert text.replace("\n", "") == '<user>hi|<assistant>f {"a": 1}|<tool>sunny|'
+
+
+def test_arguments_are_shown_as_json_where_the_template_prints_them() -> None:
+    source = LOOP.replace("%s", "{{ message.tool_calls[0].function.arguments }}")
+    assert 'hi|{"a": 1}sunny|' in ChatTemplate(source, (), "<s>", "</s>").render(TALK, TOOLS).text
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+def test_earlier_reasoning_is_there_by_every_name(name: str) -> None:
+    source = LOOP.replace("%s", "{{ message." + name + " }}")
+    assert "hi|Hm.sunny|" in ChatTemplate(source, (), "<s>", "</s>").render(TALK, TOOLS).text
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("{{ tools[0] | tojson }}", '{"type": "function", "function": {"name": "f", "parameters": {}}}'),
+        ("{{ tools[0].function.name + ': ' + tools[0].function.description }}", "f: "),
+        ("{{ tools[0].function.name }} {{ tools[0].function.description }}", "f "),
+    ],
+)
+def test_a_tool_without_a_description_has_none_unless_the_template_must_have_one(source: str, expected: str) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    talk = [Message(role="user", content="hi")]
+    assert ChatTemplate("{% if tools %}" + source + "{% endif %}").render(talk, tools).text == expected
 
 
 @pytest.mark.parametrize(("source", "expected"), CASES.values(), ids=CASES)

@@ -12,7 +12,7 @@ from tripos.errors import InvalidRequest
 from tripos.types import Delta, Generate, Message, TokenLogprob, ToolCall
 from tripos.wire.constraint import read_constraint
 from tripos.wire.fields import Field, read, read_json, table
-from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, Asked, Heard
+from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, Asked, Heard, join_parts
 from tripos.wire.json import encode, shown
 from tripos.wire.openai.functions import CALLING, REASONING, read_chat_offer, read_thinking
 from tripos.wire.openai.generation import DELIVERY, IGNORED, SAMPLING, Answer, Identity, read_delivery, read_sampling
@@ -179,18 +179,16 @@ def _read_message(value: Any, path: str) -> Message:
     content = found.get("content")
     if content is None and not calls:
         raise InvalidRequest(f"{path}.content must be text, not null", code="invalid_type", param=f"{path}.content")
+    parts = read_parts(content, f"{path}.content") if not isinstance(content, str | None) else ()
     return Message(
         role=_TEXT_ROLES.get(role, role),
-        content=None if content is None else _read_content(content, f"{path}.content"),
+        content=join_parts(parts) if parts else content,
+        parts=parts,
         name=name,
         tool_calls=calls,
         tool_call_id=found.get("tool_call_id"),
         reasoning=found.get("reasoning_content", found.get("reasoning")),
     )
-
-
-def _read_content(content: Any, path: str) -> str:
-    return content if isinstance(content, str) else read_parts(content, path)
 
 
 def _read_tool_call(value: Any, path: str) -> ToolCall:

@@ -80,7 +80,7 @@ def _without_tools(message: Message, names: dict[str, str]) -> Message:
         calls = [_spell(call) for call in message.tool_calls]
         text = calls[0] if len(calls) == 1 else f"[{', '.join(calls)}]"
         content = f"{message.content}\n{text}" if message.content else text
-        return replace(message, content=content, tool_calls=())
+        return replace(message, content=content, parts=(), tool_calls=())
     return message
 
 

@@ -1,4 +1,7 @@
-"""Llama 3.x: the answer is {"name": …, "parameters": …}, behind <|python_tag|> or not; several with semicolons between."""
+"""Llama 3.x: the answer is {"name": …, "parameters": …}, behind <|python_tag|> or not; several have semicolons between.
+
+The family's templates take one at a time, so one is asked for, and more are heard when the model makes them.
+"""
 
 from __future__ import annotations
 
