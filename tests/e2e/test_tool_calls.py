@@ -19,6 +19,8 @@ from tripos.testing import ScriptedExecutor, byte_tokenizer, mix
 from tripos.types import Call, Delta, Finish, ModelCard, ToolCall
 from tripos.wire.generation import Heard, for_model
 from tripos.wire.openai import chat
+from tripos.wire.tools.deepseek import BEGIN, CALL, CALL_END, SEP
+from tripos.wire.tools.deepseek import END as END_CALLS
 from tripos.wire.tools.dialect import Dialect
 from tripos.wire.tools.dialects import DIALECTS
 
@@ -208,15 +210,15 @@ MARKS = {  # how one call is written, whatever the template shows of it
     "hermes": '<tool_call>\n{"name": "f", "arguments": %s}\n</tool_call>',
     "mistral": "[TOOL_CALLS]f[ARGS]%s",
     "mistral_list": '[TOOL_CALLS][{"name": "f", "arguments": %s}]',
-    "deepseek_r1": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n%s\n```<｜tool▁call▁end｜>",
-    "deepseek_v31": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>%s<｜tool▁call▁end｜>",
+    "deepseek_r1": BEGIN + CALL + "function" + SEP + "f\n```json\n%s\n```" + CALL_END,
+    "deepseek_v31": BEGIN + CALL + "f" + SEP + "%s" + CALL_END,
     "llama3": '{"name": "f", "parameters": %s}',
     "json": '{"name": "f", "arguments": %s}',
 }
 X, Y = '{"p": "x"}', '{"p": "y"}'
 TWO = {"llama3": ('{"name": "f", "parameters": %s}; {"name": "f", "parameters": %s}'),
        "json": '[{"name": "f", "arguments": %s},\n {"name": "f", "arguments": %s}\n]'}  # fmt: skip
-ENDS = {"deepseek_r1": "<｜tool▁calls▁end｜>", "deepseek_v31": "<｜tool▁calls▁end｜>"}
+ENDS = dict.fromkeys(("deepseek_r1", "deepseek_v31"), END_CALLS)
 TAILS = ("", "\n", " \n\n", "{end}", "\n{end}", "{end}\n", "{end}\n\nDone; yes?", "\nDone.{end}\n")
 
 

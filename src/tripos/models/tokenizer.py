@@ -106,6 +106,7 @@ class Tokenizer:
             self._pieces = _pieces_by_id(backend, file)
             added = backend.get_added_tokens_decoder()
             self._added = {id: token.content for id, token in added.items()}
+            self._flags = {token.content: token for token in added.values()}
             self.special_ids = frozenset(id for id, token in added.items() if token.special)
             self._unknown_id = _unknown_id(backend)
         self.bos_id: int | None = None
@@ -251,29 +252,26 @@ class Tokenizer:
         return ChatTemplate(source, self.special_tokens, bos or "", eos or "")
 
     def _encode_parts(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
-        """Ids of (text, is a special token) in order: those of the whole text, were it not that the texts may spell
-        special tokens and do not become them."""
+        """Ids of (text, is a special token) in order: as of the whole text, but texts that spell special tokens do not
+        become them."""
         ids: list[int] = []
         for place, (text, is_special) in enumerate(parts):
             if is_special:
                 ids.append(self.special_tokens[text])
                 continue
-            if place and self._flags(parts[place - 1][0]).rstrip:
+            if place and self._flags[parts[place - 1][0]].rstrip:
                 text = text.lstrip()
-            if place + 1 < len(parts) and self._flags(parts[place + 1][0]).lstrip:
+            if place + 1 < len(parts) and self._flags[parts[place + 1][0]].lstrip:
                 text = text.rstrip()
             if text:
                 ids += self.encode(text, False) if place == 0 or self._begins_anew else self.encode_inside(text)
         return ids
 
-    def _flags(self, special: str) -> tokenizers.AddedToken:
-        return self._backend.get_added_tokens_decoder()[self.special_tokens[special]]
-
     @cached_property
     def _begins_anew(self) -> bool:
-        """Whether text behind a special token is encoded as at the beginning, with a space put before it."""
+        """Whether text behind a special token gets what is put before a text at its beginning: a space, in some."""
         plain = (
-            text for text in self.special_tokens if not (self._flags(text).rstrip or self._flags(text).single_word)
+            text for text in self.special_tokens if not (self._flags[text].rstrip or self._flags[text].single_word)
         )
         text = next(plain, None)
         return text is None or self.encode_template(text + "a")[1:] == self._encode("a")

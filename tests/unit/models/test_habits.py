@@ -1,4 +1,4 @@
-"""Content reaches a template in the form that it reads, or the request is refused: never is a text left out silently."""
+"""Content reaches a template in the form that it reads, or the request is refused: no text is left out silently."""
 
 from __future__ import annotations
 

@@ -76,30 +76,33 @@ CALLS = (
     "{% for call in message.tool_calls %}{{ call.function.name }} {{ call.function.arguments | tojson }}{% endfor %}"
 )
 # How families show the assistant's turn, whose content is null beside calls.
+IF_CALLS = "{% if message.tool_calls %}" + CALLS + "{% endif %}"
 FAMILIES = {
-    "content in every turn, then calls": HEAD + "{{ message.content }}{% if message.tool_calls %}" + CALLS + "{% endif %}",
-    "content joined to text": HEAD + "{{ '\\n' ~ message['content'] ~ '\\n' }}{% if 'tool_calls' in message %}" + CALLS
-    + "{% endif %}",
-    "content that is trimmed": HEAD + "{{ message['content'] | trim }}{% if message.tool_calls %}" + CALLS + "{% endif %}",
-    "content through a macro": "{% macro show(content) %}{% if content is string %}{{ content }}{% elif content is iterable"
-    " and content is not mapping %}{% for part in content %}{{ part.text }}{% endfor %}{% else %}{{ content }}{% endif %}"
-    "{% endmacro %}" + HEAD + "{{ show(message.content) }}{% if message.tool_calls %}" + CALLS + "{% endif %}",
-    "content set first": HEAD + "{% set said = message.content %}{{ said }}{% for call in message.tool_calls or [] %}"
-    "{{ call.function.name }} {{ call.function.arguments | tojson }}{% endfor %}",
-    "content with a method": HEAD + "{{ message.content.strip() }}{% if message.tool_calls %}" + CALLS + "{% endif %}",
-    "content added to text": HEAD + "{{ '' + message.content }}{% if message.tool_calls %}" + CALLS + "{% endif %}",
-    "calls only where content is none": HEAD + "{% if message['content'] is none %}" + CALLS
-    + "{% else %}{{ message['content'] }}{% endif %}",
-    "calls only where there is no content": HEAD + "{% if message.content is not defined %}" + CALLS
-    + "{% else %}{{ message.content }}{% endif %}",
-}  # fmt: skip
+    "content in every turn, then calls": "{{ message.content }}" + IF_CALLS,
+    "content joined to text": "{{ '[' ~ message['content'] ~ ']' }}" + IF_CALLS,
+    "content that is trimmed": "{{ message['content'] | trim }}" + IF_CALLS,
+    "content through a macro": (
+        "{% macro show(text) %}{% if text is string %}{{ text }}{% elif text is iterable and text is not mapping %}"
+        "{% for part in text %}{{ part.text }}{% endfor %}{% else %}{{ text }}{% endif %}{% endmacro %}"
+        "{{ show(message.content) }}" + IF_CALLS
+    ),
+    "content set first": "{% set said = message.content %}{{ said }}" + IF_CALLS,
+    "content with a method": "{{ message.content.strip() }}" + IF_CALLS,
+    "content added to text": "{{ '' + message.content }}" + IF_CALLS,
+    "calls only where content is none": (
+        "{% if message['content'] is none %}" + CALLS + "{% else %}{{ message['content'] }}{% endif %}"
+    ),
+    "calls only where there is no content": (
+        "{% if message.content is not defined %}" + CALLS + "{% else %}{{ message.content }}{% endif %}"
+    ),
+}
 
 
 @pytest.mark.parametrize("source", FAMILIES.values(), ids=FAMILIES)
 def test_calls_without_content_show_the_calls_and_no_none(source: str) -> None:
-    text = ChatTemplate(source + FOOT, (), "<s>", "</s>").render(TALK, TOOLS).text
+    text = ChatTemplate(HEAD + source + FOOT, (), "<s>", "</s>").render(TALK, TOOLS).text
     assert "None" not in text
-    assert text.replace("\n", "") == '<user>hi|<assistant>f {"a": 1}|<tool>sunny|'
+    assert text.replace("[", "").replace("]", "") == '<user>hi|<assistant>f {"a": 1}|<tool>sunny|'
 
 
 def test_arguments_are_shown_as_json_where_the_template_prints_them() -> None:

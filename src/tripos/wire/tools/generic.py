@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from tripos.types import Message, ToolCall
 from tripos.wire.tools.dialect import ARGUMENTS, NAME, Dialect, Form, Frame
-from tripos.wire.tools.offer import Tool
+from tripos.wire.tools.offer import Tool, describe_tool
 from tripos.wire.tools.parser import FIRST_KEYS, Reading, Source
 
 
@@ -62,12 +62,7 @@ def tell(messages: Sequence[Message], tools: Sequence[Tool], dialect: Dialect) -
 def _describe(tools: Sequence[Tool], dialect: Dialect) -> str:
     frame, places = dialect.form.frames[0], {NAME: "function_name", ARGUMENTS: '{"argument": "value"}'}
     example = frame.opening + "".join(str(places.get(part, part)) for part in dialect.form.call) + frame.closing
-    functions = [
-        json.dumps(
-            {"name": tool.name, "description": tool.description, "parameters": tool.parameters}, ensure_ascii=False
-        )
-        for tool in tools
-    ]
+    functions = [json.dumps(describe_tool(tool, tool.parameters), ensure_ascii=False) for tool in tools]
     how = f"To call one, write this and nothing else: {example}"
     return "\n".join(["You may call these functions:", *functions, how, "Otherwise answer in plain text."])
 
