@@ -242,14 +242,15 @@ class Tokenizer:
     @cached_property
     def tool_template(self) -> ChatTemplate:
         """The compiled template of chats with tools. Raises ModelRefused when it cannot be compiled."""
-        return self.chat_template if self.tool_template_source is None else self._compile(self.tool_template_source)
+        source = self.tool_template_source
+        return self.chat_template if source is None else self._compile(source, "chat_template tool_use")
 
-    def _compile(self, source: str | None) -> ChatTemplate:
+    def _compile(self, source: str | None, file: str = "chat_template") -> ChatTemplate:
         from tripos.models.chat import ChatTemplate  # jinja2 takes 150 ms to import
 
         bos = self._pieces[self.bos_id] if self.bos_id is not None else None
         eos = self._pieces[min(self.eos_ids)] if self.eos_ids else None
-        return ChatTemplate(source, self.special_tokens, bos or "", eos or "")
+        return ChatTemplate(source, self.special_tokens, bos or "", eos or "", file)
 
     def _encode_parts(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
         """Ids of (text, is a special token) in order: as of the whole text, but texts that spell special tokens do not

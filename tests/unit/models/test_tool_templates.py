@@ -45,7 +45,8 @@ CASES = {
     "no content where there is none": (
         LOOP.replace(
             "%s",
-            "{% if message['content'] is none %}calls {{ message.tool_calls[0].function | tojson }}{% else %}says{% endif %}",
+            "{% if message['content'] is none %}calls {{ message.tool_calls[0].function | tojson }}"
+            "{% else %}says{% endif %}",
         ),
         'calls {"name": "f", "arguments": {"a": 1}}',
     ),
