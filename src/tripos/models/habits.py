@@ -62,10 +62,12 @@ class Habits:
         self._forms: dict[str, Form] = {}
 
     def form(self, role: str) -> Form:
-        """How content of a role is shown; that of roles with no talk of their own as the user's."""
+        """How content of a role is shown; as the user's where that cannot be seen."""
         role = role if role in _TALKS else "user"
         if role not in self._forms:
-            self._forms[role] = self._find_form(role) if self._reads_content else Form()
+            found = self._find_form(role) if self._reads_content else Form()
+            is_seen = role == "user" or found.as_text or found.as_parts
+            self._forms[role] = found if is_seen else self.form("user")
         return self._forms[role]
 
     @cached_property

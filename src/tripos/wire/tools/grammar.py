@@ -74,7 +74,6 @@ class _Writer:
         self._tools = tools
         self._most = MAX_CALLS if is_parallel else 1
         self._marker = re.compile("|".join(f"({re.escape(marker)})" for marker in marker_ids) or r"(?!)")
-        self._heads = {frame: self._head(frame) for frame in self._form.frames}
 
     def required(self) -> list[str]:
         """A call, and behind it what the model likes; the end where it may call no more."""
@@ -91,24 +90,16 @@ class _Writer:
     def free(self) -> list[str]:
         """Text, or calls behind any text (at the beginning, where only that begins one)."""
         if not self._first:
-            return [f"start: {_upto(self._most, 'said')} text", *self._text_rules("", ""), *self._calls()]
+            ways, lines = self._said("text", "")
+            return [f"start: {_upto(self._most, *ways)} text", *lines, *self._calls()]
         bracket = rf"(\[{SOME_SPACE})?" if self._form.lists else ""
-        ways, lines = (
-            ["text_0", "first tail"],
-            self._text_rules("_0", f" & ~(/{SOME_SPACE}{bracket}/ CALL {_ANYTHING})"),
-        )
-        if any(self._heads.values()):
-            ways.append("said_0 tail")
+        said, lines = self._said("text", f" & ~(/{SOME_SPACE}{bracket}/ CALL {_ANYTHING})")
+        ways = ["text", *(f"{way} tail" for way in ("first", *said))]
         for i, frame in enumerate(self._form.lists):
             ways.append(f"list{i} {self._rest(frame)}")
             lines += self._openings(f"list{i}", rf"{SOME_SPACE}{_regex(frame.opening)}{SOME_SPACE}")
-        return [
-            f"start: {' | '.join(ways)}",
-            *lines,
-            *self._openings("first", SOME_SPACE),
-            *self._tail(),
-            *self._calls(),
-        ]
+        lines += self._openings("first", SOME_SPACE)
+        return [f"start: {' | '.join(ways)}", *lines, *self._tail(), *self._calls()]
 
     def is_told(self, frame: Frame) -> bool:
         """Whether a frame begins as no JSON does."""
@@ -118,35 +109,31 @@ class _Writer:
         """What may follow the first call. `ends`: nothing."""
         if ends or self._form.is_whole:
             return ['tail: ""']
-        never, lines, more = "", [], "said"
+        never, lines, ways = "", [], []
         if self._form.chain:
             chain = f"{SOME_SPACE}{_regex(self._form.chain)}{SOME_SPACE}"
             never = f" & ~(/{chain}/ CALL {_ANYTHING})"
-            lines, more = self._openings("chain", chain), "(chain | said)"
-        return [f"tail: {_upto(self._most - 1, more)} text", *lines, *self._text_rules("", never)]
+            ways, lines = ["chain"], self._openings("chain", chain)
+        said, rules = self._said("after", never)
+        return [f"tail: {_upto(self._most - 1, *ways, *said)} after", *lines, *rules]
 
-    def _text_rules(self, name: str, never: str) -> list[str]:
-        """`text`: what is no call; `said`: such text and a call behind it. `never`: what neither begins with."""
-        heads = {head: self._ids.get(head) for head in self._heads.values() if head}
-        commits = "".join(f" & ~/(?s:.*){_regex(head)}(?s:.*)/" for head in heads)
+    def _said(self, name: str, never: str) -> tuple[list[str], list[str]]:
+        """Ways to call behind a text, and rules, among them one of this name for text that is no call. `never`: what
+        neither begins with."""
+        heads = {frame: head for frame in self._form.frames if (head := self._head(frame))}
+        commits = "".join(f" & ~/(?s:.*){_regex(head)}(?s:.*)/" for head in heads.values())
         around = [f"<[{self._ids[each]}]>" for each in self._form.around if each in self._ids]
         upper, ways = name.upper(), []
-        lines = [f"TEXT{upper}: {_ANYTHING}{never}{commits}", f"text{name}: TEXT{upper}"]
-        if around:
-            lines[-1] += f" (({' | '.join(around)}) TEXT{upper})*"
-        for i, (frame, head) in enumerate(self._heads.items()):
-            if not head:
-                continue
+        more = f" (({' | '.join(around)}) {upper})*" if around else ""
+        lines = [f"{upper}: {_ANYTHING}{never}{commits}", f"{name}: {upper}{more}"]
+        for i, (frame, head) in enumerate(heads.items()):
             rest = self._frame(frame, skip=frame.opening.index(head) + len(head))
             if head in self._ids:
-                ways.append(f"text{name} <[{self._ids[head]}]> {rest}")
+                ways.append(f"{name} <[{self._ids[head]}]> {rest}")
                 continue
-            ways.append(f"head{name}_{i} {rest}")
-            lines += [
-                f"head{name}_{i}[lazy]: HEAD{upper}_{i}",
-                f"HEAD{upper}_{i}: /(?s:.*){_regex(head)}/{never}",
-            ]
-        return [*lines, *([f"said{name}: {' | '.join(ways)}"] if ways else [])]
+            ways.append(f"{name}_{i} {rest}")
+            lines += [f"{name}_{i}[lazy]: {upper}_{i}", f"{upper}_{i}: /(?s:.*){_regex(head)}/{never}"]
+        return ways, lines
 
     def _calls(self) -> list[str]:
         """Every call, as the family writes it. Where no marker announces it, its name is a lexeme's end."""
@@ -186,7 +173,7 @@ class _Writer:
 
     def _rest(self, frame: Frame) -> str:
         """A frame behind its first call."""
-        more = _upto(self._most - 1, f"({_spaced(frame.separator, SOME_SPACE)} call)") if frame.separator else ""
+        more = _upto(self._most - 1, f"{_spaced(frame.separator, SOME_SPACE)} call") if frame.separator else ""
         return " ".join(part for part in (more, _spaced(frame.closing) if frame.closing else "") if part)
 
     def _head(self, frame: Frame) -> str:
@@ -200,8 +187,9 @@ class _Writer:
         return " ".join(f"<[{self._ids[part]}]>" if part in self._ids else _quoted(part) for part in parts)
 
 
-def _upto(most: int, rule: str) -> str:
-    return f"{rule}{{0,{most}}}" if most else ""
+def _upto(most: int, *ways: str) -> str:
+    """So many of any ways, or fewer."""
+    return f"({' | '.join(ways)}){f'{{0,{most}}}' if most > 1 else '?'}" if most else ""
 
 
 def _spaced(text: str, behind: str = "") -> str:
