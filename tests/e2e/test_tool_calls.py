@@ -52,7 +52,8 @@ def tiny(
 
     def next_token(tokens: list[int], seed: int, counter: int) -> int:
         if says is None:
-            return _LIKELY[mix(mix(sum(tokens[-8:]), seed), counter) % len(_LIKELY)]
+            drawn = mix(mix(sum(tokens[-8:]), seed), counter)
+            return END if drawn >> 32 & 15 == 0 else _LIKELY[drawn % len(_LIKELY)]
         return says[counter - 1] if counter <= len(says) else END
 
     executor = ScriptedExecutor(
