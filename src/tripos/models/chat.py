@@ -11,6 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec.structs import replace
+
 from tripos.errors import ContextLengthExceeded, InvalidRequest, ModelRefused
 from tripos.models.habits import CallForm, Habits
 from tripos.models.sandbox import (
@@ -70,11 +72,15 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] = (),
         add_generation_prompt: bool = True,
         template_args: Mapping[str, Any] | None = None,
+        continue_final_message: bool = False,
     ) -> Rendered:
-        """The prompt's text; arguments that the template does not read change nothing. Raises InvalidRequest for what
-        the template refuses, for arguments that no request may give, and for a template that exceeds its budget."""
+        """The prompt's text; arguments that the template does not read change nothing. `continue_final_message`: it
+        ends with the last message's content. Raises InvalidRequest for what the template refuses, for arguments that no
+        request may give, and for a template that exceeds its budget."""
         self._check_args(template_args or {})
         self._check_form()
+        if continue_final_message:
+            messages = _marked(messages)
         values: dict[str, Any] = {
             **{name: value for name, value in (template_args or {}).items() if name in self.arg_names},
             "messages": self._habits.as_dicts(messages, CallForm()),
@@ -83,11 +89,12 @@ class ChatTemplate:
         if _num_chars(values) > MAX_OUTPUT_CHARS:
             raise ContextLengthExceeded(f"the messages hold more than {MAX_OUTPUT_CHARS} characters", param="messages")
         values["add_generation_prompt"] = add_generation_prompt
-        text = self._render_calls(values, messages)
+        cut = _cut if continue_final_message else str
+        text = cut(self._render_calls(values, messages))
         disguise = self._disguise(values, text)
         if not disguise:
             return Rendered(text)
-        disguised = self._render(_translated(values, disguise))
+        disguised = cut(self._render(_translated(values, disguise)))
         undisguise = {ord(new): chr(old) for old, new in disguise.items()}
         same_tokens = self._special_pattern.findall(disguised) == self._special_pattern.findall(text)
         same_text = disguised.translate(undisguise) == text
@@ -184,6 +191,28 @@ class Rendered:
 
     text: str
     parts: tuple[tuple[str, bool], ...] = ()  # (text, is_special)
+
+
+# Behind the content that is to go on: a noncharacter, and a space that is gone where the template trims content.
+_MARK = "\uffff "
+
+
+def _marked(messages: Sequence[Message]) -> list[Message]:
+    """Messages with a mark behind the last one's content. Raises InvalidRequest where there is nothing to continue."""
+    last = messages[-1]
+    if last.role != "assistant" or not last.content or last.tool_calls:
+        message = "continue_final_message: the last message must be the assistant's, with text and no calls"
+        raise InvalidRequest(message, param="continue_final_message")
+    return [*messages[:-1], replace(last, content=last.content + _MARK, parts=())]
+
+
+def _cut(text: str) -> str:
+    """The text before the mark; without white space at its end where the template takes that away from content."""
+    before, mark, behind = text.rpartition(_MARK[0])
+    if not mark:
+        message = "continue_final_message: the model's chat template does not show the last message as it is"
+        raise InvalidRequest(message, param="continue_final_message")
+    return before if behind.startswith(_MARK[1]) else before.rstrip()
 
 
 class _Failed(InvalidRequest):

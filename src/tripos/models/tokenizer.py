@@ -219,6 +219,7 @@ class Tokenizer:
         /,  # callers name template_args, and may name one of them "messages" or "self"
         *,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         **template_args: Any,
     ) -> list[int]:
         """Ids of the prompt that the model's template makes of the messages, ready for the assistant's answer.
@@ -226,7 +227,7 @@ class Tokenizer:
         Special tokens come from the template alone. Raises InvalidRequest for what the template refuses.
         """
         template = self.tool_template if tools else self.chat_template
-        rendered = template.render(messages, tools, add_generation_prompt, template_args)
+        rendered = template.render(messages, tools, add_generation_prompt, template_args, continue_final_message)
         return self._encode_parts(rendered.parts) if rendered.parts else self.encode_template(rendered.text)
 
     @cached_property

@@ -92,7 +92,7 @@ def for_model(asked: Asked, card: ModelCard) -> Asked:
 
 def _unread_args(request: Generate, card: ModelCard) -> list[Ignored]:
     """Arguments for the template that it does not read."""
-    known = {*(card.template_args or ()), "add_generation_prompt"}
+    known = {*(card.template_args or ()), "add_generation_prompt", "continue_final_message"}
     unread = [name for name in request.template_args if name not in known] if card.template_args is not None else []
     return [Ignored(f"chat_template_kwargs.{name}", "advisory") for name in unread]
 

@@ -202,6 +202,41 @@ def test_answer_of_the_assistant_can_be_left_out(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode(ids, skip_special=False) == "<|im_start|>user\nhi<|im_end|>\n"
 
 
+TURNS = (
+    "{% for m in messages %}<s>{{ m.role }} SHOW</s>{% endfor %}{% if add_generation_prompt %}<s>assistant {% endif %}"
+)
+BEGUN = [*user("hi"), Message(role="assistant", content="I say </s> \n")]
+
+
+@pytest.mark.parametrize(
+    ("show", "expected"),
+    [
+        ("{{ m.content }}", "<s>user hi</s><s>assistant I say </s> \n"),
+        ("{{ m.content | trim }}", "<s>user hi</s><s>assistant I say </s>"),
+        ("{% for part in m.content %}{{ part.text }}{% endfor %}", "<s>user hi</s><s>assistant I say </s> \n"),
+    ],
+)
+def test_the_last_message_can_be_continued(tokenizer: Tokenizer, show: str, expected: str) -> None:
+    given = {"add_generation_prompt": False, "continue_final_message": True}
+    ids = ids_of(tokenizer, TURNS.replace("SHOW", show), BEGUN, **given)
+    assert tokenizer.decode(ids, skip_special=False) == expected
+    assert len(special_in(tokenizer, ids)) == 3  # the template's own
+
+
+@pytest.mark.parametrize(
+    ("show", "messages"),
+    [
+        ("{{ m.content }}", user("hi")),
+        ("{{ m.content }}", [*user("hi"), Message(role="assistant", content="")]),
+        ("{% if m.role == 'user' %}{{ m.content }}{% endif %}", BEGUN),
+    ],
+)
+def test_what_cannot_be_continued_is_refused(show: str, messages: list[Message]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        rendered(TURNS.replace("SHOW", show), messages, add_generation_prompt=False, continue_final_message=True)
+    assert caught.value.param == "continue_final_message"
+
+
 # what goes wrong
 
 

@@ -27,6 +27,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]")
 _RESERVED_ARGS = {
     "messages", "tools", "documents", "chat_template", "tokenize", "conversation", "return_tensors", "return_dict",
     "padding", "truncation", "max_length", "bos_token", "eos_token", "raise_exception", "strftime_now",
+    "continue_final_message",
 }  # fmt: skip
 
 FIELDS = table(
@@ -50,6 +51,7 @@ FIELDS = table(
     Field("structured_outputs", "object", "One of json, json_object, regex, choice, grammar (Lark or GBNF)."),
     Field("modalities", "array", 'Only ["text"].', max_items=4),
     Field("add_generation_prompt", "boolean", "Let the template open the assistant's turn. Default true."),
+    Field("continue_final_message", "boolean", "Go on with the last message, an assistant's; no new turn is opened."),
     Field("chat_template_kwargs", "object", "Scalars for the model's template.", max_items=16),
     *IGNORED,
     Field("prompt_cache_retention", "string", "Prefixes are always reused.", max_bytes=64, use="met"),
@@ -119,8 +121,8 @@ def decode(body: bytes) -> Asked:
 
 
 def read_template_args(found: dict[str, Any]) -> dict[str, Any]:
-    """`chat_template_kwargs` and `add_generation_prompt`. Raises InvalidRequest (invalid_template_args)."""
-    if "chat_template_kwargs" not in found and "add_generation_prompt" not in found:
+    """`chat_template_kwargs`, `add_generation_prompt` and `continue_final_message`. Raises InvalidRequest."""
+    if not found.keys() & {"chat_template_kwargs", "add_generation_prompt", "continue_final_message"}:
         return {}
     args = dict(found.get("chat_template_kwargs", {}))
     for name, value in args.items():
@@ -137,6 +139,11 @@ def read_template_args(found: dict[str, Any]) -> dict[str, Any]:
             message = "add_generation_prompt is given twice: at the top and in chat_template_kwargs"
             raise InvalidRequest(message, code="invalid_value", param="add_generation_prompt")
         args["add_generation_prompt"] = found["add_generation_prompt"]
+    if found.get("continue_final_message"):
+        if found.get("add_generation_prompt"):
+            message = "continue_final_message goes on with a message and add_generation_prompt opens one: give one"
+            raise InvalidRequest(message, code="invalid_value", param="continue_final_message")
+        args |= {"continue_final_message": True, "add_generation_prompt": False}
     return args
 
 
