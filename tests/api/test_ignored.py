@@ -213,7 +213,7 @@ async def test_arguments_that_the_template_does_not_read_are_named(server: Runni
         "/tokenize": chat,
         "/v1/decisions": {**questions, "model": "picky", "chat_template_kwargs": chat["chat_template_kwargs"]},
     }
-    card, model.card = model.card, replace(model.card, template_names=frozenset({"messages", "enable_thinking"}))
+    card, model.card = model.card, replace(model.card, template_args=("enable_thinking",))
     server.service.add(model, [decide(model.tokenizer, None, "")], "picky")
     try:
         for path, body in bodies.items():

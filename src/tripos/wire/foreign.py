@@ -12,7 +12,6 @@ from tripos.wire.fields import Field
 _TEMPLATE = "templates come with the model"
 _ADAPTER = "name the adapter as the model"
 _SAMPLERS = "use temperature, top_k, top_p and min_p"
-_NO_ENDING = "answers are not begun for the model"
 _DRY = "Of DRY, which there is not."
 
 
@@ -72,7 +71,6 @@ SAMPLING = (
 )  # fmt: skip
 _CHATTING = (
     *_refused(_TEMPLATE, chat_template=()),
-    *_refused(_NO_ENDING, continue_final_message=()),
     *_refused("put them into a message", documents=()),
     *_refused("use chat_template_kwargs or reasoning_effort", enable_thinking=()),
     *_refused("use thinking_token_budget", thinking_budget=()),
@@ -114,6 +112,7 @@ RESPONSES = (
     *_refused("use reasoning.effort", reasoning_effort=()),
     *_refused("use include and top_logprobs", n_probs=(0,), logprobs=()),
     *_refused("one response has one answer", n=(1,)),
+    *_refused("answers are not begun for the model", continue_final_message=()),
 )
 MESSAGES = (
     *_refused("use max_tokens", **_LENGTH, max_completion_tokens=(), max_output_tokens=()),
@@ -141,6 +140,5 @@ TOKENIZE = (
     *_refused("use add_special_tokens", add_special=(True,)),
     *_refused("use return_token_strs", with_pieces=()),
     *_refused(_TEMPLATE, chat_template=()),
-    *_refused(_NO_ENDING, continue_final_message=()),
     *_refused("ask /v1/responses/input_tokens, which counts them", tools=()),
 )

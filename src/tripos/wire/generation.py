@@ -6,7 +6,7 @@ Owns the rule that fields a client leaves out take what the model's makers recom
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import msgspec
@@ -75,37 +75,28 @@ def for_model(asked: Asked, card: ModelCard) -> Asked:
     if 0 < card.max_model_len < asked.window:
         clamped = Ignored("options.num_ctx", "advisory")
         asked = replace(asked, window=card.max_model_len, ignored=(*asked.ignored, clamped))
-    asked = _without_unread(asked, card)
     requests, speech = asked.requests, PLAIN
     if card.sampling != _SILENT:  # the makers recommend something
         missing = {name: getattr(card.sampling, name) for name in RECOMMENDED - asked.given}
         requests = tuple(replace(each, sampling=replace(each.sampling, **missing)) for each in requests)
     prompt = requests[0].prompt if requests else ()
     if prompt and isinstance(prompt[0], Message):
+        unread = unread_args(requests[0].template_args, card)
         request, speech, ignored = adapt(requests[0], asked.offer, asked.thinking, card)
-        asked = replace(asked, ignored=(*asked.ignored, *ignored)) if ignored else asked
+        if unread or ignored:
+            asked = replace(asked, ignored=(*asked.ignored, *unread, *ignored))
         requests = requests if request is requests[0] else (request,)
     if requests is asked.requests and speech is PLAIN:
         return asked
     return replace(asked, requests=requests, speech=speech)
 
 
-def _without_unread(asked: Asked, card: ModelCard) -> Asked:
-    args, unread = read_args(asked.requests[0].template_args if asked.requests else {}, card)
-    if not unread:
-        return asked
-    requests = tuple(replace(each, template_args=args) for each in asked.requests)
-    return replace(asked, requests=requests, ignored=(*asked.ignored, *unread))
-
-
-def read_args(args: dict[str, Any], card: ModelCard) -> tuple[dict[str, Any], tuple[Ignored, ...]]:
-    """The arguments that the model's template reads, and the names of the others."""
-    names = card.template_names
-    unread = [name for name in args if names is not None and name not in names and name != "add_generation_prompt"]
-    if not unread:
-        return args, ()
-    ignored = tuple(Ignored(f"chat_template_kwargs.{name}", "advisory") for name in unread)
-    return {name: value for name, value in args.items() if name not in unread}, ignored
+def unread_args(args: Mapping[str, Any], card: ModelCard) -> tuple[Ignored, ...]:
+    """Arguments for the template that it does not read."""
+    if card.template_args is None or not args:
+        return ()
+    known = {*card.template_args, "add_generation_prompt", "continue_final_message"}
+    return tuple(Ignored(f"chat_template_kwargs.{name}", "advisory") for name in args if name not in known)
 
 
 def check_model(found: dict[str, Any]) -> str:
@@ -114,6 +105,11 @@ def check_model(found: dict[str, Any]) -> str:
         raise InvalidRequest("model is empty", code="missing_field", param="model")
     name: str = found["model"]
     return name
+
+
+def join_parts(parts: Sequence[str]) -> str:
+    """The text of a message that came in parts, for templates that take one text: a line each, as vLLM has it."""
+    return "\n".join(parts)
 
 
 def read_stop(value: Any, path: str) -> tuple[str, ...]:
