@@ -52,7 +52,8 @@ def adapt(
     if offer.is_open:
         offer = _with_arguments(offer, ignored)
         names = tuple(tool.name for tool in offer.tools)
-        speech = replace(speech, tool_dialect=dialect.name, tool_names=names)
+        arguments = {tool.name: tool.arguments for tool in offer.tools if tool.name in offer.allowed}
+        speech = replace(speech, tool_dialect=dialect.name, tool_names=names, arguments=arguments)
         constraint = constrain(offer, dialect, card.marker_ids, request.constraint)
         request = replace(request, constraint=constraint)
     shown = [*(dialect.markers if offer.is_open else ()), *_marks(card)]

@@ -1,12 +1,15 @@
-"""One choice's Deltas → what a client sees apart: reasoning, text and tool calls."""
+"""One choice's Deltas → what a client sees apart: reasoning, text and tool calls, whose arguments follow their schema."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
+from tripos.errors import AnswerMismatch
+from tripos.schema.conformance import text_violation
 from tripos.types import Delta, ToolCall
 from tripos.wire.tools.dialects import DIALECTS
 from tripos.wire.tools.parser import Parser, Part
@@ -18,6 +21,7 @@ class Speech(msgspec.Struct, frozen=True, kw_only=True):
 
     tool_dialect: str = ""  # "": no call is looked for
     tool_names: tuple[str, ...] = ()
+    arguments: dict[str, Any] = {}  # name of a tool: the schema that is enforced
     reasoning_dialect: str = ""  # "": all text is the answer
     hides_reasoning: bool = False
     call_salt: str = ""
@@ -57,6 +61,7 @@ class Reader:
             self._parser = Parser(DIALECTS[speech.tool_dialect], speech.tool_names)
 
     def take(self, delta: Delta) -> Said:
+        """Raises AnswerMismatch for a call whose arguments do not follow their schema."""
         if not self._is_begun:
             self._is_begun = True
             if self._speech.reasoning_dialect:
@@ -89,6 +94,10 @@ class Reader:
         calls = []
         for part in parts:
             if not isinstance(part, str):
+                violation = text_violation(self._speech.arguments.get(part.name, True), part.arguments)
+                if violation is not None:
+                    message = f"the call of {part.name} does not match its parameters ({violation})"
+                    raise AnswerMismatch(f"{message}: ask again, with another seed")
                 calls.append(ToolCall(id=self._id(), name=part.name, arguments=part.arguments))
                 self._num_calls += 1
         return tuple(calls)
