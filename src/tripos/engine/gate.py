@@ -126,9 +126,7 @@ def _placed(problem: InvalidRequest, place: str) -> InvalidRequest:
 
 
 def _admit_schema(schema: Any) -> Admitted:
-    return Admitted(
-        json_grammar(json.dumps(lower(schema), ensure_ascii=False)), json.dumps(schema, ensure_ascii=False)
-    )
+    return Admitted(json_grammar(json.dumps(lower(schema), ensure_ascii=False)), json.dumps(schema, ensure_ascii=False))
 
 
 def _anchored(pattern: str) -> str:

@@ -94,7 +94,11 @@ class Stream:
                 break
             if violation is not None:
                 log.error("an answer does not match its constraint: its grammar let through what it should not")
-                self.end(AnswerMismatch(f"the answer does not match its schema or grammar ({violation}): ask again, with another seed"))
+                self.end(
+                    AnswerMismatch(
+                        f"the answer does not match its schema or grammar ({violation}): ask again, with another seed"
+                    )
+                )
         return self.sequences if self._error is not None else []
 
     def _end_unchecked(self, problem: GrammarProblem) -> None:

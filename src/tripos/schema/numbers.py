@@ -37,7 +37,7 @@ def is_kept(value: float) -> bool:
     whole, places = int("".join(map(str, digits))), int(exponent)
     if places >= 0 and isinstance(value, int) and abs(value) < 1 << 63:
         return int(float(value)) == value
-    return whole <= _EXACT and -MAX_CONST_EXPONENT <= places and (places <= 0 or len(digits) <= _SURE_DIGITS)
+    return whole <= _EXACT and places >= -MAX_CONST_EXPONENT and (places <= 0 or len(digits) <= _SURE_DIGITS)
 
 
 def inner_bound(name: str, value: float) -> Decimal | None:

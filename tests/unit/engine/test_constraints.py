@@ -217,7 +217,7 @@ def test_a_killed_process_leaves_nothing_behind(grammars: Grammars, number: sign
     os.kill(pid, number)
     end_s = time.monotonic() + ALIVE_S
     while os.path.exists(f"/proc/{pid}"):
-        assert time.monotonic() < end_s, open(f"/proc/{pid}/stat").read().split()[2]
+        assert time.monotonic() < end_s
         time.sleep(0.005)
 
 

@@ -70,7 +70,11 @@ def near(draw: random.Random, schema: dict[str, Any]) -> list[str]:
         divisor = Decimal(repr(schema["multipleOf"]))
         values += [(value // divisor + k) * divisor for value in list(values) for k in (-1, 0, 1)]
     texts = [f"{value:f}" for value in values]
-    return texts + [text.rstrip("0").rstrip(".") for text in texts if "." in text] + [f"{text}.0" for text in texts if "." not in text]
+    return (
+        texts
+        + [text.rstrip("0").rstrip(".") for text in texts if "." in text]
+        + [f"{text}.0" for text in texts if "." not in text]
+    )
 
 
 def is_inside(schema: dict[str, Any], text: str) -> bool:
@@ -121,7 +125,10 @@ def test_no_number_outside_its_bounds_is_taken(seed: int) -> None:
         ({"minimum": -9007199254740991, "maximum": 9007199254740991}, ["-9007199254740991", "0", "9007199254740991"]),
         ({"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}, ["-9000000000000000000", "0", "17"]),
         ({"type": "integer", "minimum": 0, "maximum": 2**64 - 1}, ["0", "9000000000000000000"]),
-        ({"type": "number", "minimum": -1.7976931348623157e308, "maximum": 1.7976931348623157e308}, ["-1.5", "1000000"]),
+        (
+            {"type": "number", "minimum": -1.7976931348623157e308, "maximum": 1.7976931348623157e308},
+            ["-1.5", "1000000"],
+        ),
         ({"minimum": -6.283185307179586, "maximum": 6.283185307179586}, ["6.283185307179586", "-6.280", "0"]),
         ({"minimum": 0.1234567890123456789}, ["0.123456789012346", "1"]),
         ({"const": 3.141592653589793}, ["3.141592653589793"]),

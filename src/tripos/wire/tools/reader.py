@@ -1,4 +1,4 @@
-"""One choice's Deltas → what a client sees apart: reasoning, text and tool calls, whose arguments follow their schema."""
+"""One choice's Deltas → what a client sees apart: reasoning, text and tool calls with arguments that are valid."""
 
 from __future__ import annotations
 
