@@ -126,8 +126,8 @@ def lowered(schema: dict[str, Any]) -> dict[str, Any]:
 def as_written(schema: dict[str, Any]) -> list[dict[str, Any]]:
     """Bounds and divisors of which a number follows any, so that it may be written without zeros at its end.
 
-    Where its range ends at 0.25 the compiler wants two decimals behind 0.2, and takes 0.2 alone where it ends at 0.2. Of
-    0.25 it takes multiples with two decimals or none, and 1.5 as a multiple of 0.5.
+    Where its range ends at 0.25 the compiler wants two decimals behind 0.2, and takes 0.2 alone where it ends at 0.2.
+    Of 0.25 it takes multiples with two decimals or none, and 1.5 as a multiple of 0.5.
     """
     bounds = {name: schema[name] for name in BOUNDS if name in schema}
     divisors = coarser(schema["multipleOf"]) if "multipleOf" in schema else []
