@@ -51,6 +51,8 @@ SEEN = [
     ({"type": "number", "multipleOf": 0.1, "minimum": 0.25, "maximum": 0.35}, "0.3", False),
     ({"type": "number", "multipleOf": 0.1, "minimum": 0.3, "maximum": 0.3}, "0.3", False),
     ({"type": "number", "multipleOf": 0.07}, "0.14", False),
+    ({"type": "number", "multipleOf": 0.25}, "1.5", False),
+    ({"type": "number", "multipleOf": 0.25}, "1.50", True),
     ({"type": "number", "maximum": 0.25}, "0.2", False),
     ({"type": "number", "maximum": 0.25}, "0.20", True),
     ({"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}, "5", False),

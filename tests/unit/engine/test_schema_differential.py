@@ -96,10 +96,10 @@ def is_plain(schema: dict[str, Any], text: str) -> bool:
     return is_short and "allOf" not in schema and schema.get("type") == "number"
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_number_is_taken_where_it_lies_inside_its_bounds_and_nowhere_else(seed: int) -> None:
     draw, met = random.Random(seed), Counter[str]()
-    for _ in range(150):
+    for _ in range(90):
         ranges = [drawn_range(draw) for _ in range(draw.choice((1, 1, 2)))]
         kind = draw.choice(({"type": "number"}, {"type": "integer"}, {}, {"type": ["number", "null"]}))
         schema = {**kind, **ranges[0]} if len(ranges) == 1 else {**kind, "allOf": ranges}
@@ -115,7 +115,7 @@ def test_a_number_is_taken_where_it_lies_inside_its_bounds_and_nowhere_else(seed
             assert is_right or not is_taken, (schema, text)
             assert is_taken or not (is_right and is_plain(schema, text)), (schema, text)
             met[f"{is_right} {is_taken}"] += 1
-    assert met["True True"] > 500
+    assert met["True True"] > 300
     assert met["unsupported_schema"] < 20
 
 
