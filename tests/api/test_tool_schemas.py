@@ -90,6 +90,21 @@ async def test_a_strict_tool_is_refused_by_its_name() -> None:
             assert f"the tool 'f': the keyword 'uniqueItems' in {place}.properties.p" in answer.text
 
 
+async def test_an_answer_beside_tools_follows_its_schema_too() -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"properties": {"n": {"maximum": 0.01}}}}}
+    asked: dict[str, Any] = {"model": "scripted", "messages": HELLO, "tools": [function({})], "response_format": form}
+    for text, status in (('{"n": 0.01}', 200), ('{"n": 0.02}', 422), (CALL % "{}", 200)):
+        async with running(speaking(text)) as server:
+            answer = await post(server, "/v1/chat/completions", asked)
+            assert answer.status_code == status, (text, answer.text)
+    async with running(speaking('{"n": 1', reason="length")) as server:
+        assert (await post(server, "/v1/chat/completions", asked)).status_code == 200
+        form["json_schema"]["schema"] = {"not": {}}  # type: ignore[index]
+        answer = await post(server, "/v1/chat/completions", asked)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "response_format.json_schema.schema"
+
+
 async def test_arguments_that_break_their_schema_are_never_delivered() -> None:
     """Whatever went wrong with the mask: this model says what it likes."""
     bounds = {"type": "object", "properties": {"p": {"type": "number", "exclusiveMinimum": 0, "maximum": 0.01}}}

@@ -11,9 +11,10 @@ import msgspec
 from msgspec.structs import replace
 
 from tripos.errors import InvalidRequest
-from tripos.types import Generate, Message, ModelCard, Reasoning
+from tripos.schema.reading import read_schema
+from tripos.types import Constraint, Generate, Message, ModelCard, Reasoning
 from tripos.wire.ignored import Ignored
-from tripos.wire.tools.arguments import enforceable
+from tripos.wire.tools.arguments import MAX_BYTES, enforceable
 from tripos.wire.tools.dialect import Dialect
 from tripos.wire.tools.dialects import DIALECTS
 from tripos.wire.tools.generic import GENERIC, spell_out, tell
@@ -53,7 +54,13 @@ def adapt(
         offer, ignored = enforceable(offer)
         names = tuple(tool.name for tool in offer.tools)
         arguments = {tool.name: tool.arguments for tool in offer.tools if tool.name in offer.allowed}
-        speech = replace(speech, tool_dialect=dialect.name, tool_names=names, arguments=arguments)
+        speech = replace(
+            speech,
+            tool_dialect=dialect.name,
+            tool_names=names,
+            arguments=arguments,
+            answer=_answer_schema(request.constraint) if offer.choice == "auto" else True,
+        )
         constraint = constrain(offer, dialect, card.marker_ids, request.constraint)
         request = replace(request, constraint=constraint)
     shown = [*(dialect.markers if offer.is_open else ()), *_marks(card)]
@@ -65,6 +72,19 @@ def adapt(
         speech,
         ignored,
     )
+
+
+def _answer_schema(constraint: Constraint | None) -> Any:
+    """What an answer that calls nothing must follow. Raises InvalidRequest."""
+    if constraint is None or constraint.kind not in ("json_object", "json_schema"):
+        return True
+    if len(constraint.source) > MAX_BYTES:
+        message = f"a schema of more than {MAX_BYTES >> 10} KiB beside tools is too complex"
+        raise InvalidRequest(message, code="grammar_too_complex", param=constraint.param)
+    try:
+        return read_schema(constraint.source or '{"type": "object"}')
+    except InvalidRequest as problem:
+        raise InvalidRequest(problem.message, code=problem.code, param=constraint.param) from None
 
 
 def _show_tools(request: Generate, offer: Offer, dialect: Dialect, has_prompt: bool) -> Generate:
