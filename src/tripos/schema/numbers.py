@@ -14,7 +14,7 @@ from typing import Any
 BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
 _CLOSED = {"minimum": "minimum", "maximum": "maximum", "exclusiveMinimum": "minimum", "exclusiveMaximum": "maximum"}
 MAX_DECIMALS = 15  # of a bound; with three digits more the compiler would take its decimals for zero
-MAX_CONST_EXPONENT = 22  # powers of ten that a double keeps: the digits of a constant are divided by one
+MAX_CONST_DECIMALS = 22  # powers of ten up to here are doubles, and the digits of a constant are divided by one
 MAX_DIVISOR_DECIMALS = 9  # of multipleOf: of 5e-10 it takes 3.0000000001 for a multiple
 MAX_DIVISOR = (1 << 32) - 1  # in units of its last decimal
 _EXACT = 1 << 53  # whole numbers up to here are doubles
@@ -34,11 +34,16 @@ def exact(value: int | float | Decimal) -> Decimal:
 
 def is_kept(value: float) -> bool:
     """Whether a constant comes out of the compiler with the digits that went in."""
-    _, digits, exponent = exact(value).normalize().as_tuple()
-    whole, places = int("".join(map(str, digits))), int(exponent)
-    if places >= 0 and isinstance(value, int) and abs(value) < 1 << 63:
-        return int(float(value)) == value
-    return whole <= _EXACT and places >= -MAX_CONST_EXPONENT and (places <= 0 or len(digits) <= _SURE_DIGITS)
+    number = exact(value)
+    _, digits, exponent = number.normalize().as_tuple()
+    whole, places = int("".join(map(str, digits))), -int(exponent)
+    if number == number.to_integral_value():
+        if isinstance(value, int) and abs(value) < 1 << 63:
+            return int(float(value)) == value
+        return len(digits) <= _SURE_DIGITS
+    if places > MAX_CONST_DECIMALS or float(whole) / 10.0**places != abs(value):  # which is how it is read
+        return False
+    return abs(Decimal(value) - number) * 2 != Decimal(1).scaleb(-places)  # in the middle: the other digit comes out
 
 
 def inner_bound(name: str, value: float) -> Decimal | None:

@@ -154,6 +154,21 @@ def test_what_lies_inside_can_be_written(schema: Any, texts: list[str]) -> None:
     assert [text for text in texts if not accepts(grammar, text)] == []
 
 
+def test_a_constant_of_many_digits_is_taken_as_it_is_written_or_refused() -> None:
+    draw, met = random.Random(0), Counter[str]()
+    for _ in range(800):
+        value = draw.random() * 10.0 ** draw.randrange(-14, 17)
+        text = f"{Decimal(repr(value)):f}".removesuffix(".0")
+        try:
+            assert accepts(compiled({"const": value}), text), value
+            met["served"] += 1
+        except InvalidRequest as problem:
+            met[problem.code] += 1
+    assert met.keys() == {"served", "unsupported_schema"}
+    assert met["served"] > 400
+    assert accepts(compiled({"enum": [0.30000000000000004, 0.1]}), "0.30000000000000004")
+
+
 def drawn(draw: random.Random, depth: int = 0) -> dict[str, Any]:
     kind = draw.choice(("number", "string", "format", "enum", "object", "array", "any", "all", "one", "names", "ref"))
     if depth > 2 or kind == "number":
