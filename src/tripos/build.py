@@ -37,6 +37,7 @@ from tripos.plan.passes import optimize
 from tripos.predict.encoder import EncoderModel
 from tripos.residents import Parts, Residents
 from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
+from tripos.runtime.guard import guarded
 from tripos.runtime.machine import available_memory_bytes, cpu_name, give_back_freed_memory, num_cores
 from tripos.service import Service
 from tripos.types import Model, ModelCard, Priority, Sampling, Stage
@@ -108,18 +109,19 @@ class Opened:
         """Pack, and reserve the cache. Raises ModelRefused, EnvironmentProblem."""
         fit = self.need.within(memory_bytes)
         give_back_freed_memory()
-        with ThreadPoolExecutor(1, thread_name_prefix="tripos-digest") as pool:
+        with guarded(), ThreadPoolExecutor(1, thread_name_prefix="tripos-digest") as pool:
             digest = pool.submit(lambda: self.source.digest)  # releases the GIL, so it runs beside packing
             progress("pack", 0.0)
             executor = make_executor(self.executor_options())
             try:
                 plan = self.runnable()
-                executor.load(plan, self.weights)
+                executor.load(plan, self.weights, lambda done: progress("pack", done))
                 progress("cache", 0.0)
                 num_blocks = executor.reserve(fit.num_blocks)
                 adapters = make_adapters(self.options, executor, places(plan, self.weights))
                 progress("digest", 0.0)
                 card = self._card(executor.info(), digest.result())
+                self.source.check_unchanged()
             except BaseException:
                 executor.close()
                 raise
@@ -163,10 +165,11 @@ class Opened:
 
 def open_any(options: ModelOptions) -> Opened | OpenedEncoder:
     """Whatever the source is: a language model, an embedder or a reranker. Raises as open_model."""
-    source = open_source(options.source)
-    if task_of(source.config) == "generate":
-        return open_model(options, source)
-    return open_encoder_model(options, source, make_executor)
+    with guarded():
+        source = open_source(options.source)
+        if task_of(source.config) == "generate":
+            return open_model(options, source)
+        return open_encoder_model(options, source, make_executor)
 
 
 def open_model(options: ModelOptions, source: Source | None = None) -> Opened:
@@ -287,7 +290,8 @@ def quantize_model(options: ModelOptions, folder: Path, progress: Progress = ign
         progress("check", 0.0)
         digest = opened.source.digest
         progress("pack", 0.0)
-        executor.load(plan, opened.weights)
+        executor.load(plan, opened.weights, lambda done: progress("pack", done))
+        opened.source.check_unchanged()
         unpacked = {name for op in plan.ops for name in op.weights[op.kind == "linear" :]} - set(plan.constants)
         packing = Packing(
             weights=options.weights,

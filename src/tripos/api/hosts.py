@@ -20,5 +20,6 @@ def check_host(host: bytes | None, allowed: frozenset[bytes] | None) -> None:
     if host is None or allowed is None:
         return
     name = host.lower()
-    if name not in allowed and name[: name.rfind(b":")] not in allowed:
+    before, colon, _ = name.rpartition(b":")
+    if name not in allowed and not (colon and before in allowed):
         raise MisdirectedHost("this server does not answer to the name in the Host header")
