@@ -338,18 +338,19 @@ def describe_machine(options: ModelOptions) -> list[tuple[str, ...]]:
 
 
 # -- the service ----------------------------------------------------------------------------------------------------
-def build_service(
-    options: ServiceOptions,
-    progress: Progress = ignore_progress,
-    show: Callable[[list[tuple[str, ...]]], None] = lambda rows: None,
-    read_options: Callable[[], ServiceOptions] | None = None,
-) -> Service:
-    """Load every model and put its stages around it. `show` gets a table per model before anything is packed;
-    `read_options` reads the configuration again. Raises as load_model, and ConfigError for two equal names."""
-    service = Service()
-    parts = Parts(open_any, make_stages, free_memory_bytes, read_options)
-    Residents(service, options, parts).fill(progress, show)
-    return service
+def build_service(options: ServiceOptions, progress: Progress = ignore_progress) -> Service:
+    """Load every model and put its stages around it. Raises as load_model, and ConfigError for two equal names."""
+    residents = build_residents(options)
+    residents.fill(progress, lambda rows: None)
+    return residents.service
+
+
+def build_residents(
+    options: ServiceOptions, read_options: Callable[[], ServiceOptions] | None = None
+) -> Residents:
+    """A service whose models are still to be loaded: `fill` or `fill_beside`, whose `show` gets a table per model before
+    anything is packed. `read_options` reads the configuration again."""
+    return Residents(Service(), options, Parts(open_any, make_stages, free_memory_bytes, read_options))
 
 
 def check_service(options: ServiceOptions) -> list[list[tuple[str, ...]]]:

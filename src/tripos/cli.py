@@ -6,11 +6,13 @@ Owns how things look in a terminal, and the exit status: 0 done, 1 failed, 2 usa
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from tripos.client import AdminClient
     from tripos.service import Service
     from tripos.types import Constraint, Message, Sampling
+
+log = logging.getLogger(__name__)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 LOCAL_NAME = "local"  # the route of `generate` and `chat`, which nobody else sees
@@ -98,15 +102,38 @@ def serve(models: tuple[str, ...], file: str, **flags: Flags) -> None:
     MODEL is a directory, a .gguf file, hf:org/name or demo:assistant (the default). MODELs that are named here are
     served instead of those in the service file.
     """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server listens to it: the file is about to be read anyway
+    from tripos.api.gate import check_descriptors
+
+    check_descriptors()
     options, read_options = _read_options(models, file, flags)
     from tripos import build
-    from tripos.api import auth, server
+    from tripos.api import logs, server
 
-    if options.server.api_key_file:
-        auth.read_keys(options.server.api_key_file)  # before minutes of loading
-    startup = Startup()
-    service = build.build_service(options, startup, lambda rows: echo_table(rows, err=True), read_options)
-    server.serve(service, options.server, on_ready=startup.finish)
+    residents = build.build_residents(options, read_options)
+    with logs.logging_to_stderr(options.server.log_format) as lines:
+        startup = Startup(lines.show if sys.stderr.isatty() else None)
+
+        def log_table(rows: Iterable[Sequence[str]]) -> None:
+            for line in table_lines(rows):
+                log.info(line)
+
+        def load() -> Awaitable[None]:
+            return residents.fill_beside(startup, log_table)
+
+        def ready(address: str) -> None:
+            log.info("ready in %s, listening on %s", startup.finish(), address)
+
+        try:
+            was_loaded = server.serve(residents.service, options.server, ready, load)
+        except TriposError as error:
+            lines.show("")
+            if options.server.log_format == "text":
+                raise
+            log.error(error.message, extra={"fields": {"code": error.code}})
+            sys.exit(getattr(error, "exit_status", 1))
+    if not was_loaded:
+        os._exit(0)  # the thread that loads hears of nothing, and may need minutes
 
 
 @tripos.command()
@@ -186,7 +213,7 @@ def quantize(model: str, output: str, **flags: Flags) -> None:
 
     from tripos import build
 
-    startup = Startup()
+    startup = Startup(show_status if sys.stderr.isatty() else None)
     build.quantize_model(options.models[0], Path(output), progress=startup)
     startup.finish()
     click.echo(f"wrote {output}")
@@ -343,7 +370,7 @@ class Session:
 
         from tripos import build
 
-        self.startup = Startup()
+        self.startup = Startup(show_status if sys.stderr.isatty() else None)
         self.service: Service = build.build_service(options, progress=self.startup)
         self.runner: asyncio.Runner = asyncio.Runner()
 
@@ -386,9 +413,11 @@ class Session:
 
 
 class Startup:
-    """Progress of loading on stderr: a bar while it lasts (terminals only), and at the end the time by phase."""
+    """Progress of loading, in a line that `show` replaces, and the time that each phase took. None: nobody looks."""
 
-    def __init__(self) -> None:
+    def __init__(self, show: Callable[[str], None] | None) -> None:
+        self._show = show
+        self._shown = ""
         self.began_s = self.phase_s = time.perf_counter()
         self.phase = ""
         self.phases: list[tuple[str, float]] = []
@@ -398,34 +427,44 @@ class Startup:
         if phase != self.phase:
             self._close()
             self.phase = phase
-        if sys.stderr.isatty():
-            filled = round(30 * done)
-            click.echo(f"\r{phase:<12} [{'#' * filled}{'.' * (30 - filled)}] {done:4.0%}", nl=False, err=True)
+        filled = round(30 * min(done, 1.0))
+        self._display(f"{phase:<12} [{'#' * filled}{'.' * (30 - filled)}] {min(done, 1.0):4.0%}")
+
+    def _display(self, text: str) -> None:
+        if self._show is not None and text != self._shown:
+            self._show(text)
+            self._shown = text
 
     def _close(self) -> None:
         now_s = time.perf_counter()
         if self.phase:
             self.phases.append((self.phase, now_s - self.phase_s))
-            if sys.stderr.isatty():
-                click.echo("\r" + " " * 60 + "\r", nl=False, err=True)
         self.phase_s = now_s
 
-    def finish(self, address: str = "") -> None:
-        """Everything is loaded. `address`: where the door listens."""
+    def finish(self) -> str:
+        """Everything is loaded; how long it took."""
         self._close()
         self.phase = ""
-        if address:
-            times = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in self.phases)
-            click.echo(f"ready in {time.perf_counter() - self.began_s:.2f} s ({times})", err=True)
-            click.echo(f"listening on {address}", err=True)
+        self._display("")
+        times = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in self.phases)
+        return f"{time.perf_counter() - self.began_s:.2f} s ({times})"
 
 
-def echo_table(rows: Iterable[Sequence[str]], err: bool = False) -> None:
-    """Prints columns as wide as their widest cell."""
+def show_status(text: str) -> None:
+    """In the terminal's last line, in place of what stood there."""
+    click.echo(f"\r\x1b[K{text}", nl=False, err=True)
+
+
+def table_lines(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Columns as wide as their widest cell."""
     cells = [tuple(str(cell) for cell in row) for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
-    for row in cells:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), err=err)
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def echo_table(rows: Iterable[Sequence[str]]) -> None:
+    for line in table_lines(rows):
+        click.echo(line)
 
 
 def main() -> None:

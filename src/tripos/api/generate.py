@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 from tripos.api.calls import find_card, make_calls, run_together
 from tripos.api.exchange import Exchange
 from tripos.service import Service
-from tripos.types import Event, ModelCard
+from tripos.types import Event, Finish, ModelCard
 from tripos.wire.generation import Asked, for_model
 from tripos.wire.openai import chat, completions
 from tripos.wire.openai.generation import Identity
@@ -54,6 +54,8 @@ async def deliver(exchange: Exchange, service: Service, asked: Asked, answer: An
         events = cast("AsyncGenerator[Event, None]", service.run(calls[0]))
         try:
             async for event in events:
+                if type(event) is Finish:
+                    exchange.add_usage(event.usage)
                 values = answer.take(((0, event),))
                 if values and asked.stream:
                     exchange.stream(values)
@@ -64,6 +66,9 @@ async def deliver(exchange: Exchange, service: Service, asked: Asked, answer: An
     else:
         async with aclosing(cast("Any", run_together(service, calls))) as batches:
             async for batch in batches:
+                for _, event in batch:
+                    if type(event) is Finish:
+                        exchange.add_usage(event.usage)
                 values = answer.take(batch)
                 if values and asked.stream:
                     exchange.stream(values)
