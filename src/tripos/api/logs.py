@@ -84,12 +84,12 @@ class LineWriter:
                 data, status = b"".join(self._lines), self._status
                 is_last = self._is_closed
                 self._lines.clear()
-                num_dropped, self._num_dropped = self._num_dropped, 0
-            if num_dropped:  # they came after what waited
-                data += self._dropped(num_dropped)
             before, was_shown = (_CLEAR if was_shown else b""), bool(status)
             self._write(before + data + status)
             with self._changed:
+                if self._num_dropped:  # they came after what waits now, and before what comes when there is room
+                    self._lines.append(self._dropped(self._num_dropped))
+                    self._num_dropped = 0
                 self._num_bytes = sum(map(len, self._lines))
             if is_last:
                 return
@@ -144,9 +144,10 @@ class JsonLines(TextLines):
         if record.exc_info:
             line["traceback"] = self._traceback(record)
         try:
-            return encode(line).decode()
+            text = encode(line).decode()
         except (UnicodeEncodeError, ValueError):  # half a surrogate pair, say
-            return json.dumps(line, default=str)
+            text = json.dumps(line, default=str)
+        return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)  # the others, which JSON lets stand
 
 
 FORMATTERS: Mapping[Format, type[TextLines]] = {"text": TextLines, "json": JsonLines}

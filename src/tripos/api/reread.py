@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tripos.api.auth import Keys
-from tripos.errors import Conflict
+from tripos.errors import Conflict, EnvironmentProblem
 from tripos.service import Service
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,10 @@ async def reread(service: Service, keys: Keys) -> dict[str, Any]:
     """
     residents = service.residents
     await _settled([path for path in (keys.path, residents.file if residents else "") if path])
-    changed = await asyncio.to_thread(keys.reread)
+    try:
+        changed = await asyncio.to_thread(keys.reread)
+    except EnvironmentProblem as problem:
+        raise Conflict(problem.message) from None
     if changed:
         log.info("API keys: %s", ", ".join(f"{number} {what}" for what, number in changed.items()))
     report = {} if residents is None else await residents.reread()
