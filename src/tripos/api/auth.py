@@ -79,9 +79,10 @@ class Keys:
             raise EnvironmentProblem("the API key file is no regular file any more: it cannot be read again")
         before, after = self._keys, read_keys(self.path)._keys
         self._keys = after
-        changed = [digest for digest in before.keys() & after.keys() if before[digest] != after[digest]]
-        numbers = {"added": len(after.keys() - before.keys()), "removed": len(before.keys() - after.keys())}
-        return {what: number for what, number in {**numbers, "changed": len(changed)}.items() if number}
+        removed = len(before.keys() - after.keys())
+        changed = len(before.items() - after.items()) - removed
+        numbers = {"added": len(after.keys() - before.keys()), "removed": removed, "changed": changed}
+        return {what: number for what, number in numbers.items() if number}
 
 
 def read_keys(path: str) -> Keys:
