@@ -345,11 +345,9 @@ def build_service(options: ServiceOptions, progress: Progress = ignore_progress)
     return residents.service
 
 
-def build_residents(
-    options: ServiceOptions, read_options: Callable[[], ServiceOptions] | None = None
-) -> Residents:
-    """A service whose models are still to be loaded: `fill` or `fill_beside`, whose `show` gets a table per model before
-    anything is packed. `read_options` reads the configuration again."""
+def build_residents(options: ServiceOptions, read_options: Callable[[], ServiceOptions] | None = None) -> Residents:
+    """A service whose models are still to be loaded: `fill` or `fill_beside`, whose `show` gets a table per model
+    before anything is packed. `read_options` reads the configuration again."""
     return Residents(Service(), options, Parts(open_any, make_stages, free_memory_bytes, read_options))
 
 

@@ -74,7 +74,7 @@ def tiny_encoder(name: str = ENCODER, golden: str = "bert-mean") -> EncoderModel
 class Running:
     """A Door that answers, and clients for it."""
 
-    def __init__(self, door: Door, service: Service, task: asyncio.Task[None]) -> None:
+    def __init__(self, door: Door, service: Service, task: asyncio.Task[bool]) -> None:
         self.door = door
         self.service = service
         self.task = task

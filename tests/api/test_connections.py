@@ -262,7 +262,9 @@ def test_a_reset_while_text_waits_to_be_sent_is_no_error() -> None:
     body = json.dumps({"model": "tiny", "prompt": "x", "max_tokens": 500, "stream": True, "ignore_eos": True}).encode()
     stream = post(length(body), body=body)
     pipeline = PROBE % b"/openapi.json" * 20 + b"nonsense\r\n\r\n" + b"y" * 10_000
-    process = subprocess.Popen([sys.executable, "-c", RESETS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", RESETS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout is not None
         port = int(process.stdout.readline().rpartition(":")[2])

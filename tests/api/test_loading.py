@@ -122,7 +122,7 @@ async def test_a_server_that_is_stopped_while_models_load_does_not_wait_for_them
             assert await server.task is False
 
 
-# -- the process -----------------------------------------------------------------------------------------------------------
+# -- the process -------------------------------------------------------------------------------------------------------
 SLOW = """
 import sys, time
 from tripos import build, cli
@@ -143,7 +143,10 @@ def slow_server(folder: Path, seconds: float) -> Iterator[tuple[subprocess.Popen
     log = folder / "log"
     with log.open("w") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-c", SLOW, "serve", "--port", str(port), str(seconds)], cwd=folder, stderr=stderr, text=True
+            [sys.executable, "-c", SLOW, "serve", "--port", str(port), str(seconds)],
+            cwd=folder,
+            stderr=stderr,
+            text=True,
         )
     try:
         yield process, f"http://127.0.0.1:{port}", log

@@ -50,7 +50,7 @@ def noted() -> Iterator[Log]:
         logger.setLevel(before)
 
 
-# -- a line --------------------------------------------------------------------------------------------------------------
+# -- a line ------------------------------------------------------------------------------------------------------------
 def test_text_has_time_level_message_and_pairs() -> None:
     line = TextLines().format(record("request", path="/a b", status=200, model="", code=None, ms=0.5))
     assert re.fullmatch(rf'{TIME} INFO request path="/a b" status=200 ms=0\.5', line)
@@ -80,7 +80,7 @@ def test_a_traceback_cannot_pass_for_an_event() -> None:
     assert "forged" in json.loads(JsonLines().format(record("failed", logging.ERROR, failure)))["traceback"]
 
 
-# -- the writer ------------------------------------------------------------------------------------------------------------
+# -- the writer --------------------------------------------------------------------------------------------------------
 def lines_of(descriptor: int, until: str) -> list[str]:
     data, end_s = b"", time.monotonic() + 30
     while until.encode() not in data:
@@ -144,7 +144,7 @@ def test_a_status_is_replaced_by_the_next_line_and_drawn_again_below_it() -> Non
         os.close(write)
 
 
-# -- requests --------------------------------------------------------------------------------------------------------------
+# -- requests ----------------------------------------------------------------------------------------------------------
 async def test_a_line_names_the_client_the_status_and_the_tokens() -> None:
     with noted() as log:
         async with running(TinyModel()) as server:
@@ -205,7 +205,8 @@ def test_a_log_that_nobody_reads_stops_no_request_and_no_signal() -> None:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         long = "x" * 127
         for _ in range(600):  # 180 kB of lines; a pipe holds 64
-            with opener.open(urllib.request.Request(f"{address}/livez?{long}", headers={"x-request-id": long})) as response:
+            asked = urllib.request.Request(f"{address}/livez?{long}", headers={"x-request-id": long})
+            with opener.open(asked) as response:
                 assert response.status == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 0

@@ -107,7 +107,8 @@ SERVICE = {  # what Kubernetes gives the pods of a namespace with Services calle
     "TRIPOS_PORT": "tcp://10.0.0.11:8000", "TRIPOS_PORT_8000_TCP": "tcp://10.0.0.11:8000",
     "TRIPOS_PORT_8000_TCP_PROTO": "tcp", "TRIPOS_PORT_8000_TCP_PORT": "8000", "TRIPOS_PORT_8000_TCP_ADDR": "10.0.0.11",
     "TRIPOS_PORT_53_UDP": "udp://10.0.0.11:53", "TRIPOS_PORT_53_UDP_ADDR": "10.0.0.11",
-    "TRIPOS_WEB_SERVICE_HOST": "10.0.0.12", "TRIPOS_WEB_PORT": "tcp://10.0.0.12:80", "TRIPOS_WEB_PORT_80_TCP_PORT": "80",
+    "TRIPOS_WEB_SERVICE_HOST": "10.0.0.12", "TRIPOS_WEB_PORT": "tcp://10.0.0.12:80",
+    "TRIPOS_WEB_PORT_80_TCP_PORT": "80",
 }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """API keys: who asks, and what for. Deny by default as soon as one key is configured.
 
-Three scopes: `generate` opens everything that answers, `admin` what changes the server, `metrics` /metrics alone, which the
-others open too. A key has `generate` unless its line says otherwise.
+Three scopes: `generate` opens everything that answers, `admin` what changes the server, `metrics` /metrics alone, which
+the others open too. A key has `generate` unless its line says otherwise.
 
 Keeps SHA-256 digests only. Keys are random, so a plain hash is enough; comparison takes the same time wherever two
 digests differ. Refuses to know routes: the app asks for every endpoint that is not public.
@@ -66,7 +66,6 @@ class Keys:
         if scope != "metrics" and scope not in found:
             raise PermissionDenied(f"this API key has no {scope} scope")
         return f"key-{given.hex()[:12]}"
-
 
     def reread(self) -> dict[str, int]:
         """What the file says now holds from now on: how many keys were added, removed or got other scopes. {}: none.

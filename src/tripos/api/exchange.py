@@ -77,9 +77,30 @@ class Exchange:
     """
 
     __slots__ = (
-        "_body", "_error", "_head_lines", "_is_chunked", "_line", "_news", "code", "dialect", "encode_failure",
-        "fields", "has_left", "head", "is_over", "keeps_alive", "model", "num_sent", "path_name", "principal",
-        "keys", "request_id", "status", "stored", "usage", "work",
+        "_body",
+        "_error",
+        "_head_lines",
+        "_is_chunked",
+        "_line",
+        "_news",
+        "code",
+        "dialect",
+        "encode_failure",
+        "fields",
+        "has_left",
+        "head",
+        "is_over",
+        "keeps_alive",
+        "keys",
+        "model",
+        "num_sent",
+        "path_name",
+        "principal",
+        "request_id",
+        "status",
+        "stored",
+        "usage",
+        "work",
     )  # fmt: skip
 
     def __init__(self, line: Line, head: Head) -> None:

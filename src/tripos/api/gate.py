@@ -1,7 +1,7 @@
 """How many connections are let in, in all and of one peer, and the clock that ends those that keep nobody's time.
 
-Beyond that number a few wait outside, in places that are kept for probes: whoever asks for something else is refused. One
-look per half second at all connections, instead of a timer for each request.
+Beyond that number a few wait outside, in places that are kept for probes: whoever asks for something else is refused.
+One look per half second at all connections, instead of a timer for each request.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Runs the app on a socket: start, signals, graceful drain, stop.
 
-Owns the listening socket and uvicorn's settings. The port is open before the models are there: /livez answers, everything
-that needs a model gets 503. SIGTERM or SIGINT drains: /readyz and new requests get 503 at once, those in flight may
-finish; then their streams end with an error event. A second signal stops now. SIGHUP reads the configuration again.
+Owns the listening socket and uvicorn's settings. The port is open before the models are there: /livez answers,
+everything that needs a model gets 503. SIGTERM or SIGINT drains: /readyz and new requests get 503 at once, those in
+flight may finish; then their streams end with an error event. A second signal stops now. SIGHUP reads the
+configuration again.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ class ServerOptions:
     access_log: str = _setting(
         "on",
         "text",
-        "A line of the log for each request. on: except probes and scrapes that were answered with 200; all: with them.",
+        "A line of the log for each request. on: except probes and scrapes answered with 200; all: with them.",
         choices=("on", "all", "off"),
     )
     model_roots: tuple[str, ...] = _setting(

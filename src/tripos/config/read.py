@@ -29,7 +29,6 @@ from tripos.config.options import (
 from tripos.config.values import check, parse, shown, written
 from tripos.errors import ConfigError
 
-
 # What Kubernetes tells every container of a namespace about a Service that is called tripos, or tripos-and-more:
 # NAME_SERVICE_HOST, NAME_SERVICE_PORT, NAME_SERVICE_PORT_HTTP, NAME_PORT (a URL) and NAME_PORT_8000_TCP with _ADDR, ...
 _SERVICE_KEY = re.compile(
@@ -96,7 +95,9 @@ def read_options(
     for model in models:
         if len(model.adapters) > model.num_adapters:
             raise ConfigError(f"{len(model.adapters)} adapters are named, max_adapters allows {model.max_adapters}")
-    return ServiceOptions(models=models, routes=routes, server=server, origins=origins, file=file, is_default=is_default)
+    return ServiceOptions(
+        models=models, routes=routes, server=server, origins=origins, file=file, is_default=is_default
+    )
 
 
 def _models(sources: tuple[str, ...], values: Mapping[str, Any], read: ServiceFile) -> tuple[ModelOptions, ...]:

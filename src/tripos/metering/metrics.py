@@ -1,7 +1,7 @@
 """Prometheus metrics: vLLM's names with finer buckets, OpenTelemetry's gen_ai.server ones, and the process's own.
 
-Label values come from closed sets only (registered model names, finish reasons, error codes, paths of the route table), so
-that no client can grow the number of series. Gauges of an engine are read when someone scrapes.
+Label values come from closed sets only (registered model names, finish reasons, error codes, paths of the route table),
+so that no client can grow the number of series. Gauges of an engine are read when someone scrapes.
 """
 
 from __future__ import annotations
@@ -307,7 +307,6 @@ class Metrics:
             for name, each in stats.items():
                 count.add_metric((name, ENGINE), getattr(each, field))
             yield count
-
 
     def _about(self) -> Iterable[Metric]:
         """Which build runs, and the state of every model that the server knows."""
