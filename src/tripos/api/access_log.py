@@ -19,7 +19,7 @@ def write(exchange: Exchange, seconds: float) -> None:
     if not log.isEnabledFor(logging.INFO):
         return
     fields: dict[str, Any] = {
-        "client": exchange.peer,
+        "client": exchange.client,
         "method": exchange.head.method[:16],
         "path": exchange.head.decoded_path[:MAX_PATH_CHARS],
         "status": exchange.status,

@@ -12,6 +12,7 @@ import resource
 from collections import Counter
 from typing import Protocol
 
+from tripos.api.forwarded import Proxies
 from tripos.errors import EnvironmentProblem
 
 RESERVED_FDS = 64  # for files, sockets that are being refused, and what the models open
@@ -33,9 +34,13 @@ class Expiring(Protocol):
 
 
 class Gate:
-    """`max_peer_connections` counts per address; this machine's own are only counted in all."""
+    """`max_peer_connections` counts per address; this machine's own and those of trusted `proxies` are only counted in
+    all."""
 
-    def __init__(self, max_connections: int = 1024, max_peer_connections: int = 128) -> None:
+    def __init__(
+        self, max_connections: int = 1024, max_peer_connections: int = 128, proxies: Proxies | None = None
+    ) -> None:
+        self._proxies = proxies or Proxies()
         self.max_connections = min(max_connections, _free_fds(max_connections))
         self._max_peer_connections = max_peer_connections
         self._peers: Counter[str] = Counter()
@@ -50,7 +55,7 @@ class Gate:
         """False: too many are inside."""
         peer = connection.peer
         is_full = len(self._inside) >= self.max_connections
-        if is_full or (self._peers[peer] >= self._max_peer_connections and not is_loopback(peer)):
+        if is_full or (self._peers[peer] >= self._max_peer_connections and not self._is_exempt(peer)):
             if not self._peers[peer]:
                 del self._peers[peer]
             return False
@@ -65,6 +70,9 @@ class Gate:
             del self._outside[oldest]
             oldest.abort()
         self._outside[connection] = None
+
+    def _is_exempt(self, peer: str) -> bool:
+        return is_loopback(peer) or self._proxies.trusts(peer)
 
     def leave(self, connection: Expiring) -> None:
         """Idempotent."""

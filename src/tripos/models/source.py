@@ -90,7 +90,7 @@ class Source:
         return files
 
     def check_unchanged(self) -> None:
-        """Call it once weights are read: raises ModelRefused when a file of them was written over since it was opened."""
+        """After weights are read. Raises ModelRefused when a file of them was written over since it was opened."""
         check_unchanged(self.weight_files)
 
     def close(self) -> None:
