@@ -284,7 +284,7 @@ def test_a_reset_while_text_waits_to_be_sent_is_no_error() -> None:
 
 @pytest.mark.parametrize("num_files", [8, 16, 63])
 def test_too_few_files_are_told_in_one_line(num_files: int) -> None:
-    command = f"ulimit -n {num_files}; exec {sys.executable} -m tripos.cli serve --port 0"
+    command = f"ulimit -n {num_files}; exec {sys.executable} -m tripos serve --port 0"
     done = subprocess.run(["/bin/sh", "-c", command], cwd="/", capture_output=True, text=True, timeout=30)
     assert done.returncode == 3
     assert done.stderr.startswith(f"tripos: this process may open {num_files} files")
