@@ -127,8 +127,8 @@ def test_each_variable_of_a_kubernetes_service_is_known_alone(key: str) -> None:
 @pytest.mark.parametrize(
     ("key", "text"),
     [
-        ("TRIPOS_PORT", "http://127.0.0.1"), ("TRIPOS_PORT", "tcp"), ("TRIPOS_HOSTS", "tcp://x"), ("TRIPOS_PORT_HTTP", "80"),
-        ("TRIPOS_SERVICE", "10.0.0.1"), ("TRIPOS_WEB_PORT", "80"), ("TRIPOS_MEMORY", "tcp://10.0.0.1:1"),
+        ("TRIPOS_PORT", "http://127.0.0.1"), ("TRIPOS_PORT", "tcp"), ("TRIPOS_HOSTS", "tcp://x"),
+        ("TRIPOS_PORT_HTTP", "80"), ("TRIPOS_SERVICE", "10.0.0.1"), ("TRIPOS_WEB_PORT", "80"), ("TRIPOS_MEMORY", "tcp://10.0.0.1:1"),
     ],
 )  # fmt: skip
 def test_what_only_resembles_a_kubernetes_service_is_refused(key: str, text: str) -> None:
