@@ -96,8 +96,8 @@ class CompileProcess:
                 if spent_s >= MAX_CPU_S:
                     break
                 raise Overloaded(
-                    f"the process that compiles grammars had {spent_s:.1f} s of CPU time in {MAX_WALL_S:.0f} s, too little "
-                    "to tell: retry",
+                    f"the process that compiles grammars had {spent_s:.1f} s of CPU time in {MAX_WALL_S:.0f} s, "
+                    "which is too little: retry",
                     retry_after_s=5.0,
                 ) from None
             except (OSError, EOFError):

@@ -26,6 +26,7 @@ from tripos.models.packed import MANIFEST, PackedWeights, open_packed
 from tripos.models.quantized import read_quantized
 from tripos.models.tokenizer import MAX_TOKENIZER_BYTES, Tokenizer, tokenizer_from_json
 from tripos.models.translation import TranslatedWeights, translated_config
+from tripos.models.unchanged import FileState, check_unchanged, states_of
 from tripos.models.vocabulary import vocabulary_json
 from tripos.models.weights import PICKLE_SUFFIXES, check_finite, open_checkpoint
 from tripos.plan.ir import Weights
@@ -60,6 +61,7 @@ class Source:
     tokenizer: Tokenizer
     generation: GenerationDefaults
     notes: tuple[str, ...] = ()  # what was found and not used, for the person who starts the server
+    weight_files: tuple[FileState, ...] = ()  # as they were before anything was read
 
     @cached_property
     def digest(self) -> str:
@@ -98,6 +100,10 @@ class Source:
         elif template is not None:
             files["chat_template.jinja"] = template.encode()
         return files
+
+    def check_unchanged(self) -> None:
+        """After weights are read. Raises ModelRefused when a file of them was written over since it was opened."""
+        check_unchanged(self.weight_files)
 
     def close(self) -> None:
         """Let go of the files, if their reader holds any."""
@@ -150,6 +156,7 @@ def model_folder(spec: str) -> Path:
 
 
 def _open_folder(folder: Path, name: str) -> Source:
+    files = states_of((*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")))
     packed = open_packed(folder) if (folder / MANIFEST).exists() else None
     config = read_json(folder / "config.json")
     if (modules := read_modules(folder)) is not None:
@@ -163,15 +170,16 @@ def _open_folder(folder: Path, name: str) -> Source:
         quantized = weights.notes
     tokenizer = _read_tokenizer(folder, config, generation, settings)
     notes = quantized + _notes(folder, config, tokenizer)
-    return _checked(Source(name, config, weights, tokenizer, parse_generation(generation), notes))
+    return _checked(Source(name, config, weights, tokenizer, parse_generation(generation), notes, files))
 
 
 def _open_gguf(path: Path) -> Source:
+    files = states_of((path,))
     gguf = read_gguf(path)
     config = translated_config(gguf)
     tokenizer = _gguf_tokenizer(gguf)
     notes = _notes(None, config, tokenizer)
-    return _checked(Source(path.stem, config, TranslatedWeights(gguf), tokenizer, GenerationDefaults(), notes))
+    return _checked(Source(path.stem, config, TranslatedWeights(gguf), tokenizer, GenerationDefaults(), notes, files))
 
 
 def _open_demo(name: str) -> Source:

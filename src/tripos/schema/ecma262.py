@@ -194,7 +194,9 @@ class _Translator:
             cause = f"the edge of a word at position {self._at - 1} cannot be enforced"
             raise PatternProblem(cause, is_unsupported=True)
         if kind == "k" or (kind.isdecimal() and kind != "0"):
-            raise PatternProblem(f"the back-reference at position {self._at - 1} cannot be enforced", is_unsupported=True)
+            raise PatternProblem(
+                f"the back-reference at position {self._at - 1} cannot be enforced", is_unsupported=True
+            )
         return _char(self._code())
 
     def _code(self) -> int:

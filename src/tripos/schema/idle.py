@@ -48,7 +48,9 @@ def _holds_anyway(keyword: str, schema: dict[str, Any]) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     if keyword == "minProperties":
-        return value == 0 or (isinstance(required, list) and value == int(value) and value <= len(set(map(str, required))))
+        return value == 0 or (
+            isinstance(required, list) and value == int(value) and value <= len(set(map(str, required)))
+        )
     is_closed = schema.get("additionalProperties") is False and "patternProperties" not in schema
     properties = schema.get("properties", {})
     return is_closed and isinstance(properties, dict) and value == int(value) and value >= len(properties)

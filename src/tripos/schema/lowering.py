@@ -6,7 +6,7 @@ from typing import Any
 
 from tripos.schema.ecma262 import translated
 from tripos.schema.formats import MAX_HOSTNAME, PATTERNS
-from tripos.schema.numbers import BOUNDS, lowered
+from tripos.schema.numbers import BOUNDS, as_written, lowered
 
 _ONES = ("additionalProperties", "additionalItems", "items")
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
@@ -21,7 +21,13 @@ def lower(schema: Any) -> Any:
     if found.keys() & {*BOUNDS, "multipleOf"}:
         for name in BOUNDS:
             found.pop(name, None)
-        found.update(lowered(schema))
+        found.pop("multipleOf", None)
+        numbers = lowered(schema)
+        parts = as_written(numbers) if schema.get("type") == "number" else [numbers]
+        if len(parts) == 1:
+            found.update(parts[0])
+        else:
+            found["allOf"] = [*found.get("allOf", ()), {"anyOf": [{"type": "number", **part} for part in parts]}]
     if found.get("format") == "hostname":
         found["maxLength"] = min(found.get("maxLength", MAX_HOSTNAME), MAX_HOSTNAME)
     if found.get("format") in PATTERNS:

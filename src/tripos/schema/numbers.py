@@ -7,13 +7,14 @@ bits. A bound that it would bend is replaced by the next one inside, so what it 
 from __future__ import annotations
 
 import math
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_FLOOR, Decimal
 from fractions import Fraction
 from typing import Any
 
 BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
+_CLOSED = {"minimum": "minimum", "maximum": "maximum", "exclusiveMinimum": "minimum", "exclusiveMaximum": "maximum"}
 MAX_DECIMALS = 15  # of a bound; with three digits more the compiler would take its decimals for zero
-MAX_CONST_EXPONENT = 22  # powers of ten that a double keeps: the digits of a constant are divided by one
+MAX_CONST_DECIMALS = 22  # powers of ten up to here are doubles, and the digits of a constant are divided by one
 MAX_DIVISOR_DECIMALS = 9  # of multipleOf: of 5e-10 it takes 3.0000000001 for a multiple
 MAX_DIVISOR = (1 << 32) - 1  # in units of its last decimal
 _EXACT = 1 << 53  # whole numbers up to here are doubles
@@ -33,11 +34,16 @@ def exact(value: int | float | Decimal) -> Decimal:
 
 def is_kept(value: float) -> bool:
     """Whether a constant comes out of the compiler with the digits that went in."""
-    _, digits, exponent = exact(value).normalize().as_tuple()
-    whole, places = int("".join(map(str, digits))), int(exponent)
-    if places >= 0 and isinstance(value, int) and abs(value) < 1 << 63:
-        return int(float(value)) == value
-    return whole <= _EXACT and -MAX_CONST_EXPONENT <= places and (places <= 0 or len(digits) <= _SURE_DIGITS)
+    number = exact(value)
+    _, digits, exponent = number.normalize().as_tuple()
+    whole, places = int("".join(map(str, digits))), -int(exponent)
+    if number == number.to_integral_value():
+        if isinstance(value, int) and abs(value) < 1 << 63:
+            return int(float(value)) == value
+        return len(digits) <= _SURE_DIGITS
+    if places > MAX_CONST_DECIMALS or float(whole) / 10.0**places != abs(value):  # which is how it is read
+        return False
+    return abs(Decimal(value) - number) * 2 != Decimal(1).scaleb(-places)  # in the middle: the other digit comes out
 
 
 def inner_bound(name: str, value: float) -> Decimal | None:
@@ -106,17 +112,57 @@ def lowered(schema: dict[str, Any]) -> dict[str, Any]:
     else:
         found = {}
     was_possible = _is_possible(bounds)
-    inner = {}
+    inner: dict[str, Decimal] = {}
     for name, bound in bounds.items():
         kept = inner_bound(name, _plain(bound))
         if kept is None:
             raise OverflowError
-        inner[name] = kept
+        closed = _CLOSED[name] if kept != bound else name  # what was moved lies inside itself
+        if closed in inner:
+            kept = max(kept, inner[closed]) if closed == "minimum" else min(kept, inner[closed])
+        inner[closed] = kept
     if not is_integer:
         inner = _without_open_ends(inner)
     if was_possible and not _is_possible(inner):
         raise OverflowError
     return found | {name: _plain(bound) for name, bound in inner.items()}
+
+
+def as_written(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """Bounds and divisors of which a number follows any, so that it may be written without zeros at its end.
+
+    Where its range ends at 0.25 the compiler wants two decimals behind 0.2, and takes 0.2 alone where it ends at 0.2.
+    Of 0.25 it takes multiples with two decimals or none, and 1.5 as a multiple of 0.5.
+    """
+    bounds = {name: schema[name] for name in BOUNDS if name in schema}
+    divisors = coarser(schema["multipleOf"]) if "multipleOf" in schema else []
+    ends = [bounds, *_shorter_ends(bounds)]
+    return [{**end, "multipleOf": divisor} for end in ends for divisor in divisors] if divisors else ends
+
+
+def coarser(divisor: float) -> list[int | float]:
+    """The divisor, and those of its multiples that have fewer decimals."""
+    whole, places = Fraction(exact(divisor)), _num_decimals(divisor)
+    steps = [Fraction(1, 10**k) for k in range(places - 1, 0, -1)]
+    found = [_plain(_decimal(each)) for each in (whole, *(_common_multiple(whole, step) for step in steps))]
+    return [each for each in dict.fromkeys(found) if is_countable(each)]
+
+
+def _common_multiple(a: Fraction, b: Fraction) -> Fraction:
+    return Fraction(math.lcm(a.numerator * b.denominator, b.numerator * a.denominator), a.denominator * b.denominator)
+
+
+def _shorter_ends(bounds: dict[str, Any]) -> list[dict[str, Any]]:
+    """Bounds of parts of what lies between `bounds`: of those that end at the first decimals of an end."""
+    found: list[dict[str, Any]] = []
+    for names, closed, sign in ((BOUNDS[2:], "maximum", 1), (BOUNDS[:2], "minimum", -1)):
+        for end in (exact(bounds[name]) for name in names if name in bounds):
+            for places in range(1, _num_decimals(_plain(end)) if end * sign > 0 else 0):
+                shorter = {name: bound for name, bound in bounds.items() if name not in names}
+                shorter[closed] = _plain(end.quantize(Decimal(1).scaleb(-places), ROUND_DOWN))
+                if shorter not in found and _is_possible({name: exact(bound) for name, bound in shorter.items()}):
+                    found.append(shorter)
+    return found
 
 
 def _between_multiples(bounds: dict[str, Decimal], divisor: Fraction) -> dict[str, Decimal]:

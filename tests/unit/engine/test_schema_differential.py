@@ -70,7 +70,11 @@ def near(draw: random.Random, schema: dict[str, Any]) -> list[str]:
         divisor = Decimal(repr(schema["multipleOf"]))
         values += [(value // divisor + k) * divisor for value in list(values) for k in (-1, 0, 1)]
     texts = [f"{value:f}" for value in values]
-    return texts + [text.rstrip("0").rstrip(".") for text in texts if "." in text] + [f"{text}.0" for text in texts if "." not in text]
+    return (
+        texts
+        + [text.rstrip("0").rstrip(".") for text in texts if "." in text]
+        + [f"{text}.0" for text in texts if "." not in text]
+    )
 
 
 def is_inside(schema: dict[str, Any], text: str) -> bool:
@@ -85,10 +89,17 @@ def is_inside(schema: dict[str, Any], text: str) -> bool:
     )
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_no_number_outside_its_bounds_is_taken(seed: int) -> None:
+def is_plain(schema: dict[str, Any], text: str) -> bool:
+    """Whether a number is written as anybody would: no more digits than it needs, and none beyond the compiler's."""
+    _, _, decimals = text.partition(".")
+    is_short = len(decimals) < 10 and len(text) < 15 and not decimals.endswith("0")
+    return is_short and "allOf" not in schema and schema.get("type") == "number"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_number_is_taken_where_it_lies_inside_its_bounds_and_nowhere_else(seed: int) -> None:
     draw, met = random.Random(seed), Counter[str]()
-    for _ in range(150):
+    for _ in range(90):
         ranges = [drawn_range(draw) for _ in range(draw.choice((1, 1, 2)))]
         kind = draw.choice(({"type": "number"}, {"type": "integer"}, {}, {"type": ["number", "null"]}))
         schema = {**kind, **ranges[0]} if len(ranges) == 1 else {**kind, "allOf": ranges}
@@ -102,8 +113,9 @@ def test_no_number_outside_its_bounds_is_taken(seed: int) -> None:
             is_right = is_right and (kind != {"type": "integer"} or Decimal(text) == int(Decimal(text)))
             is_taken = accepts(grammar, text)
             assert is_right or not is_taken, (schema, text)
+            assert is_taken or not (is_right and is_plain(schema, text)), (schema, text)
             met[f"{is_right} {is_taken}"] += 1
-    assert met["True True"] > 500
+    assert met["True True"] > 300
     assert met["unsupported_schema"] < 20
 
 
@@ -113,7 +125,11 @@ def test_no_number_outside_its_bounds_is_taken(seed: int) -> None:
         ({"multipleOf": 0.1, "minimum": 0.25, "maximum": 0.35}, ["0.3"]),
         ({"multipleOf": 0.1, "exclusiveMinimum": 0.2, "maximum": 0.3}, ["0.3"]),
         ({"multipleOf": 0.1, "maximum": 0.35}, ["0.3", "-7.7"]),
-        ({"multipleOf": 0.05, "minimum": -0.11, "maximum": 12.25}, ["-0.10", "0", "0.05", "12.2", "12.25"]),
+        ({"multipleOf": 0.1, "minimum": 0.3, "maximum": 0.3}, ["0.3"]),
+        ({"multipleOf": 0.1, "minimum": 0.7, "exclusiveMaximum": 0.8}, ["0.7"]),
+        ({"multipleOf": 0.01, "minimum": 0.29, "maximum": 0.58}, ["0.29", "0.3", "0.35", "0.58"]),
+        ({"exclusiveMaximum": 0.9430000000000001, "minimum": 0.933}, ["0.943", "0.94"]),
+        ({"multipleOf": 0.05, "minimum": -0.11, "maximum": 12.25}, ["-0.1", "0", "0.05", "12.2", "12.25"]),
         ({"exclusiveMinimum": 0, "maximum": 0.01}, ["0.01", "0.005", "0.000000000000001"]),
         ({"exclusiveMinimum": 0, "exclusiveMaximum": 1}, ["0.5", "0.999", "0.0001"]),
         ({"exclusiveMinimum": 0}, ["0.5", "1", "1000000.25"]),
@@ -121,17 +137,36 @@ def test_no_number_outside_its_bounds_is_taken(seed: int) -> None:
         ({"minimum": -9007199254740991, "maximum": 9007199254740991}, ["-9007199254740991", "0", "9007199254740991"]),
         ({"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}, ["-9000000000000000000", "0", "17"]),
         ({"type": "integer", "minimum": 0, "maximum": 2**64 - 1}, ["0", "9000000000000000000"]),
-        ({"type": "number", "minimum": -1.7976931348623157e308, "maximum": 1.7976931348623157e308}, ["-1.5", "1000000"]),
-        ({"minimum": -6.283185307179586, "maximum": 6.283185307179586}, ["6.283185307179586", "-6.280", "0"]),
+        (
+            {"type": "number", "minimum": -1.7976931348623157e308, "maximum": 1.7976931348623157e308},
+            ["-1.5", "1000000"],
+        ),
+        ({"minimum": -6.283185307179586, "maximum": 6.283185307179586}, ["6.283185307179586", "-6.28", "0"]),
         ({"minimum": 0.1234567890123456789}, ["0.123456789012346", "1"]),
+        ({"minimum": 0, "maximum": 0.95, "type": "number"}, ["0.9", "0.95", "0", "0.1"]),
         ({"const": 3.141592653589793}, ["3.141592653589793"]),
         ({"enum": [9007199254740991, 0.1, 1e-7]}, ["9007199254740991", "0.1", "0.0000001"]),
     ],
     ids=str,
 )
 def test_what_lies_inside_can_be_written(schema: Any, texts: list[str]) -> None:
-    grammar = compiled(schema)
+    grammar = compiled({"type": "number", **schema})
     assert [text for text in texts if not accepts(grammar, text)] == []
+
+
+def test_a_constant_of_many_digits_is_taken_as_it_is_written_or_refused() -> None:
+    draw, met = random.Random(0), Counter[str]()
+    for _ in range(800):
+        value = draw.random() * 10.0 ** draw.randrange(-14, 17)
+        text = f"{Decimal(repr(value)):f}".removesuffix(".0")
+        try:
+            assert accepts(compiled({"const": value}), text), value
+            met["served"] += 1
+        except InvalidRequest as problem:
+            met[problem.code] += 1
+    assert met.keys() == {"served", "unsupported_schema"}
+    assert met["served"] > 400
+    assert accepts(compiled({"enum": [0.30000000000000004, 0.1]}), "0.30000000000000004")
 
 
 def drawn(draw: random.Random, depth: int = 0) -> dict[str, Any]:
@@ -174,7 +209,7 @@ def drawn(draw: random.Random, depth: int = 0) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_answers_follow_drawn_schemas_as_another_library_reads_them(seed: int) -> None:
     draw, met = random.Random(seed), Counter[str]()
     schemas = [{**drawn(draw), "$defs": {"shared": {"type": "number", **drawn_range(draw)}}} for _ in range(120)]

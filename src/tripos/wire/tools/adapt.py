@@ -11,9 +11,10 @@ import msgspec
 from msgspec.structs import replace
 
 from tripos.errors import InvalidRequest
-from tripos.types import Generate, Message, ModelCard, Reasoning
+from tripos.schema.reading import read_schema
+from tripos.types import Constraint, Generate, Message, ModelCard, Reasoning
 from tripos.wire.ignored import Ignored
-from tripos.wire.tools.arguments import with_arguments
+from tripos.wire.tools.arguments import MAX_BYTES, enforceable
 from tripos.wire.tools.dialect import Dialect
 from tripos.wire.tools.dialects import DIALECTS
 from tripos.wire.tools.generic import GENERIC, spell_out, tell
@@ -48,29 +49,42 @@ def adapt(
     speech = Speech(
         reasoning_dialect=card.reasoning_dialect, hides_reasoning=thinking.is_hidden, call_salt=secrets.token_hex(16)
     )
-    ignored: list[Ignored] = []
+    ignored: tuple[Ignored, ...] = ()
     if offer.is_open:
-        offer = _with_arguments(offer, ignored)
+        offer, ignored = enforceable(offer)
         names = tuple(tool.name for tool in offer.tools)
-        speech = replace(speech, tool_dialect=dialect.name, tool_names=names)
+        arguments = {tool.name: tool.arguments for tool in offer.tools if tool.name in offer.allowed}
+        speech = replace(
+            speech,
+            tool_dialect=dialect.name,
+            tool_names=names,
+            arguments=arguments,
+            answer=_answer_schema(request.constraint) if offer.choice == "auto" else True,
+        )
         constraint = constrain(offer, dialect, card.marker_ids, request.constraint)
         request = replace(request, constraint=constraint)
     shown = [*(dialect.markers if offer.is_open else ()), *_marks(card)]
-    return replace(
-        _show_tools(request, offer, dialect, card.has_tool_prompt),
-        shown_tokens=tuple(each for each in shown if each in card.marker_ids),
-    ), speech, tuple(ignored)
+    return (
+        replace(
+            _show_tools(request, offer, dialect, card.has_tool_prompt),
+            shown_tokens=tuple(each for each in shown if each in card.marker_ids),
+        ),
+        speech,
+        ignored,
+    )
 
 
-def _with_arguments(offer: Offer, ignored: list[Ignored]) -> Offer:
-    """The offer with what each tool that may be called takes; what is not enforced of it goes to `ignored`."""
-    tools = []
-    for tool in offer.tools:
-        if tool.name in offer.allowed:
-            tool, names = with_arguments(tool)
-            ignored += names
-        tools.append(tool)
-    return replace(offer, tools=tuple(tools))
+def _answer_schema(constraint: Constraint | None) -> Any:
+    """What an answer that calls nothing must follow. Raises InvalidRequest."""
+    if constraint is None or constraint.kind not in ("json_object", "json_schema"):
+        return True
+    if len(constraint.source) > MAX_BYTES:
+        message = f"a schema of more than {MAX_BYTES >> 10} KiB beside tools is too complex"
+        raise InvalidRequest(message, code="grammar_too_complex", param=constraint.param)
+    try:
+        return read_schema(constraint.source or '{"type": "object"}')
+    except InvalidRequest as problem:
+        raise InvalidRequest(problem.message, code=problem.code, param=constraint.param) from None
 
 
 def _show_tools(request: Generate, offer: Offer, dialect: Dialect, has_prompt: bool) -> Generate:

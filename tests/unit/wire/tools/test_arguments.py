@@ -1,4 +1,4 @@
-"""What a tool's schema becomes: what can be enforced, with the rest named; all of it, or a refusal, where it is strict."""
+"""What a tool's schema becomes: what can be enforced, with the rest named; where it is strict all, or a refusal."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from tripos.engine.gate import admit, try_out
+from tripos.engine.gate import MAX_SOURCE_BYTES, admit, try_out
 from tripos.engine.grammar import Vocabulary
 from tripos.errors import InvalidRequest
 from tripos.types import Constraint
-from tripos.wire.tools.arguments import with_arguments
-from tripos.wire.tools.offer import Tool
+from tripos.wire.tools.arguments import enforceable, with_arguments
+from tripos.wire.tools.grammar import constrain
+from tripos.wire.tools.hermes import HERMES
+from tripos.wire.tools.offer import Offer, Tool
 
 PATH = "tools[3].function.parameters"
 VOCABULARY = Vocabulary([bytes([i]) for i in range(256)] + [b"</s>"], [256], [256])
@@ -56,13 +58,13 @@ SERVED: list[tuple[Any, Any, list[str]]] = [
     ({"type": "string", "pattern": "^(?!x)a"}, {"type": "string"}, ["pattern"]),
     ({"type": "string", "pattern": "("}, {"type": "string"}, ["pattern"]),
     ({"type": "number", "multipleOf": 0.07}, {"type": "number"}, ["multipleOf"]),
-    ({"type": "number", "exclusiveMinimum": True, "minimum": 0}, {"type": "number", "minimum": 0}, ["exclusiveMinimum"]),
+    ({"minimum": 0, "exclusiveMinimum": True}, {"minimum": 0}, ["exclusiveMinimum"]),
     ({"const": 9007199254740993}, {}, ["const"]),
     ({"$ref": "https://example.org/schema"}, {}, ["$ref"]),
     ({"oneOf": [{"type": "string"}, {"type": "null"}]}, {"anyOf": [{"type": "string"}, {"type": "null"}]}, []),
     ({"oneOf": [{"minimum": 1}, {"maximum": 3}]}, {"anyOf": [{"minimum": 1}, {"maximum": 3}]}, ["oneOf"]),
-    ({"oneOf": [{"type": "string", "format": "date"}, {"type": "string"}], "anyOf": [{}, True]},
-     {"anyOf": [{}, True], "allOf": [{"anyOf": [{"type": "string", "format": "date"}, {"type": "string"}]}]}, ["oneOf"]),
+    ({"oneOf": [{"format": "date"}, {"type": "string"}], "anyOf": [{}, True]},
+     {"anyOf": [{}, True], "allOf": [{"anyOf": [{"format": "date"}, {"type": "string"}]}]}, ["oneOf"]),
     ({"type": "object", "patternProperties": {"^a": {}, "b$": {}}, "additionalProperties": False},
      {"type": "object", "additionalProperties": True}, ["patternProperties"]),
     ({"type": "object", "properties": {"a": {"not": {}}}, "minProperties": 1},
@@ -100,3 +102,24 @@ def test_a_strict_tool_is_refused_with_its_name_and_the_place(given: Any, keywor
     assert caught.value.code == "unsupported_schema"
     assert caught.value.param == PATH
     assert f"the tool 'f': the keyword '{keyword}' in {PATH}.properties.p" in caught.value.message
+
+
+def test_the_largest_tools_are_not_enforced_where_all_are_too_large_together() -> None:
+    def sized(name: str, num: int, *, is_strict: bool = False) -> Tool:
+        properties = {f"{name}{i}": {"type": "string"} for i in range(num)}
+        return Tool(name=name, parameters={"properties": properties}, path=f"tools.{name}", is_strict=is_strict)
+
+    tools = (sized("a", 300), sized("b", 1000), sized("c", 1100, is_strict=True), sized("d", 20_000), sized("e", 9))
+    offer, ignored = enforceable(Offer(tools=tools, allowed=("a", "b", "c", "d", "e")))
+    assert [len(tool.arguments.get("properties", {})) for tool in offer.tools] == [300, 0, 1100, 0, 9]
+    assert [each.name for each in ignored] == ["tools.b", "tools.d"]
+    source = constrain(offer, HERMES, {}).source
+    assert len(source) < MAX_SOURCE_BYTES
+    for name in ("b", "d"):
+        assert f'"$comment": "tools.{name}", "type": "object"}}' in source
+
+
+def test_only_what_may_be_called_is_looked_at() -> None:
+    tools = (tool({"type": "object", "not": {}}, is_strict=True), Tool(name="g"))
+    offer, ignored = enforceable(Offer(tools=tools, allowed=("g",)))
+    assert (offer.tools[0].arguments, ignored) == (None, ())
