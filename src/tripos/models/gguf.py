@@ -22,6 +22,7 @@ from tripos.plan.ir import WeightTensor
 
 MAX_KEYS = 1 << 16
 MAX_KEY_BYTES = 1 << 16
+MAX_PARTS = 4096
 MAX_TENSORS = 1 << 20
 MAX_STRINGS = 1 << 21  # in one array; the largest public vocabularies hold a quarter of it
 MAX_STRING_BYTES = 16 << 20
@@ -39,13 +40,59 @@ _U64 = struct.Struct("<Q")
 class GgufFile:
     """A file's metadata by key (numbers, strings, bools, numpy arrays, lists of strings) and tensors by GGUF name."""
 
-    file: str  # its name, for messages
+    file: str  # its name, for messages; of the first part where there are several
     metadata: dict[str, Any]
     tensors: dict[str, WeightTensor]
+    num_parts: int = 1
+
+
+def part_suffix(number: int, count: int) -> str:
+    """What ends the name, without .gguf, of a model that was split into `count` files; `number` counts from 1."""
+    return f"-{number:05}-of-{count:05}"
 
 
 def read_gguf(path: Path) -> GgufFile:
-    """Read the header and make views of the tensors. Raises ModelRefused naming the file and the field."""
+    """Read the headers and make views of the tensors: of one file, or of all parts of a model where it is the first.
+
+    Raises ModelRefused naming the file and the field.
+    """
+    first = _read_file(path)
+    place, count = _split_of(first)
+    if count == 1:
+        return first
+    whole, ending = path.stem.removesuffix(part_suffix(place + 1, count)), path.suffix
+    if whole == path.stem:
+        raise ModelRefused(
+            f"{path.name}: is part {place + 1} of {count}, and its name does not end in "
+            f"{part_suffix(place + 1, count)}{ending}: give all parts the names that they were split under"
+        )
+    names = [f"{whole}{part_suffix(number, count)}{ending}" for number in range(1, count + 1)]
+    if place:
+        raise ModelRefused(f"{path.name}: is part {place + 1} of {count}: give the first, {names[0]}")
+    tensors = dict(first.tensors)
+    for number, name in enumerate(names[1:], 2):
+        if not path.with_name(name).exists():
+            raise ModelRefused(f"{path.name}: is part 1 of {count}, and {name} does not lie beside it")
+        part = _read_file(path.with_name(name))
+        if _split_of(part) != (number - 1, count):
+            raise ModelRefused(f"{name}: split.no and split.count are not those of part {number} of {count}")
+        if twice := sorted(tensors.keys() & part.tensors.keys()):
+            raise ModelRefused(f"{name}: tensor {twice[0]} is in an earlier part, too")
+        tensors |= part.tensors
+    if (total := first.metadata.get("split.tensors.count", len(tensors))) != len(tensors):
+        raise ModelRefused(f"{path.name}: split.tensors.count is {total!a}, its {count} parts hold {len(tensors)}")
+    return GgufFile(first.file, first.metadata, tensors, count)
+
+
+def _split_of(part: GgufFile) -> tuple[int, int]:
+    """Which part a file is, from 0, and of how many."""
+    place, count = part.metadata.get("split.no", 0), part.metadata.get("split.count", 1)
+    if type(place) is not int or type(count) is not int or not 0 <= place < max(count, 1) <= MAX_PARTS:
+        raise ModelRefused(f"{part.file}: split.no is {place!a} of split.count {count!a}; at most {MAX_PARTS} are read")
+    return place, max(count, 1)  # a count of 0 is written for a model that was not split
+
+
+def _read_file(path: Path) -> GgufFile:
     cursor = _Cursor(map_file(path), path.name)
     num_tensors, num_keys = _read_counts(cursor)
     metadata: dict[str, Any] = {}

@@ -20,13 +20,13 @@ from tripos.errors import EnvironmentProblem, ModelRefused
 from tripos.models.config import CODE_KEYS, Family, Fields, read_json
 from tripos.models.digest import model_digest
 from tripos.models.encoders import task_of
-from tripos.models.gguf import GgufFile, read_gguf
+from tripos.models.gguf import GgufFile, part_suffix, read_gguf
 from tripos.models.modules import MODULES, read_modules, with_module_weights
 from tripos.models.packed import MANIFEST, PackedWeights, open_packed
 from tripos.models.quantized import read_quantized
 from tripos.models.tokenizer import MAX_TOKENIZER_BYTES, Tokenizer, tokenizer_from_json
-from tripos.models.translation import TranslatedWeights, translated_config
-from tripos.models.vocabulary import vocabulary_json
+from tripos.models.translation import TranslatedWeights, translated_config, unread_keys
+from tripos.models.vocabulary import end_ids, vocabulary_json
 from tripos.models.weights import PICKLE_SUFFIXES, check_finite, open_checkpoint
 from tripos.plan.ir import Weights
 
@@ -158,8 +158,18 @@ def _open_gguf(path: Path) -> Source:
     gguf = read_gguf(path)
     config = translated_config(gguf)
     tokenizer = _gguf_tokenizer(gguf)
-    notes = _notes(None, config, tokenizer)
-    return _checked(Source(path.stem, config, TranslatedWeights(gguf), tokenizer, GenerationDefaults(), notes))
+    notes = _notes(None, config, tokenizer) + _gguf_notes(gguf)
+    name = path.stem.removesuffix(part_suffix(1, gguf.num_parts))
+    return _checked(Source(name, config, TranslatedWeights(gguf), tokenizer, GenerationDefaults(), notes))
+
+
+def _gguf_notes(gguf: GgufFile) -> tuple[str, ...]:
+    notes = [f"{gguf.file}: {key} is not known and ignored" for key in unread_keys(gguf)]
+    if texts := end_ids(gguf)[1]:
+        notes.append(
+            f"{gguf.file}: answers end at {', '.join(texts)} too, known by {'its' if len(texts) == 1 else 'their'} text"
+        )
+    return tuple(notes)
 
 
 def _open_demo(name: str) -> Source:
@@ -234,9 +244,7 @@ def _gguf_tokenizer(gguf: GgufFile) -> Tokenizer:
     if not isinstance(template, str | None):
         raise ModelRefused(f"{gguf.file}: tokenizer.chat_template is no string")
     bos = _ids(gguf.metadata, "tokenizer.ggml.bos_token_id", gguf.file)
-    eos = _ids(gguf.metadata, "tokenizer.ggml.eos_token_id", gguf.file)
-    turn_end = _ids(gguf.metadata, "tokenizer.ggml.eot_token_id", gguf.file)
-    tokenizer.assign_roles(min(bos, default=None), eos | turn_end, template)
+    tokenizer.assign_roles(min(bos, default=None), end_ids(gguf)[0], template)
     return tokenizer
 
 

@@ -134,11 +134,11 @@ def test_generation_default_out_of_range_is_refused_by_key(key: str, value: Any)
 SPM_TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "▁a"]
 
 
-def gguf(folder: Path, *extra: bytes) -> Path:
+def gguf(folder: Path, *extra: bytes, tokens: list[str] = SPM_TOKENS) -> Path:
     kinds = [2, 3, 3, *[6] * 256, 1, 1, 1]
     pairs = [
         pair("tokenizer.ggml.model", STRING, text("llama")),
-        pair("tokenizer.ggml.tokens", ARRAY, strings(SPM_TOKENS)),
+        pair("tokenizer.ggml.tokens", ARRAY, strings(tokens)),
         pair("tokenizer.ggml.scores", ARRAY, numbers(F32, [0.0] * 259 + [-1.0, -2.0, -0.5])),
         pair("tokenizer.ggml.token_type", ARRAY, numbers(I32, kinds)),
         pair("tokenizer.ggml.bos_token_id", U32, u32(1)),
@@ -161,6 +161,19 @@ def test_gguf_opens_as_a_model(tmp_path: Path) -> None:
     assert source.tokenizer.encode("a a") == [1, 261, 261]
     assert source.tokenizer.encode_chat([Message(role="user", content="a")]) == [1, 261]
     assert source.tokenizer.eos_ids == {2}
+
+
+@pytest.mark.parametrize("end", ["<|eot_id|>", "<end_of_turn>", "<|im_end|>", "<|end|>"])
+def test_token_that_only_its_text_makes_an_end_ends_the_turn(tmp_path: Path, end: str) -> None:
+    source = open_source(str(gguf(tmp_path, tokens=[*SPM_TOKENS[:-1], end])))
+    assert source.tokenizer.eos_ids == {2, 261}
+    assert f"small.gguf: answers end at {end} too, known by its text" in source.notes
+
+
+def test_every_key_that_names_an_end_counts(tmp_path: Path) -> None:
+    keys = {"eot": 3, "eom": 4, "fim_pad": 5, "fim_rep": 6, "fim_sep": 7}
+    pairs = [pair(f"tokenizer.ggml.{key}_token_id", U32, u32(id)) for key, id in keys.items()]
+    assert open_source(str(gguf(tmp_path, *pairs))).tokenizer.eos_ids == {2, 3, 4, 5, 6, 7}
 
 
 def test_template_of_a_gguf_cannot_run_code(tmp_path: Path) -> None:
