@@ -31,7 +31,15 @@ ALIGNMENTS = tuple(1 << power for power in range(3, 17))
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 10: "<Q", 11: "<q", 12: "<d"}
 _BOOL, _STRING, _ARRAY = 7, 8, 9
-TENSOR_TYPES = {0: "f32", 1: "f16", 2: "q4_0", 3: "q4_1", 8: "q8_0", 12: "q4_k", 13: "q5_k", 14: "q6_k", 30: "bf16"}
+TENSOR_TYPES = {
+    0: "f32", 1: "f16", 2: "q4_0", 3: "q4_1", 6: "q5_0", 7: "q5_1", 8: "q8_0", 10: "q2_k", 11: "q3_k", 12: "q4_k",
+    13: "q5_k", 14: "q6_k", 30: "bf16",
+}  # fmt: skip
+_UNSUPPORTED = {
+    9: "q8_1", 15: "q8_k", 16: "iq2_xxs", 17: "iq2_xs", 18: "iq3_xxs", 19: "iq1_s", 20: "iq4_nl", 21: "iq3_s",
+    22: "iq2_s", 23: "iq4_xs", 24: "i8", 25: "i16", 26: "i32", 27: "i64", 28: "f64", 29: "iq1_m", 34: "tq1_0",
+    35: "tq2_0", 39: "mxfp4", 40: "nvfp4",
+}  # fmt: skip
 _NUMPY_TYPES: dict[str, type[np.generic]] = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16}
 _U64 = struct.Struct("<Q")
 
@@ -159,7 +167,8 @@ def _tensor_info(cursor: _Cursor, name: str) -> tuple[str, tuple[int, ...], int,
         raise cursor.refuse(f"tensor {name}: a dimension is 0")
     if type_id not in TENSOR_TYPES:
         supported = ", ".join(TENSOR_TYPES.values())
-        raise cursor.refuse(f"tensor {name}: type {type_id} is not supported; supported: {supported}")
+        called = f" ({_UNSUPPORTED[type_id]})" if type_id in _UNSUPPORTED else ""
+        raise cursor.refuse(f"tensor {name}: type {type_id}{called} is not supported; supported: {supported}")
     dtype = TENSOR_TYPES[type_id]
     block_values, block_bytes = FORMATS[dtype]
     if shape[-1] % block_values:

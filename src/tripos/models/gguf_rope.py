@@ -38,7 +38,7 @@ def rope_scaling(gguf: GgufFile, keys: Mapping[str, Any], head_dim: Any) -> dict
         if is_scaled:
             raise ModelRefused(f"{gguf.file}: scales rope by rope.scaling.factor and by tensor {ROPE_FACTORS}")
         return _llama3(gguf, keys.get("rope.freq_base"), head_dim)
-    if not is_scaled:
+    if factor is None or not is_scaled:
         return None
     scaling = {"rope_type": kind, "factor": factor}  # linear and yarn are called the same; config.py refuses others
     if kind == "yarn":
