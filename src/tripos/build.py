@@ -28,7 +28,7 @@ from tripos.models.adapters import ReadAdapter, read_adapter
 from tripos.models.config import ModelConfig, parse_config
 from tripos.models.encoders import task_of
 from tripos.models.packed import Packing, write_packed
-from tripos.models.registry import adapt_weights, check_weights, trace
+from tripos.models.registry import adapt_weights, check_weights, notes_on_unused, trace, with_own_head
 from tripos.models.source import GenerationDefaults, Source, open_source
 from tripos.pipeline.decide import decide
 from tripos.plan.adapters import Place, places, with_adapters
@@ -176,13 +176,10 @@ def open_model(options: ModelOptions, source: Source | None = None) -> Opened:
         if (task := task_of(source.config)) != "generate":
             raise ConfigError(f"{source.name} is no language model, it is there to {task}: serve it with tripos serve")
         check_packed_as(source, options.weights)
-        config = parse_config(source.config, source.name)
+        config, notes = with_own_head(parse_config(source.config, source.name), source.weights)
         plan = trace(config)
         weights = adapt_weights(config, source.weights)
-        unused = check_weights(plan, weights)
-        notes = source.notes
-        if unused:
-            notes += (f"{len(unused)} tensors are not used, among them {unused[0]}",)
+        notes = source.notes + notes + notes_on_unused(check_weights(plan, weights), config.num_layers)
         need = measure(source.name, plan, weights, config.max_position_embeddings, _memory_options(options))
     except BaseException:
         source.close()

@@ -1,4 +1,4 @@
-"""Models whose width is no multiple of 256, in the mixed blocks that llama.cpp stores them in, answer as their values."""
+"""Models of a width that 256 does not divide, in the blocks that llama.cpp mixes for them, answer as their values."""
 
 from __future__ import annotations
 
