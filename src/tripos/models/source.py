@@ -11,15 +11,22 @@ import importlib.resources
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tripos.errors import EnvironmentProblem, ModelRefused
-from tripos.models.config import CODE_KEYS, Family, Fields, read_json
+from tripos.models.config import CODE_KEYS, read_json
 from tripos.models.digest import model_digest
 from tripos.models.encoders import task_of
+from tripos.models.generation import (
+    GenerationDefaults,
+    generation_notes,
+    gguf_generation,
+    gguf_generation_notes,
+    parse_generation,
+)
 from tripos.models.gguf import GgufFile, part_suffix, read_gguf
 from tripos.models.modules import MODULES, read_modules, with_module_weights
 from tripos.models.packed import MANIFEST, PackedWeights, open_packed
@@ -35,17 +42,6 @@ _HUB_NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja")
 _DEMO_NAME = re.compile(r"demo:([a-z0-9-]+)")
 _PACKAGE_NAME = re.compile(r"package:([A-Za-z0-9][A-Za-z0-9._-]{0,99})")
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationDefaults:
-    """What the model's makers recommend for sampling; None where they say nothing."""
-
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,10 +73,9 @@ class Source:
         """Name -> content of all that open_source wants beside the weights, whatever it was read from."""
         tokens = {"bos_token_id": self.tokenizer.bos_id, "eos_token_id": sorted(self.tokenizer.eos_ids) or None}
         config = {key: value for key, value in self.config.items() if key not in CODE_KEYS}
-        generation = {key: value for key, value in asdict(self.generation).items() if value is not None}
         files = {
             "config.json": json.dumps(config | tokens, indent=1).encode(),
-            "generation_config.json": json.dumps(generation, indent=1).encode(),
+            "generation_config.json": json.dumps(self.generation.fields(), indent=1).encode(),
             "tokenizer.json": self.tokenizer.to_json(),
         }
         if self.tokenizer.template_source is not None:
@@ -150,8 +145,9 @@ def _open_folder(folder: Path, name: str) -> Source:
         weights = read_quantized(quantization, weights)
         quantized = weights.notes
     tokenizer = _read_tokenizer(folder, config, generation, settings)
-    notes = quantized + _notes(folder, config, tokenizer)
-    return _checked(Source(name, config, weights, tokenizer, parse_generation(generation), notes))
+    notes = quantized + _notes(folder, config, tokenizer) + generation_notes(generation)
+    defaults = parse_generation(generation, vocab_size=_vocab_size(config))
+    return _checked(Source(name, config, weights, tokenizer, defaults, notes))
 
 
 def _open_gguf(path: Path) -> Source:
@@ -160,7 +156,14 @@ def _open_gguf(path: Path) -> Source:
     tokenizer = _gguf_tokenizer(gguf)
     notes = _notes(None, config, tokenizer) + _gguf_notes(gguf)
     name = path.stem.removesuffix(part_suffix(1, gguf.num_parts))
-    return _checked(Source(name, config, TranslatedWeights(gguf), tokenizer, GenerationDefaults(), notes))
+    defaults = parse_generation(gguf_generation(gguf.metadata), f"{gguf.file}: general.sampling")
+    return _checked(Source(name, config, TranslatedWeights(gguf), tokenizer, defaults, notes))
+
+
+def _vocab_size(config: Mapping[str, Any]) -> int:
+    """For the token ids of other files; a config that does not say it is refused with the config."""
+    size = config.get("vocab_size")
+    return size if type(size) is int else 0
 
 
 def _gguf_notes(gguf: GgufFile) -> tuple[str, ...]:
@@ -169,7 +172,7 @@ def _gguf_notes(gguf: GgufFile) -> tuple[str, ...]:
         notes.append(
             f"{gguf.file}: answers end at {', '.join(texts)} too, known by {'its' if len(texts) == 1 else 'their'} text"
         )
-    return tuple(notes)
+    return (*notes, *gguf_generation_notes(gguf.metadata, gguf.file))
 
 
 def _open_demo(name: str) -> Source:
@@ -197,24 +200,6 @@ def _open_hub(spec: str) -> Source:
     except Exception as problem:  # the hub's client raises its own and its HTTP library's errors
         raise EnvironmentProblem(f"{spec}: cannot be downloaded: {str(problem).splitlines()[0][:200]}") from problem
     return _open_folder(Path(folder), spec.removeprefix("hf:"))
-
-
-def parse_generation(raw: Mapping[str, Any], file: str = "generation_config.json") -> GenerationDefaults:
-    """Sampling defaults, each within its range. Raises ModelRefused naming the key."""
-    fields = Fields(raw, file, Family())
-    if not fields.flag("do_sample", True):
-        return GenerationDefaults(temperature=0.0)
-
-    def number(key: str, low: float, high: float) -> float | None:
-        return fields.number(key, low, high) if raw.get(key) is not None else None
-
-    return GenerationDefaults(
-        temperature=number("temperature", 0.0, 100.0),
-        top_p=number("top_p", 0.0, 1.0),
-        top_k=fields.integer("top_k", 0, 1 << 24) if raw.get("top_k") is not None else None,
-        min_p=number("min_p", 0.0, 1.0),
-        repetition_penalty=number("repetition_penalty", 0.01, 100.0),
-    )
 
 
 def _optional_json(path: Path) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def _q4_1(raw: U8) -> F32:
 def _five_bits(raw: U8) -> F32:
     """Levels 0..31 of blocks of 4 bytes of high bits, bit j for value j, and 16 of nibbles: [blocks, 32]."""
     high = np.unpackbits(raw[:, :4], axis=1, bitorder="little")
-    return (np.concatenate([raw[:, 4:] & 15, raw[:, 4:] >> 4], axis=1) | high << 4).astype(np.float32)
+    return np.asarray(np.concatenate([raw[:, 4:] & 15, raw[:, 4:] >> 4], axis=1) | high << 4, np.float32)
 
 
 def _q5_0(raw: U8) -> F32:
@@ -79,7 +79,7 @@ def _q5_1(raw: U8) -> F32:
 def _crumbs(packed: U8) -> U8:
     """[blocks, 64] bytes to [blocks, 16 groups, 16]: each 32 bytes hold four times 32 values, lowest bits first."""
     shifts = np.array([0, 2, 4, 6], np.uint8)[None, None, :, None]
-    return ((packed.reshape(-1, 2, 1, 32) >> shifts) & 3).reshape(-1, 16, 16)
+    return np.asarray((packed.reshape(-1, 2, 1, 32) >> shifts) & 3, np.uint8).reshape(-1, 16, 16)
 
 
 def _q2_k(raw: U8) -> F32:
@@ -93,7 +93,7 @@ def _q3_k(raw: U8) -> F32:
     low_scales = np.concatenate([raw[:, 96:104] & 15, raw[:, 96:104] >> 4], axis=1)
     high_scales = np.concatenate([raw[:, 104:108] >> shift & 3 for shift in (0, 2, 4, 6)], axis=1)
     scale = _half(raw, 108) * ((low_scales | high_scales << 4).astype(np.float32) - 32)
-    return scale[:, :, None] * levels
+    return np.asarray(scale[:, :, None] * levels, np.float32)
 
 
 def _k_scales(raw: U8) -> tuple[F32, F32]:

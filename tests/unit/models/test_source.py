@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,7 +31,8 @@ from tests.unit.models.files import (
     write,
 )  # fmt: skip
 from tripos.errors import EnvironmentProblem, ModelRefused
-from tripos.models.source import GenerationDefaults, open_source, parse_generation
+from tripos.models.generation import GenerationDefaults, parse_generation
+from tripos.models.source import open_source
 from tripos.types import Message
 
 
@@ -113,24 +116,6 @@ def test_missing_file_is_named(tmp_path: Path, missing: str) -> None:
         open_source(str(tmp_path))
 
 
-def test_generation_defaults_are_read() -> None:
-    raw = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "do_sample": True, "transformers_version": "5"}
-    assert parse_generation(raw) == GenerationDefaults(temperature=0.6, top_p=0.95, top_k=20)
-    assert parse_generation({"do_sample": False, "temperature": 0.6}) == GenerationDefaults(temperature=0.0)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("temperature", -0.1), ("temperature", "hot"), ("top_p", 1.5), ("top_k", -1), ("top_k", 1.5), ("min_p", 2),
-        ("repetition_penalty", 0), ("do_sample", 1),
-    ],
-)  # fmt: skip
-def test_generation_default_out_of_range_is_refused_by_key(key: str, value: Any) -> None:
-    with pytest.raises(ModelRefused, match=rf"generation_config\.json: {key}"):
-        parse_generation({key: value})
-
-
 SPM_TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "▁a"]
 
 
@@ -174,6 +159,26 @@ def test_every_key_that_names_an_end_counts(tmp_path: Path) -> None:
     keys = {"eot": 3, "eom": 4, "fim_pad": 5, "fim_rep": 6, "fim_sep": 7}
     pairs = [pair(f"tokenizer.ggml.{key}_token_id", U32, u32(id)) for key, id in keys.items()]
     assert open_source(str(gguf(tmp_path, *pairs))).tokenizer.eos_ids == {2, 3, 4, 5, 6, 7}
+
+
+def test_gguf_recommends_as_generation_config_does(tmp_path: Path) -> None:
+    keys = {"temp": 0.5, "top_p": 0.75, "penalty_repeat": 1.25, "mirostat_tau": 5.0, "xtc_probability": 0.5}
+    pairs = [pair(f"general.sampling.{key}", F32, struct.pack("<f", value)) for key, value in keys.items()]
+    source = open_source(str(gguf(tmp_path, *pairs, pair("general.sampling.top_k", I32, struct.pack("<i", 20)))))
+    assert source.generation == GenerationDefaults(temperature=0.5, top_p=0.75, top_k=20, repetition_penalty=1.25)
+    assert "small.gguf: general.sampling.xtc_probability is '0.5', which is not honoured" in source.notes
+    with pytest.raises(ModelRefused, match=r"small\.gguf: general\.sampling: top_p"):
+        open_source(str(gguf(tmp_path, pair("general.sampling.top_p", F32, struct.pack("<f", 2.0)))))
+
+
+def test_what_the_makers_say_is_written_beside_packed_weights(tmp_path: Path) -> None:
+    generation = {
+        "do_sample": False, "max_new_tokens": 9, "bad_words_ids": [[1, 2]], "sequence_bias": [[[3], -1.5]],
+        "suppress_tokens": [4], "no_repeat_ngram_size": 3, "min_length": 2,
+    }  # fmt: skip
+    source = open_source(str(model_folder(tmp_path, generation_config__json=generation)))
+    written = json.loads(source.files()["generation_config.json"])
+    assert parse_generation(written) == source.generation
 
 
 def test_template_of_a_gguf_cannot_run_code(tmp_path: Path) -> None:
