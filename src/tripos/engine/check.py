@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import TypeGuard
 
-from tripos.errors import ContextLengthExceeded, InvalidRequest
+from tripos.errors import ContextLengthExceeded, InvalidRequest, plain
 from tripos.types import Generate, Message, Sampling
 
 # field: lowest, highest
@@ -121,5 +121,7 @@ def _check_wanted(ids: tuple[int, ...], sampling: Sampling, vocab_size: int) -> 
 def _check_range(param: str, value: float, lowest: float, highest: float) -> None:
     if not (lowest <= value <= highest and math.isfinite(value)):
         raise InvalidRequest(
-            f"{param} = {value:g}: must lie between {lowest:g} and {highest:g}", code="out_of_range", param=param
+            f"{param} = {plain(value)}: must lie between {plain(lowest)} and {plain(highest)}",
+            code="out_of_range",
+            param=param,
         )

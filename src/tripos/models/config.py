@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tripos.errors import ModelRefused
+from tripos.errors import ModelRefused, plain
 
 MAX_JSON_BYTES = 16 << 20
 MAX_JSON_DEPTH = 64
@@ -23,6 +23,7 @@ ACTIVATION_NAMES = {
 }  # fmt: skip
 DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 _MISSING: Any = object()
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +143,7 @@ class Fields:
     def number(self, key: str, low: float, high: float, default: Any = _MISSING) -> float:
         value = self.get(key, default)
         if type(value) not in (int, float) or not low <= value <= high:
-            raise self.refuse(key, f"is {_shown(value)}; expected a number from {low:g} to {high:g}")
+            raise self.refuse(key, f"is {_shown(value)}; expected a number from {plain(low)} to {plain(high)}")
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
@@ -171,7 +172,16 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ModelRefused(f"{name}: cannot be read ({problem.strerror})") from problem
     if len(data) > MAX_JSON_BYTES:
         raise ModelRefused(f"{name}: larger than {MAX_JSON_BYTES >> 20} MiB")
+    refuse_pointer(data, name)
     return parse_json(data, name)
+
+
+def refuse_pointer(data: bytes | memoryview, name: str) -> None:
+    """What a clone without Git LFS leaves in a file's place. Raises ModelRefused."""
+    if bytes(data[: len(_LFS_POINTER)]) == _LFS_POINTER:
+        raise ModelRefused(
+            f"{name}: is a Git LFS pointer, not the file itself: run git lfs pull in its directory, or download it"
+        )
 
 
 def parse_json(data: bytes, file: str) -> dict[str, Any]:
@@ -316,7 +326,7 @@ def _rope_scaling(f: Fields, max_positions: int) -> RopeScaling:
     if kind == "llama3":
         low, high = f.number("low_freq_factor", 1e-6, 1e6), f.number("high_freq_factor", 1e-6, 1e6)
         if low >= high:
-            raise f.refuse("low_freq_factor", f"is {low:g}; expected less than high_freq_factor {high:g}")
+            raise f.refuse("low_freq_factor", f"is {plain(low)}; expected less than high_freq_factor {plain(high)}")
         return RopeScaling(
             kind="llama3",
             factor=factor,

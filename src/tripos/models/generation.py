@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tripos.errors import plain
 from tripos.models.config import Family, Fields
 
 MAX_LENGTH = 1 << 30
@@ -128,7 +129,7 @@ def _biased(fields: Fields, value: Any, vocab_size: int) -> tuple[Ids, float]:
     if not isinstance(value, list) or len(value) != 2 or type(value[1]) not in (int, float):
         raise fields.refuse("sequence_bias", "holds something other than [token ids, number]")
     if not -MAX_BIAS <= value[1] <= MAX_BIAS:
-        raise fields.refuse("sequence_bias", f"holds the bias {value[1]:g}; at most {MAX_BIAS:g} is read")
+        raise fields.refuse("sequence_bias", f"holds the bias {plain(value[1])}; at most {plain(MAX_BIAS)} is read")
     return _sequence(fields, "sequence_bias", value[0], vocab_size), float(value[1])
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tripos.errors import ModelRefused
+from tripos.errors import ModelRefused, plain
 from tripos.models.gguf import GgufFile
 
 ROPE_FACTORS = "rope_freqs.weight"
@@ -33,7 +33,9 @@ def rope_scaling(gguf: GgufFile, keys: Mapping[str, Any], head_dim: Any) -> dict
             f"{gguf.file}: rope.scaling.factor is {factor!a}, attn_factor {attention_factor!a}: no number"
         )
     if attention_factor != 1 and not (is_scaled and kind == "yarn"):
-        raise ModelRefused(f"{gguf.file}: rope.scaling.attn_factor is {attention_factor:g}; supported with yarn only")
+        raise ModelRefused(
+            f"{gguf.file}: rope.scaling.attn_factor is {plain(attention_factor)}; supported with yarn only"
+        )
     if ROPE_FACTORS in gguf.tensors:
         if is_scaled:
             raise ModelRefused(f"{gguf.file}: scales rope by rope.scaling.factor and by tensor {ROPE_FACTORS}")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tripos.errors import EnvironmentProblem, ModelRefused
-from tripos.models.config import CODE_KEYS, read_json
+from tripos.models.config import CODE_KEYS, read_json, refuse_pointer
 from tripos.models.digest import model_digest
 from tripos.models.encoders import task_of
 from tripos.models.generation import (
@@ -40,6 +40,15 @@ from tripos.plan.ir import Weights
 MAX_TEMPLATE_BYTES = 1 << 20
 _HUB_NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja")
+_LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
+_OTHER_TOKENIZERS = (
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+    "vocab.txt",
+    "tekken.json",
+)
 _DEMO_NAME = re.compile(r"demo:([a-z0-9-]+)")
 _PACKAGE_NAME = re.compile(r"package:([A-Za-z0-9][A-Za-z0-9._-]{0,99})")
 
@@ -107,6 +116,8 @@ def open_source(spec: str) -> Source:
         raise ModelRefused(f"{path.name}: pickled weights can run code when opened and are never read; use safetensors")
     if path.suffix == ".safetensors":
         raise ModelRefused(f"{path.name}: name the directory that holds it, with its config.json and tokenizer.json")
+    if _HUB_NAME.fullmatch(f"hf:{spec}") and not path.exists():
+        raise ModelRefused(f"{spec}: no such directory; for the model of that name on the hub say hf:{spec}")
     raise ModelRefused(
         f"{spec}: no such model; expected a directory, a .gguf file, hf:org/name, package:name or demo:assistant"
     )
@@ -133,6 +144,8 @@ def model_folder(spec: str) -> Path:
 
 
 def _open_folder(folder: Path, name: str) -> Source:
+    if not (folder / "config.json").exists():
+        raise ModelRefused(_without_config(folder))
     packed = open_packed(folder) if (folder / MANIFEST).exists() else None
     config = read_json(folder / "config.json")
     if (modules := read_modules(folder)) is not None:
@@ -202,6 +215,36 @@ def _open_hub(spec: str) -> Source:
     return _open_folder(Path(folder), spec.removeprefix("hf:"))
 
 
+def _without_config(folder: Path) -> str:
+    """What a directory that is no model holds instead, and what to give."""
+    missing = f"{folder.name}: holds no config.json"
+    ggufs = sorted(path.name for path in folder.glob("*.gguf"))
+    first_parts = [name for name in ggufs if not _LATER_PART.search(name)]
+    if first_parts:
+        named = f"give the file itself, {folder / first_parts[0]}"
+        return f"{missing} but {first_parts[0]}: {named}" + (
+            f", or another of {len(first_parts)}" * (len(first_parts) > 1)
+        )
+    inner = sorted(path.parent.name for path in folder.glob("*/config.json"))
+    if inner:
+        return f"{missing}, but its directory {inner[0]} does: give {folder / inner[0]}"
+    weights = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", *PICKLE_SUFFIXES))
+    return f"{missing}" + (
+        f" beside {weights[0]}: put the model's own there" if weights else ": is it the right place?"
+    )
+
+
+def _without_tokenizer(folder: Path) -> str:
+    """As _without_config."""
+    others = [name for name in _OTHER_TOKENIZERS if (folder / name).exists()]
+    if not others:
+        return "tokenizer.json: is missing: take it from where the model comes from"
+    return (
+        f"tokenizer.json: is missing, and {' and '.join(others)} alone is not read: make it where transformers is "
+        "installed: AutoTokenizer.from_pretrained(DIRECTORY).save_pretrained(DIRECTORY)"
+    )
+
+
 def _optional_json(path: Path) -> dict[str, Any]:
     return read_json(path) if path.exists() else {}
 
@@ -210,6 +253,8 @@ def _read_tokenizer(
     folder: Path, config: Mapping[str, Any], generation: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> Tokenizer:
     path = folder / "tokenizer.json"
+    if not path.exists():
+        raise ModelRefused(_without_tokenizer(folder))
     tokenizer = tokenizer_from_json(_read_bounded(path, MAX_TOKENIZER_BYTES), path.name)
     if task_of(config) != "generate":
         return tokenizer  # nothing is written, so no token begins or ends it
@@ -281,6 +326,7 @@ def _read_bounded(path: Path, limit: int) -> bytes:
         raise ModelRefused(f"{path.name}: cannot be read ({problem.strerror})") from problem
     if len(data) > limit:
         raise ModelRefused(f"{path.name}: larger than {limit >> 20} MiB")
+    refuse_pointer(data, path.name)
     return data
 
 

@@ -223,6 +223,71 @@ def test_what_is_no_model_is_refused_with_the_next_step(spec: str, named: str) -
         open_source(spec)
 
 
+def test_name_on_the_hub_is_told_how_to_be_given() -> None:
+    with pytest.raises(ModelRefused, match=r"^Qwen/Qwen3-0\.6B: no such directory; .* say hf:Qwen/Qwen3-0\.6B$"):
+        open_source("Qwen/Qwen3-0.6B")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.json", "model.safetensors", "generation_config.json", "tokenizer_config.json",
+             "chat_template.jinja", "model.safetensors.index.json"],
+)  # fmt: skip
+def test_pointer_in_place_of_any_file_says_what_to_run(tmp_path: Path, name: str) -> None:
+    model_folder(tmp_path)
+    if name.endswith("index.json"):
+        (tmp_path / "model.safetensors").unlink()
+    write(tmp_path / name, POINTER)
+    with pytest.raises(ModelRefused, match=rf"^{name}: is a Git LFS pointer, not the file itself: run git lfs pull"):
+        open_source(str(tmp_path))
+
+
+def test_pointer_in_place_of_a_gguf_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(ModelRefused, match=r"^m\.gguf: is a Git LFS pointer"):
+        open_source(str(write(tmp_path / "m.gguf", POINTER)))
+
+
+def test_directory_of_gguf_files_names_the_one_to_give(tmp_path: Path) -> None:
+    for number in (1, 2):
+        write(tmp_path / f"m-0000{number}-of-00002.gguf", b"")
+    named = (
+        rf"holds no config\.json but m-00001-of-00002\.gguf: give the file itself, {tmp_path}/m-00001-of-00002\.gguf$"
+    )
+    with pytest.raises(ModelRefused, match=named):
+        open_source(str(tmp_path))
+    write(tmp_path / "q.gguf", b"")
+    with pytest.raises(ModelRefused, match=r"m-00001-of-00002\.gguf, or another of 2$"):
+        open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        (["inner/config.json"], r"its directory inner does: give .*/inner$"),
+        (["model.safetensors"], r"beside model\.safetensors: put the model's own there"),
+        ([], "is it the right place"),
+    ],
+)
+def test_directory_that_is_no_model_says_what_it_holds(tmp_path: Path, files: list[str], named: str) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, b"{}")
+    with pytest.raises(ModelRefused, match=rf"holds no config\.json.*{named}"):
+        open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "vocab.json", "tekken.json"])
+def test_tokenizer_of_another_kind_says_how_to_make_ours(tmp_path: Path, name: str) -> None:
+    (model_folder(tmp_path) / "tokenizer.json").unlink()
+    write(tmp_path / name, b"\0")
+    with pytest.raises(
+        ModelRefused, match=rf"tokenizer\.json: is missing, and {name} alone is not read: .*AutoTokenizer"
+    ):
+        open_source(str(tmp_path))
+
+
 def test_hub_that_cannot_be_reached_is_a_problem_of_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
