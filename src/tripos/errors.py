@@ -140,4 +140,4 @@ def plain(number: float) -> str:
     """A number for a message, in digits: 16777216 and 0.000001, never 1.67772e+07."""
     if not math.isfinite(number):
         return str(number)
-    return str(int(number)) if number == int(number) else format(Decimal(f"{number:.9g}"), "f")
+    return str(int(number)) if number == int(number) else format(Decimal(f"{number:.7g}"), "f")

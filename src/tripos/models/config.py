@@ -85,7 +85,21 @@ class Family:
     always: Mapping[str, Any] = field(default_factory=dict)  # true of every such model, whatever the file says
 
 
-_QWEN_DEFAULTS = {"use_sliding_window": False, "max_window_layers": 28}
+# Keys of other families that change the result and are not implemented -> the values at which they change nothing.
+_CHANGING: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(
+        ("embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale", "rotary_pct"), (1,)
+    ),
+    **dict.fromkeys(
+        (
+            "attn_logit_softcapping", "final_logit_softcapping", "attention_multiplier", "query_pre_attn_scalar",
+            "clip_qkv", "num_experts", "num_local_experts", "attention_chunk_size", "no_rope_layers", "alibi",
+            "use_bidirectional_attention",
+        ),
+        (0, False, []),
+    ),
+}  # fmt: skip
+_QWEN_DEFAULTS = {"use_sliding_window": False, "max_window_layers": 28, "num_key_value_heads": 32}
 _GPT = {"num_key_value_heads": None, "head_dim": None, "attention_out_bias": True, "mlp_bias": True}
 _GPT_DEFAULTS = {"tie_word_embeddings": True, "hidden_act": "gelu_new", "rms_norm_eps": 1e-5}
 _GPT2_KEYS = {
@@ -101,12 +115,14 @@ _GPT_NEO_KEYS = {
 FAMILIES: dict[str, Family] = {
     "LlamaForCausalLM": Family(always={"sliding_window": None}),
     "MistralForCausalLM": Family(
-        defaults={"sliding_window": 4096}, always={"attention_bias": False, "mlp_bias": False}
+        defaults={"sliding_window": 4096, "num_key_value_heads": 8}, always={"attention_bias": False, "mlp_bias": False}
     ),
     "Qwen2ForCausalLM": Family(
         defaults=_QWEN_DEFAULTS, always={"attention_bias": True, "attention_out_bias": False, "mlp_bias": False}
     ),
-    "Qwen3ForCausalLM": Family(defaults=_QWEN_DEFAULTS, always={"qk_norm": True, "mlp_bias": False}),
+    "Qwen3ForCausalLM": Family(
+        defaults={**_QWEN_DEFAULTS, "head_dim": 128}, always={"qk_norm": True, "mlp_bias": False}
+    ),
     "GPT2LMHeadModel": Family(_GPT2_KEYS, _GPT_DEFAULTS, 4, {**_GPT, "attention_bias": True, "sliding_window": None}),
     "GPTNeoForCausalLM": Family(
         _GPT_NEO_KEYS, {**_GPT_DEFAULTS, "sliding_window": 256}, 4, {**_GPT, "attention_bias": False, "unscaled": True}
@@ -205,6 +221,9 @@ def parse_config(raw: Mapping[str, Any], file: str = "config.json") -> ModelConf
     if (quantization := raw.get("quantization_config")) is not None:
         method = quantization.get("quant_method") if isinstance(quantization, Mapping) else quantization
         raise f.refuse("quantization_config", f"names {_shown(method)}, which is not supported: use a float checkpoint")
+    for key, neutral in _CHANGING.items():
+        if (value := raw.get(key)) is not None and value not in neutral:
+            raise f.refuse(key, f"is {_shown(value)}, which is not supported")
     hidden_size = f.integer("hidden_size", 1, 1 << 17)
     num_layers = f.integer("num_hidden_layers", 1, 1024)
     num_heads = f.integer("num_attention_heads", 1, 4096)
@@ -307,6 +326,8 @@ def _rope_fields(raw: Mapping[str, Any], f: Fields, file: str) -> Fields:
     inner = f.get(key, {})
     if not isinstance(inner, Mapping):
         raise f.refuse(key, f"is {_shown(inner)}; expected an object")
+    if several := [name for name, value in inner.items() if isinstance(value, Mapping | list)]:
+        raise f.refuse(key, f"holds {_shown(several[0])}, a rope of its own, which is not supported")
     fields = Fields({"rope_theta": raw.get("rope_theta"), **inner}, f"{file}: {key}", Family())
     for holder in (f, fields):
         if holder.number("partial_rotary_factor", 0.0, 1.0, 1.0) != 1.0:
