@@ -11,6 +11,8 @@ import pytest
 from tests.models.make_golden_generation import CONFIG, GOLDEN, LONGEST, PROMPT, cases, weights
 from tests.unit.models.files import model_folder, safetensors_bytes
 from tripos import LLM
+from tripos.build import quantize_model
+from tripos.config import ModelOptions
 from tripos.types import Constraint, Sampling
 
 CASES = json.loads(GOLDEN.read_text())
@@ -78,3 +80,17 @@ def test_a_constraint_decides_alone(tmp_path: Path) -> None:
     with opened(tmp_path, digits) as llm:
         [answer] = llm.generate([PROMPT], constraint=Constraint(kind="regex", source="aaa"))
         assert (answer.text, answer.finish_reason) == ("aaa", "stop")
+
+
+def test_a_tied_models_own_head_and_the_makers_word_survive_packing(tmp_path: Path) -> None:
+    plain, packed = tmp_path / "plain", tmp_path / "packed"
+    plain.mkdir()
+    opened(plain, {"no_repeat_ngram_size": 2}).close()
+    (plain / "config.json").write_text(json.dumps({**CONFIG, "tie_word_embeddings": True}))
+    quantize_model(ModelOptions(source=str(plain), weights="fp32"), packed)
+    answers = []
+    for folder in (plain, packed):
+        with LLM(folder, weights="fp32", kv_cache="fp32") as llm:
+            answers.append(llm.generate([PROMPT], max_tokens=LONGEST, sampling=Sampling(temperature=0.0))[0].token_ids)
+    of_transformers = next(each for each in CASES if each["generation_config"] == {"no_repeat_ngram_size": 2})
+    assert [list(answer) for answer in answers] == [of_transformers["answer"]] * 2
