@@ -26,6 +26,7 @@ from tripos.engine.constraints import CompiledConstraint, Grammars
 from tripos.engine.engine import Engine, EngineLoop, Output
 from tripos.engine.grammar import Grammar, Matcher
 from tripos.engine.reasoning import ReasoningMatcher, trace_of
+from tripos.engine.rules import TokenRules
 from tripos.engine.sequence import Sequence, Status, choice_seed
 from tripos.engine.stream import Stream
 from tripos.errors import EngineFailed, InvalidRequest, RequestFailed, RequestTimeout, TriposError
@@ -52,12 +53,15 @@ class LanguageModel:
         engine: Engine,
         encode_chat: EncodeChat | None = None,
         adapters: Adapters | None = None,
+        rules: TokenRules | None = None,
     ) -> None:
-        """`encode_chat` stands in for the tokenizer's own template; without `adapters` none can be loaded."""
+        """`encode_chat` stands in for the tokenizer's own template; without `adapters` none can be loaded; `rules` are
+        the makers' own."""
         self.card = card
         self.tokenizer = tokenizer
         self.engine = engine
         self.adapters = adapters
+        self._rules = rules or TokenRules()
         loaded = adapters.loaded if adapters is not None else []
         self._adapter_models = {each.name: AdapterModel(self, cast("Adapters", adapters), each) for each in loaded}
         self._first_adapters = frozenset(self._adapter_models)  # whose models stay the same ones
@@ -303,7 +307,7 @@ class LanguageModel:
         prompts = prompts * request.n
         for prompt in prompts:
             check_token_ids("prompt", prompt, self.card.vocab_size)
-            self.engine.scheduler.check_fits(len(prompt), max_tokens_of(request, len(prompt), self.max_num_tokens))
+            self.engine.scheduler.check_fits(len(prompt), self._max_tokens(request, len(prompt)))
         arrays = [np.array(prompt, np.int32) for prompt in prompts]
         shared = [_num_shared(arrays[0], each) for each in arrays[1:]]
         if ticket is not None:
@@ -314,11 +318,14 @@ class LanguageModel:
             self.card.digest, adapter.digest if adapter else "", call.principal, request.cache_salt
         ).encode()
         arrival_s = call.arrival_s or self.engine.clock()
+        matchers = [
+            self._matcher(request, constraint.grammar if constraint is not None else None, tokens) for tokens in arrays
+        ]
         sequences = [
             Sequence(
                 prompt=tokens,
-                max_tokens=max_tokens_of(request, len(tokens), self.max_num_tokens),
-                sampling=_sampling_of(request, index),
+                max_tokens=self._max_tokens(request, len(tokens)),
+                sampling=self._sampling(request, index, len(tokens)),
                 seed=choice_seed(seed, index),
                 eos_ids=self._eos_ids,
                 identity=identity,
@@ -327,7 +334,8 @@ class LanguageModel:
                 arrival_s=arrival_s,
                 prompt_logprobs=request.prompt_logprobs if index == 0 else None,  # choices share a prompt
                 index=index,
-                matcher=self._matcher(request, constraint.grammar if constraint is not None else None, tokens),
+                matcher=matchers[index],
+                rules=None if matchers[index] is not None or self._rules.is_silent else self._rules,
                 adapter_slot=adapter.slot if adapter else -1,
             )
             for index, tokens in enumerate(arrays)
@@ -340,6 +348,18 @@ class LanguageModel:
         if adapter is not None:  # last: nothing that fails keeps an adapter in use
             self._require_adapters().attach(adapter, sequences)
         return stream
+
+    def _max_tokens(self, request: Generate, num_prompt_tokens: int) -> int:
+        usual = self._rules.max_tokens(num_prompt_tokens)
+        return max_tokens_of(request, num_prompt_tokens, self.max_num_tokens, usual)
+
+    def _sampling(self, request: Generate, index: int, num_prompt_tokens: int) -> Sampling:
+        """Of one choice. The makers' least length holds where the request names none and no constraint says the end."""
+        sampling = _sampling_of(request, index)
+        min_tokens = 0 if request.constraint is not None else self._rules.min_tokens(num_prompt_tokens)
+        if sampling.min_tokens or sampling.ignore_eos or not min_tokens:
+            return sampling
+        return replace(sampling, min_tokens=min_tokens)
 
     def _end_reasoning(self, request: Generate, prompt: list[int]) -> list[int]:
         """The prompt, with its reasoning ended where none is wanted and the template began it."""

@@ -33,7 +33,7 @@ ABI = 5  # TRIPOS_ABI
 LIBRARY_NAME = "libtripos_kernels.so"
 PEAKS = ("read", "fp32", "bf16", "int8", "barriers")
 
-_FORMATS = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k", "q4_1")  # TriposFormat
+_FORMATS = tuple(FORMATS)  # in the order of TriposFormat
 _PANELS = 255  # TRIPOS_PANELS
 _PANEL_FORMATS = ("fp32", "bf16", "fp16", "int8", "int4", "fp8", "int8_group")  # linear.h, WeightFormat
 _INTERLEAVED = 256
