@@ -2,12 +2,15 @@
 
 A table stands between `<!-- fields: METHOD PATH [name] [without METHOD PATH] -->` and `<!-- end -->`; `name` is a field
 that holds an object of its own. The routes stand between `<!-- routes -->` and `<!-- end -->`, the settings of a table
-of tripos.toml between `<!-- settings: TABLE -->` and `<!-- end -->`.
+of tripos.toml between `<!-- settings: TABLE -->` and `<!-- end -->`. With `foreign` instead of `fields` the names are
+those that other servers have.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from itertools import groupby
 from pathlib import Path
 
 from tripos import config
@@ -17,7 +20,9 @@ from tripos.wire.fields import Field, Table
 
 PAGES = tuple(Path(__file__).parent / "reference" / name for name in ("http-api.md", "settings.md"))
 _BLOCK = re.compile(
-    r"<!-- (fields: (?P<asked>[^>]+)|settings: (?P<settings>[^>]+)|routes|elsewhere) -->\n.*?<!-- end -->", re.DOTALL
+    r"<!-- ((?P<kind>fields|foreign): (?P<asked>[^>]+)|settings: (?P<settings>[^>]+)|routes|elsewhere) -->\n"
+    r".*?<!-- end -->",
+    re.DOTALL,
 )
 _ASKED = re.compile(r"(?P<route>[A-Z]+ \S+)(?: (?P<name>(?!without )\S+))?(?: without (?P<other>[A-Z]+ \S+))?")
 
@@ -29,7 +34,7 @@ def generate(page: str) -> str:
         if match["settings"] is not None:
             lines = _settings(match["settings"])
         elif match["asked"] is not None:
-            lines = _fields(match["asked"])
+            lines = _fields(match["asked"], is_foreign=match["kind"] == "foreign")
         else:
             lines = _routes() if match[1] == "routes" else _elsewhere()
         return "\n".join((f"<!-- {match[1]} -->", *lines, "<!-- end -->"))
@@ -49,14 +54,34 @@ def _elsewhere() -> list[str]:
     return ["| path and all below | instead |", "|---|---|", *(f"| `{path}` | {word} |" for path, _, word in ELSEWHERE)]
 
 
-def _fields(asked: str) -> list[str]:
+def _fields(asked: str, *, is_foreign: bool) -> list[str]:
     match = _ASKED.fullmatch(asked)
     if match is None:
         raise ValueError(f"a table is asked for as {asked!r}")
     table = _table(_route(match["route"]), match["name"])
     without = _table(_route(match["other"]), match["name"]) if match["other"] else {}
-    rows = [_row(field) for field in table.values() if field.name not in without]
-    return ["| field | value | meaning |", "|---|---|---|", *rows]
+    fields = [field for field in table.values() if field != without.get(field.name) and field.is_foreign == is_foreign]
+    if is_foreign:
+        return _foreign(fields)
+    return ["| field | value | meaning |", "|---|---|---|", *map(_row, fields)]
+
+
+def _foreign(fields: list[Field]) -> list[str]:
+    """A row for the names that have the same answer."""
+    rows = []
+    for (use, doc), group in groupby(fields, lambda field: (field.use, field.doc)):
+        names = ", ".join(f"`{field.name}`{_silent(field)}" for field in group)
+        rows.append(f"| {names} | {'Refused: ' * (use == 'refused')}{doc.rstrip('.')}. |")
+    return ["| names | what becomes of them |", "|---|---|", *rows]
+
+
+def _silent(field: Field) -> str:
+    """The values that do nothing."""
+    return f" ({', '.join(map(_json, field.nothing))})" if field.nothing else ""
+
+
+def _json(value: object) -> str:
+    return f"`{json.dumps(value)}`" if value != "" else "empty"
 
 
 def _route(name: str) -> Route:
@@ -120,6 +145,8 @@ def _value(field: Field) -> str:
         words.append(f"up to {field.max_bytes} bytes")
     if field.required:
         words.append("required")
+    if field.nothing:
+        words.append("nothing said by " + " or ".join(map(_json, field.nothing)))
     return ", ".join(words)
 
 
@@ -133,7 +160,8 @@ def _meaning(field: Field) -> str:
     if field.use == "refused":
         return f"Refused: {doc}."
     doc = f"{doc[:1].upper()}{doc[1:]}." if doc else ""
-    return f"{doc} Accepted and ignored.".strip() if field.use == "ignored" else doc
+    endings = {"met": "Accepted: it is so.", "ignored": "Accepted and named."}
+    return f"{doc} {endings[field.use]}".strip() if field.use in endings else doc
 
 
 if __name__ == "__main__":

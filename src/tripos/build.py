@@ -154,6 +154,8 @@ class Opened:
             vocab_size=self.config.vocab_size,
             architecture=self.config.architecture,
             weights=info.weights,
+            file_format=self.source.file_format,
+            num_bytes=info.weight_bytes,
             num_parameters=sum(prod(spec.shape) for spec in self.plan.weights.values()),
             created=int(time.time()),
             sampling=_recommended(self.source.generation),

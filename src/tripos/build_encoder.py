@@ -22,7 +22,7 @@ from tripos.plan.ir import Plan, Weights, WeightTensor
 from tripos.plan.passes import optimize
 from tripos.predict.batcher import BatcherOptions
 from tripos.predict.encoder import EncoderModel, EncoderOptions
-from tripos.runtime.executor import Executor, ExecutorOptions
+from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
 from tripos.runtime.guard import guarded
 from tripos.runtime.machine import give_back_freed_memory, num_cores
 from tripos.types import Model, ModelCard
@@ -124,7 +124,7 @@ class OpenedEncoder:
             try:
                 executor.load(self.runnable(), self.weights, lambda done: progress("pack", done))
                 progress("digest", 0.0)
-                card = self._card(executor.info().weights, digest.result())
+                card = self._card(executor.info(), digest.result())
                 self.source.check_unchanged()
             except BaseException:
                 executor.close()
@@ -152,7 +152,7 @@ class OpenedEncoder:
         """Let go of the files, if the model was not loaded."""
         self.source.close()
 
-    def _card(self, weights: str, digest: str) -> ModelCard:
+    def _card(self, info: ExecutorInfo, digest: str) -> ModelCard:
         encoder = self.encoder
         return ModelCard(
             name=self.name,
@@ -161,7 +161,9 @@ class OpenedEncoder:
             max_model_len=self.max_length,
             vocab_size=encoder.vocab_size,
             architecture=encoder.architecture,
-            weights=weights,
+            weights=info.weights,
+            file_format=self.source.file_format,
+            num_bytes=info.weight_bytes,
             num_parameters=sum(prod(spec.shape) for spec in encoder.plan.weights.values()),
             dimensions=encoder.plan.vocab_size if encoder.task == "embed" else 0,
             created=int(time.time()),

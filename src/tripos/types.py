@@ -216,6 +216,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
     text: str = ""
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
+    num_prompt_tokens: int = 0  # first Delta of a choice
     prompt_token_ids: tuple[int, ...] = ()  # first Delta of a choice with echo
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None  # entry 0 is None: nothing precedes it
     finish_reason: FinishReason | None = None
@@ -279,7 +280,9 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: int = 0
     architecture: str = ""
     weights: str = ""  # format the weights run in: fp32, bf16, fp16, int8 ...
+    file_format: str = ""  # of its files: safetensors or gguf
     num_parameters: int = 0
+    num_bytes: int = 0  # of the weights in memory
     dimensions: int = 0  # of an embedder's vectors
     created: int = 0  # unix seconds, when this server loaded it
     sampling: Sampling = Sampling()  # what the model's makers recommend where a client is silent

@@ -14,6 +14,8 @@ from tripos.wire.ollama import fields, generation
 from tripos.wire.ollama import models as ollama_models
 from tripos.wire.openai import chat, completions, decisions, embeddings, responses, tokens
 
+NAMED = frozenset({"model"})  # by this field or by `name`
+
 
 @dataclass(frozen=True)
 class Post:
@@ -42,6 +44,7 @@ POSTS = (
         generation.CHAT,
         {"messages": HELLO, "stream": False, "options": {"num_predict": 1}},
         nested=(("options", fields.OPTIONS),),
+        needed=NAMED,
     ),
     Post(
         "/api/generate",
@@ -49,6 +52,7 @@ POSTS = (
         generation.GENERATE,
         {"prompt": "x", "stream": False, "options": {"num_predict": 1}},
         nested=(("options", fields.OPTIONS),),
+        needed=NAMED,
     ),
     Post(
         "/v1/decisions",
@@ -66,9 +70,9 @@ POSTS = (
         Post(path, "Rerank and score", rerank.SCORE, {"text_1": "card", "text_2": "pin"}, model=ENCODER)
         for path in ("/score", "/v1/score")
     ),
-    Post("/api/embed", "Ollama", ollama_embeddings.EMBED, {"input": "card"}, model=ENCODER),
-    Post("/api/embeddings", "Ollama", ollama_embeddings.EMBEDDINGS, {"prompt": "card"}, model=ENCODER),
-    Post("/api/show", "Ollama", ollama_models.SHOW, {}, generates=False),
+    Post("/api/embed", "Ollama", ollama_embeddings.EMBED, {"input": "card"}, model=ENCODER, needed=NAMED),
+    Post("/api/embeddings", "Ollama", ollama_embeddings.EMBEDDINGS, {"prompt": "card"}, model=ENCODER, needed=NAMED),
+    Post("/api/show", "Ollama", ollama_models.SHOW, {}, generates=False, needed=NAMED),
     Post("/tokenize", "Tokens", tokens.TOKENIZE, {"prompt": "x"}, generates=False, needed=frozenset({"prompt"})),
     Post("/detokenize", "Tokens", tokens.DETOKENIZE, {"tokens": [1]}, generates=False),
 )

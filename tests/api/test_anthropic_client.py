@@ -146,6 +146,29 @@ async def test_every_field_reaches_the_call() -> None:
     )
 
 
+async def test_documents_are_read_as_text() -> None:
+    model = ScriptedModel()
+    plain: Any = {"type": "text", "media_type": "text/plain", "data": "The sky is green."}
+    parts: Any = {"type": "content", "content": [{"type": "text", "text": "One."}, {"type": "text", "text": "Two."}]}
+    cached = {"cache_control": {"type": "ephemeral"}, "citations": {"enabled": False}}
+    content: Any = [
+        {"type": "document", "source": plain, "title": "Sky", "context": "A report.", **cached},
+        {"type": "document", "source": parts},
+        {"type": "text", "text": "What colour?"},
+    ]
+    async with running(model) as server, client_of(server) as client:
+        asked: dict[str, Any] = {"model": "scripted", "max_tokens": 7}
+        await client.messages.create(**asked, messages=[{"role": "user", "content": content}])
+        pdf: Any = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": ""}}
+        with pytest.raises(anthropic.BadRequestError, match="send a source of type text") as refused:
+            await client.messages.create(**asked, messages=[{"role": "user", "content": [pdf]}])
+    request = model.calls[0].request
+    assert isinstance(request, Generate)
+    said = "Sky\nA report.\nThe sky is green.\n\nOne.\n\nTwo.\n\nWhat colour?"
+    assert request.prompt == (Message(role="user", content=said),)
+    assert "messages[0].content[0].source.type" in str(refused.value)
+
+
 async def test_models_are_listed_for_this_client_too(client: anthropic.AsyncAnthropic) -> None:
     models = [model async for model in client.models.list()]
     assert [(model.id, model.type, model.display_name) for model in models] == [

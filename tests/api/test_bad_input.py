@@ -12,7 +12,7 @@ import pytest
 
 from tests.api.posts import POSTS, Post, body_of
 from tests.api.running import HELLO, NUM_BLOCKS, VOCAB_SIZE, WINDOW, Running, TinyModel, error_code
-from tripos.wire.fields import Field
+from tripos.wire.fields import EMPTY, Field
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -97,7 +97,7 @@ TOOL_ROWS: list[tuple[str, list[dict[str, Any]], str]] = [
         )
     ),
     ("M10", [{**TOOL_F, "description": "x" * (64 * 1024 + 1)}], "out_of_range"),
-    ("M07", [{**TOOL_F, "other": 1}], "unknown_field"),
+    ("M07", [{**TOOL_F, "other": 1}], ""),
 ]
 USE: dict[str, Any] = {
     "role": "assistant",
@@ -131,11 +131,11 @@ def every_post_rows(post: Post) -> list[tuple[str, str, Any, str]]:
         ("J11", text.replace("tiny", "\xff").encode("latin-1"), "invalid_encoding"),
         ("J11", text.encode("utf-16"), "invalid_encoding"),
         ("J12", text[:-1].encode() + b",}", "invalid_json"),
-        ("J13", {**good, "k" * MIB: 1}, "unknown_field"),
-        ("J13", {**good, **{f"k{i}": 1 for i in range(10_000)}}, "unknown_field"),
-        ("J14", {**good, "__proto__": 1}, "unknown_field"),
-        ("J14", {**good, "__class__": 1}, "unknown_field"),
-        ("J14", {**good, "constructor": 1}, "unknown_field"),
+        ("J13", {**good, "k" * MIB: 1}, ""),
+        ("J13", {**good, **{f"k{i}": 1 for i in range(10_000)}}, ""),
+        ("J14", {**good, "__proto__": 1}, ""),
+        ("J14", {**good, "__class__": 1}, ""),
+        ("J14", {**good, "constructor": 1}, ""),
         ("J16", b" " * (8 * MIB + 1), "request_too_large"),
         ("J17", text[:-1].encode() + b',"mod\\u0065l":"tiny"}', "invalid_json"),
         ("P01", changed(good, model=DROP), "missing_field"),
@@ -186,7 +186,7 @@ COMPLETION_ROWS: list[tuple[str, Any, str]] = [
     ("P08", changed(TEXT, presence_penalty=3), "out_of_range"),
     ("P08", changed(TEXT, frequency_penalty=-3), "out_of_range"),
     ("P08", changed(TEXT, repetition_penalty=0), "out_of_range"),
-    ("P09", changed(TEXT, seed=-1), "out_of_range"),
+    ("P09", changed(TEXT, seed=-2), "out_of_range"),
     ("P09", changed(TEXT, seed=2**64 - 1), "out_of_range"),
     ("P10", changed(TEXT, logit_bias={"-1": 1}), "out_of_range"),
     ("P10", changed(TEXT, logit_bias={str(VOCAB_SIZE): 1}), "out_of_range"),
@@ -228,15 +228,15 @@ COMPLETION_ROWS: list[tuple[str, Any, str]] = [
     ("P15 S", changed(TEXT, prompt="\0\x01\x02"), ""),
     ("P16 S", changed(TEXT, echo=True, max_tokens=0, logprobs=1), ""),
     ("P17", changed(TEXT, stream_options={"include_usage": True}), "invalid_value"),
-    ("P17", changed(TEXT, stream=True, stream_options={"unknown": True}), "unknown_field"),
+    ("P17", changed(TEXT, stream=True, stream_options={"unknown": True}), ""),
     ("P17", changed(TEXT, stream=True, stream_options=True), "invalid_type"),
     ("P18", changed(TEXT, priority=2**63 - 1), "out_of_range"),
     ("P18", changed(TEXT, priority=-1), "out_of_range"),
-    ("P18", changed(TEXT, user="u" * MIB), "out_of_range"),
+    ("P18", changed(TEXT, user="u" * MIB), ""),
     ("P19", changed(TEXT, timeout=-1), "out_of_range"),
     ("P19", raw("timeout", "NaN"), "invalid_json"),
     ("P19", changed(TEXT, timeout=1e12), "out_of_range"),
-    ("P20", changed(TEXT, cache_salt=""), "invalid_value"),
+    ("P20", changed(TEXT, cache_salt=""), ""),
     ("P20", changed(TEXT, cache_salt="s" * MIB), "out_of_range"),
     ("P20 S", changed(TEXT, cache_salt="someone else's"), ""),
     ("P23", changed(TEXT, max_tokens=3, suffix="x"), "invalid_value"),
@@ -293,7 +293,7 @@ CHAT_ROWS: list[tuple[str, Any, str]] = [
     ("reasoning", changed(CHAT, thinking_token_budget=-1), "out_of_range"),
     ("reasoning S", changed(CHAT, reasoning_effort="max", thinking_token_budget=0, include_reasoning=False), ""),
     ("M12 S", message(content="{{ 7*7 }} {% for %}"), ""),
-    ("M13", changed(CHAT, chat_template="x"), "unknown_field"),
+    ("M13", changed(CHAT, chat_template="x"), "invalid_value"),
     ("M13", changed(CHAT, chat_template_kwargs={"tokenize": True}), "invalid_template_args"),
     ("M13", changed(CHAT, chat_template_kwargs={"a b": True}), "invalid_template_args"),
     ("M13", changed(CHAT, chat_template_kwargs={"a": {"b": 1}}), "invalid_template_args"),
@@ -369,8 +369,8 @@ MESSAGE_ROWS: list[tuple[str, Any, str]] = [
     ("P05", changed(MESSAGES, temperature=1.5), "out_of_range"),
     ("P12", changed(MESSAGES, stop_sequences=[""]), "invalid_value"),
     ("P12", changed(MESSAGES, stop_sequences=["x"] * 17), "too_many_items"),
-    ("P18", changed(MESSAGES, metadata={"user_id": "u" * MIB}), "out_of_range"),
-    ("P18", changed(MESSAGES, metadata={"other": "x"}), "unknown_field"),
+    ("P18", changed(MESSAGES, metadata={"user_id": "u" * MIB}), ""),
+    ("P18", changed(MESSAGES, metadata={"other": "x"}), ""),
     ("M01", changed(MESSAGES, messages=[]), "missing_field"),
     ("M01", changed(MESSAGES, messages=[1]), "invalid_type"),
     ("M02", changed(MESSAGES, messages=[{"role": "root", "content": "x"}]), "invalid_value"),
@@ -383,7 +383,7 @@ MESSAGE_ROWS: list[tuple[str, Any, str]] = [
     ("M04", changed(MESSAGES, messages=[{"role": "user", "content": [{"type": "text"}]}]), "missing_field"),
     ("M07 S", changed(MESSAGES, tools=[]), ""),
     ("M07", changed(MESSAGES, tools=[{"name": "f"}]), "missing_field"),
-    ("M07", changed(MESSAGES, tools=[{"type": "bash_20250124", "name": "bash"}]), "invalid_value"),
+    ("M07", changed(MESSAGES, tools=[{"type": "bash_20250124", "name": "a b"}]), "invalid_value"),
     ("M07", changed(MESSAGES, tools=[{"name": "a b", "input_schema": {}}]), "invalid_value"),
     ("M08", changed(MESSAGES, tools=[{"name": "f", "input_schema": True}]), "invalid_schema"),
     ("M08", changed(MESSAGES, tools=[{"name": "f", "input_schema": {"type": "x"}}]), "invalid_schema"),
@@ -410,11 +410,11 @@ OLLAMA_ROWS: list[tuple[str, Any, str]] = [
     ("P04", changed(OLLAMA, options={"num_predict": 0}), "out_of_range"),
     ("P04", changed(OLLAMA, options={"num_predict": WINDOW + 1}), "context_length_exceeded"),
     ("P04 S", changed(OLLAMA, options={"num_ctx": WINDOW, "num_predict": 1}), ""),
-    ("P04", changed(OLLAMA, options={"num_ctx": WINDOW + 1}), "context_length_exceeded"),
+    ("P04", changed(OLLAMA, options={"num_ctx": WINDOW + 1, "num_predict": 1}), ""),
     ("P12", changed(OLLAMA, options={"stop": ["x", None]}), "invalid_value"),
     ("P12", changed(OLLAMA, options={"stop": ["x"] * 17}), "too_many_items"),
     ("P13", changed(OLLAMA, top_logprobs=2), "invalid_value"),
-    ("J14", changed(OLLAMA, options={"__class__": 1}), "unknown_field"),
+    ("J14", changed(OLLAMA, options={"__class__": 1}), ""),
     ("M01 S", changed(OLLAMA, messages=[]), ""),
     ("M01", changed(OLLAMA, messages=[1]), "invalid_type"),
     ("M02", changed(OLLAMA, messages=[{"role": "root", "content": "x"}]), "invalid_value"),
@@ -461,7 +461,7 @@ RESPONSE_ROWS: list[tuple[str, Any, str]] = [
     ("P04", changed(RESPONSE, max_output_tokens=0), "out_of_range"),
     ("P04", changed(RESPONSE, max_output_tokens=WINDOW + 1), "context_length_exceeded"),
     ("P13", changed(RESPONSE, top_logprobs=2), "invalid_value"),
-    ("P13", changed(RESPONSE, include=["web_search_call.action.sources"]), "invalid_value"),
+    ("P13", changed(RESPONSE, include=[5]), "invalid_type"),
     ("P14", changed(RESPONSE, input=[]), "missing_field"),
     ("P14", changed(RESPONSE, input=5), "invalid_type"),
     ("P14", changed(RESPONSE, input=[1]), "invalid_type"),
@@ -492,7 +492,7 @@ RESPONSE_ROWS: list[tuple[str, Any, str]] = [
     ("M09", changed(RESPONSE, tool_choice={"type": "function", "name": "absent"}), "invalid_value"),
     ("M09", changed(RESPONSE, tool_choice={"type": "web_search_preview"}), "invalid_value"),
     ("reasoning", changed(RESPONSE, reasoning={"effort": "huge"}), "invalid_value"),
-    ("reasoning", changed(RESPONSE, reasoning={"other": 1}), "unknown_field"),
+    ("reasoning", changed(RESPONSE, reasoning={"other": 1}), ""),
     ("M07 S", changed(RESPONSE, tools=[], tool_choice="none"), ""),
     ("M09", changed(RESPONSE, tool_choice="required"), "invalid_value"),
     ("M15", changed(RESPONSE, text={"format": {"type": "json_schema", "name": "x"}}), "missing_field"),
@@ -505,7 +505,7 @@ RESPONSE_ROWS: list[tuple[str, Any, str]] = [
     ("M15 S", changed(RESPONSE, text={"format": {"type": "text"}}), ""),
     ("store", changed(RESPONSE, previous_response_id="resp_0"), "not_found"),
     ("store", changed(RESPONSE, previous_response_id=""), "not_found"),
-    ("store", changed(RESPONSE, truncation="auto"), "invalid_value"),
+    ("store", changed(RESPONSE, truncation="auto"), ""),
     ("store", changed(RESPONSE, background=True), "invalid_value"),
     ("U01", changed(RESPONSE, input="a" * MIB), "context_length_exceeded"),
 ]
@@ -554,39 +554,24 @@ async def test_a_body_truncated_anywhere_is_invalid_json(server: Running, post: 
 @pytest.mark.parametrize("post", POSTS, ids=lambda post: post.path)
 @pytest.mark.parametrize("kind", ["text/plain", "application/json; charset=utf-7", ""])
 async def test_a_body_of_another_type_is_not_read(server: Running, post: Post, kind: str) -> None:
-    response = await server.http.post(
-        post.path, content=json.dumps(body_of(post)), headers={"content-type": kind} if kind else {}
-    )
+    """Below /api an untyped one is, unless a web page sent it."""
+    page = {"origin": "http://example.org"} if post.path.startswith("/api/") else {}
+    response = await server.post(post.path, body_of(post), content_type=kind, **page)
     assert (response.status_code, error_code(response)) == (415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        (changed(CHAT, temprature=1), "temprature"),
+        (changed(CHAT, guided_json={"type": "object"}), "guided_json"),
         (message(content=[{"type": "x"}]), "messages[0].content[0].type"),
         (changed(CHAT, logit_bias={"5": 101}), "logit_bias.5[0]"),
         (changed(CHAT, stop=["a", ""]), "stop[1]"),
-        (changed(CHAT, stream=True, stream_options={"x": 1}), "stream_options.x"),
+        (changed(CHAT, stream=True, stream_options={"include_usage": 1}), "stream_options.include_usage"),
     ],
 )
 async def test_error_names_the_path_of_the_field(server: Running, body: Any, param: str) -> None:
     assert (await server.post("/v1/chat/completions", body)).json()["error"]["param"] == param
-
-
-@pytest.mark.parametrize("post", POSTS, ids=lambda post: post.path)
-async def test_a_misspelt_field_gets_the_nearest_known(server: Running, post: Post) -> None:
-    for name, field in post.table.items():
-        if field.use == "refused" or len(name) < 5:
-            continue
-        response = await server.post(post.path, with_field(post, "", name[:-1] + "xx", 1))
-        assert error_code(response) == "unknown_field"
-        assert "did you mean" in response.text
-
-
-async def test_unknown_field_names_the_nearest_known(server: Running) -> None:
-    response = await server.post("/v1/chat/completions", changed(CHAT, max_token=5))
-    assert "did you mean max_tokens" in response.json()["error"]["message"]
 
 
 WRONG: dict[str, list[Any]] = {
@@ -607,10 +592,15 @@ def str_of(value: Any) -> str:
 
 @pytest.mark.parametrize(("post", "within", "field"), FIELDS, ids=str_of)
 async def test_every_field_keeps_its_bounds(server: Running, post: Post, within: str, field: Field) -> None:
+    if field.use in ("met", "ignored"):
+        assert (await server.post(post.path, with_field(post, within, field.name, {"any": 1}))).status_code == 200
+        return
     bodies = [with_field(post, within, field.name, value) for value in WRONG.get(field.kind, [])]
     for bound, step in ((field.low, -1), (field.high, 1)):
         if bound is not None:
-            bodies.append(with_field(post, within, field.name, bound + step))
+            beyond = bound + step
+            if not field.says_nothing(beyond):
+                bodies.append(with_field(post, within, field.name, beyond))
     if field.kind in ("integer", "number"):
         bodies += [with_field(post, within, field.name, value) for value in (2**63, -(2**63), 1e308, -1e308)]
         bodies += [with_field(post, within, field.name, "HUGE").replace(b'"HUGE"', b"1" + b"0" * 400)]
@@ -621,15 +611,17 @@ async def test_every_field_keeps_its_bounds(server: Running, post: Post, within:
     if field.choices:
         bodies.append(with_field(post, within, field.name, "not a choice"))
     if field.use == "refused":
-        bodies.append(with_field(post, within, field.name, {}))
+        bodies = [with_field(post, within, field.name, {"any": 1})]
+    silent = field.nothing if field.use == "honoured" else [each for each in EMPTY if field.says_nothing(each)]
     for body in bodies:
         response = await server.post(post.path, body)
         assert response.status_code == 400, (body, response.text)
         assert error_code(response) in (
             "invalid_type", "out_of_range", "too_many_items", "invalid_value", "invalid_json"
         ), body  # fmt: skip
-    absent = await server.post(post.path, with_field(post, within, field.name, None))
-    assert absent.status_code == (400 if field.required or field.name in post.needed else 200)
+    for nothing in (None, *silent):
+        absent = await server.post(post.path, with_field(post, within, field.name, nothing))
+        assert absent.status_code == (400 if field.required or field.name in post.needed else 200), absent.text
 
 
 def with_field(post: Post, within: str, name: str, value: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""Every field that an official client can send has its place in a table: honoured, ignored or refused by name."""
+"""Every field that an official client can send has its place in a table: it is honoured, named or refused."""
 
 from __future__ import annotations
 

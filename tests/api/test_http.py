@@ -70,7 +70,6 @@ async def test_framing(server: Running, data: bytes, status: int, code: str) -> 
         ("GET", "/absent", 404, "not_found"),
         ("GET", "/V1/models", 404, "not_found"),  # R06
         ("GET", "//v1/models", 404, "not_found"),
-        ("GET", "/v1/models/", 404, "model_not_found"),
         ("GET", "/v1/models/%00", 404, "model_not_found"),  # H30
         ("GET", "/v1/models/../../etc/passwd", 404, "not_found"),
         ("GET", "/v1/models/%2e%2e%2f", 404, "model_not_found"),
@@ -84,6 +83,24 @@ async def test_unknown_places(server: Running, method: str, path: str, status: i
     response = await server.http.request(method, path)
     assert (response.status_code, response.json()["error"]["code"]) == (status, code)
     assert "access-control-allow-origin" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions/", {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}),
+        ("/v1/completions/", {"prompt": "x", "max_tokens": 1}),
+        ("/api/show/", {}),
+    ],
+)
+async def test_a_slash_at_the_end_changes_nothing(server: Running, path: str, body: dict[str, Any]) -> None:
+    body = {"model": "tiny", **body}
+    assert (await server.post(path, body)).status_code == (await server.post(path[:-1], body)).status_code == 200
+    listed = await server.http.get("/v1/models/")
+    assert listed.json() == (await server.http.get("/v1/models")).json()
+    assert (await server.http.get(path)).status_code == 405
+    stored = await server.http.get("/v1/chat/completions/chatcmpl-1/")
+    assert (stored.status_code, stored.json()["error"]["code"]) == (501, "not_implemented")
 
 
 @pytest.mark.parametrize("path", ["/", "/livez", "/readyz", "/health", "/version", "/v1/models", "/metrics"])

@@ -42,11 +42,12 @@ async def test_each_request_is_one_log_line_without_content(caplog: pytest.LogCa
     async with running(TinyModel()) as server:
         body = {"model": "tiny", "prompt": "very secret", "max_tokens": 2}
         await server.post("/v1/completions", body, x_request_id="one")
-        await server.post("/v1/completions", {**body, "secret": "very secret"}, x_request_id="two")
-        await server.post("/no/such?key=very-secret", body, x_request_id="three")
+        await server.post("/v1/completions", {**body, "suffix": "very secret"}, x_request_id="two")
+        await server.post("/v1/completions", {**body, "secret": "very secret"}, x_request_id="three")
+        await server.post("/no/such?key=very-secret", body, x_request_id="four")
     lines = [json.loads(record.message) for record in caplog.records if record.name == "tripos.access"]
     assert [(line["request_id"], line["status"], line["code"]) for line in lines] == [
-        ("one", 200, ""), ("two", 400, "unknown_field"), ("three", 404, "not_found")
+        ("one", 200, ""), ("two", 400, "invalid_value"), ("three", 200, ""), ("four", 404, "not_found")
     ]  # fmt: skip
     assert lines[0]["model"] == "tiny"
     assert lines[0]["bytes"] > 100

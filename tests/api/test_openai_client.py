@@ -37,6 +37,20 @@ async def test_chat_answers_with_usage_and_metrics(server: Running) -> None:
     assert metrics["prefill_time_ms"] > 0
 
 
+@pytest.mark.parametrize("options", [{}, {"include_usage": True}], ids=str)
+@pytest.mark.parametrize("n", [1, 2])
+async def test_every_chunk_holds_the_usage_so_far(server: Running, n: int, options: Any) -> None:
+    asked: dict[str, Any] = {"model": "tiny", "messages": HELLO, "max_tokens": 12, "seed": 3, "n": n}
+    options = {**options, "continuous_usage_stats": True}
+    stream = await server.openai.chat.completions.create(**asked, stream=True, stream_options=options)
+    usages: list[Any] = [chunk.usage async for chunk in stream]
+    assert all(usage.prompt_tokens == 24 for usage in usages)
+    totals = [usage.completion_tokens for usage in usages]
+    assert totals == sorted(totals)
+    assert totals[-1] == 12 * n
+    assert all(usage.total_tokens == 24 + usage.completion_tokens for usage in usages)
+
+
 @pytest.mark.parametrize("n", [1, 3])
 async def test_chat_streams_what_it_answers_whole(server: Running, n: int) -> None:
     asked: dict[str, Any] = {"model": "tiny", "messages": HELLO, "max_tokens": 12, "seed": 3, "n": n}

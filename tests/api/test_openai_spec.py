@@ -1,5 +1,5 @@
 """Every field of OpenAI's own document, every value that it enumerates and every object inside, is sent: it is taken,
-ignored or refused by name, as the tables say.
+named or refused by name, as the tables say.
 """
 
 from __future__ import annotations
@@ -87,10 +87,11 @@ async def problem_with(server: Running, post: Post, name: str, value: Any) -> st
     if response.status_code == 200:
         if '"code":' in response.text and "event-stream" in response.headers["content-type"]:
             return f"a stream that ends in an error: {response.text[-200:]}"
-        return "taken although refused" if use == "refused" and value is not None else ""
+        is_refused = use == "refused" and not post.table[name].says_nothing(value)
+        return "taken although refused" if is_refused else ""
     error = response.json()["error"]
     said = f"{response.status_code} {error['code']} {error['param']}: {error['message']}"
-    if use == "ignored" or (value is None and not post.table[name].required):
+    if use in ("met", "ignored") or (value is None and not post.table[name].required):
         return f"not ignored: {said}"
     if response.status_code == 404 and name == ABSENT and error["param"] == ABSENT:
         return ""

@@ -44,7 +44,7 @@ async def test_every_field_is_in_the_document_with_its_bounds(server: Running, p
     schema = operation["requestBody"]["content"]["application/json"]["schema"]
     assert ("stream" in post.table) == (len(operation["responses"]["200"]["content"]) == 2)
     for found, table in [(schema, post.table), *((schema["properties"][name], each) for name, each in post.nested)]:
-        assert found["additionalProperties"] is False
+        assert found["additionalProperties"] is True
         assert found["properties"].keys() == table.keys()
         assert set(found["required"]) == {name for name, field in table.items() if field.required}
         for name, field in table.items():
@@ -55,13 +55,30 @@ def check(schema: dict[str, Any], field: Field) -> None:
     assert schema["x-tripos-use"] == field.use
     assert field.doc in schema["description"]
     if field.use == "refused":
-        assert schema["type"] == "null"
+        assert all(field.says_nothing(each) for each in schema["enum"])
         return
+    if field.use != "honoured":
+        assert "type" not in schema
+        return
+    if "anyOf" in schema:
+        schema, silent = schema["anyOf"]
+        assert silent == {"enum": list(field.nothing)}
     if field.kind != "any":
         assert schema["type"] == (field.kind if field.required else [field.kind, "null"])
     assert (schema.get("minimum"), schema.get("maximum")) == (field.low, field.high)
     assert schema.get("enum", [None])[: len(field.choices)] == (list(field.choices) or [])
     assert schema.get("maxLength") == field.max_bytes
+
+
+async def test_only_what_changes_the_server_takes_no_further_fields(server: Running) -> None:
+    paths = (await document(server))["paths"]
+    bodies = {
+        path: each["post"]["requestBody"]["content"]["application/json"]["schema"]["additionalProperties"]
+        for path, each in paths.items()
+        if "requestBody" in each.get("post", {})
+    }
+    strict = {route.path for route in ROUTES if route.scope == "admin" and route.fields is not None}
+    assert {path for path, takes_more in bodies.items() if not takes_more} == strict
 
 
 async def test_every_route_with_a_body_is_among_the_posts() -> None:

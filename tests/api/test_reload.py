@@ -243,6 +243,19 @@ async def test_new_stages_hold_without_a_reload() -> None:
         assert error_code(await found.server.post("/v1/completions", ask)) == "model_not_found"
 
 
+async def test_a_route_becomes_strict_without_a_reload() -> None:
+    async with residing(routes=(RouteOptions(name="r", model="tiny"),)) as found:
+        ask = {"model": "r", "prompt": "x", "max_tokens": 1, "colour": 1}
+        lenient = await found.server.post("/v1/completions", ask)
+        assert (lenient.status_code, lenient.headers["x-tripos-ignored"]) == (200, "colour")
+        strict = RouteOptions(name="r", model="tiny", unknown_fields="refuse")
+        own = RouteOptions(name="tiny", model="tiny", unknown_fields="refuse")
+        found.set(*found.options.models, routes=(strict, own))
+        await reread(found)
+        for name in ("r", "tiny"):
+            assert error_code(await found.server.post("/v1/completions", {**ask, "model": name})) == "unknown_field"
+
+
 async def test_a_bad_configuration_leaves_everything_as_it_is() -> None:
     async with residing(*tiny_options("tiny", "other")) as found:
         before = found.residents.describe(), found.server.service.routes

@@ -52,6 +52,13 @@ async def test_openai_chat_streams_what_is_whole_in_the_end(server: Running) -> 
     assert whole.choices[0].message.content == text
 
 
+@pytest.mark.parametrize("kind", ["json_object", "json_schema"])
+async def test_a_schema_beside_its_type_is_enforced_too(server: Running, kind: str) -> None:
+    form: Any = {"type": kind, "schema": SCHEMA}
+    done = await server.openai.chat.completions.create(model="tiny", messages=HELLO, response_format=form, seed=3)
+    assert is_trip(done.choices[0].message.content or "")
+
+
 async def test_openai_responses_parse_into_a_model(server: Running) -> None:
     done = await server.openai.responses.parse(model="tiny", input="x", text_format=Trip)
     assert isinstance(done.output_parsed, Trip)

@@ -127,3 +127,39 @@ async def test_tools_count_as_tokens() -> None:
         few = await client.messages.count_tokens(model="tiny", messages=HELLO)
         many = await client.messages.count_tokens(model="tiny", messages=HELLO, tools=TOOLS)
     assert many.input_tokens > few.input_tokens + 100
+
+
+KNOWN = [
+    ("bash_20250124", "bash", {"command", "restart"}, ""),
+    ("text_editor_20250124", "str_replace_editor", {"command", "path", "new_str"}, "undo_edit"),
+    ("text_editor_20250429", "str_replace_based_edit_tool", {"command", "path", "new_str"}, "insert"),
+    ("text_editor_20250728", "str_replace_based_edit_tool", {"command", "path", "insert_text"}, "insert"),
+    ("memory_20250818", "memory", {"command", "old_path", "insert_text"}, "rename"),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "fields", "command"), KNOWN)
+async def test_tools_known_by_a_type_alone_are_offered_with_their_input(
+    kind: str, name: str, fields: set[str], command: str
+) -> None:
+    call = f'<tool_call>\n{{"name": "{name}", "arguments": {{"command": "{command or "ls"}"}}}}\n</tool_call>'
+    model = speaking(call)
+    tool: Any = {"type": kind, "name": name, "cache_control": {"type": "ephemeral"}}
+    async with running(model) as server, client_of(server) as client:
+        done = await client.messages.create(**{**ASKED, "tools": [tool]})
+    (used,) = done.content
+    assert used.type == "tool_use"
+    assert (used.name, used.input) == (name, {"command": command or "ls"})
+    (shown,) = request_of(model).tools
+    parameters = shown["function"]["parameters"]
+    assert fields <= parameters["properties"].keys()
+    assert set(parameters["required"]) <= parameters["properties"].keys()
+    assert command in parameters["properties"]["command"].get("enum", [""])
+
+
+@pytest.mark.parametrize("kind", ["web_search_20250305", "code_execution_20250825", "computer_20250124", "bash_x"])
+async def test_tools_that_the_server_would_run_are_refused_by_name(kind: str) -> None:
+    tool: Any = {"type": kind, "name": "x"}
+    async with running(speaking("Hello.")) as server, client_of(server) as client:
+        with pytest.raises(anthropic.BadRequestError, match=kind):
+            await client.messages.create(**{**ASKED, "tools": [tool]})

@@ -31,6 +31,7 @@ preload = false
 
 [routes.support]
 model = "assistant"
+unknown_fields = "refuse"
 stages = [
   { stage = "limits", max_n = 2 },
   "deadline",
@@ -59,7 +60,7 @@ def test_every_table_is_read(tmp_path: Path) -> None:
     assert options.models[0].max_sequences == 8
     assert (options.models[1].weights, options.models[1].preload) == ("int8", False)
     (route,) = options.routes
-    assert (route.name, route.model) == ("support", "assistant")
+    assert (route.name, route.model, route.unknown_fields) == ("support", "assistant", "refuse")
     assert route.stages == (config.LimitsStage(max_n=2), config.DeadlineStage())
     assert route.need == config.NeedOptions(class_="bulk", deadline_s=30.0)
 
@@ -90,9 +91,9 @@ def test_effective_values_show_every_setting_with_its_line(tmp_path: Path) -> No
     assert rows["models.assistant.max_sequences"] == ("8", f"{file}:10")
     assert rows["models.small:one.weights"] == ('"int8"', f"{file}:14")
     assert rows["models.assistant.threads"] == ("2", "flag --threads")
-    assert rows["routes.support.stages"] == ('["limits", "deadline"]', f"{file}:19")
-    assert rows["routes.support.stages.limits.max_n"] == ("2", f"{file}:19")
-    assert rows["routes.support.need.class"] == ('"bulk"', f"{file}:25")
+    assert rows["routes.support.stages"] == ('["limits", "deadline"]', f"{file}:20")
+    assert rows["routes.support.stages.limits.max_n"] == ("2", f"{file}:20")
+    assert rows["routes.support.need.class"] == ('"bulk"', f"{file}:26")
     for struct, prefix in ((config.ServerOptions, "server"), (config.ModelOptions, "models.assistant")):
         assert {f"{prefix}.{name}" for name in config.tables()[prefix.replace("assistant", "NAME")]} <= set(rows), (
             struct
@@ -181,6 +182,7 @@ BAD: list[tuple[str, str | bytes, tuple[str, ...]]] = [
     ("need class", ROUTE + 'need = { class = "fast" }', (":5:", "interactive, bulk")),
     ("stages no list", ROUTE + 'stages = "limits"', (":5:", "list")),
     ("stage no name", ROUTE + "stages = [{ max_n = 1 }]", (":5:", "name")),
+    ("unknown fields", ROUTE + 'unknown_fields = "ignore"', (":5:", "report, refuse")),
     ("stage number", ROUTE + "stages = [1]", (":5:", "not a table")),
 ]
 

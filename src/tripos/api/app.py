@@ -122,10 +122,11 @@ class App:
     def _route(self, exchange: Exchange) -> Route:
         """Where a request goes. Raises TriposError."""
         head = exchange.head
-        exact = self._exact.get((head.method, head.decoded_path))
+        path = head.decoded_path.removesuffix("/") or "/"
+        exact = self._exact.get((head.method, path))
         if exact is None or not exact.is_public:  # probes of an orchestrator come under our address
             check_host(exchange.fields.get(b"host"), self.hosts)
-        route = exact or self._find(exchange)
+        route = exact or self._find(exchange, path)
         dialect = exchange.dialect = route.dialect
         if dialect.id_header:
             exchange.add_header(b"%b: %b\r\n" % (dialect.id_header, exchange.request_id.encode()))
@@ -141,9 +142,9 @@ class App:
             raise EngineFailed("the models are loading", code="model_loading", retry_after_s=RETRY_S)
         return route
 
-    def _find(self, exchange: Exchange) -> Route:
-        """The route of a request. Raises NotFound, MethodNotAllowed."""
-        method, decoded_path = exchange.head.method, exchange.head.decoded_path
+    def _find(self, exchange: Exchange, decoded_path: str) -> Route:
+        """The route of a path without its last slash. Raises NotFound, MethodNotAllowed."""
+        method = exchange.head.method
         if method not in METHODS:
             exchange.add_header(b"allow: %b\r\n" % ", ".join(METHODS).encode())
             raise MethodNotAllowed(f"no path takes {method[:16]}")

@@ -16,6 +16,7 @@ from tripos.service import Service
 from tripos.types import Decision, Finish, Result, Usage
 from tripos.wire import systemone
 from tripos.wire.decision import Wanted
+from tripos.wire.generation import unread_args
 from tripos.wire.openai import decisions as openai_decisions
 
 Encode = Callable[[Wanted, str, Sequence[Decision], Usage], dict[str, Any]]
@@ -42,7 +43,7 @@ async def _answer(exchange: Exchange, service: Service, wanted: Wanted, encode: 
     if card.task != "generate":
         able = ", ".join(each.name for each in service.cards if each.task == "generate") or "no served model"
         raise refuse(f"decisions are read from a language model, and {card.name} is none: use {able}")
-    report(exchange, service, wanted.ignored)
+    report(exchange, service, (*wanted.ignored, *unread_args(wanted.request.template_args, card)))
     decisions, usage = await _run(exchange, service, wanted)
     exchange.answer_json(encode(wanted, card.name, decisions, usage))
 

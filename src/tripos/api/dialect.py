@@ -31,7 +31,7 @@ def lines(values: Iterable[Any]) -> bytes:
 @dataclass(frozen=True)
 class Dialect:
     """`encode_error` takes the error and the request's id, `end` closes a stream that went well, `id_header` carries
-    the id beside x-request-id.
+    the id beside x-request-id. `needs_type`: a body must say that it is JSON, whoever sends it.
     """
 
     encode_error: Callable[[TriposError, str], dict[str, Any]]
@@ -39,6 +39,7 @@ class Dialect:
     stream_type: bytes = EVENT_STREAM
     end: bytes = b""
     id_header: bytes = b""
+    needs_type: bool = True
 
 
 OPENAI = Dialect(lambda error, request_id: encode_error(error), data_events, end=b"data: [DONE]\n\n")

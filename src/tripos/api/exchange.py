@@ -183,8 +183,18 @@ class Exchange:
             return
         kind, _, rest = (given or b"").partition(b";")
         charset = rest.strip().lower().replace(b'"', b"")
-        if kind.strip().lower() != JSON or charset not in (b"", b"charset=utf-8"):
+        is_json = kind.strip().lower() == JSON
+        if is_json and charset in (b"", b"charset=utf-8"):
+            return
+        if is_json or self.dialect.needs_type or not self._is_program:
             raise UnsupportedMediaType("send Content-Type: application/json")
+
+    @property
+    def _is_program(self) -> bool:
+        """Whether no web page sent this. A page may send a body that does not say that it is JSON to any server, and
+        without being asked about it first; its browser then names the page.
+        """
+        return b"origin" not in self.fields and self.fields.get(b"sec-fetch-site", b"none") == b"none"
 
     # -- the response -------------------------------------------------------------------------------------------------
     def add_header(self, line: bytes) -> None:

@@ -16,7 +16,7 @@ from tripos.wire.generation import Asked, for_model
 from tripos.wire.ollama import generation, models
 from tripos.wire.ollama.errors import encode_error
 
-OLLAMA = Dialect(encode_error, lines, b"application/x-ndjson")
+OLLAMA = Dialect(encode_error, lines, b"application/x-ndjson", needs_type=False)
 
 
 async def chat(exchange: Exchange, service: Service) -> None:

@@ -76,6 +76,7 @@ class Route:
             stream_type=stream if self.fields and "stream" in self.fields else "",
             example_error=self.dialect.encode_error,
             is_public=self.is_public,
+            is_strict=self.scope == "admin",
         )
 
 

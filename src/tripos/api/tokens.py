@@ -11,7 +11,7 @@ from tripos.controls.limits import LimitsOptions, check
 from tripos.errors import InvalidRequest
 from tripos.service import Service, Tokenizing
 from tripos.types import Generate
-from tripos.wire.generation import Asked, for_model
+from tripos.wire.generation import Asked, for_model, unread_args
 from tripos.wire.openai.tokens import decode_detokenize, decode_tokenize, encode_tokens
 
 
@@ -19,7 +19,7 @@ async def tokenize(exchange: Exchange, service: Service) -> None:
     body = await exchange.read_body()
     asked = decode_tokenize(body)
     card = find_card(exchange, service, asked.model)
-    report(exchange, service, asked.ignored)
+    report(exchange, service, (*asked.ignored, *unread_args(asked.template_args, card)))
     model = find_tokenizing(service, asked.model)
     request = Generate(prompt=asked.prompt, template_args=asked.template_args)
     check(request, LimitsOptions())

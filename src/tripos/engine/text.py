@@ -181,6 +181,7 @@ class ChoiceText:
             text=text,
             token_ids=tuple(token.token_id for token in tokens),
             logprobs=tuple(self._logprob(token) for token in tokens) if wants_logprobs else None,
+            num_prompt_tokens=len(self._prompt) if is_first else 0,
             prompt_token_ids=self._prompt if is_first and self._echo_text is not None else (),
             prompt_logprobs=(None, *self._prompt_logprobs) if is_first and self._prompt_logprobs else None,
             finish_reason=self.finish_reason if is_last else None,

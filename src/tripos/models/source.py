@@ -80,6 +80,10 @@ class Source:
         return model_digest(self.config, self.weights, tokenizer.identity, *templates)
 
     @property
+    def file_format(self) -> str:
+        return "gguf" if isinstance(self.weights, TranslatedWeights) else "safetensors"
+
+    @property
     def packed_as(self) -> str | None:
         """The weight format of a packed checkpoint; None: it is not packed."""
         return self.weights.manifest.weights if isinstance(self.weights, PackedWeights) else None

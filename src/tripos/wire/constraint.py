@@ -17,6 +17,7 @@ MAX_CHOICES = 5000
 _FORMAT = table(
     Field("type", "string", "", choices=("text", "json_object", "json_schema"), required=True),
     Field("json_schema", "object", ""),
+    Field("schema", "object", "As llama.cpp has it, with either type."),
 )
 _SCHEMA = (
     Field("name", "string", "", max_bytes=64),
@@ -62,6 +63,8 @@ def read_constraint(found: Found) -> Constraint | None:
 
 def _read_response_format(found: Found) -> Constraint | None:
     read_form = found.inner("response_format", _FORMAT)
+    if "schema" in read_form and "json_schema" not in read_form and read_form["type"] != "text":
+        return schema_constraint(read_form["schema"], "response_format.schema")
     if read_form["type"] != "json_schema":
         return _plain(read_form["type"], "response_format.type")
     path = "response_format.json_schema"

@@ -31,7 +31,6 @@ OWN = (
     Field("priority", "integer", "0: online work; above 0: batch work.", low=0, high=INT31),
     Field("cache_salt", "string", "Narrows prefix reuse to requests with the same salt.", max_bytes=256, nothing=("",)),
     Field("timeout", "number", "Seconds after which the answer is worthless.", low=0.001, high=MAX_TIMEOUT_S),
-    Field("stream", "boolean", "decisions come all together", use="refused"),
 )
 
 

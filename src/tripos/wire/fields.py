@@ -51,11 +51,22 @@ class Field(msgspec.Struct, frozen=True):
     required: bool = False
     use: Use = "honoured"
     nothing: tuple[Any, ...] = ()
+    is_foreign: bool = False  # another server's name for something
+    asks_empty: bool = False  # even an empty object asks for something
 
     def says_nothing(self, value: Any) -> bool:
-        if value is None or (self.use != "honoured" and is_empty(value)):
+        if value is None:
+            return True
+        if self.asks_empty:
+            return False
+        if self.use != "honoured" and is_empty(value) and not (value is False and self._is_on):
             return True
         return any(value == each and (type(value) is bool) == (type(each) is bool) for each in self.nothing)
+
+    @property
+    def _is_on(self) -> bool:
+        """Whether true is what is so anyway; then false asks for something."""
+        return any(each is True for each in self.nothing)
 
 
 class Table(dict[str, Field]):
@@ -78,6 +89,10 @@ class Table(dict[str, Field]):
     def watched(self) -> frozenset[str]:
         """Fields of which a value may mean something else than itself."""
         return frozenset(name for name, field in self.items() if field.use != "honoured" or field.nothing)
+
+    @cached_property
+    def required(self) -> tuple[str, ...]:
+        return tuple(name for name, field in self.items() if field.required)
 
 
 class Found(dict[str, Any]):
@@ -136,9 +151,7 @@ def read_json(body: bytes, fields: Table) -> Found:
     found = fields.decode(body)
     if found is None:
         return read(parse(body), fields, ignored=[])
-    if None in found.values() or not fields.watched.isdisjoint(found):
-        return _complete(_read_each(found, fields, "", []), fields)
-    return Found(found, "", [])
+    return _settle(found, fields, "", [])
 
 
 def read(value: Any, fields: Table, path: str = "", ignored: list[Ignored] | None = None) -> Found:
@@ -152,12 +165,13 @@ def read(value: Any, fields: Table, path: str = "", ignored: list[Ignored] | Non
         found = msgspec.convert(value, fields.form)
     except msgspec.ValidationError:
         found = {}
-    if found and len(found) == len(value) and None not in found.values() and fields.watched.isdisjoint(found):
-        return _complete(Found(found, path, notes), fields)
-    return _complete(_read_each(value, fields, path, notes), fields)
+    if not found or len(found) != len(value):
+        found = _check_each(value, fields, path, notes)
+    return _settle(found, fields, path, notes)
 
 
-def _read_each(value: Any, fields: Table, path: str, ignored: list[Ignored]) -> Found:
+def _check_each(value: Any, fields: Table, path: str, ignored: list[Ignored]) -> dict[str, Any]:
+    """The fields that a table has, with values that it takes; those that are unknown are added to `ignored`."""
     if not isinstance(value, dict):
         where = path or "the body"
         raise InvalidRequest(
@@ -166,29 +180,41 @@ def _read_each(value: Any, fields: Table, path: str, ignored: list[Ignored]) -> 
     found = {}
     for name, each in value.items():
         field = fields.get(name)
-        if field is None:
-            if each is not None and not is_empty(each):
-                ignored.append(Ignored(name_of(path, name)))
-        elif field.says_nothing(each) or field.use == "met":
-            continue
-        elif field.use == "ignored":
-            ignored.append(Ignored(name_of(path, name), "advisory"))
-        else:
-            check(each, field, at(path, name))
+        if field is not None:
+            if field.use in ("honoured", "refused") and not field.says_nothing(each):
+                check(each, field, at(path, name))
             found[name] = each
-    return Found(found, path, ignored)
-
-
-def _complete(found: Found, fields: Table) -> Found:
-    missing = next((name for name, field in fields.items() if field.required and name not in found), None)
-    if missing is not None:
-        where = at(found.path, missing)
-        raise InvalidRequest(f"{where} is required", code="missing_field", param=where)
+        elif each is not None and not is_empty(each):
+            ignored.append(Ignored(name_of(path, name)))
     return found
 
 
+def _settle(found: dict[str, Any], fields: Table, path: str, ignored: list[Ignored]) -> Found:
+    """Without what says nothing, and what is not heeded. `found`: of the table, and checked."""
+    if None in found.values() or not fields.watched.isdisjoint(found):
+        found = {name: each for name, each in found.items() if _is_heeded(fields[name], each, path, ignored)}
+    for name in fields.required:
+        if name not in found:
+            where = at(path, name)
+            raise InvalidRequest(f"{where} is required", code="missing_field", param=where)
+    return Found(found, path, ignored)
+
+
+def _is_heeded(field: Field, value: Any, path: str, ignored: list[Ignored]) -> bool:
+    if value is None:
+        return False
+    if field.use == "honoured":
+        return not (field.nothing and field.says_nothing(value))
+    if field.use == "ignored" and not field.says_nothing(value):
+        ignored.append(Ignored(name_of(path, field.name), "advisory"))
+    return False
+
+
+EMPTY: tuple[Any, ...] = (False, "", [], {})
+
+
 def is_empty(value: Any) -> bool:
-    """Whether a value turns something off, or holds nothing: false, "", [] or {}. Numbers do not."""
+    """Whether a value turns something off, or holds nothing. Numbers do not."""
     return not value and type(value) in (bool, str, list, dict)
 
 

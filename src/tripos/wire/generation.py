@@ -6,7 +6,7 @@ Owns the rule that fields a client leaves out take what the model's makers recom
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import msgspec
@@ -54,6 +54,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     given: Set[str] = RECOMMENDED  # names of fields that the client sent
     stream: bool = False
     include_usage: bool = False
+    continuous_usage: bool = False  # in every chunk, what was used so far
     priority: Priority = Priority.ONLINE
     timeout_s: float | None = None
     window: int = 0  # tokens of context that the client wants at least
@@ -81,7 +82,7 @@ def for_model(asked: Asked, card: ModelCard) -> Asked:
     prompt = requests[0].prompt if requests else ()
     if prompt and isinstance(prompt[0], Message):
         request, speech, ignored = adapt(requests[0], asked.offer, asked.thinking, card)
-        ignored = (*_unread_args(requests[0], card), *ignored)
+        ignored = (*unread_args(requests[0].template_args, card), *ignored)
         asked = replace(asked, ignored=(*asked.ignored, *ignored)) if ignored else asked
         requests = requests if request is requests[0] else (request,)
     if requests is asked.requests and speech is PLAIN:
@@ -89,11 +90,12 @@ def for_model(asked: Asked, card: ModelCard) -> Asked:
     return replace(asked, requests=requests, speech=speech)
 
 
-def _unread_args(request: Generate, card: ModelCard) -> list[Ignored]:
+def unread_args(args: Mapping[str, Any], card: ModelCard) -> tuple[Ignored, ...]:
     """Arguments for the template that it does not read."""
-    known = {*(card.template_args or ()), "add_generation_prompt", "continue_final_message"}
-    unread = [name for name in request.template_args if name not in known] if card.template_args is not None else []
-    return [Ignored(f"chat_template_kwargs.{name}", "advisory") for name in unread]
+    if card.template_args is None or not args:
+        return ()
+    known = {*card.template_args, "add_generation_prompt", "continue_final_message"}
+    return tuple(Ignored(f"chat_template_kwargs.{name}", "advisory") for name in args if name not in known)
 
 
 def check_model(found: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ class Ignored(msgspec.Struct, frozen=True):
 
 
 def header_value(ignored: Iterable[Ignored]) -> str:
-    """Each name once, in the order of the body, with commas between; `+N` for those without room. ASCII only."""
+    """Each name once, in their order, with commas between; `+N` for those without room. ASCII only."""
     names = [quote(name, safe=_PLAIN) for name in dict.fromkeys(each.name for each in ignored)]
     kept: list[str] = []
     room = MAX_HEADER_BYTES - _ROOM

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from tripos.errors import InvalidRequest, TriposError
-from tripos.wire.fields import Field, Table
+from tripos.wire.fields import EMPTY, Field, Table
 
 _ERROR = InvalidRequest("temperature is 3, outside 0 to 2", code="out_of_range", param="temperature")
 _KEYS: list[dict[str, list[str]]] = [{"bearer": []}, {"x-api-key": []}]
@@ -25,6 +25,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     stream_type: str
     example_error: Callable[[TriposError, str], dict[str, Any]]
     is_public: bool
+    is_strict: bool = False  # refuses fields that nobody knows
 
 
 def encode_document(operations: Iterable[Operation], version: str) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
         name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
         encoded["parameters"] = [name]
     if operation.fields is not None:
-        schema = encode_table(operation.fields, operation.nested)
+        schema = encode_table(operation.fields, operation.nested, is_strict=operation.is_strict)
         encoded["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     return encoded
 
@@ -79,24 +80,37 @@ def _responses(operation: Operation) -> dict[str, Any]:
     }
 
 
-def encode_table(fields: Table, nested: Mapping[str, Table] | None = None) -> dict[str, Any]:
+def encode_table(
+    fields: Table, nested: Mapping[str, Table] | None = None, *, is_strict: bool = False
+) -> dict[str, Any]:
     """The JSON Schema of an object: what it refuses here is refused by the server too."""
     inner = nested or {}
     properties = {}
     for name, field in fields.items():
         schema = _schema(field)
         if name in inner:
-            schema = {**schema, **encode_table(inner[name]), "type": schema["type"]}
+            schema = {**schema, **encode_table(inner[name], is_strict=is_strict), "type": schema["type"]}
         properties[name] = schema
     required = [name for name, field in fields.items() if field.required]
-    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": not is_strict}
 
 
 def _schema(field: Field) -> dict[str, Any]:
-    """null means absent, where a field may be."""
+    """null means absent, where a field may be, and so do the values that say nothing."""
     if field.use == "refused":
-        return {"type": "null", "description": f"Refused: {field.doc}", "x-tripos-use": "refused"}
+        silent = [None, *(each for each in EMPTY if field.says_nothing(each)), *field.nothing]
+        return {"description": f"Refused: {field.doc}", "x-tripos-use": "refused", "enum": silent}
     schema: dict[str, Any] = {"description": field.doc, "x-tripos-use": field.use}
+    if field.use != "honoured":
+        return schema
+    if field.nothing:
+        bounded = _bounds(field)
+        return {**schema, "anyOf": [bounded, {"enum": list(field.nothing)}]} if bounded else schema
+    return schema | _bounds(field)
+
+
+def _bounds(field: Field) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
     if field.kind != "any":
         schema["type"] = field.kind if field.required else [field.kind, "null"]
     most = {"array": "maxItems", "object": "maxProperties"}

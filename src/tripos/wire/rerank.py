@@ -9,6 +9,7 @@ import msgspec
 
 from tripos.errors import InvalidRequest
 from tripos.types import Rerank
+from tripos.wire import foreign
 from tripos.wire.fields import Field, kind_of, read_json, table
 from tripos.wire.generation import INT31, MODEL, check_model
 from tripos.wire.oneshot import (
@@ -38,6 +39,7 @@ RERANK = table(
     Field("user", "string", "For the client's own books.", max_bytes=512, use="ignored"),
     Field("max_chunks_per_doc", "any", "a document is read as a whole: use max_tokens_per_doc", use="refused"),
     Field("rank_fields", "any", "send each document as the text that is to be read", use="refused"),
+    *foreign.RERANK,
 )
 SCORE = table(
     MODEL,

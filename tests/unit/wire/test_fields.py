@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tripos.errors import InvalidRequest
-from tripos.wire.fields import Field, check, read, read_json, table
+from tripos.wire.fields import Field, Found, check, read, read_json, table
+from tripos.wire.ignored import Ignored
 from tripos.wire.json import parse
 
 TABLE = table(
@@ -28,6 +29,9 @@ TABLE = table(
     Field("list", "array", ""),
     Field("what", "any", ""),
     Field("never", "any", "", use="refused"),
+    Field("met", "string", "", use="met"),
+    Field("noted", "string", "", use="ignored", nothing=("usual", True)),
+    Field("seed", "integer", "", low=0, high=9, nothing=(-1,)),
     Field("must", "integer", "", required=True),
 )
 EDGES: list[Any] = [
@@ -37,13 +41,20 @@ EDGES: list[Any] = [
 VALUES = st.sampled_from([None, *EDGES]) | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 
 
+def kept(body: Any) -> dict[str, Any]:
+    """The fields that say something and are honoured, by the table alone."""
+    known = {
+        name: value for name, value in body.items() if name in TABLE and TABLE[name].use in ("honoured", "refused")
+    }
+    return {name: value for name, value in known.items() if not TABLE[name].says_nothing(value)}
+
+
 def allowed(body: Any) -> bool:
     """What the table says, field by field."""
     try:
-        for name, value in body.items():
-            if value is not None:
-                check(value, TABLE[name], name)
-    except (InvalidRequest, KeyError):
+        for name, value in kept(body).items():
+            check(value, TABLE[name], name)
+    except InvalidRequest:
         return False
     return body.get("must") is not None
 
@@ -52,7 +63,7 @@ def allowed(body: Any) -> bool:
 def test_a_body_is_read_exactly_when_every_field_is_allowed(body: dict[str, Any], is_complete: bool) -> None:
     body = {"must": 1, **body} if is_complete else body
     if allowed(body):
-        assert read(body, TABLE) == {name: value for name, value in body.items() if value is not None}
+        assert read(body, TABLE) == kept(body)
     else:
         with pytest.raises(InvalidRequest):
             read(body, TABLE)
@@ -63,7 +74,7 @@ def test_every_edge_of_every_field_has_one_verdict(name: str) -> None:
     for value in EDGES:
         body = {"must": 1, name: value}
         if allowed(body):
-            assert read(body, TABLE)[name] == value
+            assert read(body, TABLE).get(name) == kept(body).get(name)
         else:
             with pytest.raises(InvalidRequest) as caught:
                 read(body, TABLE)
@@ -77,9 +88,10 @@ def test_only_objects_are_read(value: Any) -> None:
     assert caught.value.code == "invalid_type"
 
 
-def verdict(reads: Callable[[], Any]) -> Any:
+def verdict(reads: Callable[[], Found]) -> Any:
     try:
-        return reads()
+        found = reads()
+        return found, found.ignored
     except InvalidRequest as problem:
         return problem.message, problem.code, problem.param
 
@@ -87,7 +99,7 @@ def verdict(reads: Callable[[], Any]) -> Any:
 @given(st.dictionaries(st.sampled_from([*TABLE, "unknown"]), VALUES, max_size=4), st.booleans())
 def test_one_pass_over_a_body_finds_what_two_find(body: dict[str, Any], escapes: bool) -> None:
     data = json.dumps({"must": 1, **body}, ensure_ascii=escapes).encode(errors="surrogatepass")
-    assert verdict(lambda: read_json(data, TABLE)) == verdict(lambda: read(parse(data), TABLE))
+    assert verdict(lambda: read_json(data, TABLE)) == verdict(lambda: read(parse(data), TABLE, ignored=[]))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +109,6 @@ def test_one_pass_over_a_body_finds_what_two_find(body: dict[str, Any], escapes:
         (b'{"must": 1, "what": {"a": 1, "a": 2}}', "invalid_json"),
         (b'{"must": 1, "what": {"a": 1, "\\u0061": 2}}', "invalid_json"),
         (b'{"must": 1, "what": ["\\u003a", {"a": 1, "a": 2}]}', "invalid_json"),
-        (b'{"must": 1, "unknown": 2, "what": "\\u003a"}', "unknown_field"),
         (b'{"must": 1, "unknown": NaN}', "invalid_json"),
         (b'{"must": 1, "unknown": "\xff"}', "invalid_encoding"),
         (b'{"must": 1, "unknown": "\\ud800"}', "invalid_encoding"),
@@ -128,3 +139,46 @@ def test_usual_bodies_need_no_second_look() -> None:
         "what": {"a": 1},
     }
     assert TABLE.decode(json.dumps(body).encode()) == body
+
+
+@pytest.mark.parametrize(
+    ("fields", "ignored"),
+    [
+        ({}, []),
+        ({"color": "red", "noted": "x"}, [("color", "unknown"), ("noted", "advisory")]),
+        ({"color": 0}, [("color", "unknown")]),
+        ({"color": None, "shade": "", "flags": {}, "list2": [], "off": False}, []),
+        ({"noted": "usual", "met": "whatever"}, []),
+        ({"noted": True}, []),
+        ({"noted": False}, [("noted", "advisory")]),
+        ({"noted": 1}, [("noted", "advisory")]),
+        ({"never": [], "seed": -1}, []),
+        ({"x" * 100: 1}, [("x" * 64, "unknown")]),
+    ],
+)
+def test_what_is_not_heeded_is_named_with_its_group(fields: dict[str, Any], ignored: list[tuple[str, str]]) -> None:
+    found = read_json(json.dumps({"must": 1, **fields}).encode(), TABLE)
+    assert dict(found) == {"must": 1}
+    assert [(each.name, each.group) for each in found.ignored] == ignored
+
+
+def test_objects_inside_add_to_the_names_of_their_body() -> None:
+    inner = table(Field("size", "integer", ""))
+    outer = table(Field("box", "object", ""), Field("list", "array", ""))
+    found = read_json(b'{"box": {"size": 1, "color": 2}, "list": [{"color": 3}]}', outer)
+    assert found.inner("box", inner) == {"size": 1}
+    read(found["list"][0], inner, "list[0]", found.ignored)
+    assert found.ignored == [Ignored("box.color"), Ignored("list[].color")]
+    assert found.inner("absent", inner) == {}
+
+
+def test_further_keys_of_an_echo_mean_nothing() -> None:
+    assert read({"must": 1, "provider_specific_fields": {"x": 1}}, TABLE, "messages[0]") == {"must": 1}
+
+
+def test_who_must_know_every_field_refuses_the_first_unknown_one() -> None:
+    found = read_json(b'{"must": 1, "noted": "x", "color": 1, "shade": 2}', TABLE)
+    with pytest.raises(InvalidRequest, match="color") as caught:
+        found.refuse_unknown()
+    assert (caught.value.code, caught.value.param) == ("unknown_field", "color")
+    read_json(b'{"must": 1, "noted": "x"}', TABLE).refuse_unknown()

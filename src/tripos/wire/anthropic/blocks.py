@@ -32,6 +32,22 @@ _THINKING = table(
     _CACHE,
 )
 _REDACTED = table(Field("type", "string", "", required=True), Field("data", "string", "", use="ignored"))
+_DOCUMENT = table(
+    Field("type", "string", "", required=True),
+    Field("source", "object", "", required=True),
+    Field("title", "string", ""),
+    Field("context", "string", ""),
+    Field("citations", "object", "", use="ignored"),
+    _CACHE,
+)
+_SOURCES = {
+    "text": table(
+        Field("type", "string", "", required=True),
+        Field("data", "string", "", required=True),
+        Field("media_type", "string", "", choices=("text/plain",)),
+    ),
+    "content": table(Field("type", "string", "", required=True), Field("content", "any", "", required=True)),
+}
 _USE = table(
     Field("type", "string", "", required=True),
     Field("id", "string", "", max_bytes=256, required=True),
@@ -47,7 +63,8 @@ _RESULT = table(
     Field("is_error", "boolean", ""),
     _CACHE,
 )
-_USER_KINDS = ("text", "tool_result")
+_TEXT_KINDS = ("text", "document")
+_USER_KINDS = (*_TEXT_KINDS, "tool_result")
 _ASSISTANT_KINDS = ("text", "thinking", "redacted_thinking", "tool_use")
 
 
@@ -95,8 +112,8 @@ def _read_user(content: Any, path: str, open_ids: set[str]) -> list[Message]:
         return [Message(role="user", content=content)]
     results, texts = [], []
     for block, where in _blocks(content, path, _USER_KINDS):
-        if block["type"] == "text":
-            texts.append(read(block, _TEXT, where)["text"])
+        if block["type"] in _TEXT_KINDS:
+            texts.append(_read_block(block, where))
             continue
         found = read(block, _RESULT, where)
         if found["tool_use_id"] not in open_ids:
@@ -134,7 +151,24 @@ def _read_text(content: Any, path: str) -> str:
     """Text, or text blocks as paragraphs."""
     if isinstance(content, str):
         return content
-    return "\n\n".join(read(block, _TEXT, where)["text"] for block, where in _blocks(content, path, ("text",)))
+    return "\n\n".join(_read_block(block, where) for block, where in _blocks(content, path, _TEXT_KINDS))
+
+
+def _read_block(block: dict[str, Any], path: str) -> str:
+    """The text of a text block, or of a document with what is said of it in front."""
+    if block["type"] == "text":
+        text: str = read(block, _TEXT, path)["text"]
+        return text
+    found = read(block, _DOCUMENT, path)
+    kind = found["source"].get("type")
+    where = f"{path}.source"
+    if not isinstance(kind, str) or kind not in _SOURCES:
+        given = shown(kind) if isinstance(kind, str) else kind_of(kind)
+        message = f"{where}.type is {given}: this server reads documents as text: send a source of type text"
+        raise InvalidRequest(message, code="invalid_value", param=f"{where}.type")
+    source = found.inner("source", _SOURCES[kind])
+    body = source["data"] if kind == "text" else _read_text(source["content"], f"{where}.content")
+    return "\n".join(part for part in (found.get("title"), found.get("context"), body) if part)
 
 
 def _blocks(content: Any, path: str, kinds: tuple[str, ...]) -> list[tuple[dict[str, Any], str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tripos.errors import InvalidRequest
+from tripos.wire.anthropic.client_tools import describe
 from tripos.wire.fields import Field, Found, read, table
 from tripos.wire.generation import MAX_TOKENS
 from tripos.wire.ignored import Ignored
@@ -20,9 +21,15 @@ _TOOL = table(
     Field("strict", "boolean", "All of the schema is enforced, or refused; otherwise what can be enforced is."),
     Field("cache_control", "object", "Prefixes are always reused.", use="met"),
     Field("input_examples", "array", "", use="ignored"),
-    Field("allowed_callers", "array", "", use="ignored"),
+    Field("allowed_callers", "array", "", use="ignored", nothing=(["direct"],)),
     Field("defer_loading", "boolean", "", use="ignored"),
     Field("eager_input_streaming", "boolean", "", use="ignored"),
+)
+_KNOWN_TOOL = table(
+    Field("type", "string", "", required=True),
+    Field("name", "string", "", required=True),
+    Field("max_characters", "integer", "The client cuts what it shows.", use="met"),
+    *(_TOOL[name] for name in ("strict", "cache_control", "input_examples", "allowed_callers", "defer_loading")),
 )
 _CHOICE = table(
     Field("type", "string", "", choices=("auto", "any", "tool", "none"), required=True),
@@ -52,6 +59,10 @@ def read_offer(found: Found) -> Offer:
 
 def _read_tool(value: Any, path: str, ignored: list[Ignored]) -> Tool:
     kind = value.get("type") if isinstance(value, dict) else None
+    known = describe(kind) if isinstance(kind, str) else None
+    if known is not None:
+        found = read(value, _KNOWN_TOOL, path, ignored)
+        return read_tool(found["name"], known[0], known[1], f"{path}.name", f"{path}.type")
     if isinstance(kind, str) and kind != "custom":
         message = f"{path}.type is {shown(kind)}: only tools that the client runs can be called"
         raise InvalidRequest(message, code="invalid_value", param=f"{path}.type")

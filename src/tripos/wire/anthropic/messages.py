@@ -7,6 +7,7 @@ from typing import Any
 
 from tripos.errors import InvalidRequest
 from tripos.types import Constraint, Event, Generate, Message, Sampling, Usage
+from tripos.wire import foreign
 from tripos.wire.anthropic.blocks import Blocks, read_conversation
 from tripos.wire.anthropic.functions import read_offer, read_thinking
 from tripos.wire.constraint import read_schema_format
@@ -31,7 +32,7 @@ _CACHE = "Prefixes are always reused."
 _PROMPT = (
     MODEL,
     Field("messages", "array", "The conversation, ending with the user.", max_items=MAX_MESSAGES, required=True),
-    Field("system", "any", "Text, or a list of {type: text, text}."),
+    Field("system", "any", "Text, or a list of {type: text, text}.", nothing=("", [])),
     Field("cache_control", "object", _CACHE, use="met"),
     Field("thinking", "object", "{type: enabled, budget_tokens}, {type: adaptive} or {type: disabled}, the default."),
     Field("tools", "array", "Tools that the client runs: {name, description, input_schema}.", max_items=MAX_TOOLS),
@@ -59,6 +60,7 @@ FIELDS = table(
     Field("inference_geo", "string", "Everything stays on this machine.", max_bytes=64, use="ignored"),
     Field("container", "any", "there are no containers", use="refused"),
     Field("diagnostics", "any", "see /metrics", use="refused"),
+    *foreign.MESSAGES,
 )
 _OUTPUT_CONFIG = table(
     Field("format", "object", ""),

@@ -74,13 +74,20 @@ def iso(unix_s: float) -> str:
 
 
 def _identity(card: ModelCard) -> dict[str, Any]:
-    return {"name": card.name, "model": card.name, "digest": card.digest, "details": _details(card)}
+    return {
+        "name": card.name,
+        "model": card.name,
+        "size": card.num_bytes,
+        "digest": card.digest,
+        "details": _details(card),
+    }
 
 
 def _details(card: ModelCard) -> dict[str, Any]:
     millions = card.num_parameters / 1e6
     return {
-        "parent_model": "",
+        "parent_model": card.parent,
+        "format": card.file_format,
         "family": card.architecture,
         "families": [card.architecture],
         "parameter_size": f"{millions / 1e3:.1f}B" if millions >= 1000 else f"{millions:.1f}M",

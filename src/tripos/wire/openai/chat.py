@@ -10,6 +10,7 @@ import msgspec
 
 from tripos.errors import InvalidRequest
 from tripos.types import Delta, Generate, Message, TokenLogprob, ToolCall
+from tripos.wire import foreign
 from tripos.wire.constraint import read_constraint
 from tripos.wire.fields import Field, read, read_json, table
 from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, Asked, Heard, join_parts
@@ -62,9 +63,10 @@ FIELDS = table(
     Field("function_call", "any", "use tool_choice", use="refused"),
     Field("audio", "any", "text only", use="refused"),
     Field("prediction", "object", "A hint for speed that changes no text.", use="ignored"),
-    Field("web_search_options", "any", "the server makes no outbound requests", use="refused"),
+    Field("web_search_options", "any", "the server makes no outbound requests", use="refused", asks_empty=True),
     Field("verbosity", "string", "Say it in the prompt.", use="ignored", nothing=("medium",)),
     Field("moderation", "any", "ask /v1/decisions whether a text is what you will not have", use="refused"),
+    *foreign.CHAT,
 )
 
 _MESSAGE = table(

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from tripos.errors import InvalidRequest
 from tripos.types import Delta, Generate, TokenLogprob
+from tripos.wire import foreign
 from tripos.wire.constraint import read_constraint
 from tripos.wire.fields import Field, kind_of, read_json, table
 from tripos.wire.generation import MAX_TOKENS, Asked, Choice, read_token_ids
@@ -36,6 +37,7 @@ FIELDS = table(
     Field("structured_outputs", "object", "One of json, json_object, regex, choice, grammar (Lark or GBNF)."),
     *IGNORED,
     Field("suffix", "any", "the models fill no gaps", use="refused"),
+    *foreign.COMPLETIONS,
 )
 
 

@@ -6,6 +6,7 @@ import base64
 from typing import Any
 
 from tripos.types import Embed
+from tripos.wire import foreign
 from tripos.wire.fields import Field, read_json, table
 from tripos.wire.generation import INT31, MODEL, check_model
 from tripos.wire.oneshot import (
@@ -30,6 +31,7 @@ FIELDS = table(
     TRUNCATE,
     *DELIVERY,
     Field("user", "string", "For the client's own books.", max_bytes=512, use="ignored"),
+    *foreign.EMBEDDINGS,
 )
 
 

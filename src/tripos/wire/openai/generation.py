@@ -21,6 +21,7 @@ from tripos.wire.generation import (
     read_stop,
     read_token_ids,
 )
+from tripos.wire.ignored import Ignored
 from tripos.wire.json import encode, shown
 
 SAMPLING = (
@@ -60,7 +61,7 @@ DELIVERY = (
     MODEL,
     Field("stream", "boolean", "Send the answer as server-sent events."),
     Field("stream_options", "object", "With stream: {include_usage, continuous_usage_stats}.", nothing=({},)),
-    Field("service_tier", "string", "flex: run as batch work.", choices=("auto", "default", "flex", "priority")),
+    Field("service_tier", "string", "flex: run as batch work.", max_bytes=64, nothing=("auto", "default")),
     Field("priority", "integer", "0: online work; above 0: batch work.", low=0, high=INT31),
     Field("cache_salt", "string", "Narrows prefix reuse to requests with the same salt.", max_bytes=256, nothing=("",)),
     Field("timeout", "number", "Seconds after which the answer is worthless.", low=0.001, high=MAX_TIMEOUT_S),
@@ -77,6 +78,7 @@ IGNORED = (
 _BIAS = Field("bias", "number", "", low=-100, high=100)
 _STREAM_OPTIONS = table(
     Field("include_usage", "boolean", "End with a chunk that holds the usage."),
+    Field("continuous_usage_stats", "boolean", "Every chunk holds the usage so far."),
     Field("include_obfuscation", "boolean", "No padding is added.", use="ignored"),
 )
 
@@ -113,6 +115,9 @@ def read_delivery(found: Found) -> dict[str, Any]:
             raise InvalidRequest(message, code="invalid_value", param="stream_options")
         options = found.inner("stream_options", _STREAM_OPTIONS)
         given["include_usage"] = options.get("include_usage", False)
+        given["continuous_usage"] = options.get("continuous_usage_stats", False)
+    if found.get("service_tier", "flex") != "flex":
+        found.ignored.append(Ignored("service_tier", "advisory"))
     if found.get("service_tier") == "flex" or found.get("priority", 0) > 0:
         given["priority"] = Priority.BATCH
     if "timeout" in found:
@@ -216,6 +221,7 @@ class Answer(ABC):
         self._identity = identity
         self._n = asked.n
         self._usages: list[Usage | None] = [None] * len(asked.requests)
+        self._so_far = [Usage()] * len(asked.requests)  # where every chunk tells
         if asked.stream:
             self._before = encode(self._head(self.chunk_object))[:-1] + b',"choices":['
             self._after = b'],"usage":null}' if asked.include_usage else b"]}"
@@ -225,6 +231,8 @@ class Answer(ABC):
         choices = []
         for prompt_idx, event in events:
             if type(event) is Delta:
+                if self.asked.continuous_usage:
+                    self._count(prompt_idx, event)
                 choice = self._add(prompt_idx * self._n + event.index, event)
                 if choice is not None:
                     choices.append(choice)
@@ -233,7 +241,17 @@ class Answer(ABC):
         if choices and not self._is_opened:
             self._is_opened = True
             choices = self._opening() + choices
-        return [msgspec.Raw(self._before + encode(choice) + self._after) for choice in choices]
+        after = self._after
+        if choices and self.asked.continuous_usage:
+            after = b'],"usage":' + encode(encode_usage(self._so_far)) + b"}"
+        return [msgspec.Raw(self._before + encode(choice) + after) for choice in choices]
+
+    def _count(self, prompt_idx: int, delta: Delta) -> None:
+        before = self._so_far[prompt_idx]
+        self._so_far[prompt_idx] = Usage(
+            prompt_tokens=before.prompt_tokens or delta.num_prompt_tokens,
+            output_tokens=before.output_tokens + len(delta.token_ids),
+        )
 
     def end(self, elapsed_s: float) -> list[dict[str, Any]]:
         """The usage, if it was asked for."""

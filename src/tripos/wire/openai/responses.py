@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from tripos.errors import InvalidRequest, TriposError
 from tripos.types import Event, Generate, Message, ToolCall, Usage
+from tripos.wire import foreign
 from tripos.wire.constraint import read_text_format
 from tripos.wire.fields import Field, Found, at, check, kind_of, read, read_json, table
 from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, MODEL, Asked, Single, check_model, join_parts
@@ -30,10 +31,15 @@ _METADATA = Field("metadata", "string", "", max_bytes=512)
 
 _PROMPT = (
     Field("input", "any", "Text, or a list of messages, reasoning, function calls and their outputs.", required=True),
-    Field("instructions", "string", "Go before everything as the system's message; not kept for the next response."),
+    Field(
+        "instructions",
+        "string",
+        "Go before everything as the system's message; not kept for the next response.",
+        nothing=("",),
+    ),
     Field("previous_response_id", "string", "Go on from a stored response.", max_bytes=256),
     Field("text", "object", "{format}: text, json_object, or json_schema: the answer follows the schema."),
-    Field("truncation", "string", "Only disabled: nothing is dropped silently.", choices=("auto", "disabled")),
+    Field("truncation", "string", "What does not fit is refused, never dropped.", use="ignored", nothing=("disabled",)),
     *CALLING,
     Field("reasoning", "object", "{effort}, as reasoning_effort of chat completions; the rest has no effect."),
     Field("conversation", "any", "use previous_response_id", use="refused"),
@@ -68,6 +74,7 @@ FIELDS = table(
     Field("access_programs", "any", "there are none", use="refused"),
     Field("image", "any", "this server makes no images", use="refused"),
     Field("moderation", "any", "ask /v1/decisions whether a text is what you will not have", use="refused"),
+    *foreign.RESPONSES,
 )
 _MESSAGE = table(
     Field("type", "string", "", choices=("message",)),
@@ -181,9 +188,6 @@ def encode_deleted(response_id: str) -> dict[str, Any]:
 
 
 def _read_wanted(found: Found, asked: Asked) -> Wanted:
-    if found.get("truncation") == "auto":
-        message = "truncation: only disabled is supported, nothing is dropped silently"
-        raise InvalidRequest(message, code="invalid_value", param="truncation")
     thinking = Thinking(effort=found.inner("reasoning", _REASONING).get("effort"))
     asked = replace(asked, offer=read_offer(found), thinking=thinking)
     return Wanted(

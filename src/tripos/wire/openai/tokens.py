@@ -9,6 +9,7 @@ import msgspec
 
 from tripos.errors import InvalidRequest
 from tripos.types import Message
+from tripos.wire import foreign
 from tripos.wire.fields import Field, read_json, table
 from tripos.wire.generation import MAX_MESSAGES, MODEL, check_model, read_token_ids
 from tripos.wire.ignored import Ignored
@@ -20,8 +21,10 @@ TOKENIZE = table(
     Field("messages", "array", "A conversation, through the model's template.", max_items=MAX_MESSAGES),
     Field("add_special_tokens", "boolean", "With prompt: begin as a completion does. Default true."),
     Field("add_generation_prompt", "boolean", "With messages: open the assistant's turn. Default true."),
+    Field("continue_final_message", "boolean", "With messages: go on with the last, an assistant's."),
     Field("chat_template_kwargs", "object", "With messages: scalars for the template.", max_items=16),
     Field("return_token_strs", "boolean", "Also the text of each token."),
+    *foreign.TOKENIZE,
 )
 DETOKENIZE = table(MODEL, Field("tokens", "array", "Token ids.", required=True))
 
