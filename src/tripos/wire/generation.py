@@ -127,6 +127,8 @@ class Choice:
     def __init__(self) -> None:
         self.texts: list[str] = []
         self.logprobs: list[TokenLogprob] = []
+        self.text_offsets: list[int] = []
+        self.prompt_offsets: tuple[int, ...] = ()
         self.prompt_token_ids: tuple[int, ...] = ()
         self.prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
         self.finish_reason: str | None = None
@@ -135,6 +137,8 @@ class Choice:
     def add(self, delta: Delta) -> None:
         self.texts.append(delta.text)
         self.logprobs += delta.logprobs or ()
+        self.text_offsets += delta.text_offsets
+        self.prompt_offsets = self.prompt_offsets or delta.prompt_offsets
         self.prompt_token_ids = self.prompt_token_ids or delta.prompt_token_ids
         self.prompt_logprobs = self.prompt_logprobs or delta.prompt_logprobs or ()
         if delta.finish_reason is not None:
