@@ -28,7 +28,7 @@ from tripos.config.options import (
     variable,
 )
 from tripos.config.read import effective, is_loopback, model_options, read_environment, read_options
-from tripos.config.values import parse, parse_bytes
+from tripos.config.values import hint, parse, parse_bytes
 
 __all__ = [
     "DEFAULT_FILE",
@@ -51,6 +51,7 @@ __all__ = [
     "find_file",
     "flag",
     "flags",
+    "hint",
     "is_loopback",
     "model_options",
     "parse",

@@ -162,6 +162,14 @@ class RouteOptions:
 
     name: str
     model: str = _setting("", "text", "Name of the model at the end.", is_flag=False)
+    unknown_fields: str = _setting(
+        "report",
+        "text",
+        "What becomes of a request with a field that nobody knows. report: it is answered, and names the field in the "
+        "header x-tripos-ignored.",
+        choices=("report", "refuse"),
+        is_flag=False,
+    )
     stages: tuple[StageOptions, ...] = (LimitsStage(), DeadlineStage())
     need: NeedOptions = NeedOptions()
 

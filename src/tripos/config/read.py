@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -24,7 +23,7 @@ from tripos.config.options import (
     stage_name,
     variable,
 )
-from tripos.config.values import check, parse, shown, written
+from tripos.config.values import check, hint, parse, shown, written
 from tripos.errors import ConfigError
 
 
@@ -39,8 +38,8 @@ def read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         if not key.startswith(PREFIX) or key in NATIVE_VARIABLES:
             continue
         if key not in known:
-            near = difflib.get_close_matches(key, [*known, *NATIVE_VARIABLES], n=1, cutoff=0)
-            raise ConfigError(f"{shown(key)} is not a setting of Tripos: did you mean {near[0]}?")
+            meant = hint(key, [*known, *NATIVE_VARIABLES])
+            raise ConfigError(f"variable {shown(key)} is not a setting of Tripos{meant}")
         values[known[key]] = parse(known[key], text, key)
     return values
 
@@ -99,9 +98,8 @@ def _check_names(models: Iterable[ModelOptions], routes: Iterable[RouteOptions],
     for route in routes:
         here = origins.get(f"routes.{route.name}.model", "")
         if route.model not in names:
-            near = difflib.get_close_matches(route.model, names, n=1, cutoff=0)
-            hint = f": did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"{here}: routes.{route.name}.model: no model is named {shown(route.model)}{hint}")
+            there = hint(route.model, names) or f": there are {', '.join(names)}"
+            raise ConfigError(f"{here}: routes.{route.name}.model: no model is named {shown(route.model)}{there}")
         if route.name in served and route.name != route.model:
             raise ConfigError(f"{here}: routes.{route.name} would hide the model of that name: choose another name")
 
@@ -114,8 +112,7 @@ def model_options(name: str, given: Mapping[str, Any], default: ModelOptions, wh
     values = {}
     for key, value in given.items():
         if key not in known:
-            near = difflib.get_close_matches(key[:64], known, n=1, cutoff=0)
-            raise ConfigError(f"{where}.{shown(key)} is not a setting of a model: did you mean {near[0]}?")
+            raise ConfigError(f"{where}.{shown(key)} is not a setting of a model{hint(key, known)}")
         values[known[key]["field"]] = check(known[key], value, f"{where}.{key}")
     if name and not is_name(name):
         raise ConfigError(f"name: {shown(name)}: {NAME_RULE}")
@@ -143,7 +140,8 @@ def effective(options: ServiceOptions) -> list[tuple[str, str, str]]:
     for route in options.routes:
         key = f"routes.{route.name}"
         names = tuple(stage_name(stage) for stage in route.stages)
-        rows.append((f"{key}.model", written(route.model), origin(f"{key}.model")))
+        for name in ("model", "unknown_fields"):
+            rows.append((f"{key}.{name}", written(getattr(route, name)), origin(f"{key}.{name}")))
         rows.append((f"{key}.stages", written(names), origin(f"{key}.stages")))
         for i, stage in enumerate(route.stages):
             add(f"{key}.stages.{names[i]}", stage, f"{key}.stages.{i}")

@@ -127,10 +127,11 @@ class Room:
         for name in (self._routed - set(wanted)) & set(current):
             self._service.remove(name)
         for name, (model, route) in wanted.items():
+            is_strict = route.unknown_fields == "refuse"
             if name not in current:
-                self._service.add(model, self._make_stages(route, model), name)
+                self._service.add(model, self._make_stages(route, model), name, is_strict=is_strict)
             elif again or current[name] is not model:
-                self._service.replace(name, model, self._make_stages(route, model))
+                self._service.replace(name, model, self._make_stages(route, model), is_strict=is_strict)
         self._routed = set(wanted)
 
     def check_names(self, name: str, options: ModelOptions, old: Resident | None = None) -> None:
