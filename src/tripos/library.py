@@ -304,7 +304,7 @@ def _sampled(sampling: Sampling, fields: dict[str, Any]) -> Sampling:
 
 def _listed(given: Any) -> list[Any]:
     """Several prompts, texts or conversations as they are, and one as a list of one."""
-    if isinstance(given, str) or not isinstance(given, Iterable):
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         return [given]
     listed = given if isinstance(given, np.ndarray) else list(given)
     if isinstance(given, Mapping) or (len(listed) and (_is_token_id(listed[0]) or _is_message(listed[0]))):
