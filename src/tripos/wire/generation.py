@@ -149,6 +149,11 @@ class Choice:
     def text(self) -> str:
         return "".join(self.texts)
 
+    def take_logprobs(self) -> list[TokenLogprob]:
+        """Those since the last time: they are large, and whoever streams them needs them once."""
+        taken, self.logprobs = self.logprobs, []
+        return taken
+
 
 class Heard:
     """What one choice said: its reasoning, text and calls so far, and what of it came with the last Delta."""
