@@ -63,4 +63,4 @@ def served(window: int = 64, stall_s: float = 30.0) -> Iterator[Server]:
     ledger = json.loads(out.splitlines()[-1])
     assert ledger == {"held": 0, "free": ledger["all"], "all": ledger["all"]}
     assert process.returncode == 0
-    assert "Traceback" not in err
+    assert "Traceback" not in err, err[-3000:]

@@ -160,7 +160,9 @@ class Connection(asyncio.Protocol):
 
     def _flush(self) -> None:
         unsent = self._unsent
-        if unsent:
+        if unsent and self.transport.is_closing():  # the client has left; uvloop would raise
+            unsent.clear()
+        elif unsent:
             self.transport.write(unsent[0] if len(unsent) == 1 else b"".join(unsent))
             unsent.clear()
 
