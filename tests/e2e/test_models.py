@@ -177,7 +177,12 @@ def test_a_signal_reads_the_file_again(server: Server) -> None:
 
 
 def test_nobody_there_is_an_environment_problem(tmp_path: Path) -> None:
-    for url, status in (("http://127.0.0.1:9", 3), ("ftp://127.0.0.1", 2), ("http://127.0.0.1:x", 2), ("nonsense:x", 2)):
+    for url, status in (
+        ("http://127.0.0.1:9", 3),
+        ("ftp://127.0.0.1", 2),
+        ("http://127.0.0.1:x", 2),
+        ("nonsense:x", 2),
+    ):
         done = tripos(tmp_path, "models", "--url", url, "list")
         assert done.returncode == status, done.stderr
         assert done.stderr.count("\n") == 1

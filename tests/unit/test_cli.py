@@ -196,7 +196,7 @@ def test_words_of_other_servers_are_answered_with_ours(arguments: tuple[str, ...
     refused(run(*arguments), 2, words)
 
 
-@pytest.mark.parametrize("flag", ["--ssl-keyfile", "--chat-template", "--root-path", "--enable-metrics"])
+@pytest.mark.parametrize("flag", ["--tls-minimum", "--chat-template", "--root-path", "--enable-metrics"])
 def test_no_flag_is_guessed_where_none_is_near(flag: str) -> None:
     done = run("serve", flag, "x")
     refused(done, 2, flag)

@@ -58,8 +58,8 @@ def tripos() -> None:
 def serve(models: tuple[str, ...], file: str, **flags: Flags) -> None:
     """Serve models over HTTP.
 
-    MODEL is a directory, a .gguf file, hf:org/name or demo:assistant (the default). MODELs that are named here are
-    served instead of those in the service file.
+    MODEL is a directory, a .gguf file, hf:org/name[@revision] or demo:assistant (the default). MODELs that are named
+    here are served instead of those in the service file.
     """
     options, read_options = _read_options(models, file, flags)
     from tripos import build

@@ -30,7 +30,7 @@ def settings(*names: str) -> Callable[[Command], Command]:
             doc = rule["doc"]
             if rule["choices"]:
                 doc += f" One of {', '.join(rule['choices'])}."
-            metavar = "NAME=PATH" if rule["kind"] == "named_paths" else rule["kind"].upper()
+            metavar = {"named_paths": "NAME=PATH", "names": "NAME,..."}.get(rule["kind"], rule["kind"].upper())
             kind: dict[str, Any] = {"metavar": metavar, "multiple": True}
             if rule["kind"] == "switch":
                 kind = {"is_flag": True}
@@ -56,7 +56,8 @@ def given(flags: dict[str, Flags]) -> dict[str, str]:
 def server_url(options: config.ServerOptions) -> str:
     """Where a server of these settings listens, as a client of this machine reaches it."""
     host = "127.0.0.1" if options.host in ("0.0.0.0", "::", "localhost") else options.host
-    return f"http://[{host}]:{options.port}" if ":" in host else f"http://{host}:{options.port}"
+    scheme = "https" if options.tls_cert else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{options.port}"
 
 
 def require_utf8(text: str, where: str) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from tripos.config.door import check_door
 from tripos.config.file import NAME_RULE, ServiceFile, is_name, read_file
 from tripos.config.options import (
     DEFAULT_MODEL,
@@ -59,18 +59,22 @@ def read_options(
     values |= {name: parse(name, text, flag(name)) for name, text in given.items()}
     origins |= {name: f"flag {flag(name)}" for name in given}
     server = replace(ServerOptions(), **{**read.server, **_of(ServerOptions, values)})
-    if not is_loopback(server.host) and not server.api_key_file and not server.i_accept_no_auth:
-        raise ConfigError(
-            f"--host {server.host} lets other machines in without a key: "
-            "give --api-key-file, or --i-accept-no-auth if that is meant"
-        )
+    check_door(server)
     models = _models(sources, values, read)
-    routes = () if sources else tuple(read.routes.values())
+    routes = (
+        () if sources else tuple(_with_deadline(route, server.max_call_s, origins) for route in read.routes.values())
+    )
     _check_names(models, routes, origins)
     for model in models:
         if len(model.adapters) > model.num_adapters:
             raise ConfigError(f"{len(model.adapters)} adapters are named, max_adapters allows {model.max_adapters}")
     return ServiceOptions(models=models, routes=routes, server=server, origins=origins, file=file)
+
+
+def _with_deadline(route: RouteOptions, max_call_s: float, origins: Mapping[str, str]) -> RouteOptions:
+    if f"routes.{route.name}.need.deadline_s" in origins:
+        return route
+    return replace(route, need=replace(route.need, deadline_s=max_call_s))
 
 
 def _models(sources: tuple[str, ...], values: Mapping[str, Any], read: ServiceFile) -> tuple[ModelOptions, ...]:
@@ -152,13 +156,3 @@ def effective(options: ServiceOptions) -> list[tuple[str, str, str]]:
 def _of(struct: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a struct's flags and variables, by field."""
     return {rules(struct)[name]["field"]: value for name, value in values.items() if name in flags(struct)}
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address. Names other than localhost count as reachable."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

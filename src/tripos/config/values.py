@@ -105,6 +105,10 @@ def _paths(text: str) -> tuple[str, ...]:
     return tuple(_text(each) for each in text.split(os.pathsep) if each)
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(_text(each.strip()) for each in text.split(",") if each.strip())
+
+
 def _named_paths(text: str) -> tuple[tuple[str, str], ...]:
     pairs = [each.partition("=") for each in _paths(text)]
     if not all(name and path for name, _, path in pairs):
@@ -156,6 +160,12 @@ def _typed_paths(value: Any) -> tuple[str, ...]:
     return tuple(_typed_text(each) for each in value)
 
 
+def _typed_names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError("is not a list of names")
+    return tuple(_typed_text(each) for each in value)
+
+
 def _typed_named_paths(value: Any) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, dict):
         raise ValueError('is not a table of paths such as {name = "path"}')
@@ -167,6 +177,7 @@ _PARSERS = {
     "path": _text,
     "paths": _paths,
     "named_paths": _named_paths,
+    "names": _names,
     "count": _count,
     "seconds": _seconds,
     "bytes": parse_bytes,
@@ -177,6 +188,7 @@ _CHECKS = {
     "path": _typed_text,
     "paths": _typed_paths,
     "named_paths": _typed_named_paths,
+    "names": _typed_names,
     "count": _typed_count,
     "seconds": _typed_seconds,
     "bytes": _typed_bytes,
