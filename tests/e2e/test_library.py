@@ -94,7 +94,7 @@ def test_fields_of_sampling_are_arguments(llm: LLM) -> None:
 
 
 def test_what_sampling_does_not_have_is_a_type_error_that_says_what_it_has(llm: LLM) -> None:
-    with pytest.raises(TypeError, match="temprature is no argument.*did you mean temperature"):
+    with pytest.raises(TypeError, match=r"temprature is no argument.*did you mean temperature"):
         llm.generate("Hello", temprature=0)
     with pytest.raises(TypeError, match="Sampling has temperature, top_k"):
         llm.chat([{"role": "user", "content": "Hello"}], beam=4)
@@ -173,7 +173,9 @@ async def test_tasks_of_an_event_loop_call_through_threads(llm: LLM, embedder: E
     )
     assert all(answer[0].token_ids == alone.token_ids for answer in several[:8])  # type: ignore[union-attr]
     assert all(np.array_equal(answer, vector) for answer in several[8:])
-    assert llm.generate("Hello", max_tokens=8, temperature=0)[0].token_ids == alone.token_ids  # in the loop's own thread
+    assert (
+        llm.generate("Hello", max_tokens=8, temperature=0)[0].token_ids == alone.token_ids
+    )  # in the loop's own thread
 
 
 def test_one_caller_with_many_prompts_does_not_keep_others_waiting() -> None:

@@ -51,8 +51,8 @@ def served(window: int = 64, stall_s: float = 30.0) -> Iterator[Server]:
     """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(window), str(stall_s)], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        [sys.executable, "-c", PROGRAM, str(window), str(stall_s)], cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
         assert process.stdout is not None

@@ -89,7 +89,9 @@ def test_unread_streams_cost_little_and_leave_nothing(path: str, soak: int, caps
     each = (full - warm) / count
     if soak > 1:
         with capsys.disabled():
-            print(f"\n{path}: {count} unread streams, {each / 1024:.0f} KiB each; {left / warm:.1%} of the memory after")
+            print(
+                f"\n{path}: {count} unread streams, {each / 1024:.0f} KiB each; {left / warm:.1%} of the memory after"
+            )
     assert each <= MAX_STREAM_BYTES
     assert left <= MAX_LEFT * warm
 
@@ -103,5 +105,5 @@ def test_a_client_that_does_not_read_for_long_is_cut_off() -> None:
             client.settimeout(10)
             received = b"".join(iter(lambda: client.recv(65536), b""))
             assert b"[DONE]" not in received
-            assert b"finish_reason\":\"" not in received
+            assert b'finish_reason":"' not in received
         assert canary(server) == expected

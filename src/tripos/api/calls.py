@@ -12,6 +12,7 @@ from tripos.api.exchange import Exchange
 from tripos.service import Service
 from tripos.types import Call, Event, ModelCard, Priority, Request
 
+
 class Asked(Protocol):
     """What decoded bodies of every dialect say of their calls."""
 

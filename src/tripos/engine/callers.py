@@ -5,7 +5,8 @@ Owns whose a sequence is. The engine's thread hands Outputs over and makes no te
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence as Many
+from collections.abc import Iterator
+from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
@@ -70,8 +71,7 @@ class Callers:
                 stream = streams[place]
                 if stream.is_complete:
                     continue  # a stop string ended it, and the engine had not heard of that
-                self._push(stream, outputs)
-                if stream.is_complete:
+                if self._push(stream, outputs):
                     num_over += 1
                     self._forget(stream)
                     yield from ((place, event) for event in stream.events_now())
@@ -91,12 +91,14 @@ class Callers:
         self._loop.start()
         self._loop.add(stream.sequences[0])
 
-    def _push(self, stream: Stream, outputs: list[Output]) -> None:
+    def _push(self, stream: Stream, outputs: list[Output]) -> bool:
+        """Whether the stream is over."""
         for output in outputs:
             for sequence in stream.push(output):
                 self._abort(sequence)
         if stream.is_unchecked:
             stream.verify()
+        return stream.is_complete
 
     def _forget(self, stream: Stream) -> None:
         for sequence in stream.sequences:

@@ -21,8 +21,8 @@ from msgspec.structs import replace
 from tripos.engine.adapters import AdapterModel, Adapters
 from tripos.engine.admission import Ticket
 from tripos.engine.block_pool import PrefixIdentity
-from tripos.engine.check import check_request, check_text_length, check_token_ids, is_token_ids, max_tokens_of
 from tripos.engine.callers import Callers
+from tripos.engine.check import check_request, check_text_length, check_token_ids, is_token_ids, max_tokens_of
 from tripos.engine.constraints import CompiledConstraint, Grammars
 from tripos.engine.engine import Engine, Output
 from tripos.engine.grammar import Grammar, Matcher

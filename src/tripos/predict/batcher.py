@@ -101,8 +101,8 @@ class Batcher:
             self._check(0)
 
     def add(self, window: Window, *, is_bounded: bool = True) -> None:
-        """Queue a call's texts. Raises EngineFailed when it is closed or failed and, where it `is_bounded`, Overloaded when
-        the queue is full.
+        """Queue a call's texts. Raises EngineFailed when it is closed or failed and, where it `is_bounded`, Overloaded
+        when the queue is full.
         """
         with self._lock:
             if self._failure is not None:

@@ -27,8 +27,8 @@ class Birthplace:
         """Raises EnvironmentProblem in a fork, where waiting for these threads would have no end."""
         if not self.is_here:
             raise EnvironmentProblem(
-                f"the model was opened in process {self._process_id} and is used in a fork of it, which has none of its "
-                "threads: open it in the process that uses it (multiprocessing: the start method spawn, or open it there)"
+                f"the model was opened in process {self._process_id} and is used in a fork of it, which has none of "
+                "its threads: open it in the process that uses it (multiprocessing: start method spawn, or open it there)"
             )
 
 

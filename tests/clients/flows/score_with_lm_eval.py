@@ -2,8 +2,8 @@
 
     score_with_lm_eval.py URL NAME DIR
 
-NAME is served at URL from the checkpoint in DIR. Some of the continuations are the model's whole answers, behind which it
-says its end token.
+NAME is served at URL from the checkpoint in DIR. Some of the continuations are the model's whole answers, behind which
+it says its end token.
 """
 
 from __future__ import annotations

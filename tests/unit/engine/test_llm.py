@@ -85,7 +85,9 @@ def tokens_of(events: Sequence[object], index: int = 0) -> list[int]:
 
 
 def logprobs_of(events: Sequence[object], index: int = 0) -> list[TokenLogprob]:
-    return [each for event in events if isinstance(event, Delta) and event.index == index for each in event.logprobs or ()]
+    return [
+        each for event in events if isinstance(event, Delta) and event.index == index for each in event.logprobs or ()
+    ]
 
 
 def text_of(events: Sequence[object], index: int = 0) -> str:
