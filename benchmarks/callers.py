@@ -5,7 +5,7 @@
 
 Each thread makes its calls one after the other, one prompt or text each; "together" gives all of them to one `generate`
 or `embed`. Rounds take turns, in changing order; the ratio is the median over rounds, with the interval that holds the
-median of 95 of 100 such runs (bootstrap). Every answer of every round is compared, bit by bit, with the one before, and of
+median of 95 of 100 such runs (bootstrap). Every answer of every round is compared, bit by bit, with the one before, and
 some with those of calls made alone.
 """
 

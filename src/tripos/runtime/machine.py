@@ -28,7 +28,7 @@ class Birthplace:
         if not self.is_here:
             raise EnvironmentProblem(
                 f"the model was opened in process {self._process_id} and is used in a fork of it, which has none of "
-                "its threads: open it in the process that uses it (multiprocessing: start method spawn, or open it there)"
+                "its threads: open it in the process that uses it, or start that one with the method spawn"
             )
 
 
