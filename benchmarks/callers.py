@@ -32,7 +32,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--callers", type=int, default=64)
     parser.add_argument("--calls", type=int, default=200, help="of each")
     parser.add_argument("--max-tokens", type=int, default=16)
-    parser.add_argument("--weights", default="int8")
+    parser.add_argument("--weights", default="auto")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="only the JSON line")
     return parser.parse_args()
