@@ -222,7 +222,7 @@ def test_stop_strings_are_looked_for_in_the_answer_alone(
         mine = [delta for delta in deltas if delta.index == index]
         assert "".join(delta.text for delta in mine) == expected
         assert mine[-1].finish_reason == "stop"
-        assert mine[-1].stop == (stop if stop is not None else EOS)
+        assert mine[-1].stop == stop
 
 
 def test_a_stop_string_is_kept_where_that_is_asked_and_waits_for_min_tokens() -> None:
