@@ -30,6 +30,13 @@ soak: $(VENV)/installed $(VENV)/dev .venv-schemathesis/made
 	.venv-schemathesis/bin/pip install --quiet --only-binary :all: -r $<
 	@touch $@
 
+# What tests/clients/test_lm_eval.py compares with: a GB, with torch. Some of it comes as sources only.
+.venv-lm-eval/made: tests/clients/requirements-lm-eval.txt
+	rm -rf .venv-lm-eval
+	$(PYTHON) -m venv .venv-lm-eval
+	.venv-lm-eval/bin/pip install --quiet --prefer-binary -r $<
+	@touch $@
+
 check: lint
 	$(BIN)/python -m pytest tests/repo
 

@@ -21,10 +21,12 @@ from msgspec.structs import replace
 from tripos.engine.adapters import AdapterModel, Adapters
 from tripos.engine.admission import Ticket
 from tripos.engine.block_pool import PrefixIdentity
+from tripos.engine.callers import Callers
 from tripos.engine.check import check_request, check_text_length, check_token_ids, is_token_ids, max_tokens_of
 from tripos.engine.constraints import CompiledConstraint, Grammars
-from tripos.engine.engine import Engine, EngineLoop, Output
+from tripos.engine.engine import Engine, Output
 from tripos.engine.grammar import Grammar, Matcher
+from tripos.engine.loop import EngineLoop
 from tripos.engine.reasoning import ReasoningMatcher, trace_of
 from tripos.engine.rules import TokenRules
 from tripos.engine.sequence import Sequence, Status, choice_seed
@@ -32,12 +34,13 @@ from tripos.engine.stream import Stream
 from tripos.errors import EngineFailed, InvalidRequest, RequestFailed, RequestTimeout, TriposError
 from tripos.models.tokenizer import Tokenizer
 from tripos.runtime.executor import I32
+from tripos.runtime.machine import Birthplace
 from tripos.types import Call, EngineStats, Event, Generate, Message, ModelCard, Prompt, Sampling
 
 log = logging.getLogger(__name__)
 
 INLINE_CHARS = 4096  # longer prompts are encoded off the event loop, and all chats
-READER_STALL_S = 30.0  # with unread output; then its request is ended, lest output pile up
+READER_STALL_S = 30.0  # without reading while it is held; then its request is ended
 
 EncodeChat = Callable[[tuple[Message, ...], tuple[dict[str, Any], ...], dict[str, Any]], list[int]]
 """(messages, tools, template_args) → token ids."""
@@ -72,6 +75,9 @@ class LanguageModel:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._encoders: ThreadPoolExecutor | None = None
         self._streams: dict[Sequence, Stream] = {}
+        self._held: dict[Stream, asyncio.TimerHandle] = {}  # nobody reads them, until when they may stay
+        self._birthplace = Birthplace()
+        self._callers = Callers(engine)
 
     @property
     def max_num_tokens(self) -> int:
@@ -108,9 +114,12 @@ class LanguageModel:
             encoders.shutdown()
 
     def close(self) -> None:
-        """Free weights and cache, once stopped."""
+        """Free weights and cache, once stopped. Threads that wait in `answer` get EngineFailed. Idempotent."""
         if self._engine_loop is not None:
             raise RequestFailed("the model is started: await stop() first")
+        if not self._birthplace.is_here:
+            return
+        self._callers.close()
         if self.adapters is not None:
             self.adapters.close()
         self._grammars.close()
@@ -178,47 +187,36 @@ class LanguageModel:
                 self._streams[sequence] = stream
             engine_loop.add(stream.sequences[0])
             while not stream.is_over:
-                for delta in await stream.next_deltas():
+                deltas = await stream.next_deltas()
+                if stream in self._held:
+                    self._resume(stream)
+                for delta in deltas:
                     yield delta
             yield stream.finish()
         finally:
             ticket.release()
             if stream is not None:
+                if stream in self._held:
+                    self._resume(stream)
                 for sequence in stream.sequences:
                     self._streams.pop(sequence, None)
                 self._abort(stream.sequences)
 
     def answer(self, calls: list[Call]) -> Iterator[tuple[int, Event | TriposError]]:
-        """Answer many calls without a thread or an event loop: (index of the call, event or its error) as they come.
+        """Answer many calls without an event loop: (index of the call, event or its error), each call as it is over.
 
-        For offline use; raises InvalidRequest for the first call that is wrong, before any work.
+        For offline use, from any number of threads at once: their calls share steps. Raises InvalidRequest for the
+        first call that is wrong, before any work; EngineFailed when closed; EnvironmentProblem in a fork.
         """
         if self._engine_loop is not None:
             raise RequestFailed("the model is started: use run()")
+        self._birthplace.check()
         streams = []
         for call in calls:
             request = self._check(call)
             constraint = self._grammars.compile(request.constraint) if request.constraint is not None else None
             streams.append(self._open(call, request, self._encode_now(request), constraint, None))
-        place = {sequence: i for i, stream in enumerate(streams) for sequence in stream.sequences}
-        try:
-            for stream in streams:
-                self.engine.add(stream.sequences[0])
-            while self.engine.has_work:
-                touched = dict.fromkeys(place[output.sequence] for output in self._step(streams, place))
-                for i in touched:
-                    yield from ((i, event) for event in streams[i].events_now())
-        finally:
-            for sequence in place:
-                self.engine.abort(sequence)
-
-    def _step(self, streams: list[Stream], place: dict[Sequence, int]) -> list[Output]:
-        outputs = self.engine.step()
-        for output in outputs:
-            stream = streams[place[output.sequence]]
-            for sequence in (*stream.push(output), *stream.verify()):
-                self.engine.abort(sequence)
-        return outputs
+        yield from self._callers.answer(streams)
 
     def _deliver(self, outputs: list[Output]) -> None:
         """From the engine's thread: one wake-up of the event loop per step."""
@@ -230,11 +228,12 @@ class LanguageModel:
                 self.engine.abort(output.sequence)
 
     def _receive(self, outputs: list[Output]) -> None:
-        now_s = self.engine.clock()
         for output in outputs:
             stream = self._streams.get(output.sequence)
             if stream is None:
                 continue
+            if stream.is_full:  # and was not read since the last step
+                self._hold(stream, output.sequence)
             try:
                 self._abort(stream.push(output))
             except Exception:
@@ -242,9 +241,26 @@ class LanguageModel:
                 stream.end(RequestFailed("the answer could not be turned into text"))
                 self._abort(stream.sequences)
             stream.wake()
-            if stream.unread_s(now_s) > READER_STALL_S:
-                stream.end(RequestTimeout(f"the answer was not read for {READER_STALL_S:.0f} s"))
-                self._abort(stream.sequences)
+
+    def _hold(self, stream: Stream, sequence: Sequence) -> None:
+        """Nobody reads the stream: give its place to others until somebody does."""
+        if self._loop is None or self._engine_loop is None:
+            return
+        if stream not in self._held:
+            self._held[stream] = self._loop.call_later(READER_STALL_S, self._let_go, stream)
+        self._engine_loop.hold(sequence)
+
+    def _resume(self, stream: Stream) -> None:
+        """Somebody reads, or left."""
+        self._held.pop(stream).cancel()
+        if self._engine_loop is not None:
+            for sequence in stream.sequences:
+                self._engine_loop.resume(sequence)
+
+    def _let_go(self, stream: Stream) -> None:
+        stream.end(RequestTimeout(f"the answer was not read for {READER_STALL_S:.0f} s"))
+        stream.wake()
+        self._abort(stream.sequences)
 
     def _abort(self, sequences: list[Sequence]) -> None:
         if self._engine_loop is not None:

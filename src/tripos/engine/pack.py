@@ -165,7 +165,7 @@ class Packer:
         """Bring the slot's rows up to date with the sequence that lives there now."""
         slot = sequence.slot
         tenant, stay = self._tenants[slot]
-        if tenant is not sequence or stay != sequence.num_preemptions:
+        if tenant is not sequence or stay != sequence.num_stays:
             self._move_in(sequence, slot)
         known, table = self._num_blocks[slot], sequence.block_table
         if known != len(table):
@@ -175,7 +175,7 @@ class Packer:
     def _move_in(self, sequence: Sequence, slot: int) -> None:
         sampling = sequence.sampling
         self._num_moves += 1
-        self._tenants[slot] = (sequence, sequence.num_preemptions)
+        self._tenants[slot] = (sequence, sequence.num_stays)
         self._num_blocks[slot] = 0
         self._adapter_slots[slot] = sequence.adapter_slot
         num_logprobs = -1 if sampling.logprobs is None else sampling.logprobs

@@ -25,6 +25,7 @@ class Status(Enum):
     WAITING = "waiting"
     RUNNING = "running"
     PREEMPTED = "preempted"  # waits again; its tokens are known, its blocks are gone
+    HELD = "held"  # nobody reads what it gave: it waits for `resume`, not for a place
     FINISHED = "finished"
 
 
@@ -102,6 +103,7 @@ class Sequence:
     num_registered_blocks: int = 0
     last_registered: BlockRef = NO_PARENT
     slot: int = -1  # row in pack's tables while running
+    num_stays: int = 0  # how often it was given a place
     num_preemptions: int = 0
     num_reported_prompt: int = 1  # prompt tokens whose logprob is reported or has none
     first_scheduled_s: float | None = None

@@ -28,6 +28,7 @@ from tripos.runtime.executor import (
     StepOutput,
     ignore_progress,
 )
+from tripos.runtime.machine import Birthplace
 
 ABI = 5  # TRIPOS_ABI
 LIBRARY_NAME = "libtripos_kernels.so"
@@ -361,6 +362,7 @@ class NativeExecutor:
         """Raises EnvironmentProblem without the library, ConfigError for options that it does not take."""
         self.options = options or ExecutorOptions()
         self._library = load_library()
+        self._birthplace = Birthplace()
         self._handle: ctypes.c_void_p | None = ctypes.c_void_p()
         self._arrays: list[npt.NDArray[Any]] = []
         self._matrices: dict[WeightSpec, int] = {}
@@ -503,10 +505,11 @@ class NativeExecutor:
         )
 
     def close(self) -> None:
-        """Free everything; idempotent."""
-        if self._handle is not None:
-            self._library.tripos_destroy(self._handle)
-        self._handle, self._arrays, self._last_call = None, [], None
+        """Free everything; idempotent. A fork has the memory and not the threads: there it goes with the process."""
+        handle, self._handle = self._handle, None
+        if handle is not None and self._birthplace.is_here:
+            self._library.tripos_destroy(handle)
+        self._arrays, self._last_call = [], None
 
     @property
     def _open(self) -> ctypes.c_void_p:

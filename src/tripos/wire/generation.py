@@ -144,6 +144,8 @@ class Choice:
     def __init__(self) -> None:
         self.texts: list[str] = []
         self.logprobs: list[TokenLogprob] = []
+        self.text_offsets: list[int] = []
+        self.prompt_offsets: tuple[int, ...] = ()
         self.prompt_token_ids: tuple[int, ...] = ()
         self.prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
         self.finish_reason: str | None = None
@@ -152,6 +154,8 @@ class Choice:
     def add(self, delta: Delta) -> None:
         self.texts.append(delta.text)
         self.logprobs += delta.logprobs or ()
+        self.text_offsets += delta.text_offsets
+        self.prompt_offsets = self.prompt_offsets or delta.prompt_offsets
         self.prompt_token_ids = self.prompt_token_ids or delta.prompt_token_ids
         self.prompt_logprobs = self.prompt_logprobs or delta.prompt_logprobs or ()
         if delta.finish_reason is not None:
@@ -160,6 +164,11 @@ class Choice:
     @property
     def text(self) -> str:
         return "".join(self.texts)
+
+    def take_logprobs(self) -> list[TokenLogprob]:
+        """Those since the last time: they are large, and whoever streams them needs them once."""
+        taken, self.logprobs = self.logprobs, []
+        return taken
 
 
 class Heard:
