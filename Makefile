@@ -30,10 +30,10 @@ soak: $(VENV)/installed $(VENV)/dev .venv-schemathesis/made
 	.venv-schemathesis/bin/pip install --quiet --only-binary :all: -r $<
 	@touch $@
 
-# Whole flows of the agents, libraries and load tools that people use, each against a server. They bring four gigabytes,
-# so they have environments of their own: a virtual one with a Node in it, and npm's modules.
+# Whole flows of the agents, libraries and load tools that people use, each against a server. They bring five gigabytes,
+# so they have environments of their own: a virtual one with a Node in it, npm's modules, and one for lm-eval alone.
 CLIENTS := .venv-clients
-clients: $(VENV)/installed $(VENV)/dev $(CLIENTS)/made tests/clients/node_modules/made
+clients: $(VENV)/installed $(VENV)/dev $(CLIENTS)/made tests/clients/node_modules/made .venv-lm-eval/made
 	$(BIN)/python -m pytest tests/clients $(ARGS)
 
 $(CLIENTS)/made: tests/clients/requirements.txt
@@ -44,6 +44,13 @@ $(CLIENTS)/made: tests/clients/requirements.txt
 
 tests/clients/node_modules/made: tests/clients/package.json tests/clients/package-lock.json $(CLIENTS)/made
 	PATH="$(abspath $(CLIENTS)/bin):$$PATH" npm ci --prefix tests/clients --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+# What tests/clients/test_lm_eval.py compares with: a GB, with torch. Some of it comes as sources only.
+.venv-lm-eval/made: tests/clients/requirements-lm-eval.txt
+	rm -rf .venv-lm-eval
+	$(PYTHON) -m venv .venv-lm-eval
+	.venv-lm-eval/bin/pip install --quiet --prefer-binary -r $<
 	@touch $@
 
 check: lint

@@ -91,7 +91,7 @@ const char* tripos_describe(TriposExecutor* executor) {
 
 int tripos_dequantize(int32_t format, const void* blocks, int64_t count, float* values) {
   return Guard([&] {
-    if (format < TRIPOS_F32 || format > TRIPOS_Q4_1) throw tripos::Error("dequantize: unknown format");
+    if (format < TRIPOS_F32 || format >= TRIPOS_NUM_FORMATS) throw tripos::Error("dequantize: unknown format");
     const auto type = static_cast<tripos::linear::SourceType>(format);
     if (count < 0 || !tripos::linear::DequantizeRow(type, blocks, count, values)) {
       throw tripos::Error("dequantize: count is not a multiple of the format's block");

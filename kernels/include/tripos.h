@@ -37,6 +37,11 @@ enum TriposFormat {
   TRIPOS_Q5_K = 6,
   TRIPOS_Q6_K = 7,
   TRIPOS_Q4_1 = 8,
+  TRIPOS_Q5_0 = 9,
+  TRIPOS_Q5_1 = 10,
+  TRIPOS_Q2_K = 11,
+  TRIPOS_Q3_K = 12,
+  TRIPOS_NUM_FORMATS = 13,
   TRIPOS_PANELS = 255 /* a whole packed weight, as tripos_panels gave it */
 };
 

@@ -31,7 +31,7 @@ enum class WeightFormat : uint8_t {
   kInt8Group = 6,  // groups of 32 along k, each with a half scale (GGUF Q8_0 without loss)
 };
 
-enum class SourceType : uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_K, kQ5_K, kQ6_K, kQ4_1 };
+enum class SourceType : uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_K, kQ5_K, kQ6_K, kQ4_1, kQ5_0, kQ5_1, kQ2_K, kQ3_K };
 
 // Row-major [rows, cols] as stored in the checkpoint; not owned.
 struct SourceMatrix {

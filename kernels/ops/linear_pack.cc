@@ -162,6 +162,8 @@ bool DirectInt4(const SourceRow& row, int64_t k, Int4Group* groups) {
 
 bool DirectInt8(const SourceRow& row, int64_t k, Int8Group* groups) {
   if (row.type == SourceType::kQ8_0) return quant::UnpackQ8_0(row.data, k, groups), true;
+  if (row.type == SourceType::kQ5_0) return quant::UnpackQ5_0(row.data, k, groups), true;
+  if (row.type == SourceType::kQ3_K) return quant::UnpackQ3_K(row.data, k, groups), true;
   return false;
 }
 
@@ -232,6 +234,10 @@ size_t SourceRowBytes(SourceType type, int64_t k) {
     case SourceType::kQ8_0: return blocks(32, quant::kQ8_0Bytes);
     case SourceType::kQ4_0: return blocks(32, quant::kQ4_0Bytes);
     case SourceType::kQ4_1: return blocks(32, quant::kQ4_1Bytes);
+    case SourceType::kQ5_0: return blocks(32, quant::kQ5_0Bytes);
+    case SourceType::kQ5_1: return blocks(32, quant::kQ5_1Bytes);
+    case SourceType::kQ2_K: return blocks(256, quant::kQ2_KBytes);
+    case SourceType::kQ3_K: return blocks(256, quant::kQ3_KBytes);
     case SourceType::kQ4_K: return blocks(256, quant::kQ4_KBytes);
     case SourceType::kQ5_K: return blocks(256, quant::kQ5_KBytes);
     case SourceType::kQ6_K: return blocks(256, quant::kQ6_KBytes);
@@ -260,6 +266,10 @@ bool DequantizeRow(SourceType type, const void* row, int64_t k, float* out) {
     case SourceType::kQ8_0: return quant::DequantizeQ8_0(bytes, k, out), true;
     case SourceType::kQ4_0: return quant::DequantizeQ4_0(bytes, k, out), true;
     case SourceType::kQ4_1: return quant::DequantizeQ4_1(bytes, k, out), true;
+    case SourceType::kQ5_0: return quant::DequantizeQ5_0(bytes, k, out), true;
+    case SourceType::kQ5_1: return quant::DequantizeQ5_1(bytes, k, out), true;
+    case SourceType::kQ2_K: return quant::DequantizeQ2_K(bytes, k, out), true;
+    case SourceType::kQ3_K: return quant::DequantizeQ3_K(bytes, k, out), true;
     case SourceType::kQ4_K: return quant::DequantizeQ4_K(bytes, k, out), true;
     case SourceType::kQ5_K: return quant::DequantizeQ5_K(bytes, k, out), true;
     case SourceType::kQ6_K: return quant::DequantizeQ6_K(bytes, k, out), true;

@@ -16,7 +16,7 @@ namespace {
 size_t RoundUp64(size_t n) { return (n + 63) / 64 * 64; }
 
 linear::SourceType SourceTypeOf(const TriposWeight& weight) {
-  if (weight.format < TRIPOS_F32 || weight.format > TRIPOS_Q4_1) throw Error(Format("weight %s: unknown format", weight.name));
+  if (weight.format < TRIPOS_F32 || weight.format >= TRIPOS_NUM_FORMATS) throw Error(Format("weight %s: unknown format", weight.name));
   return static_cast<linear::SourceType>(weight.format);  // both lists are in the order of plan/formats.py
 }
 

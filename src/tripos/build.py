@@ -23,14 +23,16 @@ from tripos.engine.adapters import SPARE_SLOTS, AdapterModel, Adapters
 from tripos.engine.engine import Engine, EngineOptions
 from tripos.engine.llm import LanguageModel
 from tripos.engine.memory import MemoryOptions, Need, measure, mib
+from tripos.engine.rules import TokenRules
 from tripos.engine.scheduler import SchedulerOptions
 from tripos.errors import ConfigError, EnvironmentProblem
 from tripos.models.adapters import ReadAdapter, read_adapter
 from tripos.models.config import ModelConfig, parse_config
 from tripos.models.encoders import task_of
+from tripos.models.generation import GenerationDefaults
 from tripos.models.packed import Packing, write_packed
-from tripos.models.registry import adapt_weights, check_weights, trace
-from tripos.models.source import GenerationDefaults, Source, open_source
+from tripos.models.registry import adapt_weights, check_weights, notes_on_unused, trace, with_own_head
+from tripos.models.source import Source, open_source
 from tripos.models.tokenizer import Tokenizer
 from tripos.pipeline.decide import decide
 from tripos.plan.adapters import Place, places, with_adapters
@@ -134,7 +136,9 @@ class Opened:
             scheduler=scheduler_options(self.options),
         )
         progress("ready", 1.0)
-        return LanguageModel(card, self.source.tokenizer, Engine(executor, engine_options), adapters=adapters)
+        engine = Engine(executor, engine_options)
+        rules = TokenRules(self.source.generation, self.source.tokenizer.eos_ids)
+        return LanguageModel(card, self.source.tokenizer, engine, adapters=adapters, rules=rules)
 
     def load_models(self, memory_bytes: int, progress: Progress = ignore_progress) -> list[Model]:
         """As residents.Opening wants it."""
@@ -180,13 +184,10 @@ def open_model(options: ModelOptions, source: Source | None = None) -> Opened:
         if (task := task_of(source.config)) != "generate":
             raise ConfigError(f"{source.name} is no language model, it is there to {task}: serve it with tripos serve")
         check_packed_as(source, options.weights)
-        config = parse_config(source.config, source.name)
+        config, notes = with_own_head(parse_config(source.config, source.name), source.weights)
         plan = trace(config)
         weights = adapt_weights(config, source.weights)
-        unused = check_weights(plan, weights)
-        notes = source.notes
-        if unused:
-            notes += (f"{len(unused)} tensors are not used, among them {unused[0]}",)
+        notes = source.notes + notes + notes_on_unused(check_weights(plan, weights), config.num_layers)
         need = measure(source.name, plan, weights, config.max_position_embeddings, _memory_options(options))
     except BaseException:
         source.close()
@@ -315,8 +316,8 @@ def _dialects(tokenizer: Tokenizer, options: ModelOptions) -> dict[str, Any]:
 
 
 def _recommended(defaults: GenerationDefaults) -> Sampling:
-    given = {name: value for name, value in asdict(defaults).items() if value is not None}
-    return Sampling(**given)
+    given = {name: getattr(defaults, name) for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")}
+    return Sampling(**{name: value for name, value in given.items() if value is not None})
 
 
 # -- tables for people ----------------------------------------------------------------------------------------------

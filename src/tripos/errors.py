@@ -22,6 +22,9 @@ TriposError
 
 from __future__ import annotations
 
+import math
+from decimal import Decimal
+
 
 class TriposError(Exception):
     """Base of the tree. `message` names the cause and the next step; it never holds a prompt, path or secret
@@ -139,3 +142,10 @@ class EnvironmentProblem(TriposError):
     status = 500
     code = "environment"
     exit_status = 3
+
+
+def plain(number: float) -> str:
+    """A number for a message, in digits: 16777216 and 0.000001, never 1.67772e+07."""
+    if not math.isfinite(number):
+        return str(number)
+    return str(int(number)) if number == int(number) else format(Decimal(f"{number:.7g}"), "f")

@@ -1,11 +1,16 @@
-"""The library: a language model, an embedder or a reranker in this process, without a server or an event loop."""
+"""The library: a language model, an embedder or a reranker in this process, without a server or an event loop.
+
+Any number of threads may call one of them at once: their calls share the model's steps, and each waits for its own.
+"""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import msgspec
 import numpy as np
@@ -14,7 +19,7 @@ import numpy.typing as npt
 from tripos.build import load_encoder, load_model
 from tripos.config import ModelOptions
 from tripos.engine.llm import LanguageModel
-from tripos.errors import ConfigError, InvalidRequest, TriposError
+from tripos.errors import ConfigError, EngineFailed, InvalidRequest, TriposError
 from tripos.models.tokenizer import Tokenizer
 from tripos.predict.encoder import EncoderModel
 from tripos.types import (
@@ -35,7 +40,11 @@ from tripos.types import (
 )
 
 M = TypeVar("M", LanguageModel, EncoderModel)
-Prompt = str | Sequence[int] | Sequence[Message]
+Conversation = Sequence[Message | Mapping[str, Any]]
+"""Messages, also as dicts: {"role": ..., "content": ...}."""
+TokenIds = Sequence[int] | npt.NDArray[np.integer[Any]]
+Prompt = str | TokenIds | Conversation
+Text = str | TokenIds
 
 
 @dataclass(frozen=True)
@@ -76,10 +85,10 @@ class _Opened(Generic[M]):
 
 
 class LLM(_Opened[LanguageModel]):
-    """A language model in this process, for offline work: no server, no event loop, every step full.
+    """A language model in this process: no server, no event loop, every step as full as its callers make it.
 
     >>> with LLM("path/to/model") as llm:                                     # doctest: +SKIP
-    ...     print(llm.generate(["Once upon a time"], max_tokens=32)[0].text)
+    ...     print(llm.generate("Once upon a time", max_tokens=32, temperature=0)[0].text)
     """
 
     def __init__(
@@ -95,40 +104,61 @@ class LLM(_Opened[LanguageModel]):
 
     def generate(
         self,
-        prompts: Iterable[Prompt],
+        prompts: Prompt | Iterable[Prompt],
+        sampling: Sampling | None = None,
         *,
         max_tokens: int | None = 128,
-        sampling: Sampling | None = None,
         n: int = 1,
         constraint: Constraint | None = None,
         adapter: str | Sequence[str] = "",
+        **fields: Any,
     ) -> list[Completion]:
-        """Continue every prompt (text, token ids or chat messages): len(prompts) * n Completions, choices of a
-        prompt side by side. `sampling` defaults to what the model's makers recommend. `constraint` is what each text
-        must match. `adapter` names one of the adapters for all prompts, or one for each ("": the model as it is).
+        """Continue a prompt, or each of several: text, token ids or chat messages. len(prompts) * n Completions,
+        choices of a prompt side by side; of one prompt, n.
 
-        Raises InvalidRequest before any work when a prompt is wrong, NotFound when an adapter's name is.
+        `fields` are those of Sampling (temperature, top_p, seed, stop, logprobs ...), instead of `sampling`'s, which
+        defaults to what the model's makers recommend. `constraint` is what each text must match. `adapter` names one of
+        the adapters for all prompts, or one for each ("": the model as it is).
+
+        Raises InvalidRequest before any work when a prompt is wrong, NotFound when an adapter's name is, TypeError for
+        a field that Sampling has not, EngineFailed when the model is closed meanwhile.
         """
-        sampling = sampling or self.card.sampling
-        prompts = list(prompts)
-        names = [adapter] * len(prompts) if isinstance(adapter, str) else list(adapter)
-        if len(names) != len(prompts):
-            raise ConfigError(f"{len(names)} adapters for {len(prompts)} prompts: give one name, or one for each")
+        sampling = _sampled(sampling or self.card.sampling, fields)
+        listed = _listed(prompts)
+        names = [adapter] * len(listed) if isinstance(adapter, str) else list(adapter)
+        if len(names) != len(listed):
+            raise ConfigError(f"{len(names)} adapters for {len(listed)} prompts: give one name, or one for each")
         asked = Generate(prompt="", max_tokens=max_tokens, n=n, sampling=sampling, constraint=constraint)
         return self._answer([
             msgspec.structs.replace(asked, prompt=_frozen(prompt), adapter=name)
-            for prompt, name in zip(prompts, names, strict=True)
+            for prompt, name in zip(listed, names, strict=True)
         ])  # fmt: skip
 
     def chat(
-        self, messages: Sequence[Message], *, max_tokens: int | None = None, sampling: Sampling | None = None
-    ) -> Completion:
-        """Answer a conversation through the model's chat template."""
-        return self.generate([messages], max_tokens=max_tokens, sampling=sampling)[0]
+        self,
+        messages: Conversation | Iterable[Conversation],
+        sampling: Sampling | None = None,
+        *,
+        max_tokens: int | None = None,
+        **options: Any,
+    ) -> list[Completion]:
+        """Answer a conversation, or each of several, through the model's chat template: a Completion each.
 
-    def score(self, prompts: Iterable[str | Sequence[int]]) -> list[list[float]]:
-        """Natural-log probability of each token of each prompt after its first."""
-        requests = [Generate(prompt=_frozen(prompt), max_tokens=0, prompt_logprobs=0) for prompt in prompts]
+        Messages are dicts as OpenAI's clients send them, or types.Message. `options` and errors are generate's.
+        """
+        listed = _listed(messages)
+        for each in listed:
+            if not _is_conversation(each):
+                raise InvalidRequest(
+                    f"messages must be a list of messages, or a list of such lists; got {_shown(each)}: "
+                    'write [{"role": "user", "content": "..."}], or call generate',
+                    param="messages",
+                )
+        return self.generate(listed, sampling, max_tokens=max_tokens, **options)
+
+    def score(self, prompts: Text | Iterable[Text]) -> list[list[float]]:
+        """Natural-log probability of each token after the first, of a prompt or of each of several: a list each."""
+        requests = [Generate(prompt=_frozen(prompt), max_tokens=0, prompt_logprobs=0) for prompt in _listed(prompts)]
         scores = []
         for completion in self._answer(requests):
             if completion.error is not None:
@@ -140,6 +170,8 @@ class LLM(_Opened[LanguageModel]):
         calls = [Call(id=f"library-{i}", route=self.card.name, request=request) for i, request in enumerate(requests)]
         collected = [_Collector(request.n) for request in requests]
         for i, event in self._model.answer(calls):
+            if isinstance(event, EngineFailed) and event.code == "draining":  # closed: nothing more comes
+                raise event
             collected[i].take(event)
         return [completion for each in collected for completion in each.completions()]
 
@@ -200,22 +232,20 @@ class Embedder(_Opened[EncoderModel]):
 
     def embed(
         self,
-        inputs: Iterable[str | Sequence[int]],
+        inputs: Text | Iterable[Text],
         *,
         prompt_name: str | None = None,
         dimensions: int | None = None,
         truncate: bool = False,
     ) -> npt.NDArray[np.float32]:
-        """One vector for each text, or for its token ids: [len(inputs), dimensions], in their order.
+        """One vector for each text, or for its token ids: [len(inputs), dimensions], in their order; of one, [1, ...].
 
         `prompt_name` is one of the model's prompts, put before each text (None: its default, "": none). `dimensions`
         keeps the first ones of each vector. `truncate` cuts longer texts, which are refused otherwise.
 
         Raises InvalidRequest before any work when an input is wrong.
         """
-        if isinstance(inputs, str):
-            raise InvalidRequest("inputs is one text: give a list of texts", param="inputs")
-        given = tuple(each if isinstance(each, str) else tuple(each) for each in inputs)
+        given = tuple(map(_text, _listed(inputs)))
         if not given:
             return np.zeros((0, dimensions or self.card.dimensions), np.float32)
         request = Embed(
@@ -224,16 +254,14 @@ class Embedder(_Opened[EncoderModel]):
         return np.stack(self._answer(request).vectors)
 
     def rerank(
-        self, query: str, documents: Iterable[str], *, top_n: int | None = None, truncate: bool = False
+        self, query: str, documents: str | Iterable[str], *, top_n: int | None = None, truncate: bool = False
     ) -> list[Hit]:
         """The documents that fit the query best, the best first: by a cross-encoder's score, or by the cosine of an
         embedder's vectors. At most `top_n` of them; `truncate` as embed's.
 
         Raises InvalidRequest before any work.
         """
-        if isinstance(documents, str):
-            raise InvalidRequest("documents is one text: give a list of texts", param="documents")
-        given = tuple(documents)
+        given = (documents,) if isinstance(documents, str) else tuple(documents)
         request = Rerank(query=query, documents=given, top_n=top_n, truncate_to=0 if truncate else None)
         hits = [Hit(i, score) for i, score in enumerate(self._answer(request).scores)]
         return sorted(hits, key=lambda hit: -hit.score)[:top_n]
@@ -256,5 +284,67 @@ def _options(name: str, **given: object) -> ModelOptions:
         raise ConfigError(f"{name}(...): {error}") from None
 
 
-def _frozen(prompt: Prompt) -> str | tuple[int, ...] | tuple[Message, ...]:
-    return prompt if isinstance(prompt, str) else tuple(prompt)  # type: ignore[return-value]
+def _sampled(sampling: Sampling, fields: dict[str, Any]) -> Sampling:
+    """`sampling` with these fields instead of its own. Raises TypeError as a call with wrong arguments does."""
+    if not fields:
+        return sampling
+    for name in fields:
+        if name not in Sampling.__struct_fields__:
+            near = difflib.get_close_matches(name, Sampling.__struct_fields__, 1)
+            hint = f"did you mean {near[0]}?" if near else f"Sampling has {', '.join(Sampling.__struct_fields__)}"
+            raise TypeError(f"{name} is no argument, and Sampling has no such field: {hint}")
+    given = msgspec.structs.asdict(sampling) | fields
+    if isinstance(given["stop"], str):
+        given["stop"] = (given["stop"],)
+    try:
+        return msgspec.convert(given, Sampling)
+    except msgspec.ValidationError as problem:
+        raise TypeError(f"a field of Sampling has the wrong type: {problem}") from None
+
+
+def _listed(given: Any) -> list[Any]:
+    """Several prompts, texts or conversations as they are, and one as a list of one."""
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        return [given]
+    listed = given if isinstance(given, np.ndarray) else list(given)
+    if isinstance(given, Mapping) or (len(listed) and (_is_token_id(listed[0]) or _is_message(listed[0]))):
+        return [given if isinstance(given, Mapping) else listed]
+    return list(listed)
+
+
+def _is_token_id(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_message(value: object) -> bool:
+    return isinstance(value, Message | Mapping)
+
+
+def _is_conversation(prompt: Any) -> bool:
+    return isinstance(prompt, Sequence) and not isinstance(prompt, str) and all(map(_is_message, prompt))
+
+
+def _text(given: Any) -> str | tuple[int, ...]:
+    """Text, or token ids. Raises InvalidRequest."""
+    if isinstance(given, str):
+        return given
+    ids = tuple(given) if isinstance(given, Iterable) and not isinstance(given, Mapping | bytes) else (None,)
+    if not all(map(_is_token_id, ids)):
+        raise InvalidRequest(f"expected text or token ids, got {_shown(given)}", code="invalid_type", param="prompt")
+    return tuple(map(int, ids))
+
+
+def _frozen(prompt: Any) -> str | tuple[int, ...] | tuple[Message, ...]:
+    if isinstance(prompt, str) or not _is_conversation(prompt) or not prompt:
+        return _text(prompt)
+    if all(isinstance(message, Message) for message in prompt):
+        return tuple(prompt)
+    from tripos.wire.openai.chat import read_messages  # 30 ms, and wanted only here
+
+    if any(isinstance(message, Message) for message in prompt):
+        raise InvalidRequest("messages are types.Message or dicts: not both in one conversation", param="messages")
+    return read_messages(list(map(dict, prompt)))
+
+
+def _shown(value: object) -> str:
+    return f"{type(value).__name__} {value!r:.60}"

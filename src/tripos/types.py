@@ -210,17 +210,21 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
-    """More output of choice `index`. `finish_reason` is set on the choice's last Delta, which may be empty."""
+    """More output of choice `index`. `finish_reason` is set on the choice's last Delta, which may be empty. A token
+    that ends the output is among the tokens and has no text.
+    """
 
     index: int = 0
     text: str = ""
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
+    text_offsets: tuple[int, ...] = ()  # with logprobs: the character of the choice's text that each token begins in
     num_prompt_tokens: int = 0  # first Delta of a choice
     prompt_token_ids: tuple[int, ...] = ()  # first Delta of a choice with echo
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None  # entry 0 is None: nothing precedes it
+    prompt_offsets: tuple[int, ...] = ()  # with prompt_token_ids and logprobs: as text_offsets
     finish_reason: FinishReason | None = None
-    stop: str | int | None = None  # the stop string or token id that matched
+    stop: str | int | None = None  # the stop string, or the one of the asked-for token ids, that matched
     in_reasoning: bool = False  # first Delta of a choice: the prompt ends inside the reasoning
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -31,24 +31,40 @@ from tripos.types import Message, Model, ModelCard
 from tripos.wire.tools.adapt import reasoning_of
 
 VOCAB_SIZE = 257  # bytes and </s>
+EOS = 256
 WINDOW = 256
 NUM_BLOCKS = 512
 ENCODER = "tiny-encoder"
 HELLO: list[Any] = [{"role": "user", "content": "Hello?"}]
 
 
+def draw_letter(tokens: list[int], seed: int, counter: int) -> int:
+    return 97 + (sum(tokens) * 31 + seed + counter) % 26
+
+
+def saying(text: str) -> Callable[[list[int], int, int], int]:
+    """Behind the last ">" of what came so far the text, and the token that ends it."""
+    script = [*text.encode(), EOS]
+
+    def draw(tokens: list[int], seed: int, counter: int) -> int:
+        place = tokens[::-1].index(ord(">"))
+        return script[min(place, len(script) - 1)]
+
+    return draw
+
+
 class TinyModel(LanguageModel):
-    """The real engine over a scripted executor; draws lower-case letters."""
+    """The real engine over a scripted executor; draws lower-case letters, or what `draw` says."""
 
     def __init__(
-        self, name: str = "tiny", step_s: float = 0.0, window: int = WINDOW, num_blocks: int = NUM_BLOCKS
+        self,
+        name: str = "tiny",
+        step_s: float = 0.0,
+        window: int = WINDOW,
+        num_blocks: int = NUM_BLOCKS,
+        draw: Callable[[list[int], int, int], int] = draw_letter,
     ) -> None:
-        executor = ScriptedExecutor(
-            VOCAB_SIZE,
-            ExecutorOptions(block_size=16),
-            step_s=step_s,
-            next_token=lambda tokens, seed, counter: 97 + (sum(tokens) * 31 + seed + counter) % 26,
-        )
+        executor = ScriptedExecutor(VOCAB_SIZE, ExecutorOptions(block_size=16), step_s=step_s, next_token=draw)
         executor.reserve(num_blocks)
         engine = Engine(executor, EngineOptions(num_blocks, 16, window))
         card = ModelCard(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import openai
 import pytest
+import pytest_asyncio
 
-from tests.api.running import HELLO, Running, TinyModel, running
+from tests.api.running import EOS, HELLO, Running, TinyModel, running, saying
 from tripos.testing import ScriptedModel
 from tripos.types import Delta, Finish, Generate, ModelCard, Sampling, TokenLogprob, Usage
 
@@ -143,6 +145,61 @@ async def test_echo_continues_offsets_into_the_output(server: Running) -> None:
     assert whole.logprobs.text_offset == [0, 1, 2, 3, 4]
     streamed = [chunk.choices[0] async for chunk in await server.openai.completions.create(**asked, stream=True)]
     assert [o for c in streamed if c.logprobs for o in c.logprobs.text_offset or []] == [0, 1, 2, 3, 4]
+
+
+@pytest.fixture(scope="module")
+def said() -> str:
+    """Characters of one, two and four tokens; each token is a byte."""
+    return "a😀é b"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def speaker(said: str) -> AsyncIterator[Running]:
+    async with running(TinyModel("speaker", draw=saying(said))) as server:
+        yield server
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_text_offsets_count_the_characters_of_the_text(speaker: Running, said: str, stream: bool) -> None:
+    asked: Any = {"model": "speaker", "prompt": "é>", "echo": True, "logprobs": 1, "max_tokens": 20}
+    if stream:
+        chunks = [chunk.choices[0] async for chunk in await speaker.openai.completions.create(**asked, stream=True)]
+    else:
+        chunks = (await speaker.openai.completions.create(**asked)).choices
+    text = "".join(chunk.text for chunk in chunks)
+    lists = [chunk.logprobs for chunk in chunks if chunk.logprobs is not None]
+    offsets = [offset for each in lists for offset in each.text_offset or []]
+    assert text == "é>" + said
+    assert offsets == [0, 0, 1, 2, 3, 3, 3, 3, 4, 4, 5, 6, len(text)]
+    assert len(offsets) == sum(len(each.tokens or []) for each in lists)
+
+
+async def test_the_token_that_ends_is_in_the_lists_and_has_no_text(speaker: Running, said: str) -> None:
+    asked: Any = {"model": "speaker", "logprobs": 2, "echo": True, "max_tokens": 1}
+    choice = (await speaker.openai.completions.create(**asked, prompt=">" + said)).choices[0]
+    assert choice.text == ">" + said
+    assert choice.finish_reason == "stop"
+    assert choice.logprobs is not None
+    num_tokens = len(said.encode()) + 2
+    assert choice.logprobs.tokens is not None
+    assert choice.logprobs.tokens[-1] == "</s>"
+    assert choice.logprobs.token_logprobs is not None
+    assert choice.logprobs.token_logprobs[-1] is not None
+    assert choice.logprobs.top_logprobs is not None
+    assert "</s>" in choice.logprobs.top_logprobs[-1]
+    assert choice.logprobs.text_offset is not None
+    for each in (choice.logprobs.tokens, choice.logprobs.token_logprobs, choice.logprobs.top_logprobs):
+        assert len(each) == len(choice.logprobs.text_offset) == num_tokens
+
+
+async def test_a_normal_end_has_no_stop_reason(speaker: Running) -> None:
+    messages: Any = [{"role": "user", "content": ">"}]
+    for ids, reason in (([], None), ([EOS], EOS)):
+        asked: Any = {"model": "speaker", "max_tokens": 20, "extra_body": {"stop_token_ids": ids}}
+        text = (await speaker.openai.completions.create(**asked, prompt=">")).choices[0]
+        chat = (await speaker.openai.chat.completions.create(**asked, messages=messages)).choices[0]
+        assert (text.finish_reason, text.stop_reason) == ("stop", reason)  # type: ignore[attr-defined]
+        assert (chat.finish_reason, chat.stop_reason) == ("stop", reason)  # type: ignore[attr-defined]
 
 
 async def test_stop_string_ends_the_answer_and_is_named(server: Running) -> None:

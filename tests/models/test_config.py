@@ -91,6 +91,33 @@ def test_what_cannot_run_is_refused_naming_it(changes: dict[str, Any], named: st
     assert named in refusal.value.message
 
 
+@pytest.mark.parametrize(
+    ("key", "changing", "neutral"),
+    [
+        ("attn_logit_softcapping", 50.0, None), ("final_logit_softcapping", 30.0, 0), ("logit_scale", 0.5, 1.0),
+        ("embedding_multiplier", 12.0, 1), ("residual_multiplier", 0.22, 1.0), ("attention_multiplier", 0.1, None),
+        ("logits_scaling", 8.0, 1.0), ("num_local_experts", 8, 0), ("clip_qkv", 8.0, None), ("no_rope_layers", [0], []),
+        ("alibi", True, False), ("rope_parameters", {"full_attention": {"rope_theta": 1e4}}, {}),
+        ("rope_scaling", {"rope_type": "default", "mrope_section": [16, 24, 24]}, {"rope_type": "default"}),
+    ],
+)  # fmt: skip
+def test_keys_that_change_the_result_are_refused_by_name(key: str, changing: Any, neutral: Any) -> None:
+    with pytest.raises(ModelRefused, match=rf"^config\.json: {key} (is|holds) .*not supported"):
+        config(**{key: changing})
+    assert config(**{key: neutral}) == config()
+
+
+def test_sizes_that_a_file_leaves_out_are_its_familys() -> None:
+    bare = {key: value for key, value in LLAMA.items() if key != "num_key_value_heads"} | {"num_attention_heads": 64}
+
+    def heads(architecture: str) -> tuple[int, int]:
+        read = parse_config({**bare, "hidden_size": 512, "architectures": [architecture]})
+        return read.num_kv_heads, read.head_dim
+
+    families = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+    assert [heads(name) for name in families] == [(64, 8), (8, 8), (32, 8), (32, 128)]
+
+
 def test_errors_use_the_names_of_the_file_not_ours() -> None:
     with pytest.raises(ModelRefused, match="n_embd is 0"):
         parse_config({**GPT2, "n_embd": 0})

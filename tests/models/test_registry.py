@@ -11,7 +11,7 @@ import pytest
 from tests.models.driver import BLOCK_SIZE, TOLERANCE, Golden, golden_names, relative_error, run_in_chunks
 from tripos.errors import ModelRefused
 from tripos.models.config import ModelConfig, RopeScaling, parse_config
-from tripos.models.registry import ARCHITECTURES, adapt_weights, check_weights, trace
+from tripos.models.registry import ARCHITECTURES, adapt_weights, check_weights, notes_on_unused, trace, with_own_head
 from tripos.models.shapes import SHAPES, random_weights
 from tripos.plan.formats import to_float32
 from tripos.plan.ir import Weights, WeightTensor
@@ -72,6 +72,57 @@ def test_buffers_and_the_head_of_a_tied_model_are_not_weights() -> None:
     names = ("lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.0.attn.masked_bias")
     stored = dict(golden.stored) | dict.fromkeys(names, extra)
     assert set(adapt_weights(golden.config, stored)) == set(golden.stored)
+
+
+@pytest.mark.parametrize("name", ["qwen2", "gpt2"])
+def test_a_tied_model_keeps_a_head_that_is_not_its_embedding(name: str) -> None:
+    golden = Golden(name)
+    table = trace(golden.config).ops[0].weights[0]
+    doubled = 2 * to_float32(golden.stored[table])
+    head = WeightTensor("lm_head.weight", "f32", doubled.shape, doubled)
+    config, notes = with_own_head(golden.config, dict(golden.stored) | {"lm_head.weight": head})
+    assert not config.tie_word_embeddings
+    assert notes == ("lm_head.weight is not the embedding and is kept, although tie_word_embeddings is true",)
+    weights = adapt_weights(config, dict(golden.stored) | {"lm_head.weight": head})
+    assert check_weights(trace(config), weights) == ()
+    executor = ReferenceExecutor(ExecutorOptions(block_size=BLOCK_SIZE, keep_logits=True))
+    executor.load(trace(config), weights)
+    logits = run_in_chunks(executor, golden.prompts[2], 64)
+    assert relative_error(logits, 2 * golden.logits[2]) < TOLERANCE
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_head_of_the_embeddings_values_stays_tied(dtype: type[np.generic]) -> None:
+    golden = Golden("qwen2")
+    table = to_float32(golden.stored["model.embed_tokens.weight"]).astype(np.float16)
+    stored = dict(golden.stored) | {
+        "model.embed_tokens.weight": WeightTensor("", "f16", table.shape, table),
+        "lm_head.weight": WeightTensor("", "f32" if dtype is np.float32 else "f16", table.shape, table.astype(dtype)),
+    }
+    assert with_own_head(golden.config, stored) == (golden.config, ())
+
+
+def test_a_tied_model_without_an_embedding_takes_its_head_for_both() -> None:
+    golden = Golden("qwen2")
+    stored = dict(golden.stored)
+    stored["lm_head.weight"] = stored.pop("model.embed_tokens.weight")
+    config, notes = with_own_head(golden.config, stored)
+    assert (config.tie_word_embeddings, notes) == (True, ())
+    weights = adapt_weights(config, stored)
+    assert check_weights(trace(config), weights) == ()
+    np.testing.assert_array_equal(weights["model.embed_tokens.weight"].data, stored["lm_head.weight"].data)
+
+
+def test_layers_beyond_the_configs_number_are_told() -> None:
+    golden = Golden("qwen3")
+    config = replace(golden.config, num_layers=1, windows=golden.config.windows[:1])
+    unused = check_weights(trace(config), golden.weights)
+    last = golden.config.num_layers - 1
+    assert notes_on_unused(unused, 1) == (
+        f"layers 1 to {last} of the checkpoint are not used: the config's num_hidden_layers is 1",
+    )
+    assert notes_on_unused(("model.x", "model.layers.0.y"), 1) == ("2 tensors are not used: model.x, model.layers.0.y",)
+    assert notes_on_unused([f"t{i}" for i in range(10)], 1)[0].endswith("t7 and 2 more")
 
 
 def test_unused_tensors_are_listed() -> None:

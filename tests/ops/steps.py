@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from tripos.plan.formats import FORMATS
 from tripos.plan.ir import Plan, Weights, WeightTensor
 from tripos.runtime.executor import SamplingInput, StepInput
 
@@ -22,6 +23,17 @@ def random_weights(plan: Plan, rng: np.random.Generator) -> Weights:
             data = (rng.standard_normal(shape) * scale).astype(np.float32)
             weights[part] = WeightTensor(part, "f32", shape, data)
     return weights
+
+
+_HALVES = {"q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,), "q2_k": (80, 82), "q3_k": (108,)}  # where float16 lies
+
+
+def random_blocks(rng: np.random.Generator, dtype: str, num_blocks: int) -> npt.NDArray[np.uint8]:
+    """Blocks of any bits, but with finite scales and minimums: [num_blocks, bytes]."""
+    data = rng.integers(0, 256, (num_blocks, FORMATS[dtype][1])).astype(np.uint8)
+    for at in _HALVES.get(dtype, (0, 2) if dtype.endswith("_1") else (0,)):
+        data[:, at : at + 2] = rng.standard_normal(num_blocks).astype(np.float16)[:, None].view(np.uint8)
+    return data
 
 
 @dataclass

@@ -7,10 +7,11 @@ import numpy.typing as npt
 import pytest
 
 from tests.ops.executors import assert_close, logits_of, native
-from tests.ops.steps import Batch, random_weights
+from tests.ops.steps import Batch, random_blocks, random_weights
 from tests.ops.test_ops import VOCAB, plan_of
-from tripos.plan.formats import bf16_to_float32, float32_to_bf16
-from tripos.plan.ir import Plan, Weights
+from tripos.plan.formats import FORMATS as STORED
+from tripos.plan.formats import bf16_to_float32, float32_to_bf16, to_float32
+from tripos.plan.ir import Plan, Weights, WeightTensor
 from tripos.runtime.native import NativeExecutor
 
 F32 = npt.NDArray[np.float32]
@@ -121,3 +122,33 @@ def test_panels_are_the_same_bytes_for_every_instruction_set(isa: str, weight_fo
     scalar = native(plan, weights, isa="scalar", weight_format=weight_format).panels()[0]
     assert mine.format == weight_format
     np.testing.assert_array_equal(mine.data, scalar.data)
+
+
+def block_linear(dtype: str, k: int, n: int) -> tuple[Plan, Weights, F32, F32]:
+    """A linear stored in blocks of any bits, its values [n, k], and the rows [ROWS, k] that it is given."""
+    plan, weights, _, x = model(k, n)
+    blocks = random_blocks(np.random.default_rng(3), dtype, n * k // STORED[dtype][0])
+    tensor = WeightTensor("w", dtype, (n, k), blocks)
+    return plan, {**weights, "w": tensor}, to_float32(tensor), x
+
+
+@pytest.mark.parametrize("dtype", ["q8_0", "q4_0", "q4_1", "q5_0", "q3_k"])
+def test_blocks_that_fit_keep_their_levels_and_scales(isa: str, dtype: str) -> None:
+    plan, weights, w, x = block_linear(dtype, 256, 65)
+    if dtype == "q3_k":  # scale -32 times level -4 does not fit into a byte
+        weights["w"].data[:, 104:108] |= 0xAA
+        w = to_float32(weights["w"])
+    row_levels, row_scales = int8_rows(x)
+    want = row_levels.astype(np.float32) @ w.T * row_scales
+    assert_close(run(native(plan, weights, isa=isa, weight_format="auto")), want, terms=256)
+
+
+@pytest.mark.parametrize("dtype", ["q5_1", "q5_k", "q6_k", "q2_k", "q3_k"])
+def test_other_blocks_are_taken_to_the_nearest_of_255_levels(isa: str, dtype: str) -> None:
+    plan, weights, w, x = block_linear(dtype, 256, 65)
+    row_levels, row_scales = int8_rows(x)
+    step = np.abs(w.reshape(65, 8, 32)).max(-1) / 127 * (1 + 2.0**-10)  # the scale is a half
+    worst = (np.abs(row_levels).reshape(ROWS, 8, 32).sum(-1) @ step.T) / 2 * row_scales
+    got = run(native(plan, weights, isa=isa, weight_format="auto"))
+    want = row_levels.astype(np.float32) @ w.T * row_scales
+    assert (np.abs(got - want) <= worst * 1.01).all()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.ops.executors import assert_close, logits_of, native, reference
-from tests.ops.steps import Batch, random_weights
+from tests.ops.steps import Batch, random_blocks, random_weights
 from tripos.plan.formats import FORMATS, float32_to_bf16
 from tripos.plan.ir import Plan, View, WeightTensor
 from tripos.plan.ops import ACTIVATIONS, Tracer
@@ -101,7 +101,7 @@ def test_rope_tables_of_one_plan_stay_apart(isa: str) -> None:
     check(plan_of(16, body), isa, 2, lengths=(9,))
 
 
-@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q4_k", "q5_k", "q6_k"])
+@pytest.mark.parametrize("dtype", sorted(FORMATS))
 def test_embed_reads_every_format(isa: str, dtype: str) -> None:
     plan = plan_of(256, lambda t, x: x)
     rng = np.random.default_rng(2)
@@ -114,11 +114,7 @@ def test_embed_reads_every_format(isa: str, dtype: str) -> None:
     elif dtype == "bf16":
         data = float32_to_bf16(values)
     else:
-        per_block, size = FORMATS[dtype]
-        data = rng.integers(0, 256, (VOCAB * 256 // per_block, size)).astype(np.uint8)
-        halves = {"q6_k": (208,), "q4_1": (0, 2), "q4_k": (0, 2), "q5_k": (0, 2)}.get(dtype, (0,))
-        for at in halves:
-            data[:, at : at + 2] = rng.standard_normal(len(data)).astype(np.float16)[:, None].view(np.uint8)
+        data = random_blocks(rng, dtype, VOCAB * 256 // FORMATS[dtype][0])
     weights = {"table": WeightTensor("table", dtype, (VOCAB, 256), data)}
     step = Batch((40,), VOCAB).step({0: 40})
     want = logits_of(reference(plan, weights, num_blocks=5), step)

@@ -14,15 +14,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = textwrap.dedent("""
-    import json, logging
+    import json, logging, sys
     from tests.api.running import NUM_BLOCKS, TinyModel
+    from tripos.api import protocol
     from tripos.api.server import serve
     from tripos.config import ServerOptions
     from tripos.controls.deadline import deadline
     from tripos.controls.limits import limits
     from tripos.service import Service
     logging.getLogger("tripos.access").setLevel(logging.WARNING)
-    service, tiny = Service(), TinyModel(window=64)
+    protocol.STALL_S = float(sys.argv[2])
+    service, tiny = Service(), TinyModel(window=int(sys.argv[1]))
     service.add(tiny, (limits(max_model_len=tiny.card.max_model_len), deadline()))
     serve(service, ServerOptions(port=0), on_ready=lambda address: print(address, flush=True))
     tiny.engine.pool.check_integrity()
@@ -43,12 +45,14 @@ class Server:
 
 
 @contextmanager
-def served() -> Iterator[Server]:
-    """Stopped by SIGTERM; then it must have exited with 0, holding nothing, without a traceback."""
+def served(window: int = 64, stall_s: float = 30.0) -> Iterator[Server]:
+    """Stopped by SIGTERM; then it must have exited with 0, holding nothing, without a traceback. `stall_s`: how long a
+    client may not read.
+    """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        [sys.executable, "-c", PROGRAM, str(window), str(stall_s)], cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
         assert process.stdout is not None
@@ -59,4 +63,4 @@ def served() -> Iterator[Server]:
     ledger = json.loads(out.splitlines()[-1])
     assert ledger == {"held": 0, "free": ledger["all"], "all": ledger["all"]}
     assert process.returncode == 0
-    assert "Traceback" not in err
+    assert "Traceback" not in err, err[-3000:]

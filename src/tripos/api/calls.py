@@ -12,8 +12,6 @@ from tripos.api.exchange import Exchange
 from tripos.service import Service
 from tripos.types import Call, Event, ModelCard, Priority, Request
 
-MAX_UNSENT_EVENTS = 64  # per stream; then the model waits, and merges what it makes meanwhile
-
 
 class Asked(Protocol):
     """What decoded bodies of every dialect say of their calls."""
@@ -57,12 +55,14 @@ def make_calls(exchange: Exchange, asked: Asked, requests: Sequence[Request], ar
 
 
 async def run_together(service: Service, calls: Sequence[Call]) -> AsyncIterator[list[tuple[int, Event]]]:
-    """The events of several calls as they come: (index of the call, event), everything since the last wake-up.
+    """The events of several calls as they come: (index of the call, event), everything since the last wake-up. A call
+    whose last event was not taken waits, and merges what it makes meanwhile.
 
     When one call fails the others are cancelled and its error is raised, after what came before it.
     """
     waiting: list[tuple[int, Event]] = []
     errors: list[BaseException] = []
+    untaken: set[int] = set()  # calls
     news, room = asyncio.Event(), asyncio.Event()
     num_open = len(calls)
 
@@ -71,11 +71,12 @@ async def run_together(service: Service, calls: Sequence[Call]) -> AsyncIterator
         try:
             async with aclosing(cast("Any", service.run(call))) as events:
                 async for event in events:
-                    waiting.append((call_idx, event))
-                    news.set()
-                    while len(waiting) >= MAX_UNSENT_EVENTS:
+                    while call_idx in untaken:
                         room.clear()
                         await room.wait()
+                    untaken.add(call_idx)
+                    waiting.append((call_idx, event))
+                    news.set()
         except BaseException as error:
             errors.append(error)
             raise
@@ -89,6 +90,7 @@ async def run_together(service: Service, calls: Sequence[Call]) -> AsyncIterator
             if waiting:
                 batch = waiting[:]
                 waiting.clear()
+                untaken.clear()
                 room.set()
                 yield batch
             elif errors:

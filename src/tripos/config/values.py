@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tripos.config.options import Rule, settings
-from tripos.errors import ConfigError
+from tripos.errors import ConfigError, plain
 
 NEAR = 0.75  # of difflib's ratio: slips of the hand, not another word
 _UNITS = {"": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -62,7 +62,7 @@ def written(value: Any) -> str:
         return "{" + ", ".join(f"{written(name)} = {written(each)}" for name, each in value) + "}"
     if isinstance(value, tuple):
         return "[" + ", ".join(written(each) for each in value) + "]"
-    return f'"{value}"' if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
+    return f'"{value}"' if isinstance(value, str) else plain(value) if isinstance(value, float) else str(value)
 
 
 def _checked(rule: Rule, given: Any, read: Any, where: str) -> Any:
@@ -73,7 +73,7 @@ def _checked(rule: Rule, given: Any, read: Any, where: str) -> Any:
     if rule["choices"] and value not in rule["choices"]:
         raise ConfigError(f"{where}: {shown(given)} is not one of {', '.join(rule['choices'])}")
     if rule["kind"] in ("count", "seconds", "bytes") and not rule["low"] <= value <= rule["high"]:
-        raise ConfigError(f"{where}: {shown(given)} is outside {rule['low']:g} to {rule['high']:g}")
+        raise ConfigError(f"{where}: {shown(given)} is outside {plain(rule['low'])} to {plain(rule['high'])}")
     return value
 
 

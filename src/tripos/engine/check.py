@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import TypeGuard
 
-from tripos.errors import ContextLengthExceeded, InvalidRequest
+from tripos.errors import ContextLengthExceeded, InvalidRequest, plain
 from tripos.types import Generate, Message, Sampling
 
 # field: lowest, highest
@@ -75,11 +75,13 @@ def check_token_ids(param: str, ids: Sequence[int], vocab_size: int) -> None:
         )
 
 
-def max_tokens_of(request: Generate, num_prompt_tokens: int, max_num_tokens: int) -> int:
-    """The number of tokens to generate, at most what the window leaves. Raises ContextLengthExceeded."""
+def max_tokens_of(request: Generate, num_prompt_tokens: int, max_num_tokens: int, usual: int | None = None) -> int:
+    """The number of tokens to generate, at most what the window leaves; `usual` is the model's own where the request
+    does not say. Raises ContextLengthExceeded."""
     if request.max_tokens is None:
         if num_prompt_tokens < max_num_tokens:
-            return max_num_tokens - num_prompt_tokens
+            room = max_num_tokens - num_prompt_tokens
+            return room if usual is None else min(room, usual)
         problem = f"the prompt has {num_prompt_tokens} tokens and the context window {max_num_tokens}"
     else:
         if num_prompt_tokens + request.max_tokens <= max_num_tokens:
@@ -119,5 +121,7 @@ def _check_wanted(ids: tuple[int, ...], sampling: Sampling, vocab_size: int) -> 
 def _check_range(param: str, value: float, lowest: float, highest: float) -> None:
     if not (lowest <= value <= highest and math.isfinite(value)):
         raise InvalidRequest(
-            f"{param} = {value:g}: must lie between {lowest:g} and {highest:g}", code="out_of_range", param=param
+            f"{param} = {plain(value)}: must lie between {plain(lowest)} and {plain(highest)}",
+            code="out_of_range",
+            param=param,
         )

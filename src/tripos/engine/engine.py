@@ -1,4 +1,4 @@
-"""The engine: schedule → run → update, one step at a time, and the thread that keeps stepping.
+"""The engine: schedule → run → update, one step at a time.
 
 Owns the executor, the scheduler and the sequences between `add` and their last Output. Knows token ids only: text
 is made by whoever reads the Outputs.
@@ -7,10 +7,8 @@ is made by whoever reads the Outputs.
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,15 +18,12 @@ from tripos.engine.grammar import Matcher
 from tripos.engine.pack import PackedStep, Packer, RowOwner
 from tripos.engine.reasoning import ReasoningMatcher
 from tripos.engine.scheduler import Schedule, Scheduler, SchedulerOptions
-from tripos.engine.sequence import Sequence, Status
+from tripos.engine.sequence import Sequence
 from tripos.errors import DeadlineExceeded, EngineFailed, RequestFailed, TriposError
 from tripos.runtime.executor import Executor, SamplingInput, StepOutput
 from tripos.types import EngineStats, FinishReason
 
 log = logging.getLogger(__name__)
-
-STUCK_AFTER_S = 30.0
-IDLE_CHECK_S = 0.5  # of idleness, then the block pool proves its integrity
 
 
 @dataclass(frozen=True)
@@ -121,6 +116,14 @@ class Engine:
     def abort(self, sequence: Sequence) -> None:
         """End a sequence and free its blocks; no further Output comes. Idempotent."""
         self.scheduler.finish(sequence)
+
+    def hold(self, sequence: Sequence) -> None:
+        """Compute no more of a running sequence until `resume`; its place and its blocks are free for others."""
+        self.scheduler.hold(sequence)
+
+    def resume(self, sequence: Sequence) -> None:
+        """Go on with a sequence that is held."""
+        self.scheduler.resume(sequence)
 
     def step(self) -> list[Output]:
         """Advance every scheduled sequence; returns what happened, at most one Output per sequence."""
@@ -344,108 +347,3 @@ def _token_output(owner: RowOwner, row: int, sampling: SamplingInput, result: St
     top = zip(result.top_ids[row, :count].tolist(), result.top_logprobs[row, :count].tolist(), strict=True)
     wanted = result.wanted_logprobs[sampling.wanted_start[row] : sampling.wanted_start[row + 1]]
     return TokenOutput(token_id, float(result.logprobs[row]), tuple(top), tuple(wanted.tolist()))
-
-
-class EngineLoop:
-    """The daemon thread that steps an Engine while there is work. add/abort may be called from any thread."""
-
-    def __init__(self, engine: Engine, deliver: Callable[[list[Output]], None], *, name: str = "tripos-engine") -> None:
-        self.engine = engine
-        self._deliver = deliver
-        self._inbox: deque[tuple[bool, Sequence]] = deque()
-        self._wake = threading.Condition()
-        self._is_stopping = False
-        self._is_busy = False
-        self._heartbeat_s = engine.clock()
-        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End after the current step; unfinished sequences get EngineFailed. Idempotent; waits for the thread."""
-        with self._wake:
-            self._is_stopping = True
-            self._wake.notify()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def add(self, sequence: Sequence) -> None:
-        self._post(True, sequence)
-
-    def abort(self, sequence: Sequence) -> None:
-        self._post(False, sequence)
-
-    @property
-    def is_idle(self) -> bool:
-        with self._wake:
-            return not self._inbox and not self._is_busy
-
-    def is_progressing(self) -> bool:
-        """False when the engine failed, the thread died, or a step has taken longer than STUCK_AFTER_S."""
-        if self.engine.failure is not None or not self._thread.is_alive():
-            return False
-        return self.is_idle or self.engine.clock() - self._heartbeat_s < STUCK_AFTER_S
-
-    def _post(self, is_add: bool, sequence: Sequence) -> None:
-        with self._wake:
-            if self._is_stopping:
-                if not is_add:
-                    return  # everything ends
-                raise self.engine.failure or EngineFailed("the model was stopped", code="draining", retry_after_s=5.0)
-            self._inbox.append((is_add, sequence))
-            self._wake.notify()
-
-    def _loop(self) -> None:
-        ending = EngineFailed("the model was stopped", code="draining", retry_after_s=5.0)
-        outputs: list[Output] = []
-        try:
-            while (commands := self._next_commands()) is not None:
-                outputs = self._apply(commands)
-                outputs += self.engine.step()
-                if outputs:
-                    self._deliver(outputs)
-                outputs = []
-        except BaseException:  # a panic in a library is none of Exception; nobody else would end the streams
-            log.exception("the engine's loop failed: this is a bug in Tripos")
-            ending = EngineFailed("the engine failed and is restarting", retry_after_s=5.0)
-            self.engine.failure = ending
-        with self._wake:
-            self._is_stopping = True
-            commands = tuple(self._inbox)
-            self._inbox.clear()
-            self._is_busy = False
-        self._deliver(outputs + self._apply(commands) + self.engine.end_all(ending))
-
-    def _next_commands(self) -> tuple[tuple[bool, Sequence], ...] | None:
-        """What came in since the last step, waiting while there is nothing to do; None: stop."""
-        with self._wake:
-            self._is_busy = self.engine.has_work
-            is_checked = self._is_busy
-            while not (self._inbox or self._is_busy or self._is_stopping):
-                if not self._wake.wait(timeout=None if is_checked else IDLE_CHECK_S) and not is_checked:
-                    self.engine.pool.check_integrity()
-                    is_checked = True
-            if self._is_stopping:
-                return None
-            commands = tuple(self._inbox)
-            self._inbox.clear()
-            self._is_busy = True
-            self._heartbeat_s = self.engine.clock()
-            return commands
-
-    def _apply(self, commands: Iterable[tuple[bool, Sequence]]) -> list[Output]:
-        outputs = []
-        for is_add, sequence in commands:
-            if not is_add:
-                self.engine.abort(sequence)
-                continue
-            try:
-                self.engine.add(sequence)
-            except TriposError as error:
-                for each in (sequence, *sequence.siblings):
-                    each.status = Status.FINISHED
-                    outputs.append(Output(each, [], [], error=error))
-                if sequence.ticket is not None:
-                    sequence.ticket.release()
-        return outputs

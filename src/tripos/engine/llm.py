@@ -21,22 +21,26 @@ from msgspec.structs import replace
 from tripos.engine.adapters import AdapterModel, Adapters
 from tripos.engine.admission import Ticket
 from tripos.engine.block_pool import PrefixIdentity
+from tripos.engine.callers import Callers
 from tripos.engine.check import check_request, check_text_length, check_token_ids, is_token_ids, max_tokens_of
 from tripos.engine.constraints import CompiledConstraint, Grammars
-from tripos.engine.engine import Engine, EngineLoop, Output
+from tripos.engine.engine import Engine, Output
 from tripos.engine.grammar import Grammar, Matcher
+from tripos.engine.loop import EngineLoop
 from tripos.engine.reasoning import ReasoningMatcher, trace_of
+from tripos.engine.rules import TokenRules
 from tripos.engine.sequence import Sequence, Status, choice_seed
 from tripos.engine.stream import Stream
 from tripos.errors import EngineFailed, InvalidRequest, RequestFailed, RequestTimeout, TriposError
 from tripos.models.tokenizer import Tokenizer
 from tripos.runtime.executor import I32
+from tripos.runtime.machine import Birthplace
 from tripos.types import Call, EngineStats, Event, Generate, Message, ModelCard, Prompt, Sampling
 
 log = logging.getLogger(__name__)
 
 INLINE_CHARS = 4096  # longer prompts are encoded off the event loop, and all chats
-READER_STALL_S = 30.0  # with unread output; then its request is ended, lest output pile up
+READER_STALL_S = 30.0  # without reading while it is held; then its request is ended
 
 EncodeChat = Callable[[tuple[Message, ...], tuple[dict[str, Any], ...], dict[str, Any]], list[int]]
 """(messages, tools, template_args) → token ids."""
@@ -52,12 +56,15 @@ class LanguageModel:
         engine: Engine,
         encode_chat: EncodeChat | None = None,
         adapters: Adapters | None = None,
+        rules: TokenRules | None = None,
     ) -> None:
-        """`encode_chat` stands in for the tokenizer's own template; without `adapters` none can be loaded."""
+        """`encode_chat` stands in for the tokenizer's own template; without `adapters` none can be loaded; `rules` are
+        the makers' own."""
         self.card = card
         self.tokenizer = tokenizer
         self.engine = engine
         self.adapters = adapters
+        self._rules = rules or TokenRules()
         loaded = adapters.loaded if adapters is not None else []
         self._adapter_models = {each.name: AdapterModel(self, cast("Adapters", adapters), each) for each in loaded}
         self._first_adapters = frozenset(self._adapter_models)  # whose models stay the same ones
@@ -68,6 +75,9 @@ class LanguageModel:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._encoders: ThreadPoolExecutor | None = None
         self._streams: dict[Sequence, Stream] = {}
+        self._held: dict[Stream, asyncio.TimerHandle] = {}  # nobody reads them, until when they may stay
+        self._birthplace = Birthplace()
+        self._callers = Callers(engine)
 
     @property
     def max_num_tokens(self) -> int:
@@ -104,9 +114,12 @@ class LanguageModel:
             encoders.shutdown()
 
     def close(self) -> None:
-        """Free weights and cache, once stopped."""
+        """Free weights and cache, once stopped. Threads that wait in `answer` get EngineFailed. Idempotent."""
         if self._engine_loop is not None:
             raise RequestFailed("the model is started: await stop() first")
+        if not self._birthplace.is_here:
+            return
+        self._callers.close()
         if self.adapters is not None:
             self.adapters.close()
         self._grammars.close()
@@ -174,47 +187,36 @@ class LanguageModel:
                 self._streams[sequence] = stream
             engine_loop.add(stream.sequences[0])
             while not stream.is_over:
-                for delta in await stream.next_deltas():
+                deltas = await stream.next_deltas()
+                if stream in self._held:
+                    self._resume(stream)
+                for delta in deltas:
                     yield delta
             yield stream.finish()
         finally:
             ticket.release()
             if stream is not None:
+                if stream in self._held:
+                    self._resume(stream)
                 for sequence in stream.sequences:
                     self._streams.pop(sequence, None)
                 self._abort(stream.sequences)
 
     def answer(self, calls: list[Call]) -> Iterator[tuple[int, Event | TriposError]]:
-        """Answer many calls without a thread or an event loop: (index of the call, event or its error) as they come.
+        """Answer many calls without an event loop: (index of the call, event or its error), each call as it is over.
 
-        For offline use; raises InvalidRequest for the first call that is wrong, before any work.
+        For offline use, from any number of threads at once: their calls share steps. Raises InvalidRequest for the
+        first call that is wrong, before any work; EngineFailed when closed; EnvironmentProblem in a fork.
         """
         if self._engine_loop is not None:
             raise RequestFailed("the model is started: use run()")
+        self._birthplace.check()
         streams = []
         for call in calls:
             request = self._check(call)
             constraint = self._grammars.compile(request.constraint) if request.constraint is not None else None
             streams.append(self._open(call, request, self._encode_now(request), constraint, None))
-        place = {sequence: i for i, stream in enumerate(streams) for sequence in stream.sequences}
-        try:
-            for stream in streams:
-                self.engine.add(stream.sequences[0])
-            while self.engine.has_work:
-                touched = dict.fromkeys(place[output.sequence] for output in self._step(streams, place))
-                for i in touched:
-                    yield from ((i, event) for event in streams[i].events_now())
-        finally:
-            for sequence in place:
-                self.engine.abort(sequence)
-
-    def _step(self, streams: list[Stream], place: dict[Sequence, int]) -> list[Output]:
-        outputs = self.engine.step()
-        for output in outputs:
-            stream = streams[place[output.sequence]]
-            for sequence in (*stream.push(output), *stream.verify()):
-                self.engine.abort(sequence)
-        return outputs
+        yield from self._callers.answer(streams)
 
     def _deliver(self, outputs: list[Output]) -> None:
         """From the engine's thread: one wake-up of the event loop per step."""
@@ -226,11 +228,12 @@ class LanguageModel:
                 self.engine.abort(output.sequence)
 
     def _receive(self, outputs: list[Output]) -> None:
-        now_s = self.engine.clock()
         for output in outputs:
             stream = self._streams.get(output.sequence)
             if stream is None:
                 continue
+            if stream.is_full:  # and was not read since the last step
+                self._hold(stream, output.sequence)
             try:
                 self._abort(stream.push(output))
             except Exception:
@@ -238,9 +241,26 @@ class LanguageModel:
                 stream.end(RequestFailed("the answer could not be turned into text"))
                 self._abort(stream.sequences)
             stream.wake()
-            if stream.unread_s(now_s) > READER_STALL_S:
-                stream.end(RequestTimeout(f"the answer was not read for {READER_STALL_S:.0f} s"))
-                self._abort(stream.sequences)
+
+    def _hold(self, stream: Stream, sequence: Sequence) -> None:
+        """Nobody reads the stream: give its place to others until somebody does."""
+        if self._loop is None or self._engine_loop is None:
+            return
+        if stream not in self._held:
+            self._held[stream] = self._loop.call_later(READER_STALL_S, self._let_go, stream)
+        self._engine_loop.hold(sequence)
+
+    def _resume(self, stream: Stream) -> None:
+        """Somebody reads, or left."""
+        self._held.pop(stream).cancel()
+        if self._engine_loop is not None:
+            for sequence in stream.sequences:
+                self._engine_loop.resume(sequence)
+
+    def _let_go(self, stream: Stream) -> None:
+        stream.end(RequestTimeout(f"the answer was not read for {READER_STALL_S:.0f} s"))
+        stream.wake()
+        self._abort(stream.sequences)
 
     def _abort(self, sequences: list[Sequence]) -> None:
         if self._engine_loop is not None:
@@ -303,7 +323,7 @@ class LanguageModel:
         prompts = prompts * request.n
         for prompt in prompts:
             check_token_ids("prompt", prompt, self.card.vocab_size)
-            self.engine.scheduler.check_fits(len(prompt), max_tokens_of(request, len(prompt), self.max_num_tokens))
+            self.engine.scheduler.check_fits(len(prompt), self._max_tokens(request, len(prompt)))
         arrays = [np.array(prompt, np.int32) for prompt in prompts]
         shared = [_num_shared(arrays[0], each) for each in arrays[1:]]
         if ticket is not None:
@@ -314,11 +334,14 @@ class LanguageModel:
             self.card.digest, adapter.digest if adapter else "", call.principal, request.cache_salt
         ).encode()
         arrival_s = call.arrival_s or self.engine.clock()
+        matchers = [
+            self._matcher(request, constraint.grammar if constraint is not None else None, tokens) for tokens in arrays
+        ]
         sequences = [
             Sequence(
                 prompt=tokens,
-                max_tokens=max_tokens_of(request, len(tokens), self.max_num_tokens),
-                sampling=_sampling_of(request, index),
+                max_tokens=self._max_tokens(request, len(tokens)),
+                sampling=self._sampling(request, index, len(tokens)),
                 seed=choice_seed(seed, index),
                 eos_ids=self._eos_ids,
                 identity=identity,
@@ -327,7 +350,8 @@ class LanguageModel:
                 arrival_s=arrival_s,
                 prompt_logprobs=request.prompt_logprobs if index == 0 else None,  # choices share a prompt
                 index=index,
-                matcher=self._matcher(request, constraint.grammar if constraint is not None else None, tokens),
+                matcher=matchers[index],
+                rules=None if matchers[index] is not None or self._rules.is_silent else self._rules,
                 adapter_slot=adapter.slot if adapter else -1,
             )
             for index, tokens in enumerate(arrays)
@@ -340,6 +364,18 @@ class LanguageModel:
         if adapter is not None:  # last: nothing that fails keeps an adapter in use
             self._require_adapters().attach(adapter, sequences)
         return stream
+
+    def _max_tokens(self, request: Generate, num_prompt_tokens: int) -> int:
+        usual = self._rules.max_tokens(num_prompt_tokens)
+        return max_tokens_of(request, num_prompt_tokens, self.max_num_tokens, usual)
+
+    def _sampling(self, request: Generate, index: int, num_prompt_tokens: int) -> Sampling:
+        """Of one choice. The makers' least length holds where the request names none and no constraint says the end."""
+        sampling = _sampling_of(request, index)
+        min_tokens = 0 if request.constraint is not None else self._rules.min_tokens(num_prompt_tokens)
+        if sampling.min_tokens or sampling.ignore_eos or not min_tokens:
+            return sampling
+        return replace(sampling, min_tokens=min_tokens)
 
     def _end_reasoning(self, request: Generate, prompt: list[int]) -> list[int]:
         """The prompt, with its reasoning ended where none is wanted and the template began it."""

@@ -13,15 +13,29 @@ from typing import Protocol
 from tripos.errors import ConfigError, ModelRefused
 from tripos.plan.adapters import padded_rank
 from tripos.plan.dump import cost
-from tripos.plan.ir import Plan, Weights
+from tripos.plan.formats import FORMATS
+from tripos.plan.ir import Plan, Weights, WeightTensor
 
-BYTES_PER_WEIGHT = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.01, "int4": 0.625, "fp8": 1.01}
+BYTES_PER_WEIGHT = {
+    "fp32": 4.0,
+    "bf16": 2.0,
+    "fp16": 2.0,
+    "int8": 1.01,
+    "int8_group": 1.0625,
+    "int4": 0.625,
+    "fp8": 1.01,
+}
+_PANEL = 32  # rows of a matrix that are packed side by side, and columns that share a scale
 BYTES_PER_KV = {"fp32": 4.0, "fp16": 2.0, "int8": 1.13}  # int8 with its scales
 DTYPE_FORMAT = {
     "f32": "fp32",
     "bf16": "bf16",
     "f16": "fp16",
     "q8_0": "int8",
+    "q5_0": "int8",
+    "q5_1": "int8",
+    "q2_k": "int8",
+    "q3_k": "int8",
     "q5_k": "int8",
     "q6_k": "int8",
     "q4_0": "int4",
@@ -68,6 +82,7 @@ class Need:
     kv_bytes_per_token: int
     max_model_len: int
     adapter_bytes: int = 0  # of max_adapters, each of the largest rank for every linear
+    table_bytes: int = 0  # of weight_bytes, what is not packed: tables of embeddings, as the checkpoint stores them
 
     @property
     def standing_bytes(self) -> int:
@@ -137,10 +152,14 @@ class Fit:
         is_roomy = self.num_tokens >= sequences * need.max_model_len
         full = "fits" if is_roomy else "preempts some: lower --max-sequences or --max-model-len to avoid it"
         cache_bytes = self.num_tokens * need.kv_bytes_per_token
+        tables = f"{mib(need.table_bytes)} of embeddings"
         adapters = [("adapters", f"{mib(need.adapter_bytes)} kept for {need.options.max_adapters}")]
         return [
             ("will it fit?", need.name),
-            ("weights", f"{mib(need.weight_bytes)} as {need.weights_format}"),
+            (
+                "weights",
+                f"{mib(need.weight_bytes - need.table_bytes)} packed as {need.weights_format}, {tables} as stored",
+            ),
             *(adapters if need.adapter_bytes else ()),
             ("cache", f"{mib(cache_bytes)} as {need.kv_format}, for {self.num_tokens:,} tokens"),
             ("sequences", f"{sequences} at once, each up to {need.max_model_len:,} tokens"),
@@ -163,17 +182,22 @@ def measure(name: str, plan: Plan, weights: Weights, window: int, options: Memor
         raise ConfigError(f"--max-model-len {options.max_model_len}: {name} was made for {window} tokens")
     weights_format = options.weights if options.weights != "auto" else stored_format(plan, weights)
     kv_format = cache_format(weights_format) if options.kv_cache == "auto" else options.kv_cache
-    totals = cost(plan, bytes_per_weight=BYTES_PER_WEIGHT[weights_format], bytes_per_kv=BYTES_PER_KV[kv_format])
-    tables = sum(prod(plan.weights[op.weights[0]].shape) for op in plan.ops if op.kind == "embed")
+    packed = {op.weights[0] for op in plan.ops if op.kind == "linear"}
+    packed_bytes = sum(
+        _packed_bytes(weights[part], options.weights) for name in packed for part in plan.weights[name].parts
+    )
+    tables = {part for op in plan.ops if op.kind == "embed" for part in plan.weights[op.weights[0]].parts}
+    table_bytes = sum(_stored_bytes(weights[part]) for part in tables)
     return Need(
         name=name,
         options=options,
         weights_format=weights_format,
         kv_format=kv_format,
-        weight_bytes=totals.weight_bytes + 2 * tables,
-        kv_bytes_per_token=totals.kv_bytes_per_token,
+        weight_bytes=packed_bytes + table_bytes,
+        kv_bytes_per_token=cost(plan, bytes_per_kv=BYTES_PER_KV[kv_format]).kv_bytes_per_token,
         max_model_len=options.max_model_len or window,
         adapter_bytes=_adapter_bytes(plan, weights_format, options),
+        table_bytes=table_bytes,
     )
 
 
@@ -210,6 +234,24 @@ def stored_format(plan: Plan, weights: Weights) -> str:
         kind = tensor.panels.format if tensor.panels is not None else DTYPE_FORMAT[tensor.dtype]
         sizes[kind] = sizes.get(kind, 0) + prod(tensor.shape)
     return max(sizes, key=lambda kind: sizes[kind]).removesuffix("_group")
+
+
+def _packed_bytes(tensor: WeightTensor, weights: str) -> int:
+    """Of a linear's matrix once the kernels have packed it: as asked for, or as `auto` has it."""
+    rows, cols = tensor.shape
+    if tensor.panels is not None:
+        kind = tensor.panels.format
+    else:
+        kind = DTYPE_FORMAT[tensor.dtype] if weights == "auto" else weights
+        if weights == "auto" and kind == "int8":
+            kind = "int8_group"  # of blocks
+    padded = -(-rows // _PANEL) * _PANEL * (-(-cols // _PANEL) * _PANEL if kind in ("int4", "int8_group") else cols)
+    return int(padded * BYTES_PER_WEIGHT[kind])
+
+
+def _stored_bytes(tensor: WeightTensor) -> int:
+    per_block, size = FORMATS.get(tensor.dtype, (1, 2))  # panels: the table lies beside them, in some float type
+    return prod(tensor.shape) // per_block * size
 
 
 def _adapter_bytes(plan: Plan, weights_format: str, options: MemoryOptions) -> int:

@@ -165,7 +165,7 @@ class Packer:
         """Bring the slot's rows up to date with the sequence that lives there now."""
         slot = sequence.slot
         tenant, stay = self._tenants[slot]
-        if tenant is not sequence or stay != sequence.num_preemptions:
+        if tenant is not sequence or stay != sequence.num_stays:
             self._move_in(sequence, slot)
         known, table = self._num_blocks[slot], sequence.block_table
         if known != len(table):
@@ -175,7 +175,7 @@ class Packer:
     def _move_in(self, sequence: Sequence, slot: int) -> None:
         sampling = sequence.sampling
         self._num_moves += 1
-        self._tenants[slot] = (sequence, sequence.num_preemptions)
+        self._tenants[slot] = (sequence, sequence.num_stays)
         self._num_blocks[slot] = 0
         self._adapter_slots[slot] = sequence.adapter_slot
         num_logprobs = -1 if sampling.logprobs is None else sampling.logprobs
@@ -183,10 +183,11 @@ class Packer:
         for name, column in self._columns.items():
             column[slot] = own[name] if name in own else getattr(sampling, name)
         bias = sampling.logit_bias
-        self._bias[slot] = (
+        own_bias = (
             np.fromiter(bias.keys(), np.int32, len(bias)),
             np.fromiter(bias.values(), np.float32, len(bias)),
         )
+        self._bias[slot] = _joined(own_bias, sequence.rules.always) if sequence.rules is not None else own_bias
 
     def _own_rows(self, entries: list[tuple[Sequence, int]], query_start: I32) -> tuple[list[RowOwner], I32]:
         owners: list[RowOwner] = []
@@ -288,14 +289,20 @@ class Packer:
         return _starts(num_rows, [(row, len(ids)) for row, ids in ids_of]), np.concatenate([ids for _, ids in ids_of])
 
     def _bias_of(self, owner: RowOwner) -> tuple[I32, F32]:
-        """The request's own bias, and the ban on every ending until min_tokens are out."""
+        """The request's own bias, the model's rules, and the ban on every ending until min_tokens are out."""
         sequence = owner.sequence
-        ids, values = self._bias[sequence.slot]
+        bias = self._bias[sequence.slot]
+        if sequence.rules is not None and sequence.rules.depends_on_place:
+            before = sequence.tokens[: owner.position]  # guesses too
+            bias = _joined(bias, sequence.rules.at(before, sequence.num_prompt_tokens))
         if owner.position - sequence.num_prompt_tokens < sequence.sampling.min_tokens:
             banned = np.array(sorted(sequence.banned_ids), np.int32)
-            ids = np.concatenate((ids, banned))
-            values = np.concatenate((values, np.full(len(banned), -math.inf, np.float32)))
-        return ids, values
+            bias = _joined(bias, (banned, np.full(len(banned), -math.inf, np.float32)))
+        return bias
+
+
+def _joined(one: tuple[I32, F32], other: tuple[I32, F32]) -> tuple[I32, F32]:
+    return np.concatenate((one[0], other[0])), np.concatenate((one[1], other[1]))
 
 
 def _starts(num_rows: int, sizes: list[tuple[int, int]]) -> I32:

@@ -70,11 +70,12 @@ class Scheduler:
         self.running: list[Sequence] = []  # by key
         self._waiting = WaitingRoom()
         self._batch_debt = BatchDebt(options.token_budget)
+        self._held: set[Sequence] = set()  # neither run nor wait
         self._kept: set[Sequence] = set()  # batch sequences that no online newcomer may replace
         self._deadlines: list[tuple[float, int, Sequence]] = []  # heap, finished ones lazily dropped
         self._num_waiting = 0
         self._slots = list(range(options.max_num_seqs - 1, -1, -1))
-        self._orders = itertools.count()
+        self._orders = itertools.count(1)  # 0: never added
         self.speculator = Speculator(options.max_draft_tokens)
         self.num_preemptions = 0
         self.num_prefix_queries = 0  # tokens
@@ -181,9 +182,14 @@ class Scheduler:
         """End a sequence in any state and free what it holds. Idempotent."""
         if sequence.status is Status.FINISHED:
             return
+        if not sequence.order[0]:
+            sequence.status = Status.FINISHED
+            return
         self.speculator.forget(sequence)
         if sequence.status is Status.RUNNING:
             self._leave(sequence)
+        elif sequence.status is Status.HELD:
+            self._held.discard(sequence)
         else:
             self._num_waiting -= 1
         sequence.status = Status.FINISHED
@@ -191,8 +197,23 @@ class Scheduler:
             sequence.ticket.release()
         self._free_siblings(sequence)
 
+    def hold(self, sequence: Sequence) -> None:
+        """Take its place from a running sequence until `resume`; as with a preempted one, its blocks may be found again
+        in the prefix cache. One that waits is left alone: it takes nothing.
+        """
+        if sequence.status is Status.RUNNING:
+            self._leave(sequence)
+            sequence.status = Status.HELD
+            self._held.add(sequence)
+
+    def resume(self, sequence: Sequence) -> None:
+        """Let a sequence that is held wait for a place, in its old order."""
+        if sequence.status is Status.HELD:
+            self._held.discard(sequence)
+            self._wait_again(sequence)
+
     def expired(self, now_s: float) -> list[Sequence]:
-        """Unfinished sequences past their deadline, waiting or running. Each is named once."""
+        """Unfinished sequences past their deadline, in any state. Each is named once."""
         late = []
         while self._deadlines and self._deadlines[0][0] <= now_s:
             sequence = heapq.heappop(self._deadlines)[2]
@@ -204,8 +225,8 @@ class Scheduler:
         return late
 
     def unfinished(self) -> list[Sequence]:
-        """Every sequence that still runs or waits, in the order served."""
-        known = [*self.running, *self._waiting.in_order()]
+        """Every sequence that still runs, waits or is held."""
+        known = [*self.running, *self._waiting.in_order(), *self._held]
         return [*known, *(s for leader in known for s in leader.siblings if not s.is_finished)]
 
     def _push(self, sequence: Sequence) -> None:
@@ -258,7 +279,7 @@ class Scheduler:
         sequence.num_computed_tokens = len(hits) * pool.block_size
         sequence.num_registered_blocks = len(hits)
         sequence.last_registered = pool.ref(hits[-1]) if hits else NO_PARENT
-        if sequence.num_preemptions == 0:
+        if sequence.num_stays == 0:
             sequence.num_cached_tokens = sequence.num_computed_tokens
             self.num_prefix_queries += sequence.num_prompt_tokens
             self.num_prefix_hits += sequence.num_cached_tokens
@@ -326,6 +347,7 @@ class Scheduler:
 
     def _start(self, sequence: Sequence) -> None:
         sequence.status = Status.RUNNING
+        sequence.num_stays += 1
         sequence.slot = self._slots.pop()
         self._num_waiting -= 1
         bisect.insort(self.running, sequence, key=lambda s: s.key)
@@ -345,9 +367,12 @@ class Scheduler:
     def _preempt(self, sequence: Sequence, step: _Step) -> None:
         step.remove(sequence)
         self._leave(sequence)
-        sequence.status = Status.PREEMPTED
         sequence.num_preemptions += 1
         self.num_preemptions += 1
+        self._wait_again(sequence)
+
+    def _wait_again(self, sequence: Sequence) -> None:
+        sequence.status = Status.PREEMPTED
         self._num_waiting += 1
         self._push(sequence)
 

@@ -16,6 +16,7 @@ from tripos.engine.admission import Ticket
 from tripos.engine.block_pool import NO_PARENT, BlockRef
 from tripos.engine.grammar import Matcher
 from tripos.engine.reasoning import ReasoningMatcher
+from tripos.engine.rules import TokenRules
 from tripos.runtime.executor import I32
 from tripos.types import Priority, Sampling
 
@@ -24,6 +25,7 @@ class Status(Enum):
     WAITING = "waiting"
     RUNNING = "running"
     PREEMPTED = "preempted"  # waits again; its tokens are known, its blocks are gone
+    HELD = "held"  # nobody reads what it gave: it waits for `resume`, not for a place
     FINISHED = "finished"
 
 
@@ -86,6 +88,7 @@ class Sequence:
     index: int = 0  # which choice of its request
     adapter_slot: int = -1  # of the executor; -1: none
     matcher: Matcher | ReasoningMatcher | None = None  # follows the output tokens, where they are constrained
+    rules: TokenRules | None = None  # of the model's makers, where they rule tokens out and no matcher decides
     siblings: list[Sequence] = field(default_factory=list)  # wait until what they share is in the cache
     num_shared_tokens: int = 0  # of the prompt: a sibling's with the one it waits for; of that one, the most
     ticket: Ticket | None = None  # its place among the admitted, given back when first scheduled
@@ -100,6 +103,7 @@ class Sequence:
     num_registered_blocks: int = 0
     last_registered: BlockRef = NO_PARENT
     slot: int = -1  # row in pack's tables while running
+    num_stays: int = 0  # how often it was given a place
     num_preemptions: int = 0
     num_reported_prompt: int = 1  # prompt tokens whose logprob is reported or has none
     first_scheduled_s: float | None = None
@@ -122,10 +126,9 @@ class Sequence:
             self.history = TokenCounts(self.prompt.tolist() if sampling.repetition_penalty != 1.0 else ())
         # whether pack must look at more of its sampling than the slot's row
         has_own_ids = sampling.logit_bias or sampling.logprob_token_ids
-        self.is_adjusted = bool(has_penalty or has_own_ids or sampling.min_tokens or self.matcher)
-        self.is_steady = not (
-            has_penalty or sampling.min_tokens
-        )  # what pack finds there, it finds in the next step too
+        self.is_adjusted = bool(has_penalty or has_own_ids or sampling.min_tokens or self.matcher or self.rules)
+        # what pack finds there, it finds in the next step too
+        self.is_steady = not (has_penalty or sampling.min_tokens or (self.rules and self.rules.depends_on_place))
 
     @property
     def key(self) -> tuple[int, tuple[int, int]]:

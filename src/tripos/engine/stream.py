@@ -21,10 +21,13 @@ from tripos.types import Delta, Event, Finish, Generate, TokenLogprob, Usage
 
 log = logging.getLogger(__name__)
 
+MAX_UNREAD_BYTES = 32 * 1024  # of one call; then its sequences are held until somebody reads
+TOKEN_BYTES = 256  # about, of a token on its way, and of each alternative that is told with it
+
 
 class Stream:
     """One call's choices between the engine and the reader. A slow reader's Deltas merge: at most one per choice
-    waits, and its size is bounded by max_tokens.
+    waits. When `is_full`, whoever pushes is to stop until it was read.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class Stream:
         constraint: CompiledConstraint | None = None,
     ) -> None:
         self.sequences = sequences
+        self.has_stops = bool(request.sampling.stop)  # text may end it, of which the engine knows nothing
         echo_text = _prompt_text(tokenizer, request, prompts[0]) if request.echo else None
         prompt_logprobs: list[TokenLogprob | None] = []
         self._choices = [
@@ -54,7 +58,8 @@ class Stream:
         ]
         self._error: TriposError | None = None
         self._news = asyncio.Event()
-        self._unread_since_s: float | None = None
+        self._num_unread = 0  # tokens
+        self._token_bytes = TOKEN_BYTES * (1 + (request.sampling.logprobs or 0))
         self._is_finished = False
 
     @property
@@ -62,8 +67,19 @@ class Stream:
         """Whether every choice's last Delta was read."""
         return all(choice.is_reported for choice in self._choices)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing that could be pushed would change it."""
+        return self._error is not None or all(choice.finish_reason is not None for choice in self._choices)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether more waits to be read than may. What stands before the answer counts not: it comes in one piece."""
+        return self._num_unread * self._token_bytes > MAX_UNREAD_BYTES
+
     def push(self, output: Output) -> list[Sequence]:
         """Take a step's output; returns the sequences that need not go on."""
+        self._num_unread += len(output.tokens)
         choice = self._choices[output.sequence.index]
         if output.error is not None:
             self.end(output.error)
@@ -112,12 +128,6 @@ class Stream:
     def wake(self) -> None:
         self._news.set()
 
-    def unread_s(self, now_s: float) -> float:
-        """How long output has waited to be read."""
-        if self._unread_since_s is None:
-            self._unread_since_s = now_s
-        return now_s - self._unread_since_s
-
     async def next_deltas(self) -> list[Delta]:
         """Wait for news. Raises the call's error once what came before it is read."""
         while True:
@@ -158,7 +168,7 @@ class Stream:
         return Finish(reason=self._choices[0].finish_reason or "error", usage=usage)
 
     def _take(self) -> list[Delta]:
-        self._unread_since_s = None
+        self._num_unread = 0
         return [delta for choice in self._choices if (delta := choice.take()) is not None]
 
 

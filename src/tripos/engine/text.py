@@ -110,11 +110,11 @@ class ChoiceText:
         self._start = AnswerStart(trace)
         self._check = check
         self._matcher = StopMatcher(sampling.stop, None if check is None else self._may_stop)
-        self._tokens: deque[tuple[int, TokenOutput]] = deque()  # where the token's text ends, token
+        self._wants_logprobs = sampling.logprobs is not None
+        self._tokens: deque[tuple[int, int, TokenOutput]] = deque()  # where its text begins and ends, token
         self._num_decoded = 0  # characters
         self._text: list[str] = []
         self._num_released = 0  # characters
-        self._num_taken = 0  # characters, of tokens taken
         self._prompt_logprobs = prompt_logprobs if prompt_logprobs is not None else []
         self._prompt = tuple(prompt)
         self._echo_text = echo_text
@@ -123,6 +123,7 @@ class ChoiceText:
         self.num_tokens = 0
         self.finish_reason: FinishReason | None = None
         self.stop: str | int | None = None
+        self._stop_token: int | None = None
         self.is_unchecked = False  # ended by itself: its end is not told before `verify` found it right
 
     def push(self, output: Output) -> None:
@@ -134,7 +135,9 @@ class ChoiceText:
                 self._push_token(token, is_stop=output.stop_token is not None and token is output.tokens[-1])
         if self.finish_reason is None and output.finish_reason is not None:
             self.finish_reason = output.finish_reason
-            self.stop = output.stop_token
+            self._stop_token = output.stop_token
+            if output.stop_token in self._sampling.stop_token_ids:  # what ends every answer is nobody's stop
+                self.stop = output.stop_token
             rest = self._start.flush() + self._decoder.flush()
             self._release(rest if self._is_reasoning else self._matcher.push(rest))
             if self._matcher.matched is None:
@@ -150,7 +153,7 @@ class ChoiceText:
         Raises GrammarProblem when it cannot be told.
         """
         if self._check is not None and self.is_unchecked:
-            violation = self._check.violation(self.stop if isinstance(self.stop, int) else None)
+            violation = self._check.violation(self._stop_token)
             self.is_unchecked = violation is not None
             return violation
         return None
@@ -167,23 +170,26 @@ class ChoiceText:
     def take(self) -> Delta | None:
         """Everything new as one Delta, or None."""
         is_last = self.finish_reason is not None and not self.is_reported and not self.is_unchecked
-        tokens = self._take_tokens()
+        offsets, tokens = self._take_tokens()
         if not (tokens or self._text or is_last):
             return None
         text, self._text = "".join(self._text), []
         if self._is_first and self._echo_text is not None:
             text = self._echo_text + text
-        wants_logprobs = self._sampling.logprobs is not None
+        wants_logprobs = self._wants_logprobs
         is_first, self._is_first = self._is_first, False
+        echoes = is_first and self._echo_text is not None
         self.is_reported = self.is_reported or is_last
         return Delta(
             index=self._index,
             text=text,
             token_ids=tuple(token.token_id for token in tokens),
             logprobs=tuple(self._logprob(token) for token in tokens) if wants_logprobs else None,
+            text_offsets=tuple(offsets) if wants_logprobs else (),
             num_prompt_tokens=len(self._prompt) if is_first else 0,
-            prompt_token_ids=self._prompt if is_first and self._echo_text is not None else (),
+            prompt_token_ids=self._prompt if echoes else (),
             prompt_logprobs=(None, *self._prompt_logprobs) if is_first and self._prompt_logprobs else None,
+            prompt_offsets=self._prompt_offsets() if echoes and wants_logprobs else (),
             finish_reason=self.finish_reason if is_last else None,
             stop=self.stop if is_last else None,
             in_reasoning=is_first and self._in_reasoning,
@@ -191,19 +197,24 @@ class ChoiceText:
 
     def _push_token(self, token: TokenOutput, *, is_stop: bool) -> None:
         self.num_tokens += 1
+        begin = self._num_decoded
         if is_stop and not self._sampling.include_stop:
+            self._tokens.append((begin, begin, token))  # without its text
             if self._trace is not None:
                 self._trace.push(token.token_id)
             return
+        is_inside = self._wants_logprobs and self._decoder.is_inside
         text = self._decoder.push(token.token_id)
         was_reasoning = self._is_reasoning
         before, answer = self._start.push(token.token_id, text)
         self._num_decoded += len(text)
+        if is_inside and text.startswith("\ufffd"):  # what came before is no character, and the token begins behind it
+            begin += 1
         if self._check is not None and (was_reasoning or self._is_reasoning):
             self._check.begin(self._num_decoded)
         elif self._check is not None:
             self._check.push(token.token_id, text)
-        self._tokens.append((self._num_decoded, token))
+        self._tokens.append((begin, self._num_decoded, token))
         self._release(before)
         if self.num_tokens <= self._sampling.min_tokens:  # stop strings count from then on
             self._release(answer)
@@ -226,25 +237,36 @@ class ChoiceText:
             self._release(stop)
         while self._tokens and self._is_cut_off():
             self._tokens.pop()
-        self._tokens = deque((self._num_released, token) for _, token in self._tokens)
+        self._tokens = deque((begin, min(end, self._num_released), token) for begin, end, token in self._tokens)
 
     def _is_cut_off(self) -> bool:
         """Whether the last token has text and none of it is released."""
-        start = self._tokens[-2][0] if len(self._tokens) > 1 else self._num_taken
-        return start >= self._num_released and self._tokens[-1][0] > self._num_released
+        begin, end, _ = self._tokens[-1]
+        return begin >= self._num_released and end > self._num_released
 
     def _release(self, text: str) -> None:
         if text:
             self._text.append(text)
             self._num_released += len(text)
 
-    def _take_tokens(self) -> list[TokenOutput]:
-        tokens = []
+    def _take_tokens(self) -> tuple[list[int], list[TokenOutput]]:
+        """What may leave, and where in the choice's text each begins."""
+        offsets, tokens = [], []
         is_over = self.finish_reason is not None
-        while self._tokens and (is_over or self._tokens[0][0] <= self._num_released):
-            self._num_taken, token = self._tokens.popleft()
+        num_before = len(self._echo_text or "")
+        while self._tokens and (is_over or self._tokens[0][1] <= self._num_released):
+            begin, _, token = self._tokens.popleft()
+            offsets.append(num_before + begin)
             tokens.append(token)
-        return tokens
+        return offsets, tokens
+
+    def _prompt_offsets(self) -> tuple[int, ...]:
+        """Where in the echoed text each of the prompt's tokens begins."""
+        decoder, at, offsets = self._tokenizer.decoder(), 0, []
+        for token_id in self._prompt:
+            offsets.append(min(at, len(self._echo_text or "")))
+            at += len(decoder.push(token_id))
+        return tuple(offsets)
 
     def _logprob(self, token: TokenOutput) -> TokenLogprob:
         top = tuple(self._describe(*each) for each in token.top)

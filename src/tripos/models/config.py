@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tripos.errors import ModelRefused
+from tripos.errors import ModelRefused, plain
 
 MAX_JSON_BYTES = 16 << 20
 MAX_JSON_DEPTH = 64
@@ -23,6 +23,7 @@ ACTIVATION_NAMES = {
 }  # fmt: skip
 DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 _MISSING: Any = object()
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,21 @@ class Family:
     always: Mapping[str, Any] = field(default_factory=dict)  # true of every such model, whatever the file says
 
 
-_QWEN_DEFAULTS = {"use_sliding_window": False, "max_window_layers": 28}
+# Keys of other families that change the result and are not implemented -> the values at which they change nothing.
+_CHANGING: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(
+        ("embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale", "rotary_pct"), (1,)
+    ),
+    **dict.fromkeys(
+        (
+            "attn_logit_softcapping", "final_logit_softcapping", "attention_multiplier", "query_pre_attn_scalar",
+            "clip_qkv", "num_experts", "num_local_experts", "attention_chunk_size", "no_rope_layers", "alibi",
+            "use_bidirectional_attention",
+        ),
+        (0, False, []),
+    ),
+}  # fmt: skip
+_QWEN_DEFAULTS = {"use_sliding_window": False, "max_window_layers": 28, "num_key_value_heads": 32}
 _GPT = {"num_key_value_heads": None, "head_dim": None, "attention_out_bias": True, "mlp_bias": True}
 _GPT_DEFAULTS = {"tie_word_embeddings": True, "hidden_act": "gelu_new", "rms_norm_eps": 1e-5}
 _GPT2_KEYS = {
@@ -100,12 +115,14 @@ _GPT_NEO_KEYS = {
 FAMILIES: dict[str, Family] = {
     "LlamaForCausalLM": Family(always={"sliding_window": None}),
     "MistralForCausalLM": Family(
-        defaults={"sliding_window": 4096}, always={"attention_bias": False, "mlp_bias": False}
+        defaults={"sliding_window": 4096, "num_key_value_heads": 8}, always={"attention_bias": False, "mlp_bias": False}
     ),
     "Qwen2ForCausalLM": Family(
         defaults=_QWEN_DEFAULTS, always={"attention_bias": True, "attention_out_bias": False, "mlp_bias": False}
     ),
-    "Qwen3ForCausalLM": Family(defaults=_QWEN_DEFAULTS, always={"qk_norm": True, "mlp_bias": False}),
+    "Qwen3ForCausalLM": Family(
+        defaults={**_QWEN_DEFAULTS, "head_dim": 128}, always={"qk_norm": True, "mlp_bias": False}
+    ),
     "GPT2LMHeadModel": Family(_GPT2_KEYS, _GPT_DEFAULTS, 4, {**_GPT, "attention_bias": True, "sliding_window": None}),
     "GPTNeoForCausalLM": Family(
         _GPT_NEO_KEYS, {**_GPT_DEFAULTS, "sliding_window": 256}, 4, {**_GPT, "attention_bias": False, "unscaled": True}
@@ -142,7 +159,7 @@ class Fields:
     def number(self, key: str, low: float, high: float, default: Any = _MISSING) -> float:
         value = self.get(key, default)
         if type(value) not in (int, float) or not low <= value <= high:
-            raise self.refuse(key, f"is {_shown(value)}; expected a number from {low:g} to {high:g}")
+            raise self.refuse(key, f"is {_shown(value)}; expected a number from {plain(low)} to {plain(high)}")
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
@@ -171,7 +188,16 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ModelRefused(f"{name}: cannot be read ({problem.strerror})") from problem
     if len(data) > MAX_JSON_BYTES:
         raise ModelRefused(f"{name}: larger than {MAX_JSON_BYTES >> 20} MiB")
+    refuse_pointer(data, name)
     return parse_json(data, name)
+
+
+def refuse_pointer(data: bytes | memoryview, name: str) -> None:
+    """What a clone without Git LFS leaves in a file's place. Raises ModelRefused."""
+    if bytes(data[: len(_LFS_POINTER)]) == _LFS_POINTER:
+        raise ModelRefused(
+            f"{name}: is a Git LFS pointer, not the file itself: run git lfs pull in its directory, or download it"
+        )
 
 
 def parse_json(data: bytes, file: str) -> dict[str, Any]:
@@ -195,6 +221,9 @@ def parse_config(raw: Mapping[str, Any], file: str = "config.json") -> ModelConf
     if (quantization := raw.get("quantization_config")) is not None:
         method = quantization.get("quant_method") if isinstance(quantization, Mapping) else quantization
         raise f.refuse("quantization_config", f"names {_shown(method)}, which is not supported: use a float checkpoint")
+    for key, neutral in _CHANGING.items():
+        if (value := raw.get(key)) is not None and value not in neutral:
+            raise f.refuse(key, f"is {_shown(value)}, which is not supported")
     hidden_size = f.integer("hidden_size", 1, 1 << 17)
     num_layers = f.integer("num_hidden_layers", 1, 1024)
     num_heads = f.integer("num_attention_heads", 1, 4096)
@@ -297,6 +326,8 @@ def _rope_fields(raw: Mapping[str, Any], f: Fields, file: str) -> Fields:
     inner = f.get(key, {})
     if not isinstance(inner, Mapping):
         raise f.refuse(key, f"is {_shown(inner)}; expected an object")
+    if several := [name for name, value in inner.items() if isinstance(value, Mapping | list)]:
+        raise f.refuse(key, f"holds {_shown(several[0])}, a rope of its own, which is not supported")
     fields = Fields({"rope_theta": raw.get("rope_theta"), **inner}, f"{file}: {key}", Family())
     for holder in (f, fields):
         if holder.number("partial_rotary_factor", 0.0, 1.0, 1.0) != 1.0:
@@ -316,7 +347,7 @@ def _rope_scaling(f: Fields, max_positions: int) -> RopeScaling:
     if kind == "llama3":
         low, high = f.number("low_freq_factor", 1e-6, 1e6), f.number("high_freq_factor", 1e-6, 1e6)
         if low >= high:
-            raise f.refuse("low_freq_factor", f"is {low:g}; expected less than high_freq_factor {high:g}")
+            raise f.refuse("low_freq_factor", f"is {plain(low)}; expected less than high_freq_factor {plain(high)}")
         return RopeScaling(
             kind="llama3",
             factor=factor,

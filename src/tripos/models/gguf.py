@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from tripos.plan.ir import WeightTensor
 
 MAX_KEYS = 1 << 16
 MAX_KEY_BYTES = 1 << 16
+MAX_PARTS = 4096
 MAX_TENSORS = 1 << 20
 MAX_STRINGS = 1 << 21  # in one array; the largest public vocabularies hold a quarter of it
 MAX_STRING_BYTES = 16 << 20
@@ -30,7 +32,15 @@ ALIGNMENTS = tuple(1 << power for power in range(3, 17))
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 10: "<Q", 11: "<q", 12: "<d"}
 _BOOL, _STRING, _ARRAY = 7, 8, 9
-TENSOR_TYPES = {0: "f32", 1: "f16", 2: "q4_0", 3: "q4_1", 8: "q8_0", 12: "q4_k", 13: "q5_k", 14: "q6_k", 30: "bf16"}
+TENSOR_TYPES = {
+    0: "f32", 1: "f16", 2: "q4_0", 3: "q4_1", 6: "q5_0", 7: "q5_1", 8: "q8_0", 10: "q2_k", 11: "q3_k", 12: "q4_k",
+    13: "q5_k", 14: "q6_k", 30: "bf16",
+}  # fmt: skip
+_UNSUPPORTED = {
+    9: "q8_1", 15: "q8_k", 16: "iq2_xxs", 17: "iq2_xs", 18: "iq3_xxs", 19: "iq1_s", 20: "iq4_nl", 21: "iq3_s",
+    22: "iq2_s", 23: "iq4_xs", 24: "i8", 25: "i16", 26: "i32", 27: "i64", 28: "f64", 29: "iq1_m", 34: "tq1_0",
+    35: "tq2_0", 39: "mxfp4", 40: "nvfp4",
+}  # fmt: skip
 _NUMPY_TYPES: dict[str, type[np.generic]] = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16}
 _U64 = struct.Struct("<Q")
 
@@ -39,13 +49,68 @@ _U64 = struct.Struct("<Q")
 class GgufFile:
     """A file's metadata by key (numbers, strings, bools, numpy arrays, lists of strings) and tensors by GGUF name."""
 
-    file: str  # its name, for messages
+    file: str  # its name, for messages; of the first part where there are several
     metadata: dict[str, Any]
     tensors: dict[str, WeightTensor]
+    num_parts: int = 1
+
+
+def part_suffix(number: int, count: int) -> str:
+    """What ends the name, without .gguf, of a model that was split into `count` files; `number` counts from 1."""
+    return f"-{number:05}-of-{count:05}"
+
+
+def files_of(path: Path) -> list[Path]:
+    """A file, and all parts of the model where its name says that it is one of them."""
+    match = re.fullmatch(r"(.+)-\d{5}-of-(\d{5})", path.stem, re.ASCII | re.DOTALL)
+    if match is None or int(match[2]) > MAX_PARTS:
+        return [path]
+    count = int(match[2])
+    return [path.with_name(f"{match[1]}{part_suffix(n, count)}{path.suffix}") for n in range(1, count + 1)]
 
 
 def read_gguf(path: Path) -> GgufFile:
-    """Read the header and make views of the tensors. Raises ModelRefused naming the file and the field."""
+    """Read the headers and make views of the tensors: of one file, or of all parts of a model where it is the first.
+
+    Raises ModelRefused naming the file and the field.
+    """
+    first = _read_file(path)
+    place, count = _split_of(first)
+    if count == 1:
+        return first
+    whole, ending = path.stem.removesuffix(part_suffix(place + 1, count)), path.suffix
+    if whole == path.stem:
+        raise ModelRefused(
+            f"{path.name}: is part {place + 1} of {count}, and its name does not end in "
+            f"{part_suffix(place + 1, count)}{ending}: give all parts the names that they were split under"
+        )
+    names = [f"{whole}{part_suffix(number, count)}{ending}" for number in range(1, count + 1)]
+    if place:
+        raise ModelRefused(f"{path.name}: is part {place + 1} of {count}: give the first, {names[0]}")
+    tensors = dict(first.tensors)
+    for number, name in enumerate(names[1:], 2):
+        if not path.with_name(name).exists():
+            raise ModelRefused(f"{path.name}: is part 1 of {count}, and {name} does not lie beside it")
+        part = _read_file(path.with_name(name))
+        if _split_of(part) != (number - 1, count):
+            raise ModelRefused(f"{name}: split.no and split.count are not those of part {number} of {count}")
+        if twice := sorted(tensors.keys() & part.tensors.keys()):
+            raise ModelRefused(f"{name}: tensor {twice[0]} is in an earlier part, too")
+        tensors |= part.tensors
+    if (total := first.metadata.get("split.tensors.count", len(tensors))) != len(tensors):
+        raise ModelRefused(f"{path.name}: split.tensors.count is {total!a}, its {count} parts hold {len(tensors)}")
+    return GgufFile(first.file, first.metadata, tensors, count)
+
+
+def _split_of(part: GgufFile) -> tuple[int, int]:
+    """Which part a file is, from 0, and of how many."""
+    place, count = part.metadata.get("split.no", 0), part.metadata.get("split.count", 1)
+    if type(place) is not int or type(count) is not int or not 0 <= place < max(count, 1) <= MAX_PARTS:
+        raise ModelRefused(f"{part.file}: split.no is {place!a} of split.count {count!a}; at most {MAX_PARTS} are read")
+    return place, max(count, 1)  # a count of 0 is written for a model that was not split
+
+
+def _read_file(path: Path) -> GgufFile:
     cursor = _Cursor(map_file(path), path.name)
     num_tensors, num_keys = _read_counts(cursor)
     metadata: dict[str, Any] = {}
@@ -112,7 +177,8 @@ def _tensor_info(cursor: _Cursor, name: str) -> tuple[str, tuple[int, ...], int,
         raise cursor.refuse(f"tensor {name}: a dimension is 0")
     if type_id not in TENSOR_TYPES:
         supported = ", ".join(TENSOR_TYPES.values())
-        raise cursor.refuse(f"tensor {name}: type {type_id} is not supported; supported: {supported}")
+        called = f" ({_UNSUPPORTED[type_id]})" if type_id in _UNSUPPORTED else ""
+        raise cursor.refuse(f"tensor {name}: type {type_id}{called} is not supported; supported: {supported}")
     dtype = TENSOR_TYPES[type_id]
     block_values, block_bytes = FORMATS[dtype]
     if shape[-1] % block_values:

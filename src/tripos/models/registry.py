@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,8 +12,11 @@ from tripos.errors import ModelRefused
 from tripos.models.config import ModelConfig
 from tripos.models.gpt import trace_gpt2, trace_gpt_neo
 from tripos.models.llama import trace_llama
-from tripos.plan.formats import FORMATS
+from tripos.plan.formats import FORMATS, to_float32
 from tripos.plan.ir import Plan, Weights, WeightTensor
+
+MAX_NAMED = 8  # tensors in a note
+_LAYER = re.compile(r"\.(?:layers|h)\.(\d{1,6})\.")
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,7 @@ class Architecture:
     """How to trace a family, and how its checkpoints are stored."""
 
     trace: Callable[[ModelConfig], Plan]
+    embedding: str = "embed_tokens.weight"
     prefix: str = "model."  # of every tensor but lm_head; checkpoints of the bare model leave it out
     transposed: tuple[str, ...] = ()  # endings of the weights stored [in, out]
 
@@ -30,10 +35,14 @@ ARCHITECTURES: dict[str, Architecture] = {
     "Qwen2ForCausalLM": Architecture(trace_llama),
     "Qwen3ForCausalLM": Architecture(trace_llama),
     "GPT2LMHeadModel": Architecture(
-        trace_gpt2, "transformer.", ("c_attn.weight", "attn.c_proj.weight", "c_fc.weight", "mlp.c_proj.weight")
+        trace_gpt2,
+        "wte.weight",
+        "transformer.",
+        ("c_attn.weight", "attn.c_proj.weight", "c_fc.weight", "mlp.c_proj.weight"),
     ),
-    "GPTNeoForCausalLM": Architecture(trace_gpt_neo, "transformer."),
+    "GPTNeoForCausalLM": Architecture(trace_gpt_neo, "wte.weight", "transformer."),
 }
+HEAD = "lm_head.weight"
 BUFFERS = (
     ".attn.bias",
     ".attention.bias",
@@ -53,6 +62,30 @@ def adapt_weights(config: ModelConfig, weights: Weights) -> Weights:
     return AdaptedWeights(ARCHITECTURES[config.architecture], config.tie_word_embeddings, weights)
 
 
+def with_own_head(config: ModelConfig, weights: Weights) -> tuple[ModelConfig, tuple[str, ...]]:
+    """The config, untied where the checkpoint holds a head that is not the embedding, and a note on it.
+
+    `weights` as stored. transformers 5 keeps such a head, too, whatever tie_word_embeddings says.
+    """
+    if not config.tie_word_embeddings or HEAD not in weights:
+        return config, ()
+    architecture = ARCHITECTURES[config.architecture]
+    untied = replace(config, tie_word_embeddings=False)
+    apart = adapt_weights(untied, weights)
+    table = apart.get(architecture.prefix + architecture.embedding)
+    if table is None or _is_same(apart[HEAD], table):
+        return config, ()
+    return untied, (f"{HEAD} is not the embedding and is kept, although tie_word_embeddings is true",)
+
+
+def _is_same(head: WeightTensor, table: WeightTensor) -> bool:
+    if head.panels is not None or head.shape != table.shape:
+        return False  # only a head of its own is packed under its own name
+    if head.dtype == table.dtype:
+        return np.array_equal(head.data.reshape(-1).view(np.uint8), table.data.reshape(-1).view(np.uint8))
+    return np.array_equal(to_float32(head), to_float32(table))
+
+
 class AdaptedWeights(Weights):
     """A view of a checkpoint; see adapt_weights."""
 
@@ -61,10 +94,10 @@ class AdaptedWeights(Weights):
         self._transposed = architecture.transposed
         prefix = "" if any(name.startswith(architecture.prefix) for name in weights) else architecture.prefix
         self._stored_names = {
-            name if name == "lm_head.weight" else prefix + name: name
-            for name in weights
-            if not name.endswith(BUFFERS) and not (is_tied and name == "lm_head.weight")
+            name if name == HEAD else prefix + name: name for name in weights if not name.endswith(BUFFERS)
         }
+        if is_tied and (head := self._stored_names.pop(HEAD, None)):
+            self._stored_names.setdefault(architecture.prefix + architecture.embedding, head)  # it stands for both
 
     def __getitem__(self, name: str) -> WeightTensor:
         tensor = self._weights[self._stored_names[name]]
@@ -100,3 +133,19 @@ def check_weights(plan: Plan, weights: Weights) -> tuple[str, ...]:
         if tensor.dtype not in FORMATS and tensor.panels is None:
             raise ModelRefused(f"tensor {name} is stored as {tensor.dtype}; supported: {', '.join(FORMATS)}")
     return tuple(sorted(set(weights) - set(plan.weights)))
+
+
+def notes_on_unused(names: Sequence[str], num_layers: int) -> tuple[str, ...]:
+    """What a person should know of tensors that the plan does not use: layers by number, others by name."""
+    layers = {int(match[1]) for name in names if (match := _LAYER.search(name)) and int(match[1]) >= num_layers}
+    others = [name for name in names if not ((match := _LAYER.search(name)) and int(match[1]) in layers)]
+    notes = []
+    if layers:
+        notes.append(
+            f"layers {min(layers)} to {max(layers)} of the checkpoint are not used: the config's num_hidden_layers is "
+            f"{num_layers}"
+        )
+    if others:
+        more = f" and {len(others) - MAX_NAMED} more" if len(others) > MAX_NAMED else ""
+        notes.append(f"{len(others)} tensors are not used: {', '.join(others[:MAX_NAMED])}{more}")
+    return tuple(notes)

@@ -11,23 +11,30 @@ import importlib.resources
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tripos.errors import EnvironmentProblem, ModelRefused
-from tripos.models.config import CODE_KEYS, Family, Fields, read_json
+from tripos.models.config import CODE_KEYS, read_json, refuse_pointer
 from tripos.models.digest import model_digest
 from tripos.models.encoders import task_of
-from tripos.models.gguf import GgufFile, read_gguf
+from tripos.models.generation import (
+    GenerationDefaults,
+    generation_notes,
+    gguf_generation,
+    gguf_generation_notes,
+    parse_generation,
+)
+from tripos.models.gguf import GgufFile, files_of, part_suffix, read_gguf
 from tripos.models.modules import MODULES, read_modules, with_module_weights
 from tripos.models.packed import MANIFEST, PackedWeights, open_packed
 from tripos.models.quantized import read_quantized
 from tripos.models.tokenizer import MAX_TOKENIZER_BYTES, Tokenizer, tokenizer_from_json
-from tripos.models.translation import TranslatedWeights, translated_config
+from tripos.models.translation import TranslatedWeights, translated_config, unread_keys
 from tripos.models.unchanged import FileState, check_unchanged, states_of
-from tripos.models.vocabulary import vocabulary_json
+from tripos.models.vocabulary import end_ids, vocabulary_json
 from tripos.models.weights import PICKLE_SUFFIXES, check_finite, open_checkpoint
 from tripos.plan.ir import Weights
 
@@ -36,19 +43,17 @@ TEMPLATE_FOLDER = "additional_chat_templates"
 _TOOL_USE = "tool_use"  # name of a model's template for chats with tools
 _HUB_NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja")
+_LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
+_OTHER_TOKENIZERS = (
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+    "vocab.txt",
+    "tekken.json",
+)
 _DEMO_NAME = re.compile(r"demo:([a-z0-9-]+)")
 _PACKAGE_NAME = re.compile(r"package:([A-Za-z0-9][A-Za-z0-9._-]{0,99})")
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationDefaults:
-    """What the model's makers recommend for sampling; None where they say nothing."""
-
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,10 +92,9 @@ class Source:
         """Name -> content of all that open_source wants beside the weights, whatever it was read from."""
         tokens = {"bos_token_id": self.tokenizer.bos_id, "eos_token_id": sorted(self.tokenizer.eos_ids) or None}
         config = {key: value for key, value in self.config.items() if key not in CODE_KEYS}
-        generation = {key: value for key, value in asdict(self.generation).items() if value is not None}
         files = {
             "config.json": json.dumps(config | tokens, indent=1).encode(),
-            "generation_config.json": json.dumps(generation, indent=1).encode(),
+            "generation_config.json": json.dumps(self.generation.fields(), indent=1).encode(),
             "tokenizer.json": self.tokenizer.to_json(),
         }
         template, tool_template = self.tokenizer.template_source, self.tokenizer.tool_template_source
@@ -130,6 +134,8 @@ def open_source(spec: str) -> Source:
         raise ModelRefused(f"{path.name}: pickled weights can run code when opened and are never read; use safetensors")
     if path.suffix == ".safetensors":
         raise ModelRefused(f"{path.name}: name the directory that holds it, with its config.json and tokenizer.json")
+    if _HUB_NAME.fullmatch(f"hf:{spec}") and not path.exists():
+        raise ModelRefused(f"{spec}: no such directory; for the model of that name on the hub say hf:{spec}")
     raise ModelRefused(
         f"{spec}: no such model; expected a directory, a .gguf file, hf:org/name, package:name or demo:assistant"
     )
@@ -156,6 +162,8 @@ def model_folder(spec: str) -> Path:
 
 
 def _open_folder(folder: Path, name: str) -> Source:
+    if not (folder / "config.json").exists():
+        raise ModelRefused(_without_config(folder))
     files = states_of((*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")))
     packed = open_packed(folder) if (folder / MANIFEST).exists() else None
     config = read_json(folder / "config.json")
@@ -169,17 +177,35 @@ def _open_folder(folder: Path, name: str) -> Source:
         weights = read_quantized(quantization, weights)
         quantized = weights.notes
     tokenizer = _read_tokenizer(folder, config, generation, settings)
-    notes = quantized + _notes(folder, config, tokenizer)
-    return _checked(Source(name, config, weights, tokenizer, parse_generation(generation), notes, files))
+    notes = quantized + _notes(folder, config, tokenizer) + generation_notes(generation)
+    defaults = parse_generation(generation, vocab_size=_vocab_size(config))
+    return _checked(Source(name, config, weights, tokenizer, defaults, notes, files))
 
 
 def _open_gguf(path: Path) -> Source:
-    files = states_of((path,))
+    files = states_of(files_of(path))
     gguf = read_gguf(path)
     config = translated_config(gguf)
     tokenizer = _gguf_tokenizer(gguf)
-    notes = _notes(None, config, tokenizer)
-    return _checked(Source(path.stem, config, TranslatedWeights(gguf), tokenizer, GenerationDefaults(), notes, files))
+    notes = _notes(None, config, tokenizer) + _gguf_notes(gguf)
+    name = path.stem.removesuffix(part_suffix(1, gguf.num_parts))
+    defaults = parse_generation(gguf_generation(gguf.metadata), f"{gguf.file}: general.sampling")
+    return _checked(Source(name, config, TranslatedWeights(gguf), tokenizer, defaults, notes, files))
+
+
+def _vocab_size(config: Mapping[str, Any]) -> int:
+    """For the token ids of other files; a config that does not say it is refused with the config."""
+    size = config.get("vocab_size")
+    return size if type(size) is int else 0
+
+
+def _gguf_notes(gguf: GgufFile) -> tuple[str, ...]:
+    notes = [f"{gguf.file}: {key} is not known and ignored" for key in unread_keys(gguf)]
+    if texts := end_ids(gguf)[1]:
+        notes.append(
+            f"{gguf.file}: answers end at {', '.join(texts)} too, known by {'its' if len(texts) == 1 else 'their'} text"
+        )
+    return (*notes, *gguf_generation_notes(gguf.metadata, gguf.file))
 
 
 def _open_demo(name: str) -> Source:
@@ -209,21 +235,33 @@ def _open_hub(spec: str) -> Source:
     return _open_folder(Path(folder), spec.removeprefix("hf:"))
 
 
-def parse_generation(raw: Mapping[str, Any], file: str = "generation_config.json") -> GenerationDefaults:
-    """Sampling defaults, each within its range. Raises ModelRefused naming the key."""
-    fields = Fields(raw, file, Family())
-    if not fields.flag("do_sample", True):
-        return GenerationDefaults(temperature=0.0)
+def _without_config(folder: Path) -> str:
+    """What a directory that is no model holds instead, and what to give."""
+    missing = f"{folder.name}: holds no config.json"
+    ggufs = sorted(path.name for path in folder.glob("*.gguf"))
+    first_parts = [name for name in ggufs if not _LATER_PART.search(name)]
+    if first_parts:
+        named = f"give the file itself, {folder / first_parts[0]}"
+        return f"{missing} but {first_parts[0]}: {named}" + (
+            f", or another of {len(first_parts)}" * (len(first_parts) > 1)
+        )
+    inner = sorted(path.parent.name for path in folder.glob("*/config.json"))
+    if inner:
+        return f"{missing}, but its directory {inner[0]} does: give {folder / inner[0]}"
+    weights = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", *PICKLE_SUFFIXES))
+    return f"{missing}" + (
+        f" beside {weights[0]}: put the model's own there" if weights else ": is it the right place?"
+    )
 
-    def number(key: str, low: float, high: float) -> float | None:
-        return fields.number(key, low, high) if raw.get(key) is not None else None
 
-    return GenerationDefaults(
-        temperature=number("temperature", 0.0, 100.0),
-        top_p=number("top_p", 0.0, 1.0),
-        top_k=fields.integer("top_k", 0, 1 << 24) if raw.get("top_k") is not None else None,
-        min_p=number("min_p", 0.0, 1.0),
-        repetition_penalty=number("repetition_penalty", 0.01, 100.0),
+def _without_tokenizer(folder: Path) -> str:
+    """As _without_config."""
+    others = [name for name in _OTHER_TOKENIZERS if (folder / name).exists()]
+    if not others:
+        return "tokenizer.json: is missing: take it from where the model comes from"
+    return (
+        f"tokenizer.json: is missing, and {' and '.join(others)} alone is not read: make it where transformers is "
+        "installed: AutoTokenizer.from_pretrained(DIRECTORY).save_pretrained(DIRECTORY)"
     )
 
 
@@ -235,6 +273,8 @@ def _read_tokenizer(
     folder: Path, config: Mapping[str, Any], generation: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> Tokenizer:
     path = folder / "tokenizer.json"
+    if not path.exists():
+        raise ModelRefused(_without_tokenizer(folder))
     tokenizer = tokenizer_from_json(_read_bounded(path, MAX_TOKENIZER_BYTES), path.name)
     if task_of(config) != "generate":
         return tokenizer  # nothing is written, so no token begins or ends it
@@ -255,9 +295,7 @@ def _gguf_tokenizer(gguf: GgufFile) -> Tokenizer:
     if not (isinstance(template, str | None) and isinstance(tool_template, str | None)):
         raise ModelRefused(f"{gguf.file}: tokenizer.chat_template is no string")
     bos = _ids(gguf.metadata, "tokenizer.ggml.bos_token_id", gguf.file)
-    eos = _ids(gguf.metadata, "tokenizer.ggml.eos_token_id", gguf.file)
-    turn_end = _ids(gguf.metadata, "tokenizer.ggml.eot_token_id", gguf.file)
-    tokenizer.assign_roles(min(bos, default=None), eos | turn_end, template, tool_template)
+    tokenizer.assign_roles(min(bos, default=None), end_ids(gguf)[0], template, tool_template)
     return tokenizer
 
 
@@ -315,6 +353,7 @@ def _read_bounded(path: Path, limit: int) -> bytes:
         raise ModelRefused(f"{path.name}: cannot be read ({problem.strerror})") from problem
     if len(data) > limit:
         raise ModelRefused(f"{path.name}: larger than {limit >> 20} MiB")
+    refuse_pointer(data, path.name)
     return data
 
 

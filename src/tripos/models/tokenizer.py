@@ -400,6 +400,11 @@ class IncrementalDecoder:
             data = data.removeprefix(b" ")
         return self._utf8.decode(data)
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether the next token begins inside a character."""
+        return bool(self._utf8.getstate()[0])
+
     def flush(self) -> str:
         """U+FFFD for a character that never became whole, else nothing."""
         return self._utf8.decode(b"", final=True)

@@ -15,10 +15,10 @@ import numpy as np
 
 from tripos.errors import ModelRefused
 from tripos.models.gguf import GgufFile
+from tripos.models.gguf_rope import ROPE_FACTORS, rope_scaling
 from tripos.plan.formats import FORMATS, to_float32
 from tripos.plan.ir import WeightTensor
 
-ROPE_FACTORS = "rope_freqs.weight"
 _BLOCK = re.compile(r"blk\.(\d{1,5})\.(.+)\.(weight|bias)")
 
 
@@ -58,6 +58,37 @@ _FAMILIES = {
         transposed=("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight"),
     ),
 }  # fmt: skip
+
+
+_NOTHING = (0, False)
+# Keys that change the answer and are not implemented -> the values at which they change nothing.
+_CHANGING: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(
+        (
+            "expert_count", "use_parallel_residual", "attn_logit_softcapping", "final_logit_softcapping",
+            "attention.max_alibi_bias", "attention.clamp_kqv", "attention.scale", "attention.output_scale",
+            "attention.temperature_scale", "attention.temperature_length", "attention.shared_kv_layers",
+            "attention.sliding_window_pattern", "rope.scaling.alpha", "rope.scaling.yarn_log_multiplier",
+            "rope.dimension_sections", "rope.freq_base_swa", "rope.dimension_count_swa", "nextn_predict_layers",
+            "swin_norm", "swiglu_clamp_exp", "rescale_every_n_layers", "activation_sparsity_scale",
+            "full_attention_interval",
+        ),
+        _NOTHING,
+    ),
+    **dict.fromkeys(("logit_scale", "residual_scale", "embedding_scale"), (0, 1)),
+    "attention.causal": (True,), "rope.scaling.yarn_ext_factor": (1,), "rope.scaling.yarn_attn_factor": (1,),
+}  # fmt: skip
+_READ = frozenset(
+    (
+        "block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count",
+        "attention.head_count_kv", "attention.key_length", "attention.value_length", "attention.layer_norm_rms_epsilon",
+        "attention.layer_norm_epsilon", "attention.sliding_window", "rope.dimension_count", "rope.freq_base",
+        "rope.scale_linear", "rope.scaling.type", "rope.scaling.factor", "rope.scaling.attn_factor",
+        "rope.scaling.original_context_length", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
+        # said, and without effect on the answer
+        "vocab_size", "rope.scaling.finetuned", "expert_used_count", "pooling_type", "tensor_data_layout",
+    )
+)  # fmt: skip
 
 
 class TranslatedWeights(Mapping[str, WeightTensor]):
@@ -142,8 +173,14 @@ def _canonical_name(name: str, family: _Family, file: str) -> str:
     raise ModelRefused(f"{file}: tensor {name} is not part of a {family.architecture}; this variant is not supported")
 
 
+def _own_keys(gguf: GgufFile) -> dict[str, Any]:
+    """The architecture's own metadata without its name: "block_count" for "llama.block_count"."""
+    prefix = f"{gguf.metadata.get('general.architecture')}."
+    return {key.removeprefix(prefix): value for key, value in gguf.metadata.items() if key.startswith(prefix)}
+
+
 def _metadata(gguf: GgufFile, key: str) -> Any:
-    """The architecture's own key, as "llama.block_count" for "block_count"; None where it is absent."""
+    """One of the architecture's own keys; None where it is absent."""
     return gguf.metadata.get(f"{gguf.metadata.get('general.architecture')}.{key}")
 
 
@@ -163,19 +200,39 @@ def translated_config(gguf: GgufFile) -> dict[str, Any]:
     Raises ModelRefused for what has no counterpart there (experts, partial rotation, unlike layers).
     """
     family = _family(gguf)
-    if _metadata(gguf, "expert_count"):
-        raise ModelRefused(f"{gguf.file}: expert_count is {_metadata(gguf, 'expert_count')}; experts are not supported")
+    _check_keys(gguf)
     is_gpt2 = family.architecture == "GPT2LMHeadModel"
     config = {
         "architectures": [family.architecture],
         "model_type": gguf.metadata["general.architecture"],
-        **(_gpt2_sizes(gguf) if is_gpt2 else _llama_sizes(gguf, family)),
+        **(_gpt2_sizes(gguf) if is_gpt2 else _llama_sizes(gguf)),
         "vocab_size": _vocab_size(gguf),
         "tie_word_embeddings": "output.weight" not in gguf.tensors,
         "bos_token_id": gguf.metadata.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": gguf.metadata.get("tokenizer.ggml.eos_token_id"),
     }
     return {key: value for key, value in config.items() if value is not None}
+
+
+def _check_keys(gguf: GgufFile) -> None:
+    """Refuse by name what would change the answer and is not implemented."""
+    keys = _own_keys(gguf)
+    for key, neutral in _CHANGING.items():
+        value = keys.get(key)
+        if value is not None and (isinstance(value, np.ndarray | list) or value not in neutral):
+            shown = f"of {len(value)} values" if isinstance(value, np.ndarray | list) else f"{value!a}"
+            raise ModelRefused(f"{gguf.file}: {key} is {shown}, which is not supported")
+    window, positions = keys.get("attention.sliding_window"), keys.get("context_length")
+    if window and not (type(window) is type(positions) is int and window >= positions):
+        raise ModelRefused(
+            f"{gguf.file}: attention.sliding_window is {window!a}; only a window as wide as the context is supported"
+        )
+
+
+def unread_keys(gguf: GgufFile) -> tuple[str, ...]:
+    """Keys of the architecture that are neither read nor known to change nothing, for a note."""
+    known = _READ | _CHANGING.keys()
+    return tuple(sorted(ascii(key)[1:-1][:80] for key in _own_keys(gguf) if key not in known))
 
 
 def _gpt2_sizes(gguf: GgufFile) -> dict[str, Any]:
@@ -190,16 +247,14 @@ def _gpt2_sizes(gguf: GgufFile) -> dict[str, Any]:
     }
 
 
-def _llama_sizes(gguf: GgufFile, family: _Family) -> dict[str, Any]:
-    window = _metadata(gguf, "attention.sliding_window")
-    if window and family.is_permuted:
-        raise ModelRefused(f"{gguf.file}: attention.sliding_window is {window}; not supported for this architecture")
+def _llama_sizes(gguf: GgufFile) -> dict[str, Any]:
     heads, hidden_size = _uniform(gguf, "attention.head_count"), _metadata(gguf, "embedding_length")
     head_dim = _metadata(gguf, "attention.key_length")
     if head_dim is None and isinstance(heads, int) and heads > 0 and isinstance(hidden_size, int):
         head_dim = hidden_size // heads
-    if (rotated := _metadata(gguf, "rope.dimension_count")) not in (None, head_dim):
-        raise ModelRefused(f"{gguf.file}: rope.dimension_count is {rotated}, not the head size {head_dim}")
+    for key in ("rope.dimension_count", "attention.value_length"):
+        if (size := _uniform(gguf, key)) not in (None, head_dim):
+            raise ModelRefused(f"{gguf.file}: {key} is {size!a}, not the head size {head_dim}")
     return {
         "hidden_size": hidden_size,
         "num_hidden_layers": _metadata(gguf, "block_count"),
@@ -210,7 +265,7 @@ def _llama_sizes(gguf: GgufFile, family: _Family) -> dict[str, Any]:
         "max_position_embeddings": _metadata(gguf, "context_length"),
         "rms_norm_eps": _metadata(gguf, "attention.layer_norm_rms_epsilon"),
         "rope_theta": _metadata(gguf, "rope.freq_base"),
-        "rope_scaling": _rope_scaling(gguf, head_dim),
+        "rope_scaling": rope_scaling(gguf, _own_keys(gguf), head_dim),
         "hidden_act": "silu",
         "attention_bias": "blk.0.attn_q.bias" in gguf.tensors,
         "attention_out_bias": "blk.0.attn_output.bias" in gguf.tensors,
@@ -228,31 +283,3 @@ def _vocab_size(gguf: GgufFile) -> int:
             f"{gguf.file}: tokenizer.ggml.tokens has {len(tokens)} entries, token_embd.weight {embedding.shape[0]} rows"
         )
     return embedding.shape[0]
-
-
-def _rope_scaling(gguf: GgufFile, head_dim: Any) -> dict[str, Any] | None:
-    kind = _metadata(gguf, "rope.scaling.type")
-    if ROPE_FACTORS in gguf.tensors:
-        return _llama3_scaling(gguf, head_dim)
-    if kind in (None, "none"):
-        return None
-    return {
-        "rope_type": kind,  # linear and yarn are called the same; others are refused with the config
-        "factor": _metadata(gguf, "rope.scaling.factor"),
-        "original_max_position_embeddings": _metadata(gguf, "rope.scaling.original_context_length"),
-    }
-
-
-def _llama3_scaling(gguf: GgufFile, head_dim: Any) -> dict[str, Any]:
-    """The rule behind a table of rope factors: Llama 3.1's, the only one that converters write. It must fit exactly."""
-    tensor, theta = gguf.tensors[ROPE_FACTORS], _metadata(gguf, "rope.freq_base")
-    if tensor.dtype != "f32" or tensor.shape != (int(head_dim or 0) // 2,) or not isinstance(theta, float) or theta < 1:
-        raise ModelRefused(f"{gguf.file}: tensor {ROPE_FACTORS} does not fit head size {head_dim!a}, base {theta!a}")
-    rule = {"factor": float(tensor.data.max()), "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-    original = 8192
-    turns = original / (2 * np.pi) * theta ** (-2 * np.arange(len(tensor.data)) / head_dim)  # in the original context
-    smooth = np.clip((turns - 1.0) / (4.0 - 1.0), 0.0, 1.0)
-    expected = 1 / ((1 - smooth) / rule["factor"] + smooth)
-    if not np.allclose(tensor.data, expected, rtol=1e-4):
-        raise ModelRefused(f"{gguf.file}: tensor {ROPE_FACTORS} follows a rule other than Llama 3.1's; not supported")
-    return {"rope_type": "llama3", **rule, "original_max_position_embeddings": original}

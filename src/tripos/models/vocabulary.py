@@ -58,6 +58,29 @@ _PRE_TOKENIZERS = {
 }
 
 
+# Texts of the tokens that end a turn, or all generation, whatever the file's keys say; llama.cpp knows the same ones.
+_TURN_ENDS = (
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
+    "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>",
+    "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>",
+    # what stands between the files of a code model's prompt
+    "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]", "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>",
+    "<reponame>", "<|file_sep|>",
+)  # fmt: skip
+_END_KEYS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
+
+
+def end_ids(gguf: GgufFile) -> tuple[frozenset[int], tuple[str, ...]]:
+    """Tokens that end an answer, and the texts of those that only their text tells. Raises ModelRefused."""
+    keys = (f"tokenizer.ggml.{name}_token_id" for name in _END_KEYS)
+    ids = [gguf.metadata[key] for key in keys if gguf.metadata.get(key) is not None]
+    if wrong := [id for id in ids if type(id) is not int]:
+        raise ModelRefused(f"{gguf.file}: a token id is {str(wrong[0])[:40]!a}; expected a whole number")
+    places = {token: id for id, token in enumerate(gguf.metadata.get("tokenizer.ggml.tokens", ()))}
+    told = tuple(text for text in _TURN_ENDS if text in places and places[text] not in ids)
+    return frozenset(ids).union(places[text] for text in told), told
+
+
 def vocabulary_json(gguf: GgufFile) -> bytes:
     """A tokenizer.json of the same meaning. Raises ModelRefused naming the key that is wrong or not supported."""
     keys = _Keys(gguf)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tripos.errors import ModelRefused
-from tripos.models.config import parse_json, read_json
+from tripos.models.config import parse_json, read_json, refuse_pointer
 from tripos.plan.ir import WeightTensor
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own ceiling
@@ -60,11 +60,13 @@ def map_file(path: Path) -> memoryview:
     """The file's bytes, read-only, without reading them. Raises ModelRefused naming the file."""
     try:
         with path.open("rb") as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as problem:
         raise ModelRefused(f"{path.name}: cannot be read ({problem.strerror})") from problem
     except ValueError as problem:  # mmap refuses an empty file
         raise ModelRefused(f"{path.name}: the file is empty") from problem
+    refuse_pointer(data, path.name)
+    return data
 
 
 def array_at(data: memoryview, start: int, end: int, dtype: type[np.generic]) -> np.ndarray:

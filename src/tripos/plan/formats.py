@@ -12,7 +12,8 @@ from tripos.plan.ir import WeightTensor
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
 
-# format -> (values per block, bytes per block). Plain element types are blocks of one value.
+# format -> (values per block, bytes per block), in the order of TriposFormat in kernels/include/tripos.h: append only.
+# Plain element types are blocks of one value.
 FORMATS: dict[str, tuple[int, int]] = {
     "f32": (1, 4),
     "f16": (1, 2),
@@ -23,6 +24,10 @@ FORMATS: dict[str, tuple[int, int]] = {
     "q5_k": (256, 176),
     "q6_k": (256, 210),
     "q4_1": (32, 20),
+    "q5_0": (32, 22),
+    "q5_1": (32, 24),
+    "q2_k": (256, 84),
+    "q3_k": (256, 110),
 }
 
 
@@ -55,6 +60,40 @@ def _q4_0(raw: U8) -> F32:
 def _q4_1(raw: U8) -> F32:
     quants = np.concatenate([raw[:, 4:] & 15, raw[:, 4:] >> 4], axis=1).astype(np.float32)
     return _half(raw, 0) * quants + _half(raw, 2)
+
+
+def _five_bits(raw: U8) -> F32:
+    """Levels 0..31 of blocks of 4 bytes of high bits, bit j for value j, and 16 of nibbles: [blocks, 32]."""
+    high = np.unpackbits(raw[:, :4], axis=1, bitorder="little")
+    return np.asarray(np.concatenate([raw[:, 4:] & 15, raw[:, 4:] >> 4], axis=1) | high << 4, np.float32)
+
+
+def _q5_0(raw: U8) -> F32:
+    return _half(raw, 0) * (_five_bits(raw[:, 2:]) - 16)
+
+
+def _q5_1(raw: U8) -> F32:
+    return _half(raw, 0) * _five_bits(raw[:, 4:]) + _half(raw, 2)
+
+
+def _crumbs(packed: U8) -> U8:
+    """[blocks, 64] bytes to [blocks, 16 groups, 16]: each 32 bytes hold four times 32 values, lowest bits first."""
+    shifts = np.array([0, 2, 4, 6], np.uint8)[None, None, :, None]
+    return np.asarray((packed.reshape(-1, 2, 1, 32) >> shifts) & 3, np.uint8).reshape(-1, 16, 16)
+
+
+def _q2_k(raw: U8) -> F32:
+    scale, minimum = _half(raw, 80) * (raw[:, :16] & 15), _half(raw, 82) * (raw[:, :16] >> 4)
+    return scale[:, :, None] * _crumbs(raw[:, 16:80]).astype(np.float32) - minimum[:, :, None]
+
+
+def _q3_k(raw: U8) -> F32:
+    high = (raw[:, None, :32] >> np.arange(8, dtype=np.uint8)[None, :, None]) & 1
+    levels = (_crumbs(raw[:, 32:96]) | high.reshape(-1, 16, 16) << 2).astype(np.float32) - 4
+    low_scales = np.concatenate([raw[:, 96:104] & 15, raw[:, 96:104] >> 4], axis=1)
+    high_scales = np.concatenate([raw[:, 104:108] >> shift & 3 for shift in (0, 2, 4, 6)], axis=1)
+    scale = _half(raw, 108) * ((low_scales | high_scales << 4).astype(np.float32) - 32)
+    return np.asarray(scale[:, :, None] * levels, np.float32)
 
 
 def _k_scales(raw: U8) -> tuple[F32, F32]:
@@ -97,6 +136,10 @@ _DEQUANTIZE: dict[str, Callable[[U8], F32]] = {
     "q8_0": _q8_0,
     "q4_0": _q4_0,
     "q4_1": _q4_1,
+    "q5_0": _q5_0,
+    "q5_1": _q5_1,
+    "q2_k": _q2_k,
+    "q3_k": _q3_k,
     "q4_k": _q4_k,
     "q5_k": _q5_k,
     "q6_k": _q6_k,

@@ -103,7 +103,7 @@ class Panels:
 class WeightTensor:
     """A checkpoint tensor, usually a view into a mapped file.
 
-    dtype: f32, f16, bf16 (data uint16), or a block format (q8_0, q4_0, q4_1, q4_k, q5_k, q6_k: data is the raw
+    dtype: f32, f16, bf16 (data uint16), or a block format (as q4_k; formats.py lists them: data is the raw
     uint8 bytes, shape is the logical one, row-major with the last axis contiguous), or `panels`: no data of its own,
     only the packed form that it is part of. A table that is also a linear's weight has both.
     """

@@ -85,33 +85,40 @@ class Batcher:
         self._queues: dict[Priority, deque[Window]] = {priority: deque() for priority in sorted(Priority)}
         self._waiting_tokens = 0
         self._num_running = 0
-        self._changed = threading.Condition()
+        # Entered as it is, not through the condition: there an interrupt could come between taking it and holding it.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
-        self._is_stopping = False
+        self._is_stopping = self._is_closed = False
+        self._ending = EngineFailed("the model was stopped", retry_after_s=1.0)
         self._failure: EngineFailed | None = None  # of whatever runs the steps: none can run any more
         self._step_began_s: float | None = None
 
     # -- from any thread ------------------------------------------------------------------------------------
     def check_room(self) -> None:
         """Refuse before costly work. Raises Overloaded."""
-        with self._changed:
+        with self._lock:
             self._check(0)
 
-    def add(self, window: Window) -> None:
-        """Queue a call's texts. Raises Overloaded when the queue is full, EngineFailed when it is closed or failed."""
-        with self._changed:
+    def add(self, window: Window, *, is_bounded: bool = True) -> None:
+        """Queue a call's texts. Raises EngineFailed when it is closed or failed and, where it `is_bounded`, Overloaded
+        when the queue is full.
+        """
+        with self._lock:
             if self._failure is not None:
                 raise self._failure
             if self._is_stopping:
-                raise EngineFailed("the model is stopping", retry_after_s=1.0)
-            self._check(window.num_tokens)
+                raise self._ending
+            num_tokens = window.num_tokens
+            if is_bounded:
+                self._check(num_tokens)
+            self._waiting_tokens += num_tokens
             self._queues[window.priority].append(window)
-            self._waiting_tokens += window.num_tokens
             self._changed.notify()
 
     def cancel(self, window: Window) -> None:
         """Forget a window that nobody waits for; texts that are in a step run to its end."""
-        with self._changed:
+        with self._lock:
             window.is_cancelled = True
             if window in self._queues[window.priority]:
                 self._remove(window)
@@ -119,7 +126,7 @@ class Batcher:
     @property
     def num_waiting(self) -> int:
         """Windows with texts that are in no step yet."""
-        with self._changed:
+        with self._lock:
             return sum(map(len, self._queues.values()))
 
     @property
@@ -134,23 +141,35 @@ class Batcher:
         return is_alive and (began_s is None or time.monotonic() - began_s < STALL_S)
 
     def start(self) -> None:
-        self._is_stopping = False
-        self._thread = threading.Thread(target=self._loop, name="tripos-batcher", daemon=True)
-        self._thread.start()
+        """Idempotent; nothing begins again once it was closed."""
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None and not self._is_closed:
+                    self._is_stopping = False
+                    self._thread = threading.Thread(target=self._loop, name="tripos-batcher", daemon=True)
+                    self._thread.start()
 
     def stop(self) -> None:
         """End after the step in progress; what waits gets EngineFailed. Idempotent."""
-        with self._changed:
+        with self._lock:
             self._is_stopping = True
             self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join()
+        thread = self._thread
+        if thread is not None:
+            thread.join()
             self._thread = None
-        with self._changed:
+        with self._lock:
             left = [window for queue in self._queues.values() for window in queue]
             for window in left:
-                self._fail(window, EngineFailed("the model was stopped", retry_after_s=1.0))
+                self._fail(window, self._ending)
         self._deliver(left)
+
+    def begin_close(self, ending: EngineFailed) -> None:
+        """Take nothing more, ever: what is left unfinished gets `ending`. `stop` waits for the step in progress."""
+        with self._lock:
+            self._is_closed = self._is_stopping = True
+            self._ending = ending
+            self._changed.notify_all()
 
     def step(self) -> list[Window]:
         """Run one batch now, if there is one; returns the windows that it ended."""
@@ -162,7 +181,7 @@ class Batcher:
     # -- the thread -----------------------------------------------------------------------------------------
     def _loop(self) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 while not self._is_stopping and not any(self._queues.values()):
                     self._changed.wait()
                 if self._is_stopping:
@@ -175,7 +194,7 @@ class Batcher:
         batch: list[tuple[Window, int]] = []
         num_tokens = 0
         now_s = time.monotonic()
-        with self._changed:
+        with self._lock:
             late = [w for queue in self._queues.values() for w in queue if w.deadline_s and now_s >= w.deadline_s]
             for window in late:
                 self._fail(window, DeadlineExceeded(f"no answer within {now_s - window.arrival_s:.3g} s"))
@@ -240,7 +259,7 @@ class Batcher:
 
     def _give_up(self, error: EngineFailed, batch: list[tuple[Window, int]]) -> list[Window]:
         """No text is to blame: what is in the step or waits ends with the error, and nothing more is accepted."""
-        with self._changed:
+        with self._lock:
             self._failure = error
             waiting = [window for queue in self._queues.values() for window in queue]
             ended = dict.fromkeys([*(window for window, _ in batch if not window.is_over), *waiting])
@@ -249,7 +268,7 @@ class Batcher:
         return list(ended)
 
     def _end_failed(self, window: Window, error: TriposError) -> list[Window]:
-        with self._changed:
+        with self._lock:
             self._fail(window, error)
         return [window]
 

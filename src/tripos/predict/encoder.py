@@ -12,7 +12,10 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from queue import SimpleQueue
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +24,14 @@ from tripos.errors import EngineFailed, InvalidRequest, Overloaded, RequestFaile
 from tripos.models.tokenizer import Tokenizer
 from tripos.predict.batcher import Batcher, BatcherOptions, Text, Window
 from tripos.runtime.executor import Executor, SamplingInput, StepInput
+from tripos.runtime.machine import Birthplace
 from tripos.types import Call, Embed, EngineStats, Event, Finish, Generate, ModelCard, Rerank, Result, Usage
 
 F32 = npt.NDArray[np.float32]
 INLINE_CHARS = 2048  # longer inputs are encoded off the event loop
 MAX_ENCODING_CHARS = 32 * 2**20  # of calls that wait there; one alone is always let in
 CHARS_PER_TOKEN = 64  # no text that has more on average is read to its end
+ENDING = "the model was closed: open it again to go on"
 QUERY_PROMPTS, DOCUMENT_PROMPTS = ("query", "search_query"), ("document", "passage", "search_document")
 
 
@@ -58,17 +63,19 @@ class EncoderModel:
         self.tokenizer = tokenizer
         self.options = options
         self._executor = executor
-        self._batcher = Batcher(self._run_step, batching, self._deliver)
+        self._readers = _Readers()
+        self._batcher = Batcher(partial(_run_step, executor, options.row), batching, self._readers.deliver)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._encoders: ThreadPoolExecutor | None = None
-        self._ended: dict[Window, asyncio.Event] = {}
         self._num_encoding_chars = 0
+        self._birthplace = birthplace = Birthplace()
+        finalize(self, _let_go, self._batcher, birthplace)  # its thread knows nothing of us
 
     # -- life -----------------------------------------------------------------------------------------------
     async def start(self) -> None:
         if self._loop is not None:
             return
-        self._loop = asyncio.get_running_loop()
+        self._loop = self._readers.loop = asyncio.get_running_loop()
         self._encoders = ThreadPoolExecutor(1, thread_name_prefix="tripos-encode")
         self._batcher.start()
 
@@ -79,13 +86,16 @@ class EncoderModel:
             await asyncio.get_running_loop().run_in_executor(encoders, self._batcher.stop)
             encoders.shutdown()
             await asyncio.sleep(0)  # what was delivered last reaches its readers
-            self._loop = None
+            self._loop = self._readers.loop = None
 
     def close(self) -> None:
-        """Free the weights, once stopped."""
+        """Free the weights, once stopped. Threads that wait in `answer` get EngineFailed. Idempotent."""
         if self._loop is not None:
             raise RequestFailed("the model is started: await stop() first")
-        self._executor.close()
+        if self._birthplace.is_here:
+            self._batcher.begin_close(_closed())
+            self._batcher.stop()
+            self._executor.close()
 
     def is_progressing(self) -> bool:
         """For /readyz: started, and the step in progress not too long ago begun."""
@@ -115,38 +125,46 @@ class EncoderModel:
             with self._encoding(num_chars(request)):
                 texts = await loop.run_in_executor(encoders, self._texts, request)
         window = Window(texts, call.priority, call.deadline_s, call.arrival_s or time.monotonic())
-        ended = self._ended[window] = asyncio.Event()
+        ended = asyncio.Event()
+        self._readers.waiting[window] = ended.set
         try:
             self._batcher.add(window)
             await ended.wait()
         finally:
-            del self._ended[window]
+            del self._readers.waiting[window]
             if not window.is_over:
                 self._batcher.cancel(window)
         for event in self._events(request, window):
             yield event
 
     def answer(self, calls: Sequence[Call]) -> Iterator[tuple[int, Event | TriposError]]:
-        """Answer many calls without a thread or an event loop: (index of the call, event or its error).
+        """Answer many calls without an event loop: (index of the call, event or its error), each call as it is over.
 
-        For offline use; raises InvalidRequest for the first call that is wrong, before any work.
+        For offline use, from any number of threads at once: their calls share steps. Raises InvalidRequest for the
+        first call that is wrong, before any work; EngineFailed when closed; EnvironmentProblem in a fork.
         """
         if self._loop is not None:
             raise RequestFailed("the model is started: use run()")
+        self._birthplace.check()
         requests = [self._check(call) for call in calls]
         windows = [Window(self._texts(request)) for request in requests]
-        place = {id(window): i for i, window in enumerate(windows)}
-        at = 0
-        while at < len(windows) or self._batcher.num_waiting:
-            while at < len(windows) and self._batcher.num_waiting < self._batcher.options.max_texts:
-                self._batcher.add(windows[at])
-                at += 1
-            for window in self._batcher.step():
-                i = place[id(window)]
-                if window.error is not None:
-                    yield i, window.error
+        news: SimpleQueue[int] = SimpleQueue()
+        self._batcher.start()
+        try:
+            for i, window in enumerate(windows):
+                self._readers.waiting[window] = partial(news.put, i)
+                self._batcher.add(window, is_bounded=False)  # whoever calls waits
+            for i in (news.get() for _ in windows):
+                error = windows[i].error
+                if error is not None:
+                    yield i, error
                 else:
-                    yield from ((i, event) for event in self._events(requests[i], window))
+                    yield from ((i, event) for event in self._events(requests[i], windows[i]))
+        finally:
+            for window in windows:
+                self._readers.waiting.pop(window, None)
+                if not window.is_over:
+                    self._batcher.cancel(window)
 
     @contextmanager
     def _encoding(self, size: int) -> Iterator[None]:
@@ -295,23 +313,6 @@ class EncoderModel:
             raise InvalidRequest(message, code="context_length_exceeded", param=where.partition(" ")[0])
         return min(truncate_to or longest, longest)
 
-    # -- steps ----------------------------------------------------------------------------------------------
-    def _run_step(self, texts: Sequence[Text]) -> tuple[F32, npt.NDArray[np.bool_]]:
-        out = self._executor.run(pack(texts, self.options.row))
-        if out.logits is None:
-            raise RequestFailed("the executor kept no output: this is a bug in Tripos")
-        return out.logits, out.ok.astype(np.bool_)
-
-    def _deliver(self, windows: list[Window]) -> None:
-        """From the batcher's thread: one wake-up of the event loop per step."""
-        if windows and self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._wake, windows)
-
-    def _wake(self, windows: list[Window]) -> None:
-        for window in windows:
-            if (ended := self._ended.get(window)) is not None:
-                ended.set()
-
     # -- rows to answers ------------------------------------------------------------------------------------
     def _events(self, request: Embed | Rerank, window: Window) -> list[Event]:
         if window.error is not None:
@@ -343,6 +344,42 @@ class EncoderModel:
             return [float((query * document).sum()) for document in documents]
         logits = rows[:, 0].astype(np.float64)
         return [float(score) for score in (1.0 / (1.0 + np.exp(-logits)) if self.options.has_sigmoid else logits)]
+
+
+class _Readers:
+    """Who waits for which window, and how they are told: tasks of the event loop while there is one, threads else."""
+
+    def __init__(self) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.waiting: dict[Window, Callable[[], None]] = {}
+
+    def deliver(self, windows: list[Window]) -> None:
+        """From the batcher's thread: one wake-up of the event loop per step."""
+        if self.loop is None:
+            self._tell(windows)
+        elif windows and not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._tell, windows)
+
+    def _tell(self, windows: list[Window]) -> None:
+        for window in windows:
+            if (tell := self.waiting.get(window)) is not None:
+                tell()
+
+
+def _let_go(batcher: Batcher, birthplace: Birthplace) -> None:
+    if birthplace.is_here:
+        batcher.begin_close(_closed())
+
+
+def _closed() -> EngineFailed:
+    return EngineFailed(ENDING, code="draining", retry_after_s=1.0)
+
+
+def _run_step(executor: Executor, row: str, texts: Sequence[Text]) -> tuple[F32, npt.NDArray[np.bool_]]:
+    out = executor.run(pack(texts, row))
+    if out.logits is None:
+        raise RequestFailed("the executor kept no output: this is a bug in Tripos")
+    return out.logits, out.ok.astype(np.bool_)
 
 
 def pack(texts: Sequence[Text], row: str) -> StepInput:

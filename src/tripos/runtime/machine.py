@@ -7,8 +7,29 @@ import os
 import platform
 from pathlib import Path
 
+from tripos.errors import EnvironmentProblem
+
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
+
+
+class Birthplace:
+    """The process that made something which threads work for. A fork of it has none of these threads."""
+
+    def __init__(self) -> None:
+        self._process_id = os.getpid()
+
+    @property
+    def is_here(self) -> bool:
+        return os.getpid() == self._process_id
+
+    def check(self) -> None:
+        """Raises EnvironmentProblem in a fork, where waiting for these threads would have no end."""
+        if not self.is_here:
+            raise EnvironmentProblem(
+                f"the model was opened in process {self._process_id} and is used in a fork of it, which has none of "
+                "its threads: open it in the process that uses it, or start that one with the method spawn"
+            )
 
 
 def num_cores() -> int:

@@ -28,12 +28,13 @@ from tripos.runtime.executor import (
     StepOutput,
     ignore_progress,
 )
+from tripos.runtime.machine import Birthplace
 
 ABI = 5  # TRIPOS_ABI
 LIBRARY_NAME = "libtripos_kernels.so"
 PEAKS = ("read", "fp32", "bf16", "int8", "barriers")
 
-_FORMATS = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q5_k", "q6_k", "q4_1")  # TriposFormat
+_FORMATS = tuple(FORMATS)  # in the order of TriposFormat
 _PANELS = 255  # TRIPOS_PANELS
 _PANEL_FORMATS = ("fp32", "bf16", "fp16", "int8", "int4", "fp8", "int8_group")  # linear.h, WeightFormat
 _INTERLEAVED = 256
@@ -361,6 +362,7 @@ class NativeExecutor:
         """Raises EnvironmentProblem without the library, ConfigError for options that it does not take."""
         self.options = options or ExecutorOptions()
         self._library = load_library()
+        self._birthplace = Birthplace()
         self._handle: ctypes.c_void_p | None = ctypes.c_void_p()
         self._arrays: list[npt.NDArray[Any]] = []
         self._matrices: dict[WeightSpec, int] = {}
@@ -503,10 +505,11 @@ class NativeExecutor:
         )
 
     def close(self) -> None:
-        """Free everything; idempotent."""
-        if self._handle is not None:
-            self._library.tripos_destroy(self._handle)
-        self._handle, self._arrays, self._last_call = None, [], None
+        """Free everything; idempotent. A fork has the memory and not the threads: there it goes with the process."""
+        handle, self._handle = self._handle, None
+        if handle is not None and self._birthplace.is_here:
+            self._library.tripos_destroy(handle)
+        self._arrays, self._last_call = [], None
 
     @property
     def _open(self) -> ctypes.c_void_p:

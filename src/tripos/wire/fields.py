@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Required, TypedDict
 
 import msgspec
 
-from tripos.errors import InvalidRequest
+from tripos.errors import InvalidRequest, plain
 from tripos.wire.ignored import Ignored
 from tripos.wire.json import INT64, decoder, parse, shown
 
@@ -275,8 +275,8 @@ def items(values: Sequence[Any], field: Field, path: str) -> None:
 def _check_range(value: float, field: Field, path: str) -> None:
     low, high = field.low, field.high
     if (low is not None and value < low) or (high is not None and value > high):
-        low_text = "-∞" if low is None else f"{low:g}"
-        high_text = "∞" if high is None else f"{high:g}"
+        low_text = "-∞" if low is None else plain(low)
+        high_text = "∞" if high is None else plain(high)
         message = f"{path} is {value}, outside {low_text} to {high_text}"
         raise InvalidRequest(message, code="out_of_range", param=path)
     if isinstance(value, int) and value not in INT64:

@@ -81,10 +81,9 @@ def for_model(asked: Asked, card: ModelCard) -> Asked:
         requests = tuple(replace(each, sampling=replace(each.sampling, **missing)) for each in requests)
     prompt = requests[0].prompt if requests else ()
     if prompt and isinstance(prompt[0], Message):
-        unread = unread_args(requests[0].template_args, card)
         request, speech, ignored = adapt(requests[0], asked.offer, asked.thinking, card)
-        if unread or ignored:
-            asked = replace(asked, ignored=(*asked.ignored, *unread, *ignored))
+        ignored = (*unread_args(requests[0].template_args, card), *ignored)
+        asked = replace(asked, ignored=(*asked.ignored, *ignored)) if ignored else asked
         requests = requests if request is requests[0] else (request,)
     if requests is asked.requests and speech is PLAIN:
         return asked
@@ -145,6 +144,8 @@ class Choice:
     def __init__(self) -> None:
         self.texts: list[str] = []
         self.logprobs: list[TokenLogprob] = []
+        self.text_offsets: list[int] = []
+        self.prompt_offsets: tuple[int, ...] = ()
         self.prompt_token_ids: tuple[int, ...] = ()
         self.prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
         self.finish_reason: str | None = None
@@ -153,6 +154,8 @@ class Choice:
     def add(self, delta: Delta) -> None:
         self.texts.append(delta.text)
         self.logprobs += delta.logprobs or ()
+        self.text_offsets += delta.text_offsets
+        self.prompt_offsets = self.prompt_offsets or delta.prompt_offsets
         self.prompt_token_ids = self.prompt_token_ids or delta.prompt_token_ids
         self.prompt_logprobs = self.prompt_logprobs or delta.prompt_logprobs or ()
         if delta.finish_reason is not None:
@@ -161,6 +164,11 @@ class Choice:
     @property
     def text(self) -> str:
         return "".join(self.texts)
+
+    def take_logprobs(self) -> list[TokenLogprob]:
+        """Those since the last time: they are large, and whoever streams them needs them once."""
+        taken, self.logprobs = self.logprobs, []
+        return taken
 
 
 class Heard:

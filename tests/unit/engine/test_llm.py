@@ -26,7 +26,7 @@ from tripos.errors import (
 from tripos.models.tokenizer import IncrementalDecoder
 from tripos.runtime.executor import Executor, ExecutorOptions, StepInput, StepOutput
 from tripos.testing import ScriptedExecutor
-from tripos.types import Branch, Call, Delta, Embed, Event, Finish, Generate, Message
+from tripos.types import Branch, Call, Delta, Embed, Event, Finish, Generate, Message, TokenLogprob
 
 OPTIONS = ExecutorOptions(block_size=BLOCK_SIZE)
 
@@ -36,7 +36,7 @@ async def started(
     executor: Executor | None = None, num_blocks: int = 64, **scheduler: int
 ) -> AsyncIterator[LanguageModel]:
     """A running model that must end with nothing held, no thread and no task left."""
-    num_threads = threading.active_count()
+    before = threading.enumerate()
     model = make_model(num_blocks, executor, **scheduler)
     await model.start()
     try:
@@ -50,7 +50,8 @@ async def started(
     assert model.engine.scheduler.admission.num_waiting_tokens == 0
     assert not model._streams
     assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
-    assert threading.active_count() == num_threads
+    assert not model._held
+    assert set(threading.enumerate()) <= set(before)
 
 
 async def settled(model: LanguageModel) -> None:
@@ -79,11 +80,17 @@ async def read(model: LanguageModel, one: Call) -> list[Event]:
     return [event async for event in model.run(one)]
 
 
-def tokens_of(events: list[Event], index: int = 0) -> list[int]:
+def tokens_of(events: Sequence[object], index: int = 0) -> list[int]:
     return [token for event in events if isinstance(event, Delta) and event.index == index for token in event.token_ids]
 
 
-def text_of(events: list[Event], index: int = 0) -> str:
+def logprobs_of(events: Sequence[object], index: int = 0) -> list[TokenLogprob]:
+    return [
+        each for event in events if isinstance(event, Delta) and event.index == index for each in event.logprobs or ()
+    ]
+
+
+def text_of(events: Sequence[object], index: int = 0) -> str:
     return "".join(event.text for event in events if isinstance(event, Delta) and event.index == index)
 
 
@@ -105,7 +112,7 @@ async def test_the_stream_the_whole_and_the_offline_answer_are_the_same() -> Non
         events = await read(model, one)
     offline = [event for _, event in make_model().answer([one])]
     for index in (0, 1):
-        assert tokens_of(events, index) == tokens_of(offline, index)  # type: ignore[arg-type]
+        assert tokens_of(events, index) == tokens_of(offline, index)
         assert text_of(events, index) == text_of(offline, index)  # type: ignore[arg-type]
     assert tokens_of(events, 0) != tokens_of(events, 1)
 
@@ -162,26 +169,66 @@ async def test_blocks_are_free_before_the_next_step_after_a_reader_left() -> Non
 
 async def test_a_slow_reader_gets_everything_in_few_deltas() -> None:
     async with started() as model:
-        events = model.run(call("hello", max_tokens=200))
+        events = model.run(call("hello", max_tokens=100))
         first = await anext(events)
         await settled(model)
         rest = [event async for event in events]
     assert len(rest) == 2, "one merged Delta and Finish"
-    assert len(tokens_of([first, *rest])) == 200
+    assert len(tokens_of([first, *rest])) == 100
+
+
+@pytest.mark.parametrize(("fields", "most"), [({"logprobs": 20}, 60), ({}, 190)])
+async def test_a_stream_that_is_full_holds_its_sequences_until_it_is_read(fields: dict[str, int], most: int) -> None:
+    one = call("hello", max_tokens=230, n=2, **fields)
+    alone = [event for _, event in make_model().answer([one])]
+    async with started(max_num_seqs=2) as model:
+        events = model.run(one)
+        first = await anext(events)
+        await settled(model)
+        assert model.engine.num_steps < most, "it went on though nobody reads"
+        assert model.engine.pool.num_held == 0, "it keeps blocks that others could have"
+        assert len(tokens_of(await read(model, call("another", max_tokens=50)))) == 50
+        rest = [event async for event in events]
+    for index in (0, 1):
+        assert tokens_of([first, *rest], index) == tokens_of(alone, index)
+        assert text_of([first, *rest], index) == text_of(alone, index)
+        assert logprobs_of([first, *rest], index) == logprobs_of(alone, index)
+
+
+async def test_a_reader_of_a_full_stream_may_leave() -> None:
+    async with started() as model:
+        events = model.run(call("hello", max_tokens=230, logprobs=20))
+        await anext(events)
+        await settled(model)
+        assert model._held
+        await events.aclose()  # type: ignore[attr-defined]
+        assert not model._held
+        assert not model.engine.has_work
+
+
+async def test_a_model_that_stops_ends_the_streams_that_are_held() -> None:
+    async with started() as model:
+        events = model.run(call("hello", max_tokens=230, logprobs=20))
+        await anext(events)
+        await settled(model)
+        await model.stop()
+        with pytest.raises(EngineFailed):
+            async for _ in events:
+                pass
+        await model.start()
 
 
 async def test_a_reader_that_stopped_reading_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llm, "READER_STALL_S", 0.05)
-    executor = ScriptedExecutor(VOCAB_SIZE, OPTIONS, step_s=0.01)
-    async with started(executor) as model:
-        events = model.run(call("hello", max_tokens=240))
+    async with started() as model:
+        events = model.run(call("hello", max_tokens=230, logprobs=20))
         await anext(events)
         await settled(model)
-        assert model.engine.pool.num_held == 0
+        await asyncio.sleep(0.2)
+        assert not model.engine.scheduler.unfinished()
         with pytest.raises(RequestTimeout, match="not read"):
             async for _ in events:
                 pass
-    assert executor.num_steps < 100
 
 
 async def test_an_answer_that_cannot_become_text_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -520,9 +567,14 @@ def test_offline_answers_come_for_all_calls_and_leave_nothing_behind() -> None:
 
 
 def test_letting_go_of_an_offline_run_frees_everything() -> None:
-    model = make_model()
-    run = model.answer([call(max_tokens=50), call(max_tokens=50)])
+    model = make_model(executor=ScriptedExecutor(VOCAB_SIZE, OPTIONS, step_s=0.002))
+    run = model.answer([call(max_tokens=5), call(max_tokens=200)])
     next(run)
     run.close()  # type: ignore[attr-defined]
+    for _ in range(500):
+        if not model.engine.has_work:
+            break
+        time.sleep(0.002)
+    assert model.engine.num_steps < 100
     assert model.engine.pool.num_held == 0
-    assert not model.engine.has_work
+    assert not model._callers._mail

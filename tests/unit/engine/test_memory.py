@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tripos.engine.memory import MemoryOptions, Need, cache_format, share
+from tests.ops.executors import native
+from tests.ops.steps import random_blocks
+from tripos.engine.memory import MemoryOptions, Need, cache_format, measure, mib, share
 from tripos.errors import ModelRefused
+from tripos.plan.formats import FORMATS, float32_to_bf16
+from tripos.plan.ir import WeightTensor
+from tripos.plan.ops import Tracer
 
 
 @dataclass
@@ -59,3 +65,31 @@ def test_a_model_takes_no_more_than_it_can_use_and_needs_one_sequence() -> None:
 @pytest.mark.parametrize("weights", ["fp32", "bf16", "fp16", "fp8", "int8", "int4"])
 def test_the_cache_is_int8_only_where_weights_are_integers(weights: str) -> None:
     assert cache_format(weights) == ("int8" if weights.startswith("int") else "fp16")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "weights"),
+    [(dtype, "auto") for dtype in ("f32", "f16", "bf16", "q8_0", "q4_0", "q5_0", "q6_k", "q3_k")]
+    + [("f32", weights) for weights in ("bf16", "int8", "int4", "fp8")],
+)
+def test_the_table_foretells_what_the_executor_packs(dtype: str, weights: str) -> None:
+    t = Tracer()
+    x = t.embed("table", 300, 256)
+    plan = t.plan(t.linear(t.select(t.linear(x, "w", 256)), "table", 300), vocab_size=300)
+    values = np.random.default_rng(0).standard_normal((300, 256)).astype(np.float32)
+    if dtype in ("f32", "f16"):
+        data = values[:256] if dtype == "f32" else values[:256].astype(np.float16)
+    elif dtype == "bf16":
+        data = float32_to_bf16(values[:256])
+    else:
+        data = random_blocks(np.random.default_rng(0), dtype, 256 * 256 // FORMATS[dtype][0])
+    table = float32_to_bf16(values)
+    stored = {
+        "table": WeightTensor("table", "bf16", (300, 256), table),
+        "w": WeightTensor("w", dtype, (256, 256), data),
+    }
+    need = measure("m", plan, stored, 64, MemoryOptions(weights=weights))
+    executor = native(plan, stored, weight_format=weights)
+    assert need.weight_bytes - need.table_bytes == pytest.approx(executor.info().weight_bytes, rel=0.01)
+    assert need.table_bytes == table.nbytes
+    assert need.within(10**9).rows()[1][1].startswith(f"{mib(need.weight_bytes - need.table_bytes)} packed as ")

@@ -59,7 +59,7 @@ def test_a_preempted_sequence_moves_in_again_with_new_blocks() -> None:
     packer = Packer(1, 8, 4)
     one = running([1, 2, 3, 4, 5], 0, [6, 7])
     packer.pack([(one, 5)])
-    one.num_preemptions, one.block_table = 1, [3, 2]
+    one.num_stays, one.block_table = 1, [3, 2]
     assert packer.pack([(one, 5)]).step.block_tables.tolist() == [[3, 2]]
 
 
@@ -162,5 +162,5 @@ def test_a_batch_that_changes_is_packed_anew() -> None:
     one.draft([8])
     one.num_computed_tokens, one.num_tokens = 2, 3
     assert packer.pack([(one, 2)]).step.token_ids.tolist() == [9, 8]
-    one.num_preemptions, one.num_drafts, one.block_table = 1, 0, [7]
+    one.num_stays, one.num_drafts, one.block_table = 1, 0, [7]
     assert packer.pack([(one, 3 - 2)]).step.block_tables.tolist() == [[7]]

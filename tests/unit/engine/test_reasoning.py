@@ -82,7 +82,7 @@ def ids(text: str) -> list[int]:
 def test_reasoning_within_its_budget_is_counted_and_left_alone() -> None:
     ((text, tokens, finish),) = answers(model(ids("<think>abc</think>ok")), reasoning_call(max_tokens=20))
     assert text == "<think>abc</think>ok"
-    assert tokens == tuple(ids(text))
+    assert tokens == (*ids(text), EOS)
     assert finish.usage.reasoning_tokens == 5
     assert finish.reason == "stop"
 
@@ -222,7 +222,7 @@ def test_stop_strings_are_looked_for_in_the_answer_alone(
         mine = [delta for delta in deltas if delta.index == index]
         assert "".join(delta.text for delta in mine) == expected
         assert mine[-1].finish_reason == "stop"
-        assert mine[-1].stop == (stop if stop is not None else EOS)
+        assert mine[-1].stop == stop
 
 
 def test_a_stop_string_is_kept_where_that_is_asked_and_waits_for_min_tokens() -> None:

@@ -95,15 +95,66 @@ def test_held_text_comes_out_when_the_choice_ends_otherwise() -> None:
     assert (delta.text, delta.token_ids, delta.finish_reason) == ("aEN", (97, 69, 78), "length")
 
 
-@pytest.mark.parametrize(("include", "ids"), [(False, (97,)), (True, (97, EOS))])
-def test_the_stop_token_is_counted_but_shown_only_on_request(include: bool, ids: tuple[int, ...]) -> None:
-    text = choice(include_stop=include)
-    tokens = [TokenOutput(97), TokenOutput(EOS)]
+@pytest.mark.parametrize("include", [False, True])
+def test_the_token_that_ends_is_among_the_tokens_and_has_no_text(include: bool) -> None:
+    text = choice(include_stop=include, logprobs=0)
+    tokens = [TokenOutput(97, -1.0), TokenOutput(EOS, -2.0)]
     text.push(Output(SEQUENCE, tokens, [], finish_reason="stop", stop_token=EOS))
     delta = text.take()
     assert delta is not None
-    assert (delta.text, delta.token_ids, delta.stop) == ("a", ids, EOS)
+    assert (delta.text, delta.token_ids, delta.text_offsets) == ("a", (97, EOS), (0, 1))
+    assert delta.logprobs is not None
+    assert [each.logprob for each in delta.logprobs] == [-1.0, -2.0]
     assert text.num_tokens == 2
+
+
+@pytest.mark.parametrize(("stop_ids", "stop"), [((), None), ((EOS,), EOS)])
+def test_only_a_token_that_was_asked_for_is_told_as_the_stop(stop_ids: tuple[int, ...], stop: int | None) -> None:
+    text = choice(stop_token_ids=stop_ids)
+    text.push(Output(SEQUENCE, [TokenOutput(EOS)], [], finish_reason="stop", stop_token=EOS))
+    delta = text.take()
+    assert delta is not None
+    assert (delta.finish_reason, delta.stop) == ("stop", stop)
+
+
+def test_offsets_count_characters_however_many_tokens_one_has() -> None:
+    said = "a😀é b".encode()  # a token for each byte
+    text = choice(logprobs=0)
+    push(text, said, finish_reason="length")
+    delta = text.take()
+    assert delta is not None
+    assert delta.text == "a😀é b"
+    assert delta.text_offsets == (0, 1, 1, 1, 1, 2, 2, 3, 4)
+
+
+def test_offsets_go_on_behind_what_is_no_character() -> None:
+    text = choice(logprobs=0)
+    push(text, b"\xf0\x9fab\xffc", finish_reason="length")
+    delta = text.take()
+    assert delta is not None
+    assert delta.text == "\ufffdab\ufffdc"
+    assert delta.text_offsets == (0, 0, 1, 2, 3, 4)
+
+
+def test_offsets_stay_right_when_a_stop_string_cuts_the_text_between_them() -> None:
+    text = choice(logprobs=0, stop=("ND",))
+    push(text, b"abEND")
+    delta = text.take()
+    assert delta is not None
+    assert (delta.text, delta.text_offsets) == ("abE", (0, 1, 2))
+
+
+def test_offsets_count_from_the_beginning_of_an_echo() -> None:
+    prompt = "é!".encode()
+    text = ChoiceText(TOKENIZER, Sampling(logprobs=0), 0, list(prompt), echo_text="é!")
+    push(text, b"c")
+    delta = text.take()
+    assert delta is not None
+    assert (delta.text, delta.prompt_offsets, delta.text_offsets) == ("é!c", (0, 0, 1), (2,))
+    push(text, b"d")
+    delta = text.take()
+    assert delta is not None
+    assert delta.text_offsets == (3,)
 
 
 def test_half_a_character_is_never_shown() -> None:

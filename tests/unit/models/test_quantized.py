@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,19 @@ def gptq(levels: np.ndarray, scales: np.ndarray, zeros: np.ndarray, v2: bool = F
     }
 
 
+def autoround(levels: np.ndarray, scales: np.ndarray, zeros: np.ndarray) -> tuple[dict[str, Any], Tensors]:
+    settings, arrays = gptq(levels, scales, zeros)
+    own = {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq", "data_type": "int", "sym": True}
+    del arrays["a.g_idx"]  # it writes none
+    return settings | own | {"extra_config": {"lm_head": {"bits": 16, "data_type": "float"}}}, arrays
+
+
+def autoround_awq(levels: np.ndarray, scales: np.ndarray, zeros: np.ndarray) -> tuple[dict[str, Any], Tensors]:
+    settings, arrays = awq(levels, scales, zeros)
+    own = {"quant_method": "auto-round", "packing_format": "auto_round:auto_awq"}
+    return {key: value for key, value in settings.items() if key != "version"} | own, arrays
+
+
 def gptq_v2(levels: np.ndarray, scales: np.ndarray, zeros: np.ndarray) -> tuple[dict[str, Any], Tensors]:
     return gptq(levels, scales, zeros, v2=True)
 
@@ -98,7 +112,7 @@ def packed(levels: np.ndarray, scales: np.ndarray, zeros: np.ndarray) -> tuple[d
 
 
 Writer = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[dict[str, Any], Tensors]]
-WRITERS = pytest.mark.parametrize("writer", [awq, gptq, gptq_v2, packed])
+WRITERS = pytest.mark.parametrize("writer", [awq, gptq, gptq_v2, packed, autoround, autoround_awq])
 
 
 @WRITERS
@@ -302,3 +316,40 @@ def test_a_checkpoint_answers_as_the_floats_it_stands_for(writer: Writer, tmp_pa
     with LLM(folders[1]) as kept:
         assert kept.card.weights == "fp32+int4"  # the head is tied to a float32 table
     assert any("levels kept" in note for note in open_source(str(folders[1])).notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"packing_format": "auto_round:llm_compressor"}, "packing_format 'auto_round:llm_compressor'"),
+        ({"data_type": "mx_fp"}, "data_type 'mx_fp'"),
+        ({"act_bits": 8}, "act_bits 8"),
+        ({"bits": 2}, "2 bits"),
+        ({"extra_config": {"a": {"bits": 8}}}, "extra_config gives 'a' bits 8"),
+        ({"extra_config": {"a": {"group_size": 32}}}, "extra_config gives 'a' group_size 32"),
+        ({"extra_config": [1]}, "extra_config is no object"),
+    ],
+)
+def test_autoround_of_another_kind_is_refused_by_setting(changes: dict[str, Any], named: str) -> None:
+    settings, arrays = autoround(*drawn(16, 128, 128))
+    with pytest.raises(ModelRefused, match=re.escape(named)):
+        read_quantized(settings | changes, weights_of(arrays))
+
+
+def test_settings_that_change_the_result_are_refused_by_name() -> None:
+    settings, arrays = packed(*drawn(16, 128, 128))
+    rotation = {"config_groups": {"R1": {"type": "hadamard", "apply": [{"targets": ["Linear"]}]}}}
+    with pytest.raises(ModelRefused, match="transform_config of compressed-tensors"):
+        read_quantized(settings | {"transform_config": rotation}, weights_of(arrays))
+    read_quantized(settings | {"transform_config": {}}, weights_of(arrays))
+    settings, arrays = gptq(*drawn(16, 128, 128))
+    with pytest.raises(ModelRefused, match="GPTQ with dynamic"):
+        read_quantized(settings | {"dynamic": {"+:.*down.*": {"bits": 8}}}, weights_of(arrays))
+
+
+def test_scales_that_are_not_used_are_told() -> None:
+    settings, arrays = packed(*drawn(16, 128, 128))
+    scales = {f"a.{name}": np.ones(1, np.float32) for name in ("input_scale", "k_scale")}
+    read = read_quantized(settings | {"kv_cache_scheme": {"num_bits": 8}}, weights_of(arrays | scales))
+    assert read.notes[-2] == "2 scales of activations and caches are not used, among them a.input_scale"
+    assert "kv_cache_scheme is not used" in read.notes[-1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,7 +31,8 @@ from tests.unit.models.files import (
     write,
 )  # fmt: skip
 from tripos.errors import EnvironmentProblem, ModelRefused
-from tripos.models.source import GenerationDefaults, open_source, parse_generation
+from tripos.models.generation import GenerationDefaults, parse_generation
+from tripos.models.source import open_source
 from tripos.types import Message
 
 
@@ -160,32 +163,14 @@ def test_missing_file_is_named(tmp_path: Path, missing: str) -> None:
         open_source(str(tmp_path))
 
 
-def test_generation_defaults_are_read() -> None:
-    raw = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "do_sample": True, "transformers_version": "5"}
-    assert parse_generation(raw) == GenerationDefaults(temperature=0.6, top_p=0.95, top_k=20)
-    assert parse_generation({"do_sample": False, "temperature": 0.6}) == GenerationDefaults(temperature=0.0)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("temperature", -0.1), ("temperature", "hot"), ("top_p", 1.5), ("top_k", -1), ("top_k", 1.5), ("min_p", 2),
-        ("repetition_penalty", 0), ("do_sample", 1),
-    ],
-)  # fmt: skip
-def test_generation_default_out_of_range_is_refused_by_key(key: str, value: Any) -> None:
-    with pytest.raises(ModelRefused, match=rf"generation_config\.json: {key}"):
-        parse_generation({key: value})
-
-
 SPM_TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "▁a"]
 
 
-def gguf(folder: Path, *extra: bytes) -> Path:
+def gguf(folder: Path, *extra: bytes, tokens: list[str] = SPM_TOKENS) -> Path:
     kinds = [2, 3, 3, *[6] * 256, 1, 1, 1]
     pairs = [
         pair("tokenizer.ggml.model", STRING, text("llama")),
-        pair("tokenizer.ggml.tokens", ARRAY, strings(SPM_TOKENS)),
+        pair("tokenizer.ggml.tokens", ARRAY, strings(tokens)),
         pair("tokenizer.ggml.scores", ARRAY, numbers(F32, [0.0] * 259 + [-1.0, -2.0, -0.5])),
         pair("tokenizer.ggml.token_type", ARRAY, numbers(I32, kinds)),
         pair("tokenizer.ggml.bos_token_id", U32, u32(1)),
@@ -208,6 +193,39 @@ def test_gguf_opens_as_a_model(tmp_path: Path) -> None:
     assert source.tokenizer.encode("a a") == [1, 261, 261]
     assert source.tokenizer.encode_chat([Message(role="user", content="a")]) == [1, 261]
     assert source.tokenizer.eos_ids == {2}
+
+
+@pytest.mark.parametrize("end", ["<|eot_id|>", "<end_of_turn>", "<|im_end|>", "<|end|>"])
+def test_token_that_only_its_text_makes_an_end_ends_the_turn(tmp_path: Path, end: str) -> None:
+    source = open_source(str(gguf(tmp_path, tokens=[*SPM_TOKENS[:-1], end])))
+    assert source.tokenizer.eos_ids == {2, 261}
+    assert f"small.gguf: answers end at {end} too, known by its text" in source.notes
+
+
+def test_every_key_that_names_an_end_counts(tmp_path: Path) -> None:
+    keys = {"eot": 3, "eom": 4, "fim_pad": 5, "fim_rep": 6, "fim_sep": 7}
+    pairs = [pair(f"tokenizer.ggml.{key}_token_id", U32, u32(id)) for key, id in keys.items()]
+    assert open_source(str(gguf(tmp_path, *pairs))).tokenizer.eos_ids == {2, 3, 4, 5, 6, 7}
+
+
+def test_gguf_recommends_as_generation_config_does(tmp_path: Path) -> None:
+    keys = {"temp": 0.5, "top_p": 0.75, "penalty_repeat": 1.25, "mirostat_tau": 5.0, "xtc_probability": 0.5}
+    pairs = [pair(f"general.sampling.{key}", F32, struct.pack("<f", value)) for key, value in keys.items()]
+    source = open_source(str(gguf(tmp_path, *pairs, pair("general.sampling.top_k", I32, struct.pack("<i", 20)))))
+    assert source.generation == GenerationDefaults(temperature=0.5, top_p=0.75, top_k=20, repetition_penalty=1.25)
+    assert "small.gguf: general.sampling.xtc_probability is '0.5', which is not honoured" in source.notes
+    with pytest.raises(ModelRefused, match=r"small\.gguf: general\.sampling: top_p"):
+        open_source(str(gguf(tmp_path, pair("general.sampling.top_p", F32, struct.pack("<f", 2.0)))))
+
+
+def test_what_the_makers_say_is_written_beside_packed_weights(tmp_path: Path) -> None:
+    generation = {
+        "do_sample": False, "max_new_tokens": 9, "bad_words_ids": [[1, 2]], "sequence_bias": [[[3], -1.5]],
+        "suppress_tokens": [4], "no_repeat_ngram_size": 3, "min_length": 2,
+    }  # fmt: skip
+    source = open_source(str(model_folder(tmp_path, generation_config__json=generation)))
+    written = json.loads(source.files()["generation_config.json"])
+    assert parse_generation(written) == source.generation
 
 
 def test_a_gguf_may_hold_a_template_for_tools(tmp_path: Path) -> None:
@@ -259,6 +277,71 @@ def test_lying_gguf_vocabulary_is_refused_by_key(tmp_path: Path, extra: bytes, n
 def test_what_is_no_model_is_refused_with_the_next_step(spec: str, named: str) -> None:
     with pytest.raises(ModelRefused, match=named):
         open_source(spec)
+
+
+def test_name_on_the_hub_is_told_how_to_be_given() -> None:
+    with pytest.raises(ModelRefused, match=r"^Qwen/Qwen3-0\.6B: no such directory; .* say hf:Qwen/Qwen3-0\.6B$"):
+        open_source("Qwen/Qwen3-0.6B")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.json", "model.safetensors", "generation_config.json", "tokenizer_config.json",
+             "chat_template.jinja", "model.safetensors.index.json"],
+)  # fmt: skip
+def test_pointer_in_place_of_any_file_says_what_to_run(tmp_path: Path, name: str) -> None:
+    model_folder(tmp_path)
+    if name.endswith("index.json"):
+        (tmp_path / "model.safetensors").unlink()
+    write(tmp_path / name, POINTER)
+    with pytest.raises(ModelRefused, match=rf"^{name}: is a Git LFS pointer, not the file itself: run git lfs pull"):
+        open_source(str(tmp_path))
+
+
+def test_pointer_in_place_of_a_gguf_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(ModelRefused, match=r"^m\.gguf: is a Git LFS pointer"):
+        open_source(str(write(tmp_path / "m.gguf", POINTER)))
+
+
+def test_directory_of_gguf_files_names_the_one_to_give(tmp_path: Path) -> None:
+    for number in (1, 2):
+        write(tmp_path / f"m-0000{number}-of-00002.gguf", b"")
+    named = (
+        rf"holds no config\.json but m-00001-of-00002\.gguf: give the file itself, {tmp_path}/m-00001-of-00002\.gguf$"
+    )
+    with pytest.raises(ModelRefused, match=named):
+        open_source(str(tmp_path))
+    write(tmp_path / "q.gguf", b"")
+    with pytest.raises(ModelRefused, match=r"m-00001-of-00002\.gguf, or another of 2$"):
+        open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        (["inner/config.json"], r"its directory inner does: give .*/inner$"),
+        (["model.safetensors"], r"beside model\.safetensors: put the model's own there"),
+        ([], "is it the right place"),
+    ],
+)
+def test_directory_that_is_no_model_says_what_it_holds(tmp_path: Path, files: list[str], named: str) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, b"{}")
+    with pytest.raises(ModelRefused, match=rf"holds no config\.json.*{named}"):
+        open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "vocab.json", "tekken.json"])
+def test_tokenizer_of_another_kind_says_how_to_make_ours(tmp_path: Path, name: str) -> None:
+    (model_folder(tmp_path) / "tokenizer.json").unlink()
+    write(tmp_path / name, b"\0")
+    with pytest.raises(
+        ModelRefused, match=rf"tokenizer\.json: is missing, and {name} alone is not read: .*AutoTokenizer"
+    ):
+        open_source(str(tmp_path))
 
 
 def test_hub_that_cannot_be_reached_is_a_problem_of_the_environment(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from tests.unit.models.files import (
     ARRAY,
+    BOOL,
     F32,
     I32,
     STRING,
@@ -26,9 +28,9 @@ from tests.unit.models.files import (
     write,
 )  # fmt: skip
 from tripos.errors import ModelRefused
-from tripos.models.config import parse_config
+from tripos.models.config import RopeScaling, parse_config
 from tripos.models.gguf import GgufFile, read_gguf
-from tripos.models.translation import TranslatedWeights, translated_config
+from tripos.models.translation import TranslatedWeights, translated_config, unread_keys
 from tripos.models.weights import open_checkpoint
 from tripos.plan.formats import to_float32
 from tripos.plan.ir import WeightTensor
@@ -186,6 +188,101 @@ def test_rope_factors_of_another_rule_are_refused(tmp_path: Path) -> None:
         translated_config(gguf)
 
 
+def scaling(**keys: float | str) -> list[bytes]:
+    """rope.* metadata; a double underscore stands for the dot."""
+    return [
+        pair(f"llama.rope.{key.replace('__', '.')}", STRING, text(value)) if isinstance(value, str)
+        else pair(f"llama.rope.{key.replace('__', '.')}", F32, real(value))
+        for key, value in keys.items()
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"scale_linear": 4.0}, RopeScaling(kind="linear", factor=4.0)),
+        ({"scaling__factor": 4.0}, RopeScaling(kind="linear", factor=4.0)),
+        ({"scaling__factor": 4.0, "scale_linear": 2.0}, RopeScaling(kind="linear", factor=4.0)),
+        ({"scaling__type": "linear", "scaling__factor": 4.0}, RopeScaling(kind="linear", factor=4.0)),
+        ({"scaling__type": "none", "scaling__factor": 4.0}, RopeScaling()),
+        ({"scaling__type": "yarn"}, RopeScaling()),
+        ({"scale_linear": 0.0}, RopeScaling()),
+        ({"scaling__type": "linear", "scaling__factor": 1.0}, RopeScaling()),
+    ],
+)
+def test_scaling_is_read_from_every_key_that_says_it(
+    tmp_path: Path, keys: dict[str, float | str], expected: RopeScaling
+) -> None:
+    raw = translated_config(opened(tmp_path, "llama", [*sizes(), *scaling(**keys)], LLAMA))
+    assert parse_config(raw).rope_scaling == expected
+
+
+def test_yarn_takes_its_own_factors(tmp_path: Path) -> None:
+    keys = {
+        "scaling__type": "yarn", "scaling__factor": 4.0, "scaling__attn_factor": 0.5, "scaling__yarn_beta_fast": 16.0,
+        "scaling__yarn_beta_slow": 2.0, "scaling__yarn_ext_factor": 1.0,
+    }  # fmt: skip
+    original = pair("llama.rope.scaling.original_context_length", U32, u32(16))
+    raw = translated_config(opened(tmp_path, "llama", [*sizes(), *scaling(**keys), original], LLAMA))
+    expected = RopeScaling(
+        kind="yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=16.0, beta_slow=2.0,
+        attention_factor=0.5 * (0.1 * math.log(4.0) + 1.0),
+    )  # fmt: skip
+    assert parse_config(raw).rope_scaling == expected
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"scaling__type": "longrope", "scaling__factor": 4.0}, "longrope"),
+        ({"scaling__attn_factor": 0.5}, r"rope\.scaling\.attn_factor is 0\.5"),
+        ({"scaling__type": "yarn", "scaling__factor": 4.0, "scaling__yarn_ext_factor": 0.0}, "yarn_ext_factor is 0"),
+        ({"scaling__yarn_log_multiplier": 0.1}, r"yarn_log_multiplier is 0\.1"),
+        ({"scaling__alpha": 2.0}, r"rope\.scaling\.alpha is 2\.0"),
+        ({"freq_base_swa": 2.0}, "freq_base_swa is 2"),
+        ({"scaling__factor": "much"}, "no number"),
+    ],
+)
+def test_scaling_that_is_not_implemented_is_refused_by_key(
+    tmp_path: Path, keys: dict[str, float | str], named: str
+) -> None:
+    gguf = opened(tmp_path, "llama", [*sizes(), *scaling(**keys)], LLAMA)
+    with pytest.raises(ModelRefused, match=rf"m\.gguf: .*{named}"):
+        parse_config(translated_config(gguf), gguf.file)
+
+
+@pytest.mark.parametrize(
+    "key", ["logit_scale", "residual_scale", "embedding_scale", "attn_logit_softcapping", "final_logit_softcapping",
+            "attention.max_alibi_bias", "attention.clamp_kqv", "attention.scale", "attention.temperature_scale"],
+)  # fmt: skip
+@pytest.mark.parametrize("arch", ["llama", "qwen2", "qwen3", "gpt2"])
+def test_keys_that_change_the_answer_are_refused_by_name(tmp_path: Path, arch: str, key: str) -> None:
+    named = pair(f"{arch}.{key}", F32, real(3.5))
+    with pytest.raises(ModelRefused, match=rf"m\.gguf: {key} is 3\.5"):
+        translated_config(opened(tmp_path, arch, [*sizes(arch), named], LLAMA))
+    neutral = pair(f"{arch}.{key}", F32, real(0.0))
+    translated_config(opened(tmp_path, arch, [*sizes(arch), neutral], LLAMA))
+
+
+def test_factors_and_a_scaling_beside_them_are_refused(tmp_path: Path) -> None:
+    tensors = {**LLAMA, "rope_freqs.weight": rope_factors(500000.0, 64, 32.0)}
+    pairs = [*sizes(**BIG), *scaling(freq_base=500000.0, scaling__factor=2.0)]
+    with pytest.raises(ModelRefused, match=r"rope\.scaling\.factor and by tensor rope_freqs\.weight"):
+        translated_config(opened(tmp_path, "llama", pairs, tensors))
+
+
+def test_keys_that_nobody_knows_are_told(tmp_path: Path) -> None:
+    pairs = [*sizes(), pair("llama.new.thing", U32, u32(1)), pair("llama.rope.scaling.finetuned", BOOL, b"\1")]
+    assert unread_keys(opened(tmp_path, "llama", pairs, LLAMA)) == ("new.thing",)
+
+
+def test_a_window_as_wide_as_the_context_changes_nothing(tmp_path: Path) -> None:
+    raw = translated_config(opened(tmp_path, "qwen2", sizes("qwen2", attention__sliding_window=u32(64)), LLAMA))
+    assert parse_config(raw).windows == (0,)
+    with pytest.raises(ModelRefused, match=r"attention\.sliding_window is 63"):
+        translated_config(opened(tmp_path, "qwen2", sizes("qwen2", attention__sliding_window=u32(63)), LLAMA))
+
+
 def test_yarn_and_linear_scaling_keep_their_names(tmp_path: Path) -> None:
     pairs = [pair("llama.rope.scaling.type", STRING, text("linear")), pair("llama.rope.scaling.factor", F32, real(2.0))]
     config = translated_config(opened(tmp_path, "llama", [*sizes(), *pairs], LLAMA))
@@ -199,7 +296,8 @@ REFUSED = {
     "W18 partial rotation": {"rope__dimension_count": u32(2)},
     "W18 embedding_length 0": {"embedding_length": u32(0)},
     "experts": {"expert_count": u32(8)},
-    "window": {"attention__sliding_window": u32(64)},
+    "window": {"attention__sliding_window": u32(63)},
+    "values narrower than keys": {"attention__value_length": u32(2)},
 }
 
 

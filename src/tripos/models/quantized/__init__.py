@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tripos.errors import ModelRefused
+from tripos.models.quantized.autoround import read_autoround
 from tripos.models.quantized.awq import read_awq
 from tripos.models.quantized.compressed import read_compressed
 from tripos.models.quantized.gptq import read_gptq
@@ -14,7 +15,12 @@ from tripos.plan.ir import Weights
 
 Reader = Callable[[Mapping[str, Any], Weights], QuantizedWeights]
 
-READERS: dict[str, Reader] = {"awq": read_awq, "gptq": read_gptq, "compressed-tensors": read_compressed}
+READERS: dict[str, Reader] = {
+    "awq": read_awq,
+    "gptq": read_gptq,
+    "compressed-tensors": read_compressed,
+    "auto-round": read_autoround,
+}
 
 
 def read_quantized(settings: Any, weights: Weights) -> QuantizedWeights:

@@ -30,9 +30,9 @@ from tripos.models.quantized.layers import (
 )
 from tripos.plan.ir import Weights, WeightTensor
 
+_RUNTIME_SCALES = (".input_scale", ".input_zero_point", ".output_scale", ".k_scale", ".v_scale")
 SUFFIXES = (
-    ".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point", ".weight_g_idx", ".input_scale",
-    ".input_zero_point", ".output_scale", ".k_scale", ".v_scale",
+    ".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point", ".weight_g_idx", *_RUNTIME_SCALES
 )  # fmt: skip
 FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized")
 
@@ -44,6 +44,11 @@ def read_compressed(settings: Mapping[str, Any], weights: Weights) -> QuantizedW
         raise ModelRefused(f"config.json: compressed-tensors format {ascii(form)[:40]}: read are {', '.join(FORMATS)}")
     if settings.get("sparsity_config") and (settings["sparsity_config"] or {}).get("format", "dense") != "dense":
         raise ModelRefused("config.json: sparse compressed-tensors checkpoints are not supported")
+    if settings.get("transform_config"):
+        raise ModelRefused(
+            "config.json: transform_config of compressed-tensors rotates weights and activations, which is not "
+            "supported: choose a checkpoint without"
+        )
     scheme = _scheme(settings)
     if form == "pack-quantized":
         if scheme.get("num_bits") != 4 or scheme.get("type", "int") != "int":
@@ -53,7 +58,17 @@ def read_compressed(settings: Mapping[str, Any], weights: Weights) -> QuantizedW
     else:
         names = layers_with(weights, ".weight_scale")
         tensors = {f"{name}.weight": _plain(scheme, weights, name) for name in names}
-    return QuantizedWeights(weights, SUFFIXES, tensors, notes_on(f"compressed-tensors ({form})", tensors))
+    notes = notes_on(f"compressed-tensors ({form})", tensors) + _notes(settings, weights)
+    return QuantizedWeights(weights, SUFFIXES, tensors, notes)
+
+
+def _notes(settings: Mapping[str, Any], weights: Weights) -> tuple[str, ...]:
+    """What the checkpoint holds for activations and caches, which are quantized by the values that come."""
+    unread = sorted(name for name in weights if name.endswith(_RUNTIME_SCALES))
+    notes = [f"{len(unread)} scales of activations and caches are not used, among them {unread[0]}"] if unread else []
+    if settings.get("kv_cache_scheme"):
+        notes.append("config.json: kv_cache_scheme is not used: --kv-cache says how keys and values are kept")
+    return tuple(notes)
 
 
 def _scheme(settings: Mapping[str, Any]) -> Mapping[str, Any]:

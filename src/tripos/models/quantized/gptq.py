@@ -33,6 +33,8 @@ def read_gptq(settings: Mapping[str, Any], weights: Weights) -> QuantizedWeights
     """Raises ModelRefused naming the setting or tensor that is not supported."""
     if settings.get("bits") != 4:
         raise ModelRefused(f"config.json: GPTQ with {ascii(settings.get('bits'))[:20]} bits is not supported: only 4")
+    if settings.get("dynamic"):
+        raise ModelRefused("config.json: GPTQ with dynamic, other bits for single layers, is not supported")
     kind = settings.get("checkpoint_format") or "gptq"
     if kind not in _OFFSETS:
         raise ModelRefused(f"config.json: GPTQ checkpoint_format {ascii(kind)[:20]}: supported are gptq and gptq_v2")

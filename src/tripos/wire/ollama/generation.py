@@ -123,11 +123,12 @@ class LineAnswer(Single):
         super().__init__(asked.speech)
         self._asked = asked
         self._identity = {"model": model, "created_at": created_at}
-        self._num_logprobs = 0  # sent so far
 
     def take(self, events: Sequence[tuple[int, Event]]) -> list[dict[str, Any]]:
         said = join(self.collect(events))
-        logprobs = self._new_logprobs()
+        if not self._asked.stream:
+            return []
+        logprobs = self._logprobs()
         if not (said.reasoning or said.text or said.calls or logprobs):
             return []
         return [{**self._identity, **self._text(said), "done": False, **logprobs}]
@@ -136,17 +137,16 @@ class LineAnswer(Single):
         return [{**self._identity, **self._text(Said()), **self._ending(elapsed_s)}]
 
     def response(self, elapsed_s: float) -> dict[str, Any]:
-        self._num_logprobs = 0
         said = Said(self.heard.reasoning, self.heard.text, tuple(self.heard.calls))
         return {
-            **self._identity, **self._text(said), **self._ending(elapsed_s), **self._new_logprobs()
+            **self._identity, **self._text(said), **self._ending(elapsed_s), **self._logprobs()
         }  # fmt: skip
 
     def _text(self, said: Said) -> dict[str, Any]:
         raise NotImplementedError
 
-    def _new_logprobs(self) -> dict[str, Any]:
-        new, self._num_logprobs = self.choice.logprobs[self._num_logprobs :], len(self.choice.logprobs)
+    def _logprobs(self) -> dict[str, Any]:
+        new = self.choice.take_logprobs()
         return {"logprobs": [_encode_logprob(token) for token in new]} if new else {}
 
     def _ending(self, elapsed_s: float) -> dict[str, Any]:

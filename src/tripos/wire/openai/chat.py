@@ -243,8 +243,8 @@ class ChatAnswer(Answer):
 
     def __init__(self, asked: Asked, identity: Identity) -> None:
         super().__init__(asked, identity)
-        has_logprobs = asked.requests[0].sampling.logprobs is not None
-        self._choices = [_ChatChoice(asked.speech, index, has_logprobs) for index in range(asked.n)]
+        keeps_logprobs = asked.requests[0].sampling.logprobs is not None and not asked.stream  # chunks take them along
+        self._choices = [_ChatChoice(asked.speech, index, keeps_logprobs) for index in range(asked.n)]
 
     def _opening(self) -> list[dict[str, Any]]:
         """The choices of the first chunk: who speaks."""
@@ -271,9 +271,9 @@ class _ChatChoice(Heard):
     _stop: str | int | None = None
     _num_calls = 0  # sent in chunks
 
-    def __init__(self, speech: Speech, index: int, has_logprobs: bool) -> None:
+    def __init__(self, speech: Speech, index: int, keeps_logprobs: bool) -> None:
         super().__init__(speech, index)
-        self._logprobs: list[TokenLogprob] | None = [] if has_logprobs else None
+        self._logprobs: list[TokenLogprob] | None = [] if keeps_logprobs else None
         # Around the text of a chunk that brings nothing else, as nearly all do.
         self._before_text = b'{"index":%d,"delta":{"content":' % index
 

@@ -100,7 +100,6 @@ class CompletionAnswer(Answer):
         super().__init__(asked, identity)
         self._texts = texts
         self._choices = [Choice() for _ in range(len(asked.requests) * asked.n)]
-        self._offsets = [0] * len(self._choices)  # characters streamed so far
 
     def _opening(self) -> list[dict[str, Any]]:
         """Completions begin with text at once."""
@@ -112,46 +111,37 @@ class CompletionAnswer(Answer):
             return None
         choice = Choice()
         choice.add(delta)
-        encoded = self._encode(index, choice, self._offsets[index])
-        self._offsets[index] += len(delta.text)
-        return encoded
+        return self._encode(index, choice)
 
     def _whole_choices(self) -> list[dict[str, Any]]:
-        return [self._encode(index, choice, 0) for index, choice in enumerate(self._choices)]
+        return [self._encode(index, choice) for index, choice in enumerate(self._choices)]
 
-    def _encode(self, index: int, choice: Choice, offset: int) -> dict[str, Any]:
+    def _encode(self, index: int, choice: Choice) -> dict[str, Any]:
         return {
             "index": index,
             "text": choice.text,
-            "logprobs": self._encode_logprobs(choice, offset),
+            "logprobs": self._encode_logprobs(choice),
             "finish_reason": choice.finish_reason,
             "stop_reason": choice.stop,
         }
 
-    def _encode_logprobs(self, choice: Choice, offset: int) -> dict[str, list[Any]] | None:
+    def _encode_logprobs(self, choice: Choice) -> dict[str, list[Any]] | None:
         """Parallel lists over the tokens; the prompt's first token has no log-probability."""
         if self.asked.requests[0].sampling.logprobs is None:
             return None
-        encoded: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
-        if choice.prompt_token_ids:
-            first = self._texts(choice.prompt_token_ids[:1])
-            _append(encoded, first, None, None, offset)
-            offset += len(first)
-        for token in (*choice.prompt_logprobs[1:], *choice.logprobs):
-            if token is not None:  # only the first of the prompt has none
-                top = {_name(each): _finite(each.logprob) for each in (*token.top, token)}
-                _append(encoded, _name(token), _finite(token.logprob), top, offset)
-                offset += len(token.text)
-        return encoded
+        tokens: list[TokenLogprob | None] = [*choice.prompt_logprobs, *choice.logprobs]
+        if choice.prompt_token_ids and not choice.prompt_logprobs:
+            tokens.insert(0, None)  # a prompt of one token
+        return {
+            "tokens": [self._texts(choice.prompt_token_ids[:1]) if token is None else _name(token) for token in tokens],
+            "token_logprobs": [None if token is None else _finite(token.logprob) for token in tokens],
+            "top_logprobs": [None if token is None else _top(token) for token in tokens],
+            "text_offset": [*choice.prompt_offsets, *choice.text_offsets],
+        }
 
 
-def _append(
-    encoded: dict[str, list[Any]], token: str, logprob: float | None, top: dict[str, float] | None, offset: int
-) -> None:
-    encoded["tokens"].append(token)
-    encoded["token_logprobs"].append(logprob)
-    encoded["top_logprobs"].append(top)
-    encoded["text_offset"].append(offset)
+def _top(token: TokenLogprob) -> dict[str, float]:
+    return {_name(each): _finite(each.logprob) for each in (*token.top, token)}
 
 
 def _name(token: TokenLogprob) -> str:

@@ -354,7 +354,6 @@ class ResponseAnswer(Single):
         offered = wanted.asked.offer.tools
         self._output = Output(response_id, {tool.name: tool.namespace for tool in offered if tool.namespace})
         self._num_events = 0
-        self._num_logprobs = 0  # sent so far
         self._fixed = {
             "id": response_id,
             "object": "response",
@@ -380,9 +379,8 @@ class ResponseAnswer(Single):
     def take(self, events: Sequence[tuple[int, Event]]) -> list[dict[str, Any]]:
         made = []
         for said in self.collect(events):
-            logprobs = self.choice.logprobs if self._wants_logprobs else []
-            new, self._num_logprobs = logprobs[self._num_logprobs :], len(logprobs)
-            made += self._output.add(said, new)
+            logprobs = self.choice.take_logprobs()
+            made += self._output.add(said, logprobs if self._wants_logprobs else [])
         return self._numbered(made)
 
     def end(self, elapsed_s: float) -> list[dict[str, Any]]:

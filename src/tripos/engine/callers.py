@@ -1,0 +1,122 @@
+"""Threads that call one engine without an event loop: each waits for its own answers, and all share the steps.
+
+Owns whose a sequence is. The engine's thread hands Outputs over and makes no text: that is done by those who wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
+from functools import partial
+from queue import SimpleQueue
+from weakref import finalize
+
+from tripos.engine.engine import Engine, Output
+from tripos.engine.loop import EngineLoop
+from tripos.engine.sequence import Sequence
+from tripos.engine.stream import Stream
+from tripos.errors import TriposError
+from tripos.runtime.machine import Birthplace
+from tripos.types import Event
+
+ENDING = "the model was closed: open it again to go on"
+News = SimpleQueue[tuple[int, list[Output]]]
+
+
+@dataclass(eq=False, slots=True)
+class _Mail:
+    """What waits to be handed over of one stream. `is_urgent`: each step, as text may end it; else when it is over."""
+
+    news: News
+    place: int  # of the stream among its caller's
+    is_urgent: bool
+    num_open: int  # sequences that have not ended
+    outputs: list[Output] = field(default_factory=list)
+
+    def add(self, output: Output) -> None:
+        self.outputs.append(output)
+        self.num_open -= output.is_last
+        if self.is_urgent or not self.num_open or output.error is not None:
+            self.news.put((self.place, self.outputs))
+            self.outputs = []
+
+
+class Callers:
+    """Any number of threads. The engine's thread begins with the first call and ends with `close`, or once nobody knows
+    of this object any more.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._mail: dict[Sequence, _Mail] = {}
+        self._loop = EngineLoop(engine, partial(_deliver, self._mail), ending=ENDING)
+        # A caller's share of what waits: another one's sequences come soon, however many prompts the first has.
+        self._most_begun = 2 * engine.options.scheduler.max_num_seqs
+        self._birthplace = birthplace = Birthplace()
+        finalize(self, _let_go, self._loop, birthplace)
+
+    def answer(self, streams: Many[Stream]) -> Iterator[tuple[int, Event | TriposError]]:
+        """(place of the stream, event) of each one as it is over. Letting go ends what is unfinished.
+
+        Raises EngineFailed when closed.
+        """
+        news: News = SimpleQueue()
+        num_begun = num_over = 0
+        try:
+            while num_over < len(streams):
+                while num_begun < len(streams) and num_begun - num_over < self._most_begun:
+                    num_begun += 1
+                    self._begin(streams[num_begun - 1], num_begun - 1, news)
+                place, outputs = news.get()
+                stream = streams[place]
+                if stream.is_complete:
+                    continue  # a stop string ended it, and the engine had not heard of that
+                if self._push(stream, outputs):
+                    num_over += 1
+                    self._forget(stream)
+                    yield from ((place, event) for event in stream.events_now())
+        finally:
+            for stream in streams[:num_begun]:
+                if not stream.is_complete:
+                    self._forget(stream)
+
+    def close(self) -> None:
+        """End now: who waits gets EngineFailed. Idempotent."""
+        self._loop.stop()
+
+    def _begin(self, stream: Stream, place: int, news: News) -> None:
+        mail = _Mail(news, place, stream.has_stops, len(stream.sequences))
+        for sequence in stream.sequences:
+            self._mail[sequence] = mail
+        self._loop.start()
+        self._loop.add(stream.sequences[0])
+
+    def _push(self, stream: Stream, outputs: list[Output]) -> bool:
+        """Whether the stream is over."""
+        for output in outputs:
+            for sequence in stream.push(output):
+                self._abort(sequence)
+        if stream.is_unchecked:
+            stream.verify()
+        return stream.is_complete
+
+    def _forget(self, stream: Stream) -> None:
+        for sequence in stream.sequences:
+            self._mail.pop(sequence, None)
+            self._abort(sequence)
+
+    def _abort(self, sequence: Sequence) -> None:
+        if not sequence.is_finished:
+            self._loop.abort(sequence)
+
+
+def _deliver(mail: dict[Sequence, _Mail], outputs: list[Output]) -> None:
+    for output in outputs:
+        found = mail.get(output.sequence)
+        if found is not None:  # else its caller left
+            found.add(output)
+
+
+def _let_go(loop: EngineLoop, birthplace: Birthplace) -> None:
+    if birthplace.is_here:
+        loop.begin_stop()
