@@ -41,8 +41,8 @@ def test_claude_code_runs_a_command_and_goes_on(server: Obliging, tmp_path: Path
     assert "The tool says: 42" in server.conversations[-1]
 
 
-def test_claude_code_edits_a_file_that_it_read(server: Obliging, tmp_path: Path) -> None:
-    """Two calls at once, of tools whose schemas have the bounds of a double's integers."""
+def test_claude_code_reads_a_file(server: Obliging, tmp_path: Path) -> None:
+    """By a tool whose schema has the bounds of a double's integers."""
     path = tmp_path / "note.txt"
     path.write_text("forty-one\n")
     read = json.dumps({"file_path": str(path), "limit": 10})
