@@ -5,10 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import urllib.parse
-from pathlib import Path
 from typing import Any
 
 from tripos.errors import ConfigError, EnvironmentProblem, TriposError
+from tripos.models.files import open_regular
 
 TIMEOUT_S = 3600.0  # a large model takes its time
 MAX_ANSWER_BYTES = 1 << 24
@@ -64,7 +64,8 @@ def _message(value: Any, status: int) -> str:
 
 def _admin_key(path: str) -> str:
     try:
-        lines = Path(path).read_text(encoding="ascii").splitlines()
+        with open_regular(path) as file:
+            lines = file.read().decode("ascii").splitlines()
     except (OSError, ValueError) as error:
         raise EnvironmentProblem(f"the API key file cannot be read: {type(error).__name__}") from None
     for line in lines:

@@ -15,10 +15,10 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Literal, get_args
 
 from tripos.errors import ConfigError, EnvironmentProblem, PermissionDenied, Unauthorized
+from tripos.models.files import open_regular
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def read_keys(path: str) -> Keys:
 
 def _read(path: str) -> list[str]:
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(path) as file:
             if os.fstat(file.fileno()).st_mode & 0o004:
                 log.warning("the API key file can be read by every user of this machine: chmod 600 it")
             data = file.read(MAX_FILE_BYTES + 1)

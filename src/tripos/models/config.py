@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tripos.errors import ModelRefused
+from tripos.models.files import read_bytes
 
 MAX_JSON_BYTES = 16 << 20
 MAX_JSON_DEPTH = 64
@@ -163,15 +164,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises ModelRefused naming the file.
     """
-    name = path.name
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_JSON_BYTES + 1)
-    except OSError as problem:
-        raise ModelRefused(f"{name}: cannot be read ({problem.strerror})") from problem
-    if len(data) > MAX_JSON_BYTES:
-        raise ModelRefused(f"{name}: larger than {MAX_JSON_BYTES >> 20} MiB")
-    return parse_json(data, name)
+    return parse_json(read_bytes(path, MAX_JSON_BYTES), path.name)
 
 
 def parse_json(data: bytes, file: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from tripos.errors import ModelRefused
 from tripos.models.config import Family, Fields, parse_json
+from tripos.models.files import is_there, read_bytes
 from tripos.models.weights import Checkpoint, open_checkpoint
 
 MODULES = "tripos_modules"  # the key in the config
@@ -57,9 +58,9 @@ class Modules:
 
 def read_modules(folder: Path) -> dict[str, Any] | None:
     """The files as one dict, or None where there is no modules.json. Raises ModelRefused naming the file."""
-    if not (folder / "modules.json").exists():
+    if not is_there(folder / "modules.json"):
         return None
-    listed = _read(folder / "modules.json", b'{"modules": %s}').get("modules")
+    listed = _read(folder, "modules.json", b'{"modules": %s}').get("modules")
     if not isinstance(listed, list) or not all(isinstance(each, Mapping) for each in listed):
         raise ModelRefused("modules.json: expected a list of objects")
     kinds = [str(each.get("type", "")).rpartition(".")[2] for each in listed]
@@ -69,14 +70,13 @@ def read_modules(folder: Path) -> dict[str, Any] | None:
         if kind in _FOLDERS and _FOLDERS[kind].fullmatch(path) is None:
             raise ModelRefused(f"modules.json: path of {kind} is {path[:60]!a}; expected a folder's name")
         if kind == "Pooling":
-            found["pooling"] = _read(folder / path / "config.json")
+            found["pooling"] = _read(folder, f"{path}/config.json" if path else "config.json")
         if kind == "Dense":
-            found.setdefault("dense", []).append({**_read(folder / path / "config.json"), "path": path})
+            found.setdefault("dense", []).append({**_read(folder, f"{path}/config.json"), "path": path})
     for key, name in (("transformer", "sentence_bert_config.json"), ("prompts", "config_sentence_transformers.json")):
-        found[key] = _read(folder / name) if (folder / name).exists() else {}
-    length = (_read(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}).get(
-        "model_max_length"
-    )
+        found[key] = _read(folder, name) if is_there(folder / name) else {}
+    settings = _read(folder, "tokenizer_config.json") if is_there(folder / "tokenizer_config.json") else {}
+    length = settings.get("model_max_length")
     if type(length) is int and length < _UNBOUNDED:
         found["model_max_length"] = length
     return found
@@ -86,7 +86,11 @@ def with_module_weights(weights: Checkpoint, folder: Path, modules: Mapping[str,
     """The checkpoint and the tensors of the dense layers, each behind its folder's name. Raises ModelRefused."""
     tensors = dict(weights)
     for each in modules.get("dense", ()):
-        for name, tensor in open_checkpoint(folder / each["path"]).items():
+        try:
+            found = open_checkpoint(folder / each["path"])
+        except ModelRefused as refused:  # several folders have files of the same names
+            raise ModelRefused(f"{each['path']}/{refused.message}") from refused
+        for name, tensor in found.items():
             full = f"{each['path']}.{name}"
             tensors[full] = replace(tensor, name=full)
     return Checkpoint(tensors)
@@ -168,12 +172,5 @@ def _prompts(raw: Mapping[str, Any]) -> dict[str, Any]:
     return {"prompts": dict(prompts), "default_prompt": default}
 
 
-def _read(path: Path, form: bytes = b"%s") -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_MODULES_BYTES + 1)
-    except OSError as problem:
-        raise ModelRefused(f"{path.name}: cannot be read ({problem.strerror})") from problem
-    if len(data) > MAX_MODULES_BYTES:
-        raise ModelRefused(f"{path.name}: larger than {MAX_MODULES_BYTES >> 20} MiB")
-    return parse_json(form % data, path.name)
+def _read(folder: Path, name: str, form: bytes = b"%s") -> dict[str, Any]:
+    return parse_json(form % read_bytes(folder / name, MAX_MODULES_BYTES, name), name)

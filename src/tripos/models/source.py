@@ -20,6 +20,7 @@ from tripos.errors import EnvironmentProblem, ModelRefused
 from tripos.models.config import CODE_KEYS, Family, Fields, read_json
 from tripos.models.digest import model_digest
 from tripos.models.encoders import task_of
+from tripos.models.files import is_there, read_bytes, unreadable
 from tripos.models.gguf import GgufFile, read_gguf
 from tripos.models.modules import MODULES, read_modules, with_module_weights
 from tripos.models.packed import MANIFEST, PackedWeights, open_packed
@@ -97,6 +98,14 @@ class Source:
 def open_source(spec: str) -> Source:
     """Open what `spec` names. Raises ModelRefused naming the file and field that is wrong, EnvironmentProblem when
     the hub cannot be reached."""
+    try:
+        return _open(spec)
+    except OSError as problem:  # a directory that may not be searched, a name that is too long
+        name = Path(str(problem.filename or spec)).name
+        raise unreadable(name[:80], problem) from problem
+
+
+def _open(spec: str) -> Source:
     if match := _DEMO_NAME.fullmatch(spec):
         return _open_demo(match[1])
     if spec.startswith("hf:"):
@@ -138,7 +147,7 @@ def model_folder(spec: str) -> Path:
 
 
 def _open_folder(folder: Path, name: str) -> Source:
-    packed = open_packed(folder) if (folder / MANIFEST).exists() else None
+    packed = open_packed(folder) if is_there(folder / MANIFEST) else None
     config = read_json(folder / "config.json")
     if (modules := read_modules(folder)) is not None:
         config[MODULES] = modules
@@ -208,14 +217,14 @@ def parse_generation(raw: Mapping[str, Any], file: str = "generation_config.json
 
 
 def _optional_json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
+    return read_json(path) if is_there(path) else {}
 
 
 def _read_tokenizer(
     folder: Path, config: Mapping[str, Any], generation: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> Tokenizer:
     path = folder / "tokenizer.json"
-    tokenizer = tokenizer_from_json(_read_bounded(path, MAX_TOKENIZER_BYTES), path.name)
+    tokenizer = tokenizer_from_json(read_bytes(path, MAX_TOKENIZER_BYTES), path.name)
     if task_of(config) != "generate":
         return tokenizer  # nothing is written, so no token begins or ends it
     bos = _named_id(tokenizer, settings, "bos_token") or _ids(config, "bos_token_id", "config.json")
@@ -264,9 +273,9 @@ def _named_id(tokenizer: Tokenizer, settings: Mapping[str, Any], key: str) -> fr
 def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     """chat_template.jinja, or chat_template in tokenizer_config.json: one template, or the default one of several."""
     path = folder / "chat_template.jinja"
-    if path.exists():
+    if is_there(path):
         try:
-            return _read_bounded(path, MAX_TEMPLATE_BYTES).decode()
+            return read_bytes(path, MAX_TEMPLATE_BYTES).decode()
         except UnicodeDecodeError as problem:
             raise ModelRefused(f"{path.name}: is not UTF-8") from problem
     value = settings.get("chat_template")
@@ -278,17 +287,6 @@ def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     if not isinstance(value, str | None):
         raise ModelRefused("tokenizer_config.json: chat_template is no string")
     return value
-
-
-def _read_bounded(path: Path, limit: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as problem:
-        raise ModelRefused(f"{path.name}: cannot be read ({problem.strerror})") from problem
-    if len(data) > limit:
-        raise ModelRefused(f"{path.name}: larger than {limit >> 20} MiB")
-    return data
 
 
 def _checked(source: Source) -> Source:
