@@ -176,7 +176,7 @@ def open_model(options: ModelOptions, source: Source | None = None) -> Opened:
         if (task := task_of(source.config)) != "generate":
             raise ConfigError(f"{source.name} is no language model, it is there to {task}: serve it with tripos serve")
         check_packed_as(source, options.weights)
-        config = parse_config(source.config, source.name)
+        config = parse_config(source.config, source.file)
         plan = trace(config)
         weights = adapt_weights(config, source.weights)
         unused = check_weights(plan, weights)

@@ -186,7 +186,7 @@ def open_encoder_model(
     """Open and check. Raises ModelRefused, ConfigError."""
     try:
         check_packed_as(source, options.weights)
-        encoder, weights = open_encoder(source.config, source.weights)
+        encoder, weights = open_encoder(source.config, source.weights, source.file)
         left_over = [name for name in check_weights(encoder.plan, weights) if not is_expected_leftover(name)]
         if options.max_model_len > encoder.max_length:
             raise ConfigError(

@@ -48,7 +48,26 @@ VALUES: list[Any] = [
 ]  # fmt: skip
 RAW = [b"NaN", b"-Infinity", b"1e999", b"01", b'"\\ud800"', b'"\\u0000"', b"[" * 100 + b"]" * 100, b"\xff", b"tru",
        b"9" * 5000, b'{"a": 1, "a": 2}', b"", b"[" * 30_000]  # fmt: skip
-SIZES = [0, 1, 2, 7, 8, 31, 255, 256, 2**15, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**53, 2**63 - 1, 2**63, 2**64 - 1]
+SIZES = [
+    0,
+    1,
+    2,
+    7,
+    8,
+    31,
+    255,
+    256,
+    2**15,
+    2**16,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**32,
+    2**53,
+    2**63 - 1,
+    2**63,
+    2**64 - 1,
+]
 
 Files = dict[str, bytes]  # by path inside the directory; a lone .gguf or an adapter is one, too
 
@@ -87,7 +106,9 @@ def models(folder: Path) -> list[Model]:
     names = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir() and not path.name.startswith("modernbert"))
     found += [_read(GOLDEN / name) for name in names]
     found += [_read(_quantized(writer, folder / f"by-{writer.__name__}")) for writer in (awq, gptq, packed)]
-    adapter = {"adapter_model.safetensors": write.safetensors_bytes(matrices({"model.layers.0.self_attn.q_proj": (48, 48)}))}
+    adapter = {
+        "adapter_model.safetensors": write.safetensors_bytes(matrices({"model.layers.0.self_attn.q_proj": (48, 48)}))
+    }
     adapter["adapter_config.json"] = json.dumps({**CONFIG, "target_modules": ["q_proj"]}).encode()
     return [*found, Model("adapter", adapter), *ggufs()]
 
@@ -141,7 +162,9 @@ GGUF_KINDS = ("llama", "gpt2")
 
 def ggufs() -> list[Model]:
     """One of each vocabulary."""
-    return [Model(f"gguf-{kind}", {"small.gguf": write.gguf_bytes(*gguf_parts(kind))}, "small.gguf") for kind in GGUF_KINDS]
+    return [
+        Model(f"gguf-{kind}", {"small.gguf": write.gguf_bytes(*gguf_parts(kind))}, "small.gguf") for kind in GGUF_KINDS
+    ]
 
 
 class FileMutator:
@@ -187,7 +210,9 @@ class FileMutator:
         elif kind == 3:
             return b"\xef\xbb\xbf" + data
         elif kind == 4:
-            return rng.choice((b"", b"\0", rng.randbytes(64), bytes(4096), b"version https://git-lfs.github.com/spec/v1"))
+            return rng.choice(
+                (b"", b"\0", rng.randbytes(64), bytes(4096), b"version https://git-lfs.github.com/spec/v1")
+            )
         else:
             for _ in range(rng.choice((1, 1, 4, 40))):
                 if changed:
@@ -272,14 +297,18 @@ class FileMutator:
             kind = rng.randrange(9)
             if kind < 5:
                 part = pairs if kind < 3 else infos
-                at = rng.randrange(len(part)) if part else 0
-                part[at : at + 1] = [self._piece(part[at])] if part else []
+                at = rng.randrange(len(part) or 1)
+                part[at : at + 1] = [piece for piece in map(self._piece, part[at : at + 1]) if piece]
             elif kind == 5:
-                counts[rng.choice(("num_tensors", "num_pairs", "version"))] = rng.choice((0, 1, 2, 3, 4, 300, 2**31, 2**32 - 1))
+                counts[rng.choice(("num_tensors", "num_pairs", "version"))] = rng.choice(
+                    (0, 1, 2, 3, 4, 300, 2**31, 2**32 - 1)
+                )
             elif kind == 6:
                 pairs.append(write.pair("general.alignment", write.U32, write.u32(rng.choice(SIZES) % 2**32)))
             elif kind == 7:
-                pairs.append(write.pair(f"llama.{rng.choice(_LLAMA_KEYS)}", write.U32, write.u32(rng.choice(SIZES) % 2**32)))
+                pairs.append(
+                    write.pair(f"llama.{rng.choice(_LLAMA_KEYS)}", write.U32, write.u32(rng.choice(SIZES) % 2**32))
+                )
             else:
                 data = self._bytes(data)
         return Case(model, "small.gguf", "parts", write.gguf_bytes(pairs, infos, data, **counts))
@@ -293,7 +322,9 @@ class FileMutator:
         if kind == 1:
             return piece + piece
         name_end = 8 + int.from_bytes(piece[:8], "little")
-        at = rng.choice((0, name_end, name_end + 4, name_end + 8, name_end + 12, len(piece) - 8, rng.randrange(len(piece))))
+        at = rng.choice(
+            (0, name_end, name_end + 4, name_end + 8, name_end + 12, len(piece) - 8, rng.randrange(len(piece)))
+        )
         at = max(0, min(at, len(piece) - 4))
         if kind in (2, 3):
             size = min(rng.choice((4, 8)), len(piece) - at)

@@ -265,7 +265,9 @@ class LanguageModel:
 
     async def _encode(self, request: Generate) -> list[list[int]]:
         prompt = request.prompt
-        is_quick = is_token_ids(prompt) or (isinstance(prompt, str) and len(prompt) <= INLINE_CHARS)
+        is_quick = is_token_ids(prompt) or (
+            isinstance(prompt, str) and len(prompt) <= INLINE_CHARS and self.tokenizer.is_quick(len(prompt))
+        )
         if self._encoders is None or (is_quick and not request.branches):
             return self._encode_now(request)
         return await asyncio.get_running_loop().run_in_executor(self._encoders, self._encode_now, request)

@@ -115,9 +115,11 @@ def _decoder_name(config: Mapping[str, Any], file: str) -> str:
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and len(names) == 1 else None
     full = name.removesuffix("Model") + "ForCausalLM" if isinstance(name, str) and name.endswith("Model") else name
-    if full not in DECODERS:
-        raise ModelRefused(f"{file}: architectures names {name!a}; supported: {', '.join([*ENCODERS, *DECODERS])}")
-    return str(full)
+    if not isinstance(full, str) or full not in DECODERS:
+        raise ModelRefused(
+            f"{file}: architectures names {ascii(names)[:80]}; supported: {', '.join([*ENCODERS, *DECODERS])}"
+        )
+    return full
 
 
 def _has_sigmoid(config: Mapping[str, Any]) -> bool:

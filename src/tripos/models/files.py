@@ -23,13 +23,13 @@ _KINDS = {
 def open_regular(path: Path | str) -> BinaryIO:
     """The file, for reading; it never blocks. Raises OSError, whose strerror says what is there in a file's place."""
     _check(os.stat(path).st_mode, path)  # before it is opened: to open a device is to use it
-    file: BinaryIO = open(path, "rb", opener=_open_at_once)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
-        _check(os.fstat(file.fileno()).st_mode, path)  # it may have been exchanged in between
-    except BaseException:
-        file.close()
+        _check(os.fstat(descriptor).st_mode, path)  # it may have been exchanged in between
+    except OSError:
+        os.close(descriptor)
         raise
-    return file
+    return os.fdopen(descriptor, "rb")
 
 
 def read_bytes(path: Path, most: int, name: str = "") -> bytes:
@@ -56,10 +56,6 @@ def is_there(path: Path) -> bool:
 def unreadable(name: str, problem: OSError | ValueError) -> ModelRefused:
     """The refusal of a file that cannot be opened or read; a ValueError is a null character in its name."""
     return ModelRefused(f"{name}: cannot be read ({getattr(problem, 'strerror', None) or problem})")
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def _check(mode: int, path: Path | str) -> None:

@@ -167,8 +167,8 @@ def _prompts(raw: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(prompts, Mapping) or not all(isinstance(text, str) for text in prompts.values()):
         raise ModelRefused(f"{file}: prompts must map names to texts")
     default = raw.get("default_prompt_name")
-    if default is not None and default not in prompts:
-        raise ModelRefused(f"{file}: default_prompt_name is {default!a}, which prompts do not name")
+    if default is not None and (not isinstance(default, str) or default not in prompts):
+        raise ModelRefused(f"{file}: default_prompt_name is {ascii(default)[:60]}, which prompts do not name")
     return {"prompts": dict(prompts), "default_prompt": default}
 
 

@@ -25,13 +25,15 @@ from tripos.models.gguf import GgufFile, read_gguf
 from tripos.models.modules import MODULES, read_modules, with_module_weights
 from tripos.models.packed import MANIFEST, PackedWeights, open_packed
 from tripos.models.quantized import read_quantized
-from tripos.models.tokenizer import MAX_TOKENIZER_BYTES, Tokenizer, tokenizer_from_json
+from tripos.models.tokenizer import Tokenizer, tokenizer_from_json
+from tripos.models.tokenizer_check import MAX_TOKENIZER_BYTES
 from tripos.models.translation import TranslatedWeights, translated_config
 from tripos.models.vocabulary import vocabulary_json
 from tripos.models.weights import PICKLE_SUFFIXES, check_finite, open_checkpoint
 from tripos.plan.ir import Weights
 
 MAX_TEMPLATE_BYTES = 1 << 20
+TEMPLATE_FILE = "chat_template.jinja"
 _HUB_NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja")
 _DEMO_NAME = re.compile(r"demo:([a-z0-9-]+)")
@@ -59,6 +61,7 @@ class Source:
     tokenizer: Tokenizer
     generation: GenerationDefaults
     notes: tuple[str, ...] = ()  # what was found and not used, for the person who starts the server
+    file: str = "config.json"  # that config was read from
 
     @cached_property
     def digest(self) -> str:
@@ -160,7 +163,8 @@ def _open_folder(folder: Path, name: str) -> Source:
         quantized = weights.notes
     tokenizer = _read_tokenizer(folder, config, generation, settings)
     notes = quantized + _notes(folder, config, tokenizer)
-    return _checked(Source(name, config, weights, tokenizer, parse_generation(generation), notes))
+    source = Source(name, config, weights, tokenizer, parse_generation(generation), notes)
+    return _checked(source, TEMPLATE_FILE if is_there(folder / TEMPLATE_FILE) else "tokenizer_config.json")
 
 
 def _open_gguf(path: Path) -> Source:
@@ -168,7 +172,9 @@ def _open_gguf(path: Path) -> Source:
     config = translated_config(gguf)
     tokenizer = _gguf_tokenizer(gguf)
     notes = _notes(None, config, tokenizer)
-    return _checked(Source(path.stem, config, TranslatedWeights(gguf), tokenizer, GenerationDefaults(), notes))
+    return _checked(
+        Source(path.stem, config, TranslatedWeights(gguf), tokenizer, GenerationDefaults(), notes, path.name), path.name
+    )
 
 
 def _open_demo(name: str) -> Source:
@@ -227,11 +233,11 @@ def _read_tokenizer(
     tokenizer = tokenizer_from_json(read_bytes(path, MAX_TOKENIZER_BYTES), path.name)
     if task_of(config) != "generate":
         return tokenizer  # nothing is written, so no token begins or ends it
-    bos = _named_id(tokenizer, settings, "bos_token") or _ids(config, "bos_token_id", "config.json")
+    bos = _named_id(tokenizer, settings, "bos_token") or _ids(tokenizer, config, "bos_token_id", "config.json")
     eos = (
         _named_id(tokenizer, settings, "eos_token")
-        | _ids(config, "eos_token_id", "config.json")
-        | _ids(generation, "eos_token_id", "generation_config.json")
+        | _ids(tokenizer, config, "eos_token_id", "config.json")
+        | _ids(tokenizer, generation, "eos_token_id", "generation_config.json")
     )
     tokenizer.assign_roles(min(bos, default=None), eos, _template(folder, settings))
     return tokenizer
@@ -242,19 +248,19 @@ def _gguf_tokenizer(gguf: GgufFile) -> Tokenizer:
     template = gguf.metadata.get("tokenizer.chat_template")
     if not isinstance(template, str | None):
         raise ModelRefused(f"{gguf.file}: tokenizer.chat_template is no string")
-    bos = _ids(gguf.metadata, "tokenizer.ggml.bos_token_id", gguf.file)
-    eos = _ids(gguf.metadata, "tokenizer.ggml.eos_token_id", gguf.file)
-    turn_end = _ids(gguf.metadata, "tokenizer.ggml.eot_token_id", gguf.file)
+    bos = _ids(tokenizer, gguf.metadata, "tokenizer.ggml.bos_token_id", gguf.file)
+    eos = _ids(tokenizer, gguf.metadata, "tokenizer.ggml.eos_token_id", gguf.file)
+    turn_end = _ids(tokenizer, gguf.metadata, "tokenizer.ggml.eot_token_id", gguf.file)
     tokenizer.assign_roles(min(bos, default=None), eos | turn_end, template)
     return tokenizer
 
 
-def _ids(raw: Mapping[str, Any], key: str, file: str) -> frozenset[int]:
+def _ids(tokenizer: Tokenizer, raw: Mapping[str, Any], key: str, file: str) -> frozenset[int]:
     """The token ids under a key that may hold one, a list, or nothing."""
-    value = raw.get(key)
+    value, most = raw.get(key), tokenizer.vocab_size - 1
     ids = [] if value is None else value if isinstance(value, list) else [value]
-    if not all(type(id) is int for id in ids):
-        raise ModelRefused(f"{file}: {key} is {str(value)[:60]}; expected token ids")
+    if not all(type(id) is int and 0 <= id <= most for id in ids):
+        raise ModelRefused(f"{file}: {key} is {ascii(value)[:60]}; expected token ids from 0 to the tokenizer's {most}")
     return frozenset(ids)
 
 
@@ -272,7 +278,7 @@ def _named_id(tokenizer: Tokenizer, settings: Mapping[str, Any], key: str) -> fr
 
 def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     """chat_template.jinja, or chat_template in tokenizer_config.json: one template, or the default one of several."""
-    path = folder / "chat_template.jinja"
+    path = folder / TEMPLATE_FILE
     if is_there(path):
         try:
             return read_bytes(path, MAX_TEMPLATE_BYTES).decode()
@@ -289,7 +295,7 @@ def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     return value
 
 
-def _checked(source: Source) -> Source:
+def _checked(source: Source, template_file: str) -> Source:
     """The parts that must agree with each other; and the template, which must compile before anyone asks."""
     rows, tokenizer = source.config.get("vocab_size"), source.tokenizer
     if type(rows) is int and tokenizer.vocab_size > rows:
@@ -297,7 +303,10 @@ def _checked(source: Source) -> Source:
             f"{source.name}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, config.json's vocab_size is {rows}"
         )
     if tokenizer.template_source is not None:
-        tokenizer.chat_template  # noqa: B018  compiles
+        try:
+            tokenizer.chat_template  # noqa: B018  compiles
+        except ModelRefused as refused:
+            raise ModelRefused(f"{template_file}: {refused.message}") from refused
     return source
 
 

@@ -109,7 +109,7 @@ class EncoderModel:
         if loop is None or encoders is None:
             raise EngineFailed("the model is not started", retry_after_s=1.0)
         self._batcher.check_room()
-        if num_chars(request) <= INLINE_CHARS:
+        if num_chars(request) <= INLINE_CHARS and self.tokenizer.is_quick(num_chars(request)):
             texts = self._texts(request)
         else:
             with self._encoding(num_chars(request)):
