@@ -19,14 +19,18 @@ from typing import Any
 from tripos.errors import EnvironmentProblem, ModelRefused
 from tripos.models.config import CODE_KEYS, Family, Fields, read_json
 from tripos.models.digest import model_digest
+from tripos.models.encoder_config import is_encoder
 from tripos.models.encoders import task_of
 from tripos.models.files import is_there, read_bytes, unreadable
 from tripos.models.gguf import GgufFile, read_gguf
-from tripos.models.modules import MODULES, read_modules, with_module_weights
+from tripos.models.modules import MODULES, read_modules, with_module_weights, with_tokenizer_facts
 from tripos.models.packed import MANIFEST, PackedWeights, open_packed
 from tripos.models.quantized import read_quantized
+from tripos.models.static import ARCHITECTURE as STATIC
+from tripos.models.static import open_static
 from tripos.models.tokenizer import Tokenizer, tokenizer_from_json
 from tripos.models.tokenizer_check import MAX_TOKENIZER_BYTES
+from tripos.models.tokenizer_settings import with_settings
 from tripos.models.translation import TranslatedWeights, translated_config
 from tripos.models.vocabulary import vocabulary_json
 from tripos.models.weights import PICKLE_SUFFIXES, check_finite, open_checkpoint
@@ -151,20 +155,25 @@ def model_folder(spec: str) -> Path:
 
 def _open_folder(folder: Path, name: str) -> Source:
     packed = open_packed(folder) if is_there(folder / MANIFEST) else None
-    config = read_json(folder / "config.json")
-    if (modules := read_modules(folder)) is not None:
-        config[MODULES] = modules
-    generation = _optional_json(folder / "generation_config.json")
-    settings = _optional_json(folder / "tokenizer_config.json")
-    weights: Weights = packed or with_module_weights(open_checkpoint(folder), folder, modules or {})
+    modules = None if packed else read_modules(folder)
+    main = folder / modules["path"] if modules else folder  # of the first module
+    generation = _optional_json(main / "generation_config.json")
+    settings = _optional_json(main / "tokenizer_config.json")
+    if modules and modules["kinds"][0] == STATIC:
+        config, checkpoint = open_static(main)
+    else:
+        config, checkpoint = read_json(main / "config.json"), None
+    if packed is None and (modules is not None or is_encoder(config)):
+        config[MODULES] = with_tokenizer_facts(modules or {}, settings, config)
+    weights: Weights = packed or with_module_weights(checkpoint or open_checkpoint(main), folder, modules or {})
     quantized: tuple[str, ...] = ()
     if (quantization := config.pop("quantization_config", None)) is not None:
         weights = read_quantized(quantization, weights)
         quantized = weights.notes
-    tokenizer = _read_tokenizer(folder, config, generation, settings)
+    tokenizer = _read_tokenizer(main, config, generation, settings)
     notes = quantized + _notes(folder, config, tokenizer)
     source = Source(name, config, weights, tokenizer, parse_generation(generation), notes)
-    return _checked(source, TEMPLATE_FILE if is_there(folder / TEMPLATE_FILE) else "tokenizer_config.json")
+    return _checked(source, TEMPLATE_FILE if is_there(main / TEMPLATE_FILE) else "tokenizer_config.json")
 
 
 def _open_gguf(path: Path) -> Source:
@@ -230,7 +239,8 @@ def _read_tokenizer(
     folder: Path, config: Mapping[str, Any], generation: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> Tokenizer:
     path = folder / "tokenizer.json"
-    tokenizer = tokenizer_from_json(read_bytes(path, MAX_TOKENIZER_BYTES), path.name)
+    data = with_settings(read_bytes(path, MAX_TOKENIZER_BYTES), settings, config)
+    tokenizer = tokenizer_from_json(data, path.name)
     if task_of(config) != "generate":
         return tokenizer  # nothing is written, so no token begins or ends it
     bos = _named_id(tokenizer, settings, "bos_token") or _ids(tokenizer, config, "bos_token_id", "config.json")
@@ -300,7 +310,7 @@ def _checked(source: Source, template_file: str) -> Source:
     rows, tokenizer = source.config.get("vocab_size"), source.tokenizer
     if type(rows) is int and tokenizer.vocab_size > rows:
         raise ModelRefused(
-            f"{source.name}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, config.json's vocab_size is {rows}"
+            f"tokenizer.json: has ids up to {tokenizer.vocab_size - 1}, which is too many: vocab_size is {rows}"
         )
     if tokenizer.template_source is not None:
         try:

@@ -67,6 +67,9 @@ class Frame:
         return ids, types
 
 
+NO_FRAME = Frame(((), ()), ((), (0,)))  # of a text that stands alone
+
+
 @contextmanager
 def _guarded(make_error: type[TriposError], what: str) -> Iterator[None]:
     """Rust panics arrive as BaseException. Turn every failure but a deliberate stop into one of our errors."""
