@@ -21,8 +21,8 @@ import tokenizers
 import torch
 import transformers
 from make_encoder_texts import PAIRS, TEXTS
-from sentence_transformers import CrossEncoder, SentenceTransformer
 from safetensors.numpy import load_file, save_file
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules.dense import Dense
 from sentence_transformers.base.modules.normalize import Normalize
 from sentence_transformers.base.modules.transformer import Transformer

@@ -110,6 +110,7 @@ def models(folder: Path) -> list[Model]:
         "adapter_model.safetensors": write.safetensors_bytes(matrices({"model.layers.0.self_attn.q_proj": (48, 48)}))
     }
     adapter["adapter_config.json"] = json.dumps({**CONFIG, "target_modules": ["q_proj"]}).encode()
+    found.append(_read(pack(GOLDEN / "bert-dense", folder / "packed-dense")))
     return [*found, Model("adapter", adapter), *ggufs()]
 
 

@@ -131,7 +131,8 @@ def _open_decoder(config: Mapping[str, Any], weights: Weights, file: str) -> tup
     architecture, modules = _decoder_name(config, file), parse_modules(config)
     if modules.pooling != "last":
         raise ModelRefused(
-            f"1_Pooling/config.json: pooling_mode {modules.pooling or 'none'} of a decoder is not supported; only lasttoken"
+            f"1_Pooling/config.json: pooling_mode {modules.pooling or 'none'} of a decoder is not supported: "
+            "only lasttoken is"
         )
     if modules.dense:
         raise ModelRefused("modules.json: a Dense after a decoder is not supported; only after an encoder")
