@@ -4,12 +4,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WHEEL_VENV := .venv-wheel
 SOURCES := $(shell find src kernels -type f -not -name '*.pyc' 2>/dev/null) CMakeLists.txt pyproject.toml README.md
 ARGS ?=
 # Without a compiler the numpy executor answers: right, and slow.
 COMPILER := $(shell command -v c++ || command -v g++ || command -v clang++)
 
-.PHONY: serve test soak check lint bench docs sanitize lock clean
+.PHONY: serve test soak check lint bench wheel docs sanitize lock clean
 
 serve: $(VENV)/installed
 	$(BIN)/tripos serve $(ARGS)
@@ -42,6 +43,16 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/machine.py
 	$(BIN)/python benchmarks/engine.py $(ARGS)
 
+# A wheel in dist/, installed into an empty environment and asked for an answer there.
+wheel: $(VENV)/runtime
+	rm -rf dist $(WHEEL_VENV)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	$(PYTHON) -m venv $(WHEEL_VENV)
+	$(WHEEL_VENV)/bin/pip install --quiet --only-binary :all: --require-hashes -r requirements/runtime.txt
+	$(WHEEL_VENV)/bin/pip install --quiet --no-deps dist/*.whl
+	cd / && env -i HOME="$$(mktemp -d)" $(abspath $(WHEEL_VENV))/bin/tripos generate demo:assistant "Hello!" --temperature 0
+	rm -rf $(WHEEL_VENV)
+
 docs: $(VENV)/docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs site
 
@@ -64,7 +75,7 @@ lock: $(VENV)/python
 -include benchmarks/serving/serving.mk
 
 clean:
-	rm -rf $(VENV) build site
+	rm -rf $(VENV) build dist site
 
 $(VENV)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tripos needs Python 3.11 or newer")'

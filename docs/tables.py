@@ -102,6 +102,7 @@ def _values(rule: config.Rule) -> str:
         "bytes": "bytes, or with a unit: `512MiB`, `4GiB`, `2GB`",
         "switch": "`true`, `false`",
         "paths": "paths; in a flag or variable with `:` between them",
+        "names": "names; in a flag or variable with `,` between them",
         "named_paths": "a table of names and paths; in a flag or variable `NAME=PATH`",
     }
     return words.get(rule["kind"], rule["kind"])

@@ -62,7 +62,7 @@ def ours(weights: str, kv_cache: str = "") -> Engine:
         kv_cache=kv_cache or KV_CACHE[weights],
         model=f"{OURS}-{weights}",
         prepare_in=OURS,
-        prepare=("python", "-m", "tripos.cli", "quantize", "{checkpoint}", "--weights", weights, "-o", "{model}"),
+        prepare=("python", "-m", "tripos", "quantize", "{checkpoint}", "--weights", weights, "-o", "{model}"),
     )
 
 

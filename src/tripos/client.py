@@ -1,10 +1,11 @@
-"""Asks a running server's admin endpoints, for the command line. Knows HTTP and the error body, no models."""
+"""Asks a running server, for the command line. Knows HTTP, streams of events and the error body, no models."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import urllib.parse
+from collections.abc import Iterator
 from typing import Any
 
 from tripos.errors import ConfigError, EnvironmentProblem, TriposError
@@ -18,11 +19,11 @@ class Refused(TriposError):
     """The server said no; the message is the server's."""
 
 
-class AdminClient:
-    """`url`: where the server listens. `key_file`: in the format of the server's; its first admin key is used."""
+class Client:
+    """`url`: where the server listens. `key_file`: in the format of the server's; its first key of `scope` is used."""
 
-    def __init__(self, url: str, key_file: str = "") -> None:
-        parts = urllib.parse.urlsplit(url)
+    def __init__(self, url: str, key_file: str = "", scope: str = "generate") -> None:
+        parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
         try:
             port = parts.port
         except ValueError:
@@ -31,45 +32,83 @@ class AdminClient:
             raise ConfigError(f"--url {url[:80]!r} is not an address such as http://127.0.0.1:8000")
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._connection = kind(parts.hostname, port, timeout=TIMEOUT_S)
+        self._path = parts.path.rstrip("/").removesuffix("/v1")
         self._url = url
         self._headers = {"content-type": "application/json"}
         if key_file:
-            self._headers["authorization"] = f"Bearer {_admin_key(key_file)}"
+            self._headers["authorization"] = f"Bearer {_key(key_file, scope)}"
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """The answer's JSON. Raises EnvironmentProblem (nobody answers), Refused."""
-        data = None if body is None else json.dumps(body).encode()
         try:
-            self._connection.request(method, path, data, self._headers)
-            response = self._connection.getresponse()
-            status, answer = response.status, response.read(MAX_ANSWER_BYTES)
+            with self._request(method, path, body) as response:
+                return self._read(response)
         except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "strerror", None) or type(error).__name__
-            raise EnvironmentProblem(f"no server answers at {self._url}: {reason}: give its address as --url") from None
+            raise self._unreachable(error) from None
         finally:
-            self._connection.close()
+            self.close()
+
+    def stream(self, path: str, body: dict[str, Any]) -> Iterator[Any]:
+        """The JSON of each event that the server sends. Letting go of it hangs up. Raises as `ask`."""
         try:
-            value = json.loads(answer)
+            with self._request("POST", path, body) as response:
+                if response.status != 200:
+                    self._read(response)
+                while line := response.readline(MAX_ANSWER_BYTES):
+                    data = line.removeprefix(b"data:").strip() if line.startswith(b"data:") else b""
+                    if data == b"[DONE]":
+                        return
+                    if data:
+                        yield self._checked(self._decoded(data, response.status), 200)
+                raise EnvironmentProblem(f"the server at {self._url} hung up in the middle of an answer")
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from None
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Hang up; the next request connects again."""
+        self._connection.close()
+
+    def _request(self, method: str, path: str, body: dict[str, Any] | None) -> http.client.HTTPResponse:
+        data = None if body is None else json.dumps(body).encode()
+        self._connection.request(method, self._path + path, data, self._headers)
+        return self._connection.getresponse()
+
+    def _read(self, response: http.client.HTTPResponse) -> Any:
+        return self._checked(self._decoded(response.read(MAX_ANSWER_BYTES), response.status), response.status)
+
+    def _decoded(self, data: bytes, status: int) -> Any:
+        try:
+            return json.loads(data)
         except ValueError:
             raise EnvironmentProblem(f"what answers at {self._url} is no Tripos server (status {status})") from None
-        if status != 200:
-            raise Refused(_message(value, status))
-        return value
+
+    def _checked(self, value: Any, status: int) -> Any:
+        error = value.get("error") if isinstance(value, dict) else None
+        if status == 200 and not error:
+            return value
+        code = error.get("code") if isinstance(error, dict) else None
+        raise Refused(_message(error, status), code=code if isinstance(code, str) else None)
+
+    def _unreachable(self, error: Exception) -> EnvironmentProblem:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        return EnvironmentProblem(f"no server answers at {self._url}: {reason}: give its address as --url")
 
 
-def _message(value: Any, status: int) -> str:
-    error = value.get("error") if isinstance(value, dict) else None
+def _message(error: Any, status: int) -> str:
     return str(error.get("message", status)) if isinstance(error, dict) else f"the server answered {status}"
 
 
-def _admin_key(path: str) -> str:
+def _key(path: str, wanted: str) -> str:
     try:
         with open_regular(path) as file:
             lines = file.read().decode("ascii").splitlines()
     except (OSError, ValueError) as error:
-        raise EnvironmentProblem(f"the API key file cannot be read: {type(error).__name__}") from None
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise EnvironmentProblem(f"the API key file {path} cannot be read: {reason}") from None
     for line in lines:
         key, _, scopes = line.strip().partition(" ")
-        if not line.startswith("#") and "admin" in [scope.strip() for scope in scopes.split(",")]:
+        if key and not line.startswith("#") and wanted in (each.strip() for each in (scopes or "generate").split(",")):
             return key
-    raise ConfigError("the API key file holds no key with the admin scope: add a line with a key, a space and admin")
+    raise ConfigError(f"{path} holds no key with the scope {wanted}: add a line with a key, a space and {wanted}")

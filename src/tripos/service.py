@@ -83,6 +83,7 @@ class _Route:
     card: ModelCard
     stages: tuple[Stage, ...]  # the outermost first
     series: Series
+    is_strict: bool = False  # unknown fields are refused
     num_calls: int = 0
 
 
@@ -101,28 +102,29 @@ class Service:
         self._is_started = False
         self._is_draining = False
 
-    def add(self, model: Model, stages: Sequence[Stage] = (), name: str = "") -> None:
+    def add(self, model: Model, stages: Sequence[Stage] = (), name: str = "", *, is_strict: bool = False) -> None:
         """A route under `name`, or the model's own; the first stage is the outermost, the meter goes around them all.
+        One that is strict refuses fields that nobody knows; others name them to the client.
 
         In a service that is started the model must be, too. Raises ValueError when the name is taken.
         """
         name = name or model.card.name
         if name in self._routes:
             raise ValueError(f"two models are named {name}")
-        self._put(name, model, stages)
+        self._put(name, model, stages, is_strict)
 
-    def replace(self, name: str, model: Model, stages: Sequence[Stage] = ()) -> None:
+    def replace(self, name: str, model: Model, stages: Sequence[Stage] = (), *, is_strict: bool = False) -> None:
         """From now on new calls of `name` go to `model`; those in flight end where they are. Raises KeyError."""
         del self._routes[name]
-        self._put(name, model, stages)
+        self._put(name, model, stages, is_strict)
 
     def remove(self, name: str) -> None:
         """Nobody finds this route any more; calls in flight go on. The model stays started. Raises KeyError."""
         self._forget(name, self._routes.pop(name))
 
-    def _put(self, name: str, model: Model, stages: Sequence[Stage]) -> None:
+    def _put(self, name: str, model: Model, stages: Sequence[Stage], is_strict: bool) -> None:
         card = replace(model.card, name=name)
-        self._routes[name] = _Route(model, card, tuple(stages), self.metrics.series(name))
+        self._routes[name] = _Route(model, card, tuple(stages), self.metrics.series(name), is_strict)
         self.metrics.add_model(name, model)
 
     async def load_adapter(self, name: str, path: str, *, base: str = "", in_place: bool = False) -> None:
@@ -141,7 +143,7 @@ class Service:
             route = self._routes[self._base_of(base)]
             self._check_free(name, route.model, in_place)
             model = await cast("Adapting", route.model).load_adapter(name, path, in_place=in_place)
-            self._put(name, model, route.stages)
+            self._put(name, model, route.stages, route.is_strict)
 
     def _check_free(self, name: str, parent: Model, in_place: bool) -> None:
         route = self._routes.get(name)
@@ -203,8 +205,12 @@ class Service:
         """What a client of this route may know. Raises as `model`."""
         return self._route(name).card
 
+    def is_strict(self, name: str) -> bool:
+        """Whether this route refuses fields that nobody knows. Raises as `model`."""
+        return self._route(name).is_strict
+
     def _route(self, name: str) -> _Route:
-        route = self._routes.get(name)
+        route = self._routes.get(name) or self._routes.get(name.removesuffix(":latest"))  # Ollama's word for the model
         if route is None:
             if self.residents is not None and self.residents.is_loading(name):
                 raise EngineFailed("the model is loading", code="model_loading", retry_after_s=RETRY_S)
@@ -239,13 +245,13 @@ class Service:
                 raise
             finally:
                 meter.end(failure)
-                self._leave(call.route, route)
+                self._leave(route)
 
-    def _leave(self, name: str, route: _Route) -> None:
+    def _leave(self, route: _Route) -> None:
         route.num_calls -= 1
         if not route.num_calls:
             self._busy.discard(route)
-            self._forget(name, route)
+            self._forget(route.card.name, route)
             if self._num_waiting:
                 self._went_idle.set()
 

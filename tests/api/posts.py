@@ -10,7 +10,7 @@ from tripos.wire import rerank, systemone
 from tripos.wire.anthropic import messages
 from tripos.wire.fields import Table
 from tripos.wire.ollama import embeddings as ollama_embeddings
-from tripos.wire.ollama import generation
+from tripos.wire.ollama import fields, generation
 from tripos.wire.ollama import models as ollama_models
 from tripos.wire.openai import chat, completions, decisions, embeddings, responses, tokens
 
@@ -41,14 +41,14 @@ POSTS = (
         "Ollama",
         generation.CHAT,
         {"messages": HELLO, "stream": False, "options": {"num_predict": 1}},
-        nested=(("options", generation.OPTIONS),),
+        nested=(("options", fields.OPTIONS),),
     ),
     Post(
         "/api/generate",
         "Ollama",
         generation.GENERATE,
         {"prompt": "x", "stream": False, "options": {"num_predict": 1}},
-        nested=(("options", generation.OPTIONS),),
+        nested=(("options", fields.OPTIONS),),
     ),
     Post(
         "/v1/decisions",

@@ -13,7 +13,7 @@ import pytest
 from openai.resources.responses.input_tokens import InputTokens
 
 from tests.api.posts import POSTS
-from tripos.wire.ollama import generation
+from tripos.wire.ollama import fields
 
 OWN = {"self", "extra_headers", "extra_query", "extra_body", "timeout"}  # not sent
 METHODS: list[tuple[str, Callable[..., Any]]] = [
@@ -50,4 +50,4 @@ def test_every_field_of_the_clients_requests_has_its_place(path: str, model: Any
 
 
 def test_every_option_of_the_client_has_its_place() -> None:
-    assert set(ollama_types.Options.model_fields) <= set(generation.OPTIONS)
+    assert set(ollama_types.Options.model_fields) <= set(fields.OPTIONS)

@@ -84,7 +84,7 @@ def test_an_adapter_that_does_not_fit_stops_the_start(folders: dict[str, Path], 
 def server(folders: dict[str, Path]) -> Iterator[str]:
     """`tripos serve` with one adapter, room for two, and the other's directory below a model root."""
     command = [
-        sys.executable, "-m", "tripos.cli", "serve", DEMO, "--port", "0", "--adapter", f"first={folders['all']}",
+        sys.executable, "-m", "tripos", "serve", DEMO, "--port", "0", "--adapter", f"first={folders['all']}",
         "--max-adapters", "2", "--model-roots", str(folders["all"].parent),
     ]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:

@@ -22,7 +22,7 @@ Find = Callable[[str], Path]
 
 
 def tripos(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "tripos.cli", *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-m", "tripos", *arguments], capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize("file", FILES)

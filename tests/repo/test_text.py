@@ -16,7 +16,7 @@ FORBIDDEN = re.compile(
 HOSTS = re.compile(r"\bhttps?://([^/\s:\"'`)>\]}]+)")
 ALLOWED_HOSTS = re.compile(
     r"127\.0\.0\.1|localhost|\[::1\]|\[?\{.*|testserver|test|a|[\w.-]*example(\.com|\.org)?|www\.apache\.org|arxiv\.org"
-    r"|github\.com|huggingface\.co|json-schema\.org|\$.*"
+    r"|github\.com|huggingface\.co|json-schema\.org|\$.*|tripos;|app\.example;"
 )
 
 

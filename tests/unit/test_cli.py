@@ -17,7 +17,7 @@ import tripos
 
 def run(*arguments: str | bytes, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "tripos.cli", *arguments],
+        [sys.executable, "-m", "tripos", *arguments],
         cwd="/",
         env={**os.environ, **environment},
         capture_output=True,
@@ -130,7 +130,7 @@ def test_settings_are_shown_without_a_home_and_with_proxies_set() -> None:
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_while_starting_ends_without_a_traceback(signal_number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "tripos.cli", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "tripos", "serve", "--port", "0"]
     process = subprocess.Popen(command, cwd="/", stderr=subprocess.PIPE, text=True)
     time.sleep(0.4)  # somewhere between imports and ready: any moment must do
     process.send_signal(signal_number)
@@ -148,7 +148,7 @@ def test_reader_that_left_is_no_error() -> None:
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
-        [sys.executable, "-m", "tripos.cli", "--help"], cwd="/", stdout=write, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tripos", "--help"], cwd="/", stdout=write, stderr=subprocess.PIPE, text=True
     )
     os.close(write)
     assert done.returncode == 1
@@ -167,3 +167,76 @@ def test_quantize_writes_a_directory_that_answers_the_same(shared_data: Callable
 
 def test_quantize_needs_somewhere_to_write() -> None:
     refused(run("quantize", "demo:assistant", "--weights", "int8"), 2, "--output")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "m"), "tripos chat MODEL"),
+        (("pull", "m"), "hf:ORG/NAME"),
+        (("list",), "tripos models list"),
+        (("ps",), "tripos models list"),
+        (("show", "m"), "tripos doctor MODEL"),
+        (("rm", "m"), "delete the model's directory"),
+        (("srve",), "did you mean serve?"),
+        (("zzz",), "there are chat, config"),
+        (("serve", "--served-model-name", "m"), "give --name"),
+        (("serve", "-c", "4096"), "give --max-model-len"),
+        (("serve", "-ngl", "99"), "runs on the processor"),
+        (("serve", "-np=4"), "give --max-sequences"),
+        (("serve", "--dtype", "bfloat16"), "give --weights"),
+        (("serve", "--gpu-memory-utilization", "0.9"), "give --memory"),
+        (("serve", "--gpu-memory-utilization=0.9"), "give --memory"),
+        (("generate", "m", "p", "--max-new-tokens", "3"), "give --max-tokens"),
+        (("generate", "m", "-n", "3"), "give --max-tokens"),
+        (("serve", "--prot", "1"), "did you mean --port?"),
+    ],
+)
+def test_words_of_other_servers_are_answered_with_ours(arguments: tuple[str, ...], words: str) -> None:
+    refused(run(*arguments), 2, words)
+
+
+@pytest.mark.parametrize("flag", ["--tls-minimum", "--chat-template", "--root-path", "--enable-metrics"])
+def test_no_flag_is_guessed_where_none_is_near(flag: str) -> None:
+    done = run("serve", flag, "x")
+    refused(done, 2, flag)
+    assert "did you mean" not in done.stderr
+
+
+def test_every_answer_to_a_habit_names_commands_and_flags_that_there_are() -> None:
+    import re
+
+    import click
+
+    from tripos.cli import habits
+    from tripos.cli import tripos as root
+
+    context = click.Context(root)
+    flags, commands = {"--version"}, set()
+
+    def walk(command: click.Command, name: str) -> None:
+        flags.update(each for parameter in command.params for each in parameter.opts)
+        if isinstance(command, click.Group):
+            for each in command.list_commands(context):
+                walk(command.get_command(context, each) or command, f"{name}{each} ")
+        else:
+            commands.add(name.strip())
+
+    walk(root, "")
+    for said in (*habits.COMMANDS.values(), *habits.FLAGS.values()):
+        assert set(re.findall(r"(?<!\w)--[a-z-]+", said)) <= flags, said
+        for named in re.findall(r"tripos ((?:[a-z]+ ?)+)", said):
+            words = named.split()
+            assert any(" ".join(words[:n]) in commands for n in (1, 2)), said
+
+
+def test_help_and_version_are_commands_too() -> None:
+    assert run("version").stdout == f"tripos {tripos.__version__}\n"
+    assert run("help").stdout == run("--help").stdout
+    assert run("help", "models", "load").stdout.startswith("Usage: tripos models load")
+    refused(run("help", "nothing"), 2, "nothing")
+
+
+def test_a_key_file_that_is_missing_is_named() -> None:
+    refused(run("serve", "--api-key-file", "/no/such/keys"), 3, "/no/such/keys", "No such file")
+    refused(run("models", "--api-key-file", "/no/such/keys", "list"), 3, "/no/such/keys", "No such file")

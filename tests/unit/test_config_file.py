@@ -165,7 +165,7 @@ BAD: list[tuple[str, str | bytes, tuple[str, ...]]] = [
     ("C05 limit", ROUTE + 'stages = [{ stage = "limits", max_n = 0 }]', (":5:", "max_n", "1 to 8")),
     ("C05 deadline", ROUTE + "need = { deadline_s = 0 }", (":5:", "deadline_s")),
     ("C06 open to all", '[server]\nhost = "0.0.0.0"', ("--api-key-file",)),
-    ("C06 no such model", MODEL + '[routes.r]\nmodel = "b"', (":4:", "'b'", "did you mean a?")),
+    ("C06 no such model", MODEL + '[routes.r]\nmodel = "b"', (":4:", "'b'", "there are a")),
     ("C06 route without model", "[routes.r]", (":1:", "model is missing")),
     ("C06 model without source", "[models.a]", (":1:", "source is missing")),
     ("C06 model named twice", MODEL + 'name = "b"', (":3:", "[models.b]")),

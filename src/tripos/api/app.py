@@ -17,8 +17,10 @@ from starlette.types import Receive, Scope, Send
 from tripos.api import access_log
 from tripos.api.admin import check_local
 from tripos.api.auth import Keys
+from tripos.api.cors import Cors
 from tripos.api.elsewhere import elsewhere
 from tripos.api.exchange import ClientLeft, Exchange
+from tripos.api.forwarded import Proxies
 from tripos.api.hosts import LOOPBACK, check_host
 from tripos.api.routes import ROUTES, Route
 from tripos.api.stored import ResponseStore
@@ -36,12 +38,22 @@ class MethodNotAllowed(InvalidRequest):
 
 
 class App:
-    """`hosts`: names that this server answers to; None: any."""
+    """`hosts`: names that this server answers to; None: any. `cors`: whose pages may ask. `proxies`: who speak for
+    others."""
 
-    def __init__(self, service: Service, keys: Keys | None = None, hosts: frozenset[bytes] | None = LOOPBACK) -> None:
+    def __init__(
+        self,
+        service: Service,
+        keys: Keys | None = None,
+        hosts: frozenset[bytes] | None = LOOPBACK,
+        cors: Cors | None = None,
+        proxies: Proxies | None = None,
+    ) -> None:
         self.service = service
         self.keys = keys or Keys()
         self.hosts = hosts
+        self.cors = cors or Cors()
+        self.proxies = proxies or Proxies()
         self._stored = ResponseStore()
         self._exact = {(route.method, route.path): route for route in ROUTES if "{" not in route.path}
         self._paths = [(Path(route.path, _unused, methods=[route.method]), route) for route in ROUTES]
@@ -50,6 +62,10 @@ class App:
         began_s = time.monotonic()
         exchange.stored = self._stored
         try:
+            if self.proxies:
+                exchange.client = self.proxies.client(exchange.peer, exchange.joined(b"x-forwarded-for"))
+            if self.cors and self._answers_preflight(exchange):
+                return
             await self._route(exchange).endpoint(exchange, self.service)
         except TriposError as error:
             if error.status == 500:
@@ -71,11 +87,26 @@ class App:
         finally:
             access_log.write(exchange, time.monotonic() - began_s)
 
+    def _answers_preflight(self, exchange: Exchange) -> bool:
+        """Lets pages of known origins read the answer. True: the request only asked whether they may."""
+        fields, origin = exchange.fields, exchange.fields.get(b"origin")
+        if exchange.head.method == "OPTIONS":
+            lines = self.cors.preflight(origin, fields.get(b"access-control-request-method"))
+            if lines:
+                check_host(fields.get(b"host"), self.hosts)
+                exchange.add_header(lines)
+                exchange.answer(200, b"", b"text/plain")
+                return True
+        exchange.add_header(self.cors.lines(origin))
+        return False
+
     def _route(self, exchange: Exchange) -> Route:
         """Where a request goes that may. Raises TriposError."""
         head = exchange.head
-        check_host(exchange.fields.get(b"host"), self.hosts)
-        route = self._exact.get((head.method, head.decoded_path)) or self._find(exchange)
+        exact = self._exact.get((head.method, head.decoded_path))
+        if exact is None or not exact.is_public:  # probes of an orchestrator come under our address
+            check_host(exchange.fields.get(b"host"), self.hosts)
+        route = exact or self._find(exchange)
         dialect = exchange.dialect = route.dialect
         if dialect.id_header:
             exchange.add_header(b"%b: %b\r\n" % (dialect.id_header, exchange.request_id.encode()))

@@ -101,8 +101,10 @@ def _read(path: str) -> list[str]:
         if len(data) > MAX_FILE_BYTES:
             raise ConfigError(f"the API key file is larger than {MAX_FILE_BYTES >> 20} MiB")
         return data.decode("ascii").splitlines()
-    except (OSError, ValueError) as error:
-        raise EnvironmentProblem(f"the API key file cannot be read: {type(error).__name__}") from None
+    except ValueError:
+        raise EnvironmentProblem(f"the API key file {path} cannot be read: it is not ASCII text") from None
+    except OSError as error:
+        raise EnvironmentProblem(f"the API key file {path} cannot be read: {error.strerror}") from None
 
 
 def _scopes(text: str, number: int) -> frozenset[Scope]:

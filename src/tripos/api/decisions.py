@@ -10,6 +10,7 @@ from typing import Any, cast
 from tripos.api.absent import NotImplementedHere
 from tripos.api.calls import find_card, make_calls
 from tripos.api.exchange import Exchange
+from tripos.api.ignored import report
 from tripos.errors import InvalidRequest, RequestFailed, TriposError
 from tripos.service import Service
 from tripos.types import Decision, Finish, Result, Usage
@@ -41,6 +42,7 @@ async def _answer(exchange: Exchange, service: Service, wanted: Wanted, encode: 
     if card.task != "generate":
         able = ", ".join(each.name for each in service.cards if each.task == "generate") or "no served model"
         raise refuse(f"decisions are read from a language model, and {card.name} is none: use {able}")
+    report(exchange, service, wanted.ignored)
     decisions, usage = await _run(exchange, service, wanted)
     exchange.answer_json(encode(wanted, card.name, decisions, usage))
 

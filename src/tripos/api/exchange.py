@@ -75,13 +75,14 @@ class Exchange:
     """
 
     __slots__ = (
-        "_body", "_error", "_head_lines", "_is_chunked", "_line", "_news", "code", "dialect", "encode_failure",
-        "fields", "has_left", "head", "is_over", "keeps_alive", "model", "num_sent", "path_name", "principal",
-        "request_id", "status", "stored", "work",
+        "_body", "_error", "_head_lines", "_is_chunked", "_line", "_news", "client", "code", "dialect",
+        "encode_failure", "fields", "has_left", "head", "is_over", "keeps_alive", "model", "num_sent", "path_name",
+        "principal", "request_id", "status", "stored", "work",
     )  # fmt: skip
 
     def __init__(self, line: Line, head: Head) -> None:
         self._line = line
+        self.client = line.peer  # whom a trusted proxy asks for, else the peer
         self.head = head
         self.fields = head.found  # the headers by name; of those sent twice, the last
         self.keeps_alive = head.keeps_alive
@@ -141,6 +142,12 @@ class Exchange:
         if len(self.fields) != len(sent) and sum(key == name for key, _ in sent) > 1:
             raise InvalidRequest(f"the header {name.decode()} was sent twice", code="invalid_http")
         return self.fields.get(name)
+
+    def joined(self, name: bytes) -> bytes | None:
+        """All values of a header that may come several times, as one list."""
+        if len(self.fields) == len(self.head.fields):
+            return self.fields.get(name)
+        return b",".join(value for key, value in self.head.fields if key == name) or None
 
     def query(self) -> dict[str, str]:
         """What stands after the path; of a name that comes twice, the last."""

@@ -11,6 +11,8 @@ import resource
 from collections import Counter
 from typing import Protocol
 
+from tripos.api.forwarded import Proxies
+
 RESERVED_FDS = 64  # for files, sockets that are being refused, and what the models open
 MAX_REFUSALS = 32  # connections that are being told why not
 SWEEP_S = 0.5
@@ -26,9 +28,13 @@ class Expiring(Protocol):
 
 
 class Gate:
-    """`max_peer_connections` counts per address; this machine's own are only counted in all."""
+    """`max_peer_connections` counts per address; this machine's own and those of trusted `proxies` are only counted in
+    all."""
 
-    def __init__(self, max_connections: int = 1024, max_peer_connections: int = 128) -> None:
+    def __init__(
+        self, max_connections: int = 1024, max_peer_connections: int = 128, proxies: Proxies | None = None
+    ) -> None:
+        self._proxies = proxies or Proxies()
         self.max_connections = min(max_connections, _free_fds(max_connections))
         self._max_peer_connections = max_peer_connections
         self._peers: Counter[str] = Counter()
@@ -43,13 +49,16 @@ class Gate:
         """False: too many are inside."""
         peer = connection.peer
         is_full = len(self._inside) >= self.max_connections
-        if is_full or (self._peers[peer] >= self._max_peer_connections and not is_loopback(peer)):
+        if is_full or (self._peers[peer] >= self._max_peer_connections and not self._is_exempt(peer)):
             if not self._peers[peer]:
                 del self._peers[peer]
             return False
         self._peers[peer] += 1
         self._inside.add(connection)
         return True
+
+    def _is_exempt(self, peer: str) -> bool:
+        return is_loopback(peer) or self._proxies.trusts(peer)
 
     def refuse(self, connection: Expiring) -> bool:
         """Whether there is time to tell it why."""

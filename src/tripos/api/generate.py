@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 
 from tripos.api.calls import find_card, make_calls, run_together
 from tripos.api.exchange import Exchange
+from tripos.api.ignored import report
 from tripos.service import Service
 from tripos.types import Event, ModelCard
 from tripos.wire.generation import Asked, for_model
@@ -48,6 +49,7 @@ class Answer(Protocol):
 
 async def deliver(exchange: Exchange, service: Service, asked: Asked, answer: Answer) -> None:
     """Run the calls of a request, as its model wants them, and send what comes, in pieces or at once."""
+    report(exchange, service, asked.ignored)
     arrival_s = time.monotonic()
     calls = make_calls(exchange, asked, asked.requests, arrival_s)
     if len(calls) == 1:

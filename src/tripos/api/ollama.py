@@ -9,6 +9,7 @@ from tripos.api.calls import find_card
 from tripos.api.dialect import Dialect, lines
 from tripos.api.exchange import Exchange
 from tripos.api.generate import deliver
+from tripos.api.ignored import report
 from tripos.service import Service
 from tripos.version import __version__
 from tripos.wire.generation import Asked, for_model
@@ -35,8 +36,10 @@ async def ps(exchange: Exchange, service: Service) -> None:
 
 
 async def show(exchange: Exchange, service: Service) -> None:
-    name = models.decode_show(await exchange.read_body())
-    exchange.answer_json(models.encode_show(find_card(exchange, service, name)))
+    name, ignored = models.decode_show(await exchange.read_body())
+    card = find_card(exchange, service, name)
+    report(exchange, service, ignored)
+    exchange.answer_json(models.encode_show(card))
 
 
 async def version(exchange: Exchange, service: Service) -> None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from tripos.api.calls import find_card, make_calls, run_together
 from tripos.api.exchange import Exchange
+from tripos.api.ignored import report
 from tripos.service import Service
 from tripos.types import Finish, ModelCard, Result, Usage
 from tripos.wire import rerank as rerank_wire
@@ -58,6 +59,7 @@ async def _answer(
 ) -> None:
     """Run the calls of a request, all together, and send what `encode_body` makes of (answers, card, seconds)."""
     card = find_card(exchange, service, asked.model)
+    report(exchange, service, asked.ignored)
     arrival_s = time.monotonic()
     answers = await _run(exchange, service, asked, arrival_s)
 

@@ -52,11 +52,14 @@ class Connection(asyncio.Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         gate: Gate,
+        idle_s: float | None = None,
     ) -> None:
+        """`idle_s`: a client may be idle for so long between requests; None: IDLE_S."""
         self._app = cast("Application", config.loaded_app)
         self._server_state = server_state
         self.loop = _loop or asyncio.get_running_loop()
         self._gate = gate
+        self._idle_s = IDLE_S if idle_s is None else idle_s
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
         self.peer = ""
         self._buffer = bytearray()  # read, and not yet understood
@@ -194,7 +197,7 @@ class Connection(asyncio.Protocol):
             self._end(lingers=self.is_unfinished)
             return
         now_s = self.loop.time()
-        self._read_deadline_s = now_s + (HEAD_S if self._buffer else IDLE_S)
+        self._read_deadline_s = now_s + (HEAD_S if self._buffer else self._idle_s)
         if self._buffer:
             self.transport.resume_reading()
             self.loop.call_soon(self._advance)
@@ -272,7 +275,8 @@ class Connection(asyncio.Protocol):
         self._read_deadline_s = self.loop.time() + LINGER_S
         if lingers:
             self.transport.resume_reading()
-            self.transport.write_eof()
+            if self.transport.can_write_eof():  # TLS cannot: its client hears of the end when we close
+                self.transport.write_eof()
         else:
             self.transport.close()
 

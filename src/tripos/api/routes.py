@@ -34,6 +34,7 @@ from tripos.wire.anthropic import messages
 from tripos.wire.fields import Table
 from tripos.wire.json import encode
 from tripos.wire.ollama import embeddings as ollama_embeddings
+from tripos.wire.ollama import fields as ollama_fields
 from tripos.wire.ollama import generation as ollama_generation
 from tripos.wire.ollama import models as ollama_models
 from tripos.wire.openai import adapters as adapters_wire
@@ -91,7 +92,7 @@ NO_STORE = (
 )
 NO_STORE_SUMMARY = "501: models are named at the start or loaded by an admin"
 NO_BACKGROUND = "nothing runs in the background; a client that closes the connection ends its response"
-OPTIONS = {"options": ollama_generation.OPTIONS}
+OPTIONS = {"options": ollama_fields.OPTIONS}
 
 ROUTES = (
     Route(

@@ -12,10 +12,12 @@ import contextlib
 import errno
 import gc
 import logging
+import os
 import signal
 import socket
+import stat
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Protocol
 
@@ -23,9 +25,12 @@ import uvicorn
 
 from tripos.api.app import App
 from tripos.api.auth import Keys, read_keys
+from tripos.api.cors import Cors
+from tripos.api.forwarded import Proxies
 from tripos.api.gate import Gate
-from tripos.api.hosts import LOOPBACK
+from tripos.api.hosts import allowed_hosts
 from tripos.api.protocol import Connection
+from tripos.api.tls import Certificate
 from tripos.errors import EnvironmentProblem, TriposError
 from tripos.service import Service
 
@@ -51,6 +56,20 @@ class Options(Protocol):
     def max_connections(self) -> int: ...
     @property
     def max_peer_connections(self) -> int: ...
+    @property
+    def unix_socket(self) -> str: ...
+    @property
+    def tls_cert(self) -> str: ...
+    @property
+    def tls_key(self) -> str: ...
+    @property
+    def allowed_hosts(self) -> tuple[str, ...]: ...
+    @property
+    def cors_origins(self) -> tuple[str, ...]: ...
+    @property
+    def trusted_proxies(self) -> tuple[str, ...]: ...
+    @property
+    def keep_alive_s(self) -> float: ...
 
 
 def serve(service: Service, options: Options, on_ready: Callable[[str], None] | None = None) -> None:
@@ -59,13 +78,16 @@ def serve(service: Service, options: Options, on_ready: Callable[[str], None] | 
     Raises EnvironmentProblem (address in use, no permission), ConfigError (API keys).
     """
     keys = read_keys(options.api_key_file) if options.api_key_file else Keys()
-    with listen(options.host, options.port) as listener:
-        hosts = LOOPBACK if _is_loopback(listener) else None
+    certificate = Certificate(options.tls_cert, options.tls_key) if options.tls_cert else None
+    proxies = Proxies(options.trusted_proxies)
+    with _listening(options) as listener:
+        hosts = allowed_hosts(options.allowed_hosts, _is_loopback(listener))
         _log_to_stderr()
         gc.collect()
         gc.freeze()  # what lives as long as we do: walking it made every full collection 25 ms long
-        gate = Gate(options.max_connections, options.max_peer_connections)
-        door = Door(service, App(service, keys, hosts), listener, options.drain_s, gate)
+        gate = Gate(options.max_connections, options.max_peer_connections, proxies)
+        app = App(service, keys, hosts, Cors(options.cors_origins), proxies)
+        door = Door(service, app, listener, options.drain_s, gate, certificate, options.keep_alive_s)
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             runner.run(_run_alone(door, on_ready))
 
@@ -74,6 +96,59 @@ async def _run_alone(door: Door, on_ready: Callable[[str], None] | None) -> None
     """In a loop of our own: it need not remember every call's generators, for whoever opens one closes it."""
     sys.set_asyncgen_hooks(firstiter=None)
     await door.run(on_ready, with_signals=True)
+
+
+@contextlib.contextmanager
+def _listening(options: Options) -> Iterator[socket.socket]:
+    """A bound socket for as long as it is needed; nothing is left of it in the file system."""
+    if not options.unix_socket:
+        with listen(options.host, options.port) as listener:
+            yield listener
+        return
+    with listen_on_path(options.unix_socket) as listener:
+        inode = os.stat(options.unix_socket).st_ino
+        try:
+            yield listener
+        finally:
+            with contextlib.suppress(OSError):  # somebody else's socket stands there now, or none
+                if os.stat(options.unix_socket).st_ino == inode:
+                    os.unlink(options.unix_socket)
+
+
+def listen_on_path(path: str) -> socket.socket:
+    """A socket in the file system, for us and our group. One that nobody listens on any more is replaced.
+
+    Raises EnvironmentProblem.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode) and not _is_answered(path):
+            os.unlink(path)
+        mask = os.umask(0o117)  # before others could connect
+        try:
+            listener.bind(path)
+        finally:
+            os.umask(mask)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        reasons = {errno.EADDRINUSE: "something is there already, and in use: choose another path"}
+        reason = reasons.get(error.errno or 0, error.strerror or str(error))
+        raise EnvironmentProblem(f"cannot listen on the socket {path}: {reason}") from None
+    listener.setblocking(False)
+    return listener
+
+
+def _is_answered(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(1)
+        try:
+            client.connect(path)
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            return True
+        return True
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -108,9 +183,17 @@ class Door:
     """The app on a bound socket, for as long as `run` runs."""
 
     def __init__(
-        self, service: Service, app: App, listener: socket.socket, drain_s: float = 30.0, gate: Gate | None = None
+        self,
+        service: Service,
+        app: App,
+        listener: socket.socket,
+        drain_s: float = 30.0,
+        gate: Gate | None = None,
+        certificate: Certificate | None = None,
+        keep_alive_s: float | None = None,
     ) -> None:
         self.service = service
+        self._certificate = certificate
         self._listener = listener
         self._drain_s = drain_s
         self.gate = gate or Gate()
@@ -121,7 +204,7 @@ class Door:
         config = uvicorn.Config(
             app,  # taken as it is: our connection calls it
             interface="asgi3",
-            http=partial(Connection, gate=self.gate),  # type: ignore[arg-type]  # a class, it says; it only calls it
+            http=partial(Connection, gate=self.gate, idle_s=keep_alive_s),  # type: ignore[arg-type]  # a class, it says; it only calls it
             ws="none",
             lifespan="off",
             log_config=None,
@@ -130,13 +213,18 @@ class Door:
             proxy_headers=False,
             timeout_graceful_shutdown=1,
             backlog=BACKLOG,
+            ssl_context_factory=None if certificate is None else lambda config, default: certificate.context,
         )
         self._server = _Server(config)
 
     @property
     def address(self) -> str:
-        host, port = self._listener.getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        name = self._listener.getsockname()
+        if isinstance(name, str):
+            return f"unix:{name}"
+        scheme = "http" if self._certificate is None else "https"
+        host, port = name[:2]
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     def stop(self, *, now: bool = False) -> None:
         """Begin to drain; a second time, or `now`: end at once."""
@@ -150,6 +238,11 @@ class Door:
         self._rereading = asyncio.get_running_loop().create_task(self._reread())
 
     async def _reread(self) -> None:
+        if self._certificate is not None:
+            try:
+                self._certificate.read()
+            except TriposError as error:
+                log.error("SIGHUP: the certificate is the old one: %s", error.message)
         if self.service.residents is None:
             log.warning("SIGHUP: the models of this server are fixed")
             return
@@ -223,6 +316,8 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 def _is_loopback(listener: socket.socket) -> bool:
+    if listener.family is socket.AF_UNIX:
+        return False  # which browsers do not reach
     host = str(listener.getsockname()[0])
     return host.startswith("127.") or host == "::1"
 

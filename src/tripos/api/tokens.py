@@ -6,6 +6,7 @@ import asyncio
 
 from tripos.api.calls import find_card
 from tripos.api.exchange import Exchange
+from tripos.api.ignored import report
 from tripos.controls.limits import LimitsOptions, check
 from tripos.errors import InvalidRequest
 from tripos.service import Service, Tokenizing
@@ -18,6 +19,7 @@ async def tokenize(exchange: Exchange, service: Service) -> None:
     body = await exchange.read_body()
     asked = decode_tokenize(body)
     card = find_card(exchange, service, asked.model)
+    report(exchange, service, asked.ignored)
     model = find_tokenizing(service, asked.model)
     request = Generate(prompt=asked.prompt, template_args=asked.template_args)
     check(request, LimitsOptions())
@@ -35,9 +37,11 @@ async def tokenize(exchange: Exchange, service: Service) -> None:
 
 async def detokenize(exchange: Exchange, service: Service) -> None:
     body = await exchange.read_body()
-    name, tokens = decode_detokenize(body)
-    card = find_card(exchange, service, name)
-    model = find_tokenizing(service, name)
+    asked = decode_detokenize(body)
+    tokens = asked.tokens
+    card = find_card(exchange, service, asked.model)
+    report(exchange, service, asked.ignored)
+    model = find_tokenizing(service, asked.model)
     if tokens and max(tokens) >= card.vocab_size:
         message = f"token id {max(tokens)} is outside the vocabulary of {card.vocab_size}"
         raise InvalidRequest(message, code="out_of_range", param="tokens")
@@ -49,7 +53,9 @@ async def detokenize(exchange: Exchange, service: Service) -> None:
 async def count(exchange: Exchange, service: Service, asked: Asked, num_bytes: int) -> int:
     """How many tokens the prompt of a request with a body of `num_bytes` has. Raises InvalidRequest as running it
     would, Overloaded."""
-    request = for_model(asked, find_card(exchange, service, asked.model)).requests[0]
+    asked = for_model(asked, find_card(exchange, service, asked.model))
+    report(exchange, service, asked.ignored)
+    request = asked.requests[0]
     check(request, LimitsOptions())
     model = find_tokenizing(service, asked.model)
     with service.encoding(num_bytes):

@@ -6,6 +6,7 @@ Owns names, defaults, ranges and units of every setting (options.py); refuses to
 """
 
 from tripos.config.change import Change, difference
+from tripos.config.door import is_loopback
 from tripos.config.file import DEFAULT_FILE, find_file
 from tripos.config.options import (
     DEFAULT_MODEL,
@@ -27,8 +28,8 @@ from tripos.config.options import (
     tables,
     variable,
 )
-from tripos.config.read import effective, is_loopback, model_options, read_environment, read_options
-from tripos.config.values import parse, parse_bytes
+from tripos.config.read import effective, model_options, read_environment, read_options
+from tripos.config.values import hint, parse, parse_bytes
 
 __all__ = [
     "DEFAULT_FILE",
@@ -51,6 +52,7 @@ __all__ = [
     "find_file",
     "flag",
     "flags",
+    "hint",
     "is_loopback",
     "model_options",
     "parse",

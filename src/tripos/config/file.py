@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -22,7 +21,7 @@ from tripos.config.options import (
     rules,
     stage_name,
 )
-from tripos.config.values import check, shown
+from tripos.config.values import check, hint, shown
 from tripos.errors import ConfigError
 from tripos.models.files import open_regular
 
@@ -122,10 +121,11 @@ class _Reader:
         key = ("routes", name)
         self._origins[".".join(key)] = self._where(key)
         table = self._table(key, value)
-        self._check_keys(key, table, ("model", "stages", "need"))
+        self._check_keys(key, table, ("model", "unknown_fields", "stages", "need"))
         if "model" not in table:
             raise self._error(key, "model is missing: name one of [models]")
-        given = self._values(key, {"model": table["model"]}, RouteOptions)
+        own = {name: table[name] for name in rules(RouteOptions) if name in table}
+        given = self._values(key, own, RouteOptions)
         if "stages" in table:
             given["stages"] = self._stages((*key, "stages"), table["stages"])
         if "need" in table:
@@ -161,7 +161,7 @@ class _Reader:
         if not isinstance(name, str):
             raise self._error(key, 'a stage is a name, or a table with a name: {stage = "limits", max_n = 4}')
         if name not in STAGES:
-            raise self._error(key, f"{shown(name)} is no stage{_near(name, STAGES)}")
+            raise self._error(key, f"{shown(name)} is no stage{hint(name, STAGES)}")
         return STAGES[name](**self._values(key, table, STAGES[name]))
 
     def _values(self, key: Key, table: dict[str, Any], struct: type) -> dict[str, Any]:
@@ -191,7 +191,7 @@ class _Reader:
         for name in table:
             if name not in known:
                 place = f"[{'.'.join(key)}]" if key else "a service file"
-                raise self._error((*key, name), f"{shown(name)} is not known in {place}{_near(name, known)}")
+                raise self._error((*key, name), f"{shown(name)} is not known in {place}{hint(name, known)}")
 
     def _table(self, key: Key, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -207,9 +207,3 @@ class _Reader:
     def _error(self, key: Key, reason: str) -> ConfigError:
         dotted = ".".join(part if len(part) <= 60 else part[:57] + "..." for part in key)
         return ConfigError(f"{self._where(key)}: {dotted}: {reason}")
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    near = difflib.get_close_matches(name[:64], known, n=1, cutoff=0)
-    return f": did you mean {near[0]}?" if near else ""

@@ -10,7 +10,7 @@ PREFIX = "TRIPOS_"
 NATIVE_VARIABLES = ("TRIPOS_ISA", "TRIPOS_NATIVE_LIBRARY", "TRIPOS_PROFILE")
 DEFAULT_MODEL = "demo:assistant"
 
-Kind = Literal["text", "path", "paths", "named_paths", "count", "seconds", "bytes", "switch"]
+Kind = Literal["text", "path", "paths", "named_paths", "names", "count", "seconds", "bytes", "switch"]
 Rule = Mapping[str, Any]
 
 
@@ -98,6 +98,42 @@ class ServerOptions:
         "", "path", "File with one API key per line, and its scopes. Without it no key is asked for."
     )
     i_accept_no_auth: bool = _setting(False, "switch", "Listen beyond this machine although no key is asked for.")
+    unix_socket: str = _setting(
+        "", "path", "Path of a socket to listen on instead of host and port, for a proxy beside us."
+    )
+    tls_cert: str = _setting(
+        "",
+        "path",
+        "File with our certificate and those up to its root (PEM). With it only TLS is spoken; SIGHUP reads it again.",
+    )
+    tls_key: str = _setting(
+        "", "path", "File with the certificate's private key (PEM). Default: it stands in tls_cert."
+    )
+    allowed_hosts: tuple[str, ...] = _setting(
+        (),
+        "names",
+        "Names of the Host header to answer to beside this machine's own, without port; * for any. Default: none where "
+        "we listen for this machine only, else any.",
+    )
+    cors_origins: tuple[str, ...] = _setting(
+        (), "names", "Origins whose pages may ask from a browser, such as https://app.example; * for any."
+    )
+    trusted_proxies: tuple[str, ...] = _setting(
+        (),
+        "names",
+        "Addresses or networks of proxies whose X-Forwarded-For is believed; unix for the socket. Logs then name their "
+        "clients, and max_peer_connections does not hold for the proxies.",
+    )
+    keep_alive_s: float = _setting(
+        15.0,
+        "seconds",
+        "Time that a client may leave its connection idle. Longer than the proxy's own.",
+        low=1,
+        high=3600,
+    )
+    max_call_s: float = _setting(
+        600.0, "seconds", "Longest that a call may take, where its route does not say.", low=0.001, high=86400
+    )
     drain_s: float = _setting(
         30.0, "seconds", "Time that running requests get to finish on SIGTERM, or when their model goes.", high=86400
     )
@@ -152,7 +188,12 @@ class NeedOptions:
         is_flag=False,
     )
     deadline_s: float = _setting(
-        600.0, "seconds", "After this time an answer is worthless.", low=0.001, high=86400, is_flag=False
+        600.0,
+        "seconds",
+        "After this time an answer is worthless. Default: the server's max_call_s.",
+        low=0.001,
+        high=86400,
+        is_flag=False,
     )
 
 
@@ -162,6 +203,14 @@ class RouteOptions:
 
     name: str
     model: str = _setting("", "text", "Name of the model at the end.", is_flag=False)
+    unknown_fields: str = _setting(
+        "report",
+        "text",
+        "What becomes of a request with a field that nobody knows. report: it is answered, and names the field in the "
+        "header x-tripos-ignored.",
+        choices=("report", "refuse"),
+        is_flag=False,
+    )
     stages: tuple[StageOptions, ...] = (LimitsStage(), DeadlineStage())
     need: NeedOptions = NeedOptions()
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from tripos.config.door import check_door
 from tripos.config.file import NAME_RULE, ServiceFile, is_name, read_file
 from tripos.config.options import (
     DEFAULT_MODEL,
@@ -24,7 +23,7 @@ from tripos.config.options import (
     stage_name,
     variable,
 )
-from tripos.config.values import check, parse, shown, written
+from tripos.config.values import check, hint, parse, shown, written
 from tripos.errors import ConfigError
 
 
@@ -39,8 +38,8 @@ def read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         if not key.startswith(PREFIX) or key in NATIVE_VARIABLES:
             continue
         if key not in known:
-            near = difflib.get_close_matches(key, [*known, *NATIVE_VARIABLES], n=1, cutoff=0)
-            raise ConfigError(f"{shown(key)} is not a setting of Tripos: did you mean {near[0]}?")
+            meant = hint(key, [*known, *NATIVE_VARIABLES])
+            raise ConfigError(f"variable {shown(key)} is not a setting of Tripos{meant}")
         values[known[key]] = parse(known[key], text, key)
     return values
 
@@ -60,18 +59,22 @@ def read_options(
     values |= {name: parse(name, text, flag(name)) for name, text in given.items()}
     origins |= {name: f"flag {flag(name)}" for name in given}
     server = replace(ServerOptions(), **{**read.server, **_of(ServerOptions, values)})
-    if not is_loopback(server.host) and not server.api_key_file and not server.i_accept_no_auth:
-        raise ConfigError(
-            f"--host {server.host} lets other machines in without a key: "
-            "give --api-key-file, or --i-accept-no-auth if that is meant"
-        )
+    check_door(server)
     models = _models(sources, values, read)
-    routes = () if sources else tuple(read.routes.values())
+    routes = (
+        () if sources else tuple(_with_deadline(route, server.max_call_s, origins) for route in read.routes.values())
+    )
     _check_names(models, routes, origins)
     for model in models:
         if len(model.adapters) > model.num_adapters:
             raise ConfigError(f"{len(model.adapters)} adapters are named, max_adapters allows {model.max_adapters}")
     return ServiceOptions(models=models, routes=routes, server=server, origins=origins, file=file)
+
+
+def _with_deadline(route: RouteOptions, max_call_s: float, origins: Mapping[str, str]) -> RouteOptions:
+    if f"routes.{route.name}.need.deadline_s" in origins:
+        return route
+    return replace(route, need=replace(route.need, deadline_s=max_call_s))
 
 
 def _models(sources: tuple[str, ...], values: Mapping[str, Any], read: ServiceFile) -> tuple[ModelOptions, ...]:
@@ -99,9 +102,8 @@ def _check_names(models: Iterable[ModelOptions], routes: Iterable[RouteOptions],
     for route in routes:
         here = origins.get(f"routes.{route.name}.model", "")
         if route.model not in names:
-            near = difflib.get_close_matches(route.model, names, n=1, cutoff=0)
-            hint = f": did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"{here}: routes.{route.name}.model: no model is named {shown(route.model)}{hint}")
+            there = hint(route.model, names) or f": there are {', '.join(names)}"
+            raise ConfigError(f"{here}: routes.{route.name}.model: no model is named {shown(route.model)}{there}")
         if route.name in served and route.name != route.model:
             raise ConfigError(f"{here}: routes.{route.name} would hide the model of that name: choose another name")
 
@@ -114,8 +116,7 @@ def model_options(name: str, given: Mapping[str, Any], default: ModelOptions, wh
     values = {}
     for key, value in given.items():
         if key not in known:
-            near = difflib.get_close_matches(key[:64], known, n=1, cutoff=0)
-            raise ConfigError(f"{where}.{shown(key)} is not a setting of a model: did you mean {near[0]}?")
+            raise ConfigError(f"{where}.{shown(key)} is not a setting of a model{hint(key, known)}")
         values[known[key]["field"]] = check(known[key], value, f"{where}.{key}")
     if name and not is_name(name):
         raise ConfigError(f"name: {shown(name)}: {NAME_RULE}")
@@ -143,7 +144,8 @@ def effective(options: ServiceOptions) -> list[tuple[str, str, str]]:
     for route in options.routes:
         key = f"routes.{route.name}"
         names = tuple(stage_name(stage) for stage in route.stages)
-        rows.append((f"{key}.model", written(route.model), origin(f"{key}.model")))
+        for name in ("model", "unknown_fields"):
+            rows.append((f"{key}.{name}", written(getattr(route, name)), origin(f"{key}.{name}")))
         rows.append((f"{key}.stages", written(names), origin(f"{key}.stages")))
         for i, stage in enumerate(route.stages):
             add(f"{key}.stages.{names[i]}", stage, f"{key}.stages.{i}")
@@ -154,13 +156,3 @@ def effective(options: ServiceOptions) -> list[tuple[str, str, str]]:
 def _of(struct: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a struct's flags and variables, by field."""
     return {rules(struct)[name]["field"]: value for name, value in values.items() if name in flags(struct)}
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address. Names other than localhost count as reachable."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

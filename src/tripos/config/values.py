@@ -5,14 +5,17 @@ An error names where the value was written.
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from tripos.config.options import Rule, settings
 from tripos.errors import ConfigError
 
+NEAR = 0.75  # of difflib's ratio: slips of the hand, not another word
 _UNITS = {"": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
@@ -37,6 +40,12 @@ def parse(name: str, text: str, where: str) -> Any:
 def check(rule: Rule, value: Any, where: str) -> Any:
     """A typed value (of TOML or JSON) as the setting has it. Raises ConfigError."""
     return _checked(rule, value, _CHECKS[rule["kind"]], where)
+
+
+def hint(word: str, known: Iterable[str]) -> str:
+    """What may have been meant by a word that is not known, for the end of a message; "" where nothing is near."""
+    near = difflib.get_close_matches(word[:64], list(known), n=1, cutoff=NEAR)
+    return f": did you mean {near[0]}?" if near else ""
 
 
 def shown(value: Any) -> str:
@@ -96,6 +105,10 @@ def _paths(text: str) -> tuple[str, ...]:
     return tuple(_text(each) for each in text.split(os.pathsep) if each)
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(_text(each.strip()) for each in text.split(",") if each.strip())
+
+
 def _named_paths(text: str) -> tuple[tuple[str, str], ...]:
     pairs = [each.partition("=") for each in _paths(text)]
     if not all(name and path for name, _, path in pairs):
@@ -147,6 +160,12 @@ def _typed_paths(value: Any) -> tuple[str, ...]:
     return tuple(_typed_text(each) for each in value)
 
 
+def _typed_names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError("is not a list of names")
+    return tuple(_typed_text(each) for each in value)
+
+
 def _typed_named_paths(value: Any) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, dict):
         raise ValueError('is not a table of paths such as {name = "path"}')
@@ -158,6 +177,7 @@ _PARSERS = {
     "path": _text,
     "paths": _paths,
     "named_paths": _named_paths,
+    "names": _names,
     "count": _count,
     "seconds": _seconds,
     "bytes": parse_bytes,
@@ -168,6 +188,7 @@ _CHECKS = {
     "path": _typed_text,
     "paths": _typed_paths,
     "named_paths": _typed_named_paths,
+    "names": _typed_names,
     "count": _typed_count,
     "seconds": _typed_seconds,
     "bytes": _typed_bytes,

@@ -229,6 +229,10 @@ class Metrics:
         model = ("gen_ai_request_model",)
         self.otel_first = otel("time_to_first_token_seconds", "Arrival to first token.", model, LATENCY_S)
         self.otel_per_token = otel("time_per_output_token_seconds", "Mean per token after the first.", model, TOKEN_S)
+        self.ignored = Counter(
+            "tripos:ignored_fields", "Fields of requests that were not heeded.", ("model_name", "group")
+        )
+        self._families.append(self.ignored)
         self.registry.register(self)
 
     def series(self, name: str) -> Series:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tripos.config import ModelOptions, RouteOptions, ServiceOptions
+from tripos.config import ModelOptions, NeedOptions, RouteOptions, ServiceOptions
 from tripos.engine.memory import mib
 from tripos.errors import Conflict, NotFound, PermissionDenied
 from tripos.residents.resident import Opening, Resident, State
@@ -114,11 +114,12 @@ class Room:
     def route(self, again: bool = False) -> None:
         """Make our routes of the service those of the models that are ready, in one go. `again`: with new stages."""
         wanted: dict[str, tuple[Model, RouteOptions]] = {}
+        need = NeedOptions(deadline_s=self.options.server.max_call_s)
         for resident in self.residents.values():
             if resident.state == "ready":
                 for model in resident.models:
                     if getattr(model, "is_loaded", True):  # an adapter may have been unloaded since
-                        wanted[model.card.name] = (model, RouteOptions(name=model.card.name))
+                        wanted[model.card.name] = (model, RouteOptions(name=model.card.name, need=need))
         for route in self.options.routes:
             target = self.residents.get(route.model)
             if target is not None and target.state == "ready":
@@ -127,10 +128,11 @@ class Room:
         for name in (self._routed - set(wanted)) & set(current):
             self._service.remove(name)
         for name, (model, route) in wanted.items():
+            is_strict = route.unknown_fields == "refuse"
             if name not in current:
-                self._service.add(model, self._make_stages(route, model), name)
+                self._service.add(model, self._make_stages(route, model), name, is_strict=is_strict)
             elif again or current[name] is not model:
-                self._service.replace(name, model, self._make_stages(route, model))
+                self._service.replace(name, model, self._make_stages(route, model), is_strict=is_strict)
         self._routed = set(wanted)
 
     def check_names(self, name: str, options: ModelOptions, old: Resident | None = None) -> None:

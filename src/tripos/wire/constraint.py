@@ -9,7 +9,7 @@ import msgspec
 
 from tripos.errors import InvalidRequest
 from tripos.types import Constraint
-from tripos.wire.fields import Field, kind_of, read, table
+from tripos.wire.fields import Field, Found, kind_of, table
 from tripos.wire.json import shown
 
 MAX_CHOICES = 5000
@@ -22,7 +22,7 @@ _SCHEMA = (
     Field("name", "string", "", max_bytes=64),
     Field("description", "string", "", use="ignored"),
     Field("schema", "any", ""),
-    Field("strict", "boolean", "Schemas are always enforced."),
+    Field("strict", "boolean", "Schemas are always enforced.", use="met"),
 )
 _NAMED_SCHEMA = table(*_SCHEMA)
 _TEXT_FORMAT = table(_FORMAT["type"], *_SCHEMA)
@@ -32,7 +32,7 @@ _ONLY_SCHEMA = table(
 )
 _TEXT = table(
     Field("format", "object", ""),
-    Field("verbosity", "string", "", use="refused"),
+    Field("verbosity", "string", "", use="ignored", nothing=("medium",)),
 )
 _STRUCTURED = table(
     Field("json", "any", "A schema, or its text."),
@@ -43,48 +43,49 @@ _STRUCTURED = table(
     Field("structural_tag", "any", "use a grammar", use="refused"),
     *(Field(name, "any", "say it in the schema or use a grammar", use="refused")
       for name in ("disable_any_whitespace", "disable_additional_properties", "whitespace_pattern")),
-    Field("disable_fallback", "boolean", "There is none.", use="ignored"),
+    Field("disable_fallback", "boolean", "There is none.", use="met"),
 )  # fmt: skip
 _GBNF = re.compile(r"^\s*[A-Za-z0-9_-]+\s*::=", re.MULTILINE)
 
 
-def read_constraint(found: dict[str, Any]) -> Constraint | None:
+def read_constraint(found: Found) -> Constraint | None:
     """`response_format` and `structured_outputs` of chat and legacy completions. Raises InvalidRequest."""
     form, structured = found.get("response_format"), found.get("structured_outputs")
-    constraint = None if form is None else _read_response_format(form)
+    constraint = None if form is None else _read_response_format(found)
     if structured is None:
         return constraint
     if constraint is not None:
         message = "structured_outputs and response_format exclude each other: give one"
         raise InvalidRequest(message, code="invalid_value", param="structured_outputs")
-    return _read_structured(structured)
+    return _read_structured(found)
 
 
-def _read_response_format(form: Any) -> Constraint | None:
-    read_form = read(form, _FORMAT, "response_format")
+def _read_response_format(found: Found) -> Constraint | None:
+    read_form = found.inner("response_format", _FORMAT)
     if read_form["type"] != "json_schema":
         return _plain(read_form["type"], "response_format.type")
     path = "response_format.json_schema"
     if "json_schema" not in read_form:
         raise InvalidRequest(f"{path} is required", code="missing_field", param=path)
-    return _named(read(read_form["json_schema"], _NAMED_SCHEMA, path), path)
+    return _named(read_form.inner("json_schema", _NAMED_SCHEMA), path)
 
 
-def read_text_format(text: Any) -> Constraint | None:
+def read_text_format(found: Found) -> Constraint | None:
     """`text` of a responses body. Raises InvalidRequest."""
-    form = read(text, _TEXT, "text").get("format")
-    if form is None:
+    text = found.inner("text", _TEXT)
+    if "format" not in text:
         return None
     path = "text.format"
-    read_form = read(form, _TEXT_FORMAT, path)
+    read_form = text.inner("format", _TEXT_FORMAT)
     if read_form["type"] != "json_schema":
         return _plain(read_form["type"], f"{path}.type")
     return _named(read_form, path)
 
 
-def read_schema_format(form: Any, path: str) -> Constraint:
-    """Anthropic's {type: json_schema, schema}. Raises InvalidRequest."""
-    return schema_constraint(read(form, _ONLY_SCHEMA, path)["schema"], f"{path}.schema")
+def read_schema_format(found: Found, name: str) -> Constraint:
+    """Anthropic's {type: json_schema, schema} in field `name`. Raises InvalidRequest."""
+    form = found.inner(name, _ONLY_SCHEMA)
+    return schema_constraint(form["schema"], f"{form.path}.schema")
 
 
 def read_ollama_format(form: Any) -> Constraint | None:
@@ -118,8 +119,8 @@ def _named(found: dict[str, Any], path: str) -> Constraint:
     return schema_constraint(found["schema"], f"{path}.schema")
 
 
-def _read_structured(value: Any) -> Constraint | None:
-    found = read(value, _STRUCTURED, "structured_outputs")
+def _read_structured(body: Found) -> Constraint | None:
+    found = body.inner("structured_outputs", _STRUCTURED)
     asked = [name for name in ("json", "json_object", "regex", "choice", "grammar") if name in found]
     if len(asked) != 1:
         message = f"structured_outputs takes one of json, json_object, regex, choice and grammar, not {len(asked)}"

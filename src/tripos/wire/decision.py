@@ -10,8 +10,9 @@ import msgspec
 
 from tripos.errors import InvalidRequest
 from tripos.types import Decide, Decision, Option, Priority
-from tripos.wire.fields import Field, Table, read_json
+from tripos.wire.fields import Field, Found, Table, read_json
 from tripos.wire.generation import INT31, MAX_TIMEOUT_S, MODEL, check_model
+from tripos.wire.ignored import Ignored
 from tripos.wire.openai.chat import read_template_args
 
 MAX_QUESTIONS = 400
@@ -28,8 +29,9 @@ OWN = (
     Field("min_label_mass", "number", "Less for all labels together is a refusal. Default 0.", low=0, high=1),
     Field("chat_template_kwargs", "object", "Scalars for the model's template.", max_items=16),
     Field("priority", "integer", "0: online work; above 0: batch work.", low=0, high=INT31),
-    Field("cache_salt", "string", "Narrows prefix reuse to requests with the same salt.", max_bytes=256),
+    Field("cache_salt", "string", "Narrows prefix reuse to requests with the same salt.", max_bytes=256, nothing=("",)),
     Field("timeout", "number", "Seconds after which the answer is worthless.", low=0.001, high=MAX_TIMEOUT_S),
+    Field("stream", "boolean", "decisions come all together", use="refused"),
 )
 
 
@@ -42,14 +44,13 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     values: tuple[tuple[Any, ...], ...]
     priority: Priority = Priority.ONLINE
     timeout_s: float | None = None
+    ignored: tuple[Ignored, ...] = ()  # what the client sent and is not heeded
 
 
-def read_body(body: bytes, fields: Table) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+def read_body(body: bytes, fields: Table) -> tuple[Found, dict[str, Any], dict[str, Any]]:
     """The fields of a body; then those of Wanted and of Decide that OWN stands for. Raises InvalidRequest."""
     found = read_json(body, fields)
     check_count(len(found["questions"]), 1, MAX_QUESTIONS, "questions", "questions")
-    if found.get("cache_salt") == "":
-        raise InvalidRequest("cache_salt is empty: leave it out", code="invalid_value", param="cache_salt")
     wanted = {
         "model": check_model(found),
         "priority": Priority.BATCH if found.get("priority", 0) > 0 else Priority.ONLINE,

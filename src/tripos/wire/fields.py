@@ -1,13 +1,13 @@
 """Fields of a request body as a table: one line per field says its type, its range and what becomes of it.
 
 The same table decodes, documents (docs/reference/http-api.md) and generates the boundary tests. msgspec decodes and
-checks a body in one pass, by a type made from the table; only what it does not take is looked at field by field, for
-words to say why.
+checks a body in one pass, by a type made from the table; only what it does not take, or what is not simply honoured, is
+looked at field by field. What is not heeded is named to whoever asks (ignored.py); an echo's further keys mean nothing.
 """
 
 from __future__ import annotations
 
-import difflib
+import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal, Required, TypedDict
@@ -15,10 +15,11 @@ from typing import Annotated, Any, Literal, Required, TypedDict
 import msgspec
 
 from tripos.errors import InvalidRequest
+from tripos.wire.ignored import Ignored
 from tripos.wire.json import INT64, decoder, parse, shown
 
 Kind = Literal["boolean", "integer", "number", "string", "array", "object", "any"]
-Use = Literal["honoured", "ignored", "refused"]
+Use = Literal["honoured", "met", "ignored", "refused"]
 
 _PYTHON: dict[str, tuple[type, ...]] = {
     "boolean": (bool,),
@@ -32,7 +33,12 @@ _FAR = 2.0**53  # numbers beyond are looked at again: an integer would lose digi
 
 
 class Field(msgspec.Struct, frozen=True):
-    """One field. Ranges are inclusive; null means absent, as clients send it for what they leave out."""
+    """One field. Ranges are inclusive; null means absent, as clients send it for what they leave out, and so does each
+    of `nothing`: values such as a default, by which a client asks for what is so anyway.
+
+    `use`: `honoured`; `met` (whatever it says is so anyway); `ignored` (accepted and named); `refused`, for the reason
+    in `doc`. Of all but the first the empty values (false, "", [], {}) say nothing, and others are not looked at.
+    """
 
     name: str
     kind: Kind
@@ -44,6 +50,12 @@ class Field(msgspec.Struct, frozen=True):
     choices: tuple[str, ...] = ()
     required: bool = False
     use: Use = "honoured"
+    nothing: tuple[Any, ...] = ()
+
+    def says_nothing(self, value: Any) -> bool:
+        if value is None or (self.use != "honoured" and is_empty(value)):
+            return True
+        return any(value == each and (type(value) is bool) == (type(each) is bool) for each in self.nothing)
 
 
 class Table(dict[str, Field]):
@@ -62,6 +74,29 @@ class Table(dict[str, Field]):
         """A body as `form`; None where it has to be looked at more closely."""
         return decoder(self.form)
 
+    @cached_property
+    def watched(self) -> frozenset[str]:
+        """Fields of which a value may mean something else than itself."""
+        return frozenset(name for name, field in self.items() if field.use != "honoured" or field.nothing)
+
+
+class Found(dict[str, Any]):
+    """The fields of an object that are to be honoured. `ignored` is of the whole body: objects inside add to it."""
+
+    __slots__ = ("ignored", "path")
+
+    def __init__(self, values: dict[str, Any], path: str, ignored: list[Ignored]) -> None:
+        super().__init__(values)
+        self.path, self.ignored = path, ignored
+
+    def inner(self, name: str, fields: Table) -> Found:
+        """The object in field `name`; an empty one for none. Raises as `read` does."""
+        return read(self.get(name, {}), fields, at(self.path, name), self.ignored)
+
+    def refuse_unknown(self) -> None:
+        """For bodies of which every field must be known. Raises InvalidRequest (unknown_field)."""
+        refuse_unknown(self.ignored)
+
 
 def table(*fields: Field) -> Table:
     return Table((field.name, field) for field in fields)
@@ -71,6 +106,8 @@ def _annotation(field: Field) -> Any:
     """The type of a field's values; null means absent."""
     if field.use == "refused":
         return None
+    if field.use != "honoured":
+        return Any
     return Required[_type(field)] if field.required else _type(field) | None
 
 
@@ -94,45 +131,81 @@ def _type(field: Field) -> Any:
     return collection if field.max_items is None else Annotated[collection, limit(max_length=field.max_items)]
 
 
-def read_json(body: bytes, fields: Table) -> dict[str, Any]:
+def read_json(body: bytes, fields: Table) -> Found:
     """The fields of a request's body, as `read` gives them. Raises InvalidRequest as `parse` and `read` do."""
     found = fields.decode(body)
-    return read(parse(body), fields) if found is None or None in found.values() else found
+    if found is None:
+        return read(parse(body), fields, ignored=[])
+    if None in found.values() or not fields.watched.isdisjoint(found):
+        return _complete(_read_each(found, fields, "", []), fields)
+    return Found(found, "", [])
 
 
-def read(value: Any, fields: Table, path: str = "") -> dict[str, Any]:
-    """The fields of an object that are present and not null, checked.
+def read(value: Any, fields: Table, path: str = "", ignored: list[Ignored] | None = None) -> Found:
+    """The fields of an object that say something, checked. What is not heeded is added to `ignored`; without it the
+    object is an echo of an earlier answer.
 
-    Raises InvalidRequest: invalid_type, unknown_field, missing_field, invalid_value, out_of_range, too_many_items.
+    Raises InvalidRequest: invalid_type, missing_field, invalid_value, out_of_range, too_many_items.
     """
+    notes = [] if ignored is None else ignored
     try:
         found = msgspec.convert(value, fields.form)
     except msgspec.ValidationError:
         found = {}
-    if not found or len(found) != len(value):
-        _check_each(value, fields, path)
-        found = value
-    found = {name: each for name, each in found.items() if each is not None}
-    missing = next((name for name, field in fields.items() if field.required and name not in found), None)
-    if missing is not None:
-        where = at(path, missing)
-        raise InvalidRequest(f"{where} is required", code="missing_field", param=where)
-    return found
+    if found and len(found) == len(value) and None not in found.values() and fields.watched.isdisjoint(found):
+        return _complete(Found(found, path, notes), fields)
+    return _complete(_read_each(value, fields, path, notes), fields)
 
 
-def _check_each(value: Any, fields: Table, path: str) -> None:
-    """As `read`, but for fields that are missing."""
+def _read_each(value: Any, fields: Table, path: str, ignored: list[Ignored]) -> Found:
     if not isinstance(value, dict):
         where = path or "the body"
         raise InvalidRequest(
             f"{where} must be an object, not {kind_of(value)}", code="invalid_type", param=path or None
         )
+    found = {}
     for name, each in value.items():
         field = fields.get(name)
         if field is None:
-            raise _unknown(name, fields, path)
-        if each is not None:
+            if each is not None and not is_empty(each):
+                ignored.append(Ignored(name_of(path, name)))
+        elif field.says_nothing(each) or field.use == "met":
+            continue
+        elif field.use == "ignored":
+            ignored.append(Ignored(name_of(path, name), "advisory"))
+        else:
             check(each, field, at(path, name))
+            found[name] = each
+    return Found(found, path, ignored)
+
+
+def _complete(found: Found, fields: Table) -> Found:
+    missing = next((name for name, field in fields.items() if field.required and name not in found), None)
+    if missing is not None:
+        where = at(found.path, missing)
+        raise InvalidRequest(f"{where} is required", code="missing_field", param=where)
+    return found
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a value turns something off, or holds nothing: false, "", [] or {}. Numbers do not."""
+    return not value and type(value) in (bool, str, list, dict)
+
+
+def refuse_unknown(ignored: Sequence[Ignored]) -> None:
+    """Raises InvalidRequest (unknown_field) for the first field that no table has."""
+    for each in ignored:
+        if each.group == "unknown":
+            message = f"{shown(each.name)} is not a known field"
+            raise InvalidRequest(message, code="unknown_field", param=each.name)
+
+
+_PLACE = re.compile(r"\[[0-9]+\]")
+
+
+def name_of(path: str, name: str) -> str:
+    """How a field is named to the client: the same in every place of an array, and short."""
+    return at(_PLACE.sub("[]", path), name[:64])
 
 
 def at(path: str, name: str) -> str:
@@ -197,11 +270,3 @@ def _check_text(value: str, field: Field, path: str) -> None:
 
 def _a(kind: str) -> str:
     return f"an {kind}" if kind[0] in "aeio" else f"a {kind}"
-
-
-def _unknown(name: str, fields: Table, path: str) -> InvalidRequest:
-    known = [field.name for field in fields.values() if field.use != "refused"]
-    near = difflib.get_close_matches(name[:64], known, n=1, cutoff=0.5)
-    hint = f": did you mean {near[0]}?" if near else ""
-    where = at(path, name[:64])
-    return InvalidRequest(f"{shown(at(path, name))} is not a known field{hint}", code="unknown_field", param=where)

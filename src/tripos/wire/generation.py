@@ -27,13 +27,14 @@ from tripos.types import (
     Usage,
 )
 from tripos.wire.fields import Field, items
+from tripos.wire.ignored import Ignored
 from tripos.wire.tools.adapt import Thinking, adapt
 from tripos.wire.tools.offer import Offer
 from tripos.wire.tools.reader import PLAIN, Reader, Said, Speech
 
 MAX_MODEL_NAME = 256
 MAX_MESSAGES = 2048
-MAX_TIMEOUT_S = 600.0
+MAX_TIMEOUT_S = 86400.0  # what a route allows, its deadline says
 MAX_TOKENS = 2**31 - 1
 MAX_STOPS, MAX_STOP_BYTES = 16, 256
 INT31, INT63 = 2**31 - 1, 2**63 - 1
@@ -59,6 +60,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     offer: Offer = Offer()  # tools that may be called
     thinking: Thinking = Thinking()  # what the client wants of the model's reasoning
     speech: Speech = PLAIN  # how the answer's text is to be read; the model's, from `for_model` on
+    ignored: tuple[Ignored, ...] = ()  # what the client sent and is not heeded; each step may add to it
 
     @property
     def n(self) -> int:
@@ -66,13 +68,12 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def for_model(asked: Asked, card: ModelCard) -> Asked:
-    """`asked` with the model's values for what the client left out, tools and reasoning in the model's dialects.
-
-    Raises InvalidRequest (context_length_exceeded) when it wants a larger window than there is.
+    """`asked` with the model's values for what the client left out, tools and reasoning in the model's dialects. A
+    window is as large as the model's at most. Raises InvalidRequest.
     """
     if 0 < card.max_model_len < asked.window:
-        message = f"a window of {asked.window} tokens was asked for, {card.name} has {card.max_model_len}"
-        raise InvalidRequest(message, code="context_length_exceeded", param="options.num_ctx")
+        clamped = Ignored("options.num_ctx", "advisory")
+        asked = replace(asked, window=card.max_model_len, ignored=(*asked.ignored, clamped))
     requests, speech = asked.requests, PLAIN
     if card.sampling != _SILENT:  # the makers recommend something
         missing = {name: getattr(card.sampling, name) for name in RECOMMENDED - asked.given}

@@ -9,8 +9,9 @@ import msgspec
 
 from tripos.errors import InvalidRequest
 from tripos.types import Embed, Priority, Rerank, Result, Usage
-from tripos.wire.fields import Field, kind_of
+from tripos.wire.fields import Field, Found, kind_of
 from tripos.wire.generation import INT31, MAX_TIMEOUT_S, read_token_ids
+from tripos.wire.ignored import Ignored
 
 MAX_INPUTS = 2048  # OpenAI's
 MAX_DOCUMENTS = 2048
@@ -37,6 +38,7 @@ class AskedOnce(msgspec.Struct, frozen=True, kw_only=True):
     requests: tuple[Embed | Rerank, ...]
     priority: Priority = Priority.ONLINE
     timeout_s: float | None = None
+    ignored: tuple[Ignored, ...] = ()  # what the client sent and is not heeded
 
 
 class AnsweredOnce(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,10 +48,14 @@ class AnsweredOnce(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage
 
 
-def read_delivery(found: Mapping[str, Any]) -> dict[str, Any]:
+def read_delivery(found: Found) -> dict[str, Any]:
     """AskedOnce's fields that checked values of DELIVERY ask for."""
     is_batch = found.get("priority", 0) > 0
-    return {"priority": Priority.BATCH if is_batch else Priority.ONLINE, "timeout_s": found.get("timeout")}
+    return {
+        "priority": Priority.BATCH if is_batch else Priority.ONLINE,
+        "timeout_s": found.get("timeout"),
+        "ignored": tuple(found.ignored),
+    }
 
 
 def read_truncation(found: Mapping[str, Any], default: bool = False) -> int | None:

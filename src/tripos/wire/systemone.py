@@ -26,6 +26,7 @@ from tripos.wire.decision import (
     text_of,
 )
 from tripos.wire.fields import Field, kind_of, read, table
+from tripos.wire.ignored import Ignored
 
 FIELDS = table(
     Field("state", "any", "What the questions are about: text, or JSON.", required=True),
@@ -54,16 +55,19 @@ def decode(body: bytes) -> Wanted:
         if not 0 < len(id.encode()) <= MAX_NAME_BYTES:
             message = f"an id of questions has no character, or more than {MAX_NAME_BYTES} bytes"
             raise InvalidRequest(message, code="out_of_range", param="questions")
-    questions = tuple(_read_question(each, f"questions.{id[:64]}") for id, each in found["questions"].items())
+    ignored = found.ignored
+    questions = tuple(_read_question(each, f"questions.{id[:64]}", ignored) for id, each in found["questions"].items())
     request = Decide(
         state=text_of(found["state"]), questions=questions, instructions=found.get("instructions", ""), **own
     )
     values = tuple(tuple(each.name for each in question.options) for question in questions)
-    return Wanted(request=request, names=tuple(found["questions"]), values=values, **wanted)
+    return Wanted(
+        request=request, names=tuple(found["questions"]), values=values, ignored=tuple(found.ignored), **wanted
+    )
 
 
-def _read_question(value: Any, path: str) -> Question:
-    found = read(value, _QUESTION, path)
+def _read_question(value: Any, path: str, ignored: list[Ignored]) -> Question:
+    found = read(value, _QUESTION, path, ignored)
     kind = found["type"]
     options = _CRITERIA[kind](found.get("criteria"), f"{path}.criteria")
     return Question(kind=_KINDS[kind], instructions=text_of(found.get("instructions", "")), options=options)
@@ -72,7 +76,8 @@ def _read_question(value: Any, path: str) -> Question:
 def _read_meanings(value: Any, path: str) -> tuple[Option, ...]:
     if value is None:
         return ()
-    found = read(value, _MEANINGS, path)
+    found = read(value, _MEANINGS, path, ignored=[])
+    found.refuse_unknown()  # a third meaning would be part of the question
     return tuple(option(name, _words(found.get(name))) for name in _MEANINGS)
 
 

@@ -15,7 +15,7 @@ import pytest
 from tests.unit.models.adapter_files import adapter_folder, matrices
 from tests.unit.models.files import STRING, gguf_model, model_folder, pair, text, write
 from tripos.api.auth import read_keys
-from tripos.client import _admin_key
+from tripos.client import _key
 from tripos.config.file import read_file
 from tripos.errors import ConfigError, EnvironmentProblem, ModelRefused
 from tripos.models.adapters import read_adapter
@@ -128,7 +128,7 @@ def test_the_service_file_and_key_files_may_not_be_anything_else(tmp_path: Path,
     with pytest.raises(EnvironmentProblem, match="cannot be read"):
         read_keys(str(path))
     with pytest.raises(EnvironmentProblem, match="cannot be read"):
-        _admin_key(str(path))
+        _key(str(path), "admin")
 
 
 def test_a_name_that_cannot_exist_is_refused_by_name(tmp_path: Path) -> None:

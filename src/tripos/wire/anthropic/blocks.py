@@ -14,7 +14,7 @@ from tripos.wire.fields import Field, kind_of, read, table
 from tripos.wire.json import encode, shown
 from tripos.wire.tools.reader import Said
 
-_CACHE = Field("cache_control", "object", "Prefixes are always reused.", use="ignored")
+_CACHE = Field("cache_control", "object", "Prefixes are always reused.", use="met")
 _MESSAGE = table(
     Field("role", "string", "", choices=("user", "assistant"), required=True),
     Field("content", "any", "", required=True),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from tripos.errors import InvalidRequest
-from tripos.wire.fields import Field, read, table
+from tripos.wire.fields import Field, Found, read, table
 from tripos.wire.generation import MAX_TOKENS
+from tripos.wire.ignored import Ignored
 from tripos.wire.json import shown
 from tripos.wire.tools.adapt import Thinking
 from tripos.wire.tools.offer import Choice, Offer, Tool, make_offer, read_tool
@@ -16,8 +17,8 @@ _TOOL = table(
     Field("description", "string", "", max_bytes=64 * 1024),
     Field("input_schema", "any", "", required=True),
     Field("type", "string", "", choices=("custom",)),
-    Field("strict", "boolean", "Arguments always match their schema.", use="ignored"),
-    Field("cache_control", "object", "", use="ignored"),
+    Field("strict", "boolean", "Arguments always match their schema.", use="met"),
+    Field("cache_control", "object", "Prefixes are always reused.", use="met"),
     Field("input_examples", "array", "", use="ignored"),
     Field("allowed_callers", "array", "", use="ignored"),
     Field("defer_loading", "boolean", "", use="ignored"),
@@ -36,10 +37,10 @@ _THINKING = table(
 )
 
 
-def read_offer(found: dict[str, Any]) -> Offer:
+def read_offer(found: Found) -> Offer:
     """Raises InvalidRequest naming the field."""
-    tools = [_read_tool(value, f"tools[{i}]") for i, value in enumerate(found.get("tools", ()))]
-    choice = read(found.get("tool_choice", {"type": "auto"}), _CHOICE, "tool_choice")
+    tools = [_read_tool(value, f"tools[{i}]", found.ignored) for i, value in enumerate(found.get("tools", ()))]
+    choice = read(found.get("tool_choice", {"type": "auto"}), _CHOICE, "tool_choice", found.ignored)
     is_named = choice["type"] == "tool"
     if is_named != ("name" in choice):
         message = "tool_choice.name goes with type tool, and only with it"
@@ -49,19 +50,19 @@ def read_offer(found: dict[str, Any]) -> Offer:
     return make_offer(tools, _MODES[choice["type"]], allowed, is_parallel, ("tools", "tool_choice"))
 
 
-def _read_tool(value: Any, path: str) -> Tool:
+def _read_tool(value: Any, path: str, ignored: list[Ignored]) -> Tool:
     kind = value.get("type") if isinstance(value, dict) else None
     if isinstance(kind, str) and kind != "custom":
         message = f"{path}.type is {shown(kind)}: only tools that the client runs can be called"
         raise InvalidRequest(message, code="invalid_value", param=f"{path}.type")
-    found = read(value, _TOOL, path)
+    found = read(value, _TOOL, path, ignored)
     schema_path = f"{path}.input_schema"
     return read_tool(found.get("name"), found.get("description"), found["input_schema"], f"{path}.name", schema_path)
 
 
-def read_thinking(value: Any, max_tokens: int | None) -> Thinking:
+def read_thinking(body: Found, max_tokens: int | None) -> Thinking:
     """Nobody who did not ask for thinking gets any: such clients read the first block as the text."""
-    found = read(value or {"type": "disabled"}, _THINKING, "thinking")
+    found = read(body.get("thinking") or {"type": "disabled"}, _THINKING, "thinking", body.ignored)
     budget = found.get("budget_tokens")
     path = "thinking.budget_tokens"
     if found["type"] == "enabled" and budget is None:

@@ -10,7 +10,7 @@ from tripos.types import Constraint, Event, Generate, Message, Sampling, Usage
 from tripos.wire.anthropic.blocks import Blocks, read_conversation
 from tripos.wire.anthropic.functions import read_offer, read_thinking
 from tripos.wire.constraint import read_schema_format
-from tripos.wire.fields import Field, read, read_json, table
+from tripos.wire.fields import Field, Found, read_json, table
 from tripos.wire.generation import (
     INT31,
     INT63,
@@ -32,7 +32,7 @@ _PROMPT = (
     MODEL,
     Field("messages", "array", "The conversation, ending with the user.", max_items=MAX_MESSAGES, required=True),
     Field("system", "any", "Text, or a list of {type: text, text}."),
-    Field("cache_control", "object", _CACHE, use="ignored"),
+    Field("cache_control", "object", _CACHE, use="met"),
     Field("thinking", "object", "{type: enabled, budget_tokens}, {type: adaptive} or {type: disabled}, the default."),
     Field("tools", "array", "Tools that the client runs: {name, description, input_schema}.", max_items=MAX_TOOLS),
     Field("tool_choice", "object", "{type: auto, any, tool or none, name?, disable_parallel_tool_use?}."),
@@ -42,7 +42,7 @@ _PROMPT = (
     Field("context_management", "object", "send the messages that count", use="refused"),
     Field("user_profile_id", "string", "For the client's own books.", max_bytes=512, use="ignored"),
     Field("workspace_id", "string", "For the client's own books.", max_bytes=512, use="ignored"),
-    Field("speed", "string", "One speed: what the machine can.", choices=("standard", "fast"), use="ignored"),
+    Field("speed", "string", "One speed: what the machine can.", use="ignored", nothing=("standard",)),
 )
 COUNT = table(*_PROMPT)
 FIELDS = table(
@@ -55,7 +55,7 @@ FIELDS = table(
     Field("seed", "integer", "Makes draws repeatable; ours.", low=0, high=INT63),
     Field("stop_sequences", "array", "Each of 1 to 256 bytes; matched exactly.", max_items=MAX_STOPS),
     Field("metadata", "object", "{user_id}, for the client's own books.", use="ignored"),
-    Field("service_tier", "string", "No tiers.", choices=("auto", "standard_only"), use="ignored"),
+    Field("service_tier", "string", "No tiers.", use="ignored", nothing=("auto", "standard_only")),
     Field("inference_geo", "string", "Everything stays on this machine.", max_bytes=64, use="ignored"),
     Field("container", "any", "there are no containers", use="refused"),
     Field("diagnostics", "any", "see /metrics", use="refused"),
@@ -65,14 +65,12 @@ _OUTPUT_CONFIG = table(
     Field("effort", "string", "One effort: what the model can.", max_bytes=16, use="ignored"),
     Field("task_budget", "object", "use max_tokens", use="refused"),
 )
-_METADATA = table(Field("user_id", "string", "", max_bytes=512))
 _STOP_REASONS = {"length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 
 
 def decode(body: bytes) -> Asked:
     """Raises InvalidRequest naming the field."""
     found = read_json(body, FIELDS)
-    read(found.get("metadata", {}), _METADATA, "metadata")
     sampling = Sampling(
         temperature=float(found.get("temperature", 1.0)),
         top_p=float(found.get("top_p", 1.0)),
@@ -88,23 +86,23 @@ def decode(body: bytes) -> Asked:
     )
     return Asked(
         offer=read_offer(found),
-        thinking=read_thinking(found.get("thinking"), found["max_tokens"]),
+        thinking=read_thinking(found, found["max_tokens"]),
         model=check_model(found),
         requests=(request,),
         given=frozenset(found),
         stream=found.get("stream", False),
+        ignored=tuple(found.ignored),
     )
 
 
-def _read_constraint(found: dict[str, Any]) -> Constraint | None:
-    new = read(found.get("output_config", {}), _OUTPUT_CONFIG, "output_config").get("format")
-    old = found.get("output_format")
-    if new is not None and old is not None:
+def _read_constraint(found: Found) -> Constraint | None:
+    config = found.inner("output_config", _OUTPUT_CONFIG)
+    if "format" in config and "output_format" in found:
         message = "output_config.format and output_format are the same: give one"
         raise InvalidRequest(message, code="invalid_value", param="output_format")
-    if new is not None:
-        return read_schema_format(new, "output_config.format")
-    return None if old is None else read_schema_format(old, "output_format")
+    if "format" in config:
+        return read_schema_format(config, "format")
+    return read_schema_format(found, "output_format") if "output_format" in found else None
 
 
 def decode_count(body: bytes) -> Asked:
@@ -114,7 +112,8 @@ def decode_count(body: bytes) -> Asked:
         model=check_model(found),
         requests=(Generate(prompt=_read_prompt(found)),),
         offer=read_offer(found),
-        thinking=read_thinking(found.get("thinking"), None),
+        thinking=read_thinking(found, None),
+        ignored=tuple(found.ignored),
     )
 
 

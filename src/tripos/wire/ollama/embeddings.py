@@ -6,20 +6,20 @@ from typing import Any
 
 from tripos.types import Embed
 from tripos.wire.fields import Field, read_json, table
-from tripos.wire.generation import INT31, MODEL, check_model
-from tripos.wire.oneshot import AnsweredOnce, AskedOnce, read_inputs, read_truncation
+from tripos.wire.generation import INT31
+from tripos.wire.ollama.fields import KEEP_ALIVE, NAMES, check_name
+from tripos.wire.oneshot import AnsweredOnce, AskedOnce, read_delivery, read_inputs, read_truncation
 
-_KEEP_ALIVE = Field("keep_alive", "any", "Models stay loaded.", use="ignored")
 _OPTIONS = Field("options", "object", "An encoder has none.", use="ignored")
 EMBED = table(
-    MODEL,
+    *NAMES,
     Field("input", "any", "Text, or a list of up to 2048 texts. No empty ones.", required=True),
     Field("truncate", "boolean", "Cut a longer input to what the model takes; false: refuse it. Default true."),
-    Field("dimensions", "integer", "Keep the first ones only, and normalise again.", low=1, high=INT31),
+    Field("dimensions", "integer", "Keep the first ones only, and normalise again.", low=1, high=INT31, nothing=(0,)),
     _OPTIONS,
-    _KEEP_ALIVE,
+    KEEP_ALIVE,
 )
-EMBEDDINGS = table(MODEL, Field("prompt", "string", "Text. No empty one.", required=True), _OPTIONS, _KEEP_ALIVE)
+EMBEDDINGS = table(*NAMES, Field("prompt", "string", "Text. No empty one.", required=True), _OPTIONS, KEEP_ALIVE)
 
 
 def decode_embed(body: bytes) -> AskedOnce:
@@ -30,15 +30,14 @@ def decode_embed(body: bytes) -> AskedOnce:
         dimensions=found.get("dimensions"),
         truncate_to=read_truncation(found, default=True),
     )
-    return AskedOnce(model=check_model(found), requests=(request,))
+    return AskedOnce(model=check_name(found), requests=(request,), **read_delivery(found))
 
 
 def decode_embeddings(body: bytes) -> AskedOnce:
     """Raises InvalidRequest naming the field. Ollama cuts here, without asking."""
     found = read_json(body, EMBEDDINGS)
-    return AskedOnce(
-        model=check_model(found), requests=(Embed(inputs=read_inputs(found["prompt"], "prompt"), truncate_to=0),)
-    )
+    request = Embed(inputs=read_inputs(found["prompt"], "prompt"), truncate_to=0)
+    return AskedOnce(model=check_name(found), requests=(request,), **read_delivery(found))
 
 
 def encode_embed(answer: AnsweredOnce, model: str, elapsed_s: float) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from tripos.errors import InvalidRequest
 from tripos.types import Message, ToolCall
-from tripos.wire.fields import Field, kind_of, read, table
+from tripos.wire.fields import Field, Found, kind_of, read, table
+from tripos.wire.ignored import Ignored
 from tripos.wire.json import encode, shown
 from tripos.wire.tools.adapt import Thinking
 from tripos.wire.tools.offer import Offer, Tool, make_offer, read_tool
@@ -38,21 +39,21 @@ _FUNCTION = table(
     Field("name", "any", ""),
     Field("description", "string", "", max_bytes=64 * 1024),
     Field("parameters", "any", ""),
-    Field("strict", "boolean", "", use="ignored"),
+    Field("strict", "boolean", "Arguments always match their schema.", use="met"),
 )
 _LEVELS = ("low", "medium", "high", "max")
 
 
-def read_offer(values: Sequence[Any]) -> Offer:
+def read_offer(found: Found) -> Offer:
     """Raises InvalidRequest naming the field."""
-    tools = [_read_tool(value, f"tools[{i}]") for i, value in enumerate(values)]
+    tools = [_read_tool(value, f"tools[{i}]", found.ignored) for i, value in enumerate(found.get("tools", ()))]
     return make_offer(tools, "auto", None, True, ("tools", "tools"))
 
 
-def _read_tool(value: Any, path: str) -> Tool:
-    given = read(value, _TOOL, path)["function"]
-    path = f"{path}.function"
-    found = read(given, _FUNCTION, path)
+def _read_tool(value: Any, path: str, ignored: list[Ignored]) -> Tool:
+    tool = read(value, _TOOL, path, ignored)
+    given, found = tool["function"], tool.inner("function", _FUNCTION)
+    path = found.path
     parameters = given.get("parameters")
     if isinstance(parameters, dict):  # its official client sends every key it knows
         parameters = _without_nulls(parameters)

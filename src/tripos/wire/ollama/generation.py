@@ -8,34 +8,30 @@ from typing import Any
 from tripos.errors import InvalidRequest
 from tripos.types import Event, Generate, Message, Sampling, TokenLogprob
 from tripos.wire.constraint import read_ollama_format
-from tripos.wire.fields import Field, read, read_json, table
+from tripos.wire.fields import Field, Found, read_json, table
 from tripos.wire.generation import (
-    INT31,
-    INT63,
     MAX_MESSAGES,
-    MAX_TOKENS,
-    MODEL,
     RECOMMENDED,
     Asked,
     Single,
-    check_model,
     read_stop,
 )
+from tripos.wire.ollama.fields import KEEP_ALIVE, NAMES, OPTIONS, check_name
 from tripos.wire.ollama.functions import encode_calls, read_messages, read_offer, read_thinking
 from tripos.wire.tools.offer import MAX_TOOLS
 from tripos.wire.tools.reader import Said, join
 
-_MACHINE = "The server's own settings decide."
-
 _SHARED = (
-    MODEL,
+    *NAMES,
     Field("stream", "boolean", "Send the answer as lines. Default true."),
     Field("options", "object", "See below.", max_items=64),
     Field("logprobs", "boolean", "Report the log-probability of each token."),
-    Field("top_logprobs", "integer", "Likeliest alternatives per token; needs logprobs.", low=0, high=20),
+    Field("top_logprobs", "integer", "Likeliest alternatives per token; needs logprobs.", low=0, high=20, nothing=(0,)),
     Field("format", "any", '"json", or a JSON schema that the answer follows.'),
     Field("think", "any", "true, false, or low, medium or high: how much to reason. Default: as the model does."),
-    Field("keep_alive", "any", "Models stay loaded.", use="ignored"),
+    KEEP_ALIVE,
+    Field("truncate", "boolean", "A conversation that does not fit is refused.", use="ignored", nothing=(True, False)),
+    Field("shift", "boolean", "A full window ends the answer.", use="ignored", nothing=(True, False)),
 )
 CHAT = table(
     Field("messages", "array", "The conversation. None: the model is loaded, which it is.", max_items=MAX_MESSAGES),
@@ -44,7 +40,7 @@ CHAT = table(
 )
 GENERATE = table(
     Field("prompt", "string", "What to answer. None: the model is loaded, which it is."),
-    Field("system", "string", "Goes before the prompt."),
+    Field("system", "string", "Goes before the prompt.", nothing=("",)),
     Field("raw", "boolean", "Continue the prompt as it is, without the model's template."),
     *_SHARED,
     Field("template", "string", "templates come with the model", use="refused"),
@@ -55,33 +51,6 @@ GENERATE = table(
     Field("height", "integer", "this server makes no images", use="refused"),
     Field("steps", "integer", "this server makes no images", use="refused"),
 )
-OPTIONS = table(
-    Field("num_predict", "integer", "Most tokens of the answer; below 0: as it fits.", low=-2, high=MAX_TOKENS),
-    Field("temperature", "number", "0: always the likeliest token. Default: the model's, else 1.", low=0, high=2),
-    Field("top_k", "integer", "Draw from the k likeliest; 0: from all. Default: the model's.", low=0, high=INT31),
-    Field("top_p", "number", "Draw from this much of the probability. Default: the model's.", low=1e-9, high=1),
-    Field("min_p", "number", "Least probability relative to the likeliest. Default: the model's.", low=0, high=1),
-    Field("repeat_penalty", "number", "Over prompt and answer. Default: the model's.", low=0.01, high=10),
-    Field("presence_penalty", "number", "Subtracted once from tokens of the output.", low=-2, high=2),
-    Field("frequency_penalty", "number", "Subtracted per occurrence in the output.", low=-2, high=2),
-    Field("seed", "integer", "Makes draws repeatable.", low=0, high=INT63),
-    Field("stop", "any", "A string or a list of up to 16, each of 1 to 256 bytes; matched exactly."),
-    Field("num_ctx", "integer", "At most the model's window, which is always whole.", low=1, high=INT31),
-    *(
-        Field(name, "integer", _MACHINE, low=-1, high=INT31, use="ignored")
-        for name in ("num_keep", "num_batch", "num_gpu", "main_gpu", "num_thread")
-    ),
-    *(
-        Field(name, "boolean", _MACHINE, use="ignored")
-        for name in ("numa", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mmap", "use_mlock",
-                     "embedding_only", "penalize_newline")
-    ),
-    *(
-        Field(name, "any", "use temperature, top_k, top_p and min_p", use="refused")
-        for name in ("mirostat", "mirostat_tau", "mirostat_eta", "tfs_z", "typical_p")
-    ),
-    Field("repeat_last_n", "integer", "penalties reach over the whole text", use="refused"),
-)  # fmt: skip
 
 
 def decode_chat(body: bytes) -> Asked:
@@ -102,11 +71,13 @@ def decode_generate(body: bytes) -> Asked:
     return _asked(found, (*before, Message(role="user", content=prompt)) if prompt else ())
 
 
-def _asked(found: dict[str, Any], prompt: str | tuple[Message, ...]) -> Asked:
+def _asked(found: Found, prompt: str | tuple[Message, ...]) -> Asked:
     if "top_logprobs" in found and not found.get("logprobs"):
         message = "top_logprobs needs logprobs: true"
         raise InvalidRequest(message, code="invalid_value", param="top_logprobs")
-    options = read(found.get("options", {}), OPTIONS, "options")
+    options = found.inner("options", OPTIONS)
+    if options.get("repeat_last_n") == 0:
+        options.update(repeat_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0)
     num_predict = options.get("num_predict", -1)
     if num_predict == 0:
         message = "options.num_predict is 0: leave prompt or messages out to load a model"
@@ -119,13 +90,14 @@ def _asked(found: dict[str, Any], prompt: str | tuple[Message, ...]) -> Asked:
     )
     given = {"repetition_penalty" if name == "repeat_penalty" else name for name in options}
     return Asked(
-        model=check_model(found),
+        model=check_name(found),
         requests=(request,) if prompt else (),
         given=RECOMMENDED & given,
         stream=found.get("stream", True),
         window=options.get("num_ctx", 0),
-        offer=read_offer(found.get("tools", ())),
+        offer=read_offer(found),
         thinking=read_thinking(found.get("think")),
+        ignored=tuple(found.ignored),
     )
 
 

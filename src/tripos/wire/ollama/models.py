@@ -8,9 +8,16 @@ from typing import Any
 
 from tripos.types import ModelCard, Sampling
 from tripos.wire.fields import Field, read_json, table
-from tripos.wire.generation import MODEL, check_model
+from tripos.wire.ignored import Ignored
+from tripos.wire.ollama.fields import NAMES, check_name
 
-SHOW = table(MODEL, Field("verbose", "boolean", "Nothing more is known.", use="ignored"))
+SHOW = table(
+    *NAMES,
+    Field("verbose", "boolean", "Nothing more is known.", use="ignored"),
+    Field("system", "string", "The model's own is shown.", use="ignored"),
+    Field("template", "string", "The model's own is shown.", use="ignored"),
+    Field("options", "object", "The model's own are shown.", use="ignored"),
+)
 NEVER = "9999-12-31T23:59:59Z"  # models stay until the server ends
 _CAPABILITIES = {"generate": "completion", "embed": "embedding"}
 _PARAMETERS = {
@@ -22,9 +29,10 @@ _PARAMETERS = {
 }
 
 
-def decode_show(body: bytes) -> str:
-    """The model's name. Raises InvalidRequest."""
-    return check_model(read_json(body, SHOW))
+def decode_show(body: bytes) -> tuple[str, tuple[Ignored, ...]]:
+    """The model's name, and what is not heeded. Raises InvalidRequest."""
+    found = read_json(body, SHOW)
+    return check_name(found), tuple(found.ignored)
 
 
 def encode_tags(cards: Iterable[ModelCard]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 def decode_load(body: bytes) -> Load:
     """Raises InvalidRequest."""
     found = read_json(body, LOAD)
+    found.refuse_unknown()
     return Load(
         name=found["lora_name"],
         path=found["lora_path"],
@@ -46,5 +47,6 @@ def decode_load(body: bytes) -> Load:
 
 def decode_unload(body: bytes) -> str:
     """The adapter's name. Raises InvalidRequest."""
-    name: str = read_json(body, UNLOAD)["lora_name"]
-    return name
+    found = read_json(body, UNLOAD)
+    found.refuse_unknown()
+    return str(found["lora_name"])

@@ -35,18 +35,25 @@ FIELDS = table(
     ),
     *DELIVERY,
     *SAMPLING,
-    Field("max_tokens", "integer", "Most tokens of each choice.", low=1, high=MAX_TOKENS),
-    Field("max_completion_tokens", "integer", "As max_tokens, and its newer name.", low=1, high=MAX_TOKENS),
+    Field("max_tokens", "integer", "Most tokens of each choice; -1: as fit.", low=1, high=MAX_TOKENS, nothing=(-1,)),
+    Field(
+        "max_completion_tokens",
+        "integer",
+        "As max_tokens, and its newer name.",
+        low=1,
+        high=MAX_TOKENS,
+        nothing=(-1,),
+    ),
     Field("logprobs", "boolean", "Report the log-probability of each token."),
-    Field("top_logprobs", "integer", "Likeliest alternatives per token; needs logprobs.", low=0, high=20),
+    Field("top_logprobs", "integer", "Likeliest alternatives per token; needs logprobs.", low=0, high=20, nothing=(0,)),
     Field("response_format", "object", "text, json_object, or json_schema: the answer follows the schema."),
     Field("structured_outputs", "object", "One of json, json_object, regex, choice, grammar (Lark or GBNF)."),
     Field("modalities", "array", 'Only ["text"].', max_items=4),
     Field("add_generation_prompt", "boolean", "Let the template open the assistant's turn. Default true."),
     Field("chat_template_kwargs", "object", "Scalars for the model's template.", max_items=16),
     *IGNORED,
-    Field("prompt_cache_retention", "string", "Prefixes are always reused.", max_bytes=64, use="ignored"),
-    Field("prompt_cache_options", "object", "Prefixes are always reused.", use="ignored"),
+    Field("prompt_cache_retention", "string", "Prefixes are always reused.", max_bytes=64, use="met"),
+    Field("prompt_cache_options", "object", "Prefixes are always reused.", use="met"),
     *CALLING,
     *REASONING,
     Field("functions", "array", "use tools", use="refused"),
@@ -54,7 +61,7 @@ FIELDS = table(
     Field("audio", "any", "text only", use="refused"),
     Field("prediction", "object", "A hint for speed that changes no text.", use="ignored"),
     Field("web_search_options", "any", "the server makes no outbound requests", use="refused"),
-    Field("verbosity", "any", "say it in the prompt", use="refused"),
+    Field("verbosity", "string", "Say it in the prompt.", use="ignored", nothing=("medium",)),
     Field("moderation", "any", "ask /v1/decisions whether a text is what you will not have", use="refused"),
 )
 
@@ -103,7 +110,11 @@ def decode(body: bytes) -> Asked:
         cache_salt=found.get("cache_salt", ""),
     )
     return Asked(
-        requests=(request,), offer=read_chat_offer(found), thinking=read_thinking(found), **read_delivery(found)
+        requests=(request,),
+        offer=read_chat_offer(found),
+        thinking=read_thinking(found),
+        **read_delivery(found),
+        ignored=tuple(found.ignored),
     )
 
 

@@ -57,7 +57,7 @@ def decode(body: bytes) -> Asked:
         cache_salt=found.get("cache_salt", ""),
     )
     requests = tuple(replace(template, prompt=prompt) for prompt in read_prompts(found["prompt"]))
-    return Asked(requests=requests, **read_delivery(found))
+    return Asked(requests=requests, **read_delivery(found), ignored=tuple(found.ignored))
 
 
 def read_prompts(value: Any) -> list[str | tuple[int, ...]]:

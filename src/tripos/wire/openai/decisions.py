@@ -29,6 +29,7 @@ from tripos.wire.decision import (
 )
 from tripos.wire.fields import Field, Table, kind_of, read, table
 from tripos.wire.generation import MAX_MESSAGES
+from tripos.wire.ignored import Ignored
 from tripos.wire.json import shown
 from tripos.wire.openai.responses import encode_usage
 
@@ -39,8 +40,8 @@ FIELDS = table(
     Field("questions", "array", "What to decide, each by itself.", max_items=MAX_QUESTIONS, required=True),
     *OWN,
     Field("safety_identifier", "string", "For the client's own books.", max_bytes=512, use="ignored"),
-    Field("prompt_cache_key", "string", _CACHE, max_bytes=512, use="ignored"),
-    Field("prompt_cache_options", "object", _CACHE, use="ignored"),
+    Field("prompt_cache_key", "string", _CACHE, max_bytes=512, use="met"),
+    Field("prompt_cache_options", "object", _CACHE, use="met"),
 )
 _TYPE = Field("type", "string", "", choices=KINDS, required=True)
 _KIND = table(_TYPE)
@@ -54,7 +55,7 @@ _DESCRIPTION = Field("description", "string", "")
 _CHOICE = table(Field("value", "any", "", required=True), _DESCRIPTION)
 _LEVEL = table(Field("label", "string", "", max_bytes=MAX_NAME_BYTES, required=True), _DESCRIPTION)
 
-_BREAKPOINT = Field("prompt_cache_breakpoint", "object", _CACHE, use="ignored")
+_BREAKPOINT = Field("prompt_cache_breakpoint", "object", _CACHE, use="met")
 _TEXT = Field("text", "string", "", required=True)
 _PARTS: dict[str, Table] = {
     "input_text": table(Field("type", "string", ""), _TEXT, _BREAKPOINT),
@@ -88,39 +89,39 @@ def decode(body: bytes) -> Wanted:
     found, wanted, own = read_body(body, FIELDS)
     questions, names, values = [], [], []
     for i, each in enumerate(found["questions"]):
-        question, name, its_values = _read_question(each, f"questions[{i}]")
+        question, name, its_values = _read_question(each, f"questions[{i}]", found.ignored)
         questions.append(question)
         names.append(name)
         values.append(its_values)
     request = Decide(state=_read_input(found["input"]), questions=tuple(questions), **own)
-    return Wanted(request=request, names=tuple(names), values=tuple(values), **wanted)
+    return Wanted(request=request, names=tuple(names), values=tuple(values), ignored=tuple(found.ignored), **wanted)
 
 
-def _read_question(value: Any, path: str) -> tuple[Question, str | None, tuple[Any, ...]]:
+def _read_question(value: Any, path: str, ignored: list[Ignored]) -> tuple[Question, str | None, tuple[Any, ...]]:
     """The question, its name, and the values of its choices."""
     kind = read({"type": value.get("type")} if isinstance(value, dict) else value, _KIND, path)["type"]
-    found = read(value, _QUESTIONS[kind], path)
+    found = read(value, _QUESTIONS[kind], path, ignored)
     instructions = _read_content(found["instructions"], f"{path}.instructions", ("input_text", "input_json"))
     options: tuple[Option, ...] = ()
     values: tuple[Any, ...] = ()
     if kind == "choice":
         where = f"{path}.choices"
         check_count(len(found["choices"]), MIN_CHOICES, MAX_CHOICES, "choices", where)
-        choices = [_read_choice(each, f"{where}[{i}]") for i, each in enumerate(found["choices"])]
+        choices = [_read_choice(each, f"{where}[{i}]", ignored) for i, each in enumerate(found["choices"])]
         values = tuple(choice["value"] for choice in choices)
         _check_unique(values, where)
         options = tuple(option(choice["value"], choice.get("description")) for choice in choices)
     elif kind == "score":
         where = f"{path}.levels"
         check_count(len(found["levels"]), MIN_LEVELS, MAX_LEVELS, "levels", where)
-        levels = [read(each, _LEVEL, f"{where}[{i}]") for i, each in enumerate(found["levels"])]
+        levels = [read(each, _LEVEL, f"{where}[{i}]", ignored) for i, each in enumerate(found["levels"])]
         options = tuple(option(level["label"], level.get("description")) for level in levels)
         values = tuple(level["label"] for level in levels)
     return Question(kind=kind, instructions=instructions, options=options), found.get("name"), values
 
 
-def _read_choice(value: Any, path: str) -> dict[str, Any]:
-    found = read(value, _CHOICE, path)
+def _read_choice(value: Any, path: str, ignored: list[Ignored]) -> dict[str, Any]:
+    found = read(value, _CHOICE, path, ignored)
     name = found["value"]
     if not isinstance(name, str | bool):
         message = f"{path}.value must be a string or a boolean, not {kind_of(name)}"

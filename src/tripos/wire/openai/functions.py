@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from tripos.errors import InvalidRequest
-from tripos.wire.fields import Field, kind_of, read, table
+from tripos.wire.fields import Field, Found, kind_of, read, table
 from tripos.wire.generation import MAX_TOKENS
+from tripos.wire.ignored import Ignored
 from tripos.wire.json import shown
 from tripos.wire.tools.adapt import Thinking
 from tripos.wire.tools.offer import MAX_TOOLS, Choice, Offer, Tool, make_offer, read_tool
@@ -31,13 +32,13 @@ REASONING = (
 _CHAT_TOOL = table(
     Field("type", "string", "", choices=("function",), required=True),
     Field("function", "object", "", required=True),
-    Field("cache_control", "object", "", use="ignored"),
+    Field("cache_control", "object", "Prefixes are always reused.", use="met"),
 )
 _CHAT_FUNCTION = table(
     Field("name", "any", ""),
     Field("description", "string", "", max_bytes=64 * 1024),
     Field("parameters", "any", ""),
-    Field("strict", "boolean", "Arguments always match their schema.", use="ignored"),
+    Field("strict", "boolean", "Arguments always match their schema.", use="met"),
 )
 _TOOL = table(
     Field("type", "string", "", choices=("function",), required=True),
@@ -50,17 +51,17 @@ _OFFERING, _THINKING = (frozenset(field.name for field in fields) for fields in 
 _NOTHING, _BY_ITSELF = Offer(choice="none"), Thinking()
 
 
-def read_chat_offer(found: dict[str, Any]) -> Offer:
+def read_chat_offer(found: Found) -> Offer:
     """Raises InvalidRequest naming the field."""
     return _read_offer(found, _read_chat_tool, _chat_name)
 
 
-def read_offer(found: dict[str, Any]) -> Offer:
+def read_offer(found: Found) -> Offer:
     """As read_chat_offer, for responses, whose tools are not wrapped."""
     return _read_offer(found, _read_tool, _name)
 
 
-def read_thinking(found: dict[str, Any]) -> Thinking:
+def read_thinking(found: Found) -> Thinking:
     """Of chat completions."""
     if _THINKING.isdisjoint(found):
         return _BY_ITSELF
@@ -71,15 +72,15 @@ def read_thinking(found: dict[str, Any]) -> Thinking:
     )
 
 
-def _read_chat_tool(value: Any, path: str) -> Tool:
+def _read_chat_tool(value: Any, path: str, ignored: list[Ignored]) -> Tool:
     _check_type(value, path)
-    function = read(read(value, _CHAT_TOOL, path)["function"], _CHAT_FUNCTION, f"{path}.function")
+    function = read(value, _CHAT_TOOL, path, ignored).inner("function", _CHAT_FUNCTION)
     return _tool(value["function"], function, f"{path}.function")
 
 
-def _read_tool(value: Any, path: str) -> Tool:
+def _read_tool(value: Any, path: str, ignored: list[Ignored]) -> Tool:
     _check_type(value, path)
-    return _tool(value, read(value, _TOOL, path), path)
+    return _tool(value, read(value, _TOOL, path, ignored), path)
 
 
 def _check_type(value: Any, path: str) -> None:
@@ -105,11 +106,11 @@ def _name(value: dict[str, Any]) -> Any:
 
 
 def _read_offer(
-    found: dict[str, Any], read_one: Callable[[Any, str], Tool], name_of: Callable[[dict[str, Any]], Any]
+    found: Found, read_one: Callable[[Any, str, list[Ignored]], Tool], name_of: Callable[[dict[str, Any]], Any]
 ) -> Offer:
     if _OFFERING.isdisjoint(found):
         return _NOTHING
-    tools = [read_one(value, f"tools[{i}]") for i, value in enumerate(found.get("tools", ()))]
+    tools = [read_one(value, f"tools[{i}]", found.ignored) for i, value in enumerate(found.get("tools", ()))]
     given = found.get("tool_choice", "auto")
     choice, allowed = _read_choice(given, name_of)
     is_named = isinstance(given, dict) and given.get("type") == "function"  # asks for that one call

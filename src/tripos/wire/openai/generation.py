@@ -10,7 +10,7 @@ import msgspec
 
 from tripos.errors import InvalidRequest
 from tripos.types import Delta, Event, Finish, Priority, Sampling, Usage
-from tripos.wire.fields import Field, items, read, table
+from tripos.wire.fields import Field, Found, items, table
 from tripos.wire.generation import (
     INT31,
     INT63,
@@ -46,7 +46,7 @@ SAMPLING = (
     Field("presence_penalty", "number", "Subtracted once from tokens of the output.", low=-2, high=2),
     Field("frequency_penalty", "number", "Subtracted per occurrence in the output.", low=-2, high=2),
     Field("logit_bias", "object", "Token id → number from -100 to 100.", max_items=1024),
-    Field("seed", "integer", "Makes draws repeatable.", low=0, high=INT63),
+    Field("seed", "integer", "Makes draws repeatable; -1: each its own.", low=0, high=INT63, nothing=(-1,)),
     Field("min_tokens", "integer", "No end of text before this many tokens.", low=0, high=INT31),
     Field("stop", "any", "A string or a list of up to 16, each of 1 to 256 bytes; matched exactly."),
     Field("stop_token_ids", "array", "Token ids that end the output.", max_items=128),
@@ -59,10 +59,10 @@ SAMPLING = (
 DELIVERY = (
     MODEL,
     Field("stream", "boolean", "Send the answer as server-sent events."),
-    Field("stream_options", "object", "With stream: {include_usage}."),
+    Field("stream_options", "object", "With stream: {include_usage, continuous_usage_stats}.", nothing=({},)),
     Field("service_tier", "string", "flex: run as batch work.", choices=("auto", "default", "flex", "priority")),
     Field("priority", "integer", "0: online work; above 0: batch work.", low=0, high=INT31),
-    Field("cache_salt", "string", "Narrows prefix reuse to requests with the same salt.", max_bytes=256),
+    Field("cache_salt", "string", "Narrows prefix reuse to requests with the same salt.", max_bytes=256, nothing=("",)),
     Field("timeout", "number", "Seconds after which the answer is worthless.", low=0.001, high=MAX_TIMEOUT_S),
 )
 
@@ -70,7 +70,7 @@ IGNORED = (
     Field("user", "string", "For the client's own books.", max_bytes=512, use="ignored"),
     Field("metadata", "object", "For the client's own books.", max_items=16, use="ignored"),
     Field("safety_identifier", "string", "For the client's own books.", max_bytes=512, use="ignored"),
-    Field("prompt_cache_key", "string", "Prefixes are always reused.", max_bytes=512, use="ignored"),
+    Field("prompt_cache_key", "string", "Prefixes are always reused.", max_bytes=512, use="met"),
     Field("store", "boolean", "Nothing is stored.", use="ignored"),
 )
 
@@ -90,7 +90,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     system_fingerprint: str
 
 
-def read_sampling(found: dict[str, Any], logprobs: int | None) -> Sampling:
+def read_sampling(found: Found, logprobs: int | None) -> Sampling:
     """The Sampling that checked fields ask for. Raises InvalidRequest."""
     given: dict[str, Any] = {}
     for name, value in found.items():
@@ -99,7 +99,7 @@ def read_sampling(found: dict[str, Any], logprobs: int | None) -> Sampling:
     return Sampling(logprobs=logprobs, **given)
 
 
-def read_delivery(found: dict[str, Any]) -> dict[str, Any]:
+def read_delivery(found: Found) -> dict[str, Any]:
     """The fields of Asked besides `requests`. Raises InvalidRequest."""
     if "best_of" in found and found["best_of"] != found.get("n", 1):
         message = f"best_of is {found['best_of']} and n is {found.get('n', 1)}: only equal values are supported"
@@ -111,10 +111,8 @@ def read_delivery(found: dict[str, Any]) -> dict[str, Any]:
         if "stream" not in given:
             message = "stream_options needs stream: true"
             raise InvalidRequest(message, code="invalid_value", param="stream_options")
-        options = read(found["stream_options"], _STREAM_OPTIONS, "stream_options")
+        options = found.inner("stream_options", _STREAM_OPTIONS)
         given["include_usage"] = options.get("include_usage", False)
-    if found.get("cache_salt") == "":
-        raise InvalidRequest("cache_salt is empty: leave it out", code="invalid_value", param="cache_salt")
     if found.get("service_tier") == "flex" or found.get("priority", 0) > 0:
         given["priority"] = Priority.BATCH
     if "timeout" in found:

@@ -13,7 +13,7 @@ _PARTS = {
     "text": table(
         _TYPE,
         Field("text", "string", "", required=True),
-        Field("prompt_cache_breakpoint", "object", "Prefixes are always reused.", use="ignored"),
+        Field("prompt_cache_breakpoint", "object", "Prefixes are always reused.", use="met"),
     ),
     "refusal": table(_TYPE, Field("refusal", "string", "", required=True)),
 }
@@ -22,6 +22,8 @@ _INSTEAD = {
     "input_audio": "audio is not heard; send what is said as text",
     "file": "files are not read; send what it says as text",
 }
+
+_CONTENT = frozenset({*_PARTS, *_INSTEAD})  # keys that would say something beside the part's own
 
 
 def read_parts(content: Any, path: str) -> str:
@@ -39,7 +41,7 @@ def read_parts(content: Any, path: str) -> str:
             given = shown(kind) if isinstance(kind, str) else "missing or not a string"
             instead = _INSTEAD.get(str(kind), 'this server reads {"type": "text", "text": …}')
             raise InvalidRequest(f"{where}.type is {given}: {instead}", code="invalid_value", param=f"{where}.type")
-        for name in part.keys() - _PARTS[kind].keys():
+        for name in sorted(part.keys() & _CONTENT - _PARTS[kind].keys()):
             message = f"{where} is of type {kind} and holds {shown(name)} too: send a part for each"
             raise InvalidRequest(message, code="invalid_value", param=where)
         found = read(part, _PARTS[kind], where)

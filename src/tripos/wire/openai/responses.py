@@ -14,8 +14,9 @@ from msgspec.structs import replace
 from tripos.errors import InvalidRequest, TriposError
 from tripos.types import Event, Generate, Message, ToolCall, Usage
 from tripos.wire.constraint import read_text_format
-from tripos.wire.fields import Field, at, check, kind_of, read, read_json, table
+from tripos.wire.fields import Field, Found, at, check, kind_of, read, read_json, table
 from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, MODEL, Asked, Single, check_model
+from tripos.wire.ignored import Ignored
 from tripos.wire.json import shown
 from tripos.wire.openai.functions import CALLING, read_offer
 from tripos.wire.openai.generation import DELIVERY, SAMPLING, read_delivery, read_sampling
@@ -45,21 +46,21 @@ FIELDS = table(
     Field("max_output_tokens", "integer", "Most tokens of the answer.", low=1, high=MAX_TOKENS),
     Field("store", "boolean", "Keep the response in memory for an hour. Default true."),
     Field("metadata", "object", "Up to 16 strings; the response has them again.", max_items=16),
-    Field("include", "array", f'Only "{_LOGPROBS}".', max_items=4),
-    Field("top_logprobs", "integer", "Likeliest alternatives per token; needs include.", low=0, high=20),
+    Field("include", "array", f'"{_LOGPROBS}"; of what else can be included there is nothing.', max_items=16),
+    Field("top_logprobs", "integer", "Likeliest alternatives per token; needs include.", low=0, high=20, nothing=(0,)),
     Field("background", "boolean", "Only false."),
     Field("user", "string", _BOOKS, max_bytes=512, use="ignored"),
     Field("safety_identifier", "string", _BOOKS, max_bytes=512, use="ignored"),
-    Field("prompt_cache_key", "string", "Prefixes are always reused.", max_bytes=512, use="ignored"),
-    Field("prompt_cache_retention", "string", "Prefixes are always reused.", max_bytes=64, use="ignored"),
-    Field("prompt_cache_options", "object", "Prefixes are always reused.", use="ignored"),
+    Field("prompt_cache_key", "string", "Prefixes are always reused.", max_bytes=512, use="met"),
+    Field("prompt_cache_retention", "string", "Prefixes are always reused.", max_bytes=64, use="met"),
+    Field("prompt_cache_options", "object", "Prefixes are always reused.", use="met"),
     Field(
         "max_tool_calls",
         "integer",
         "For tools that a server runs: there are none.",
         low=0,
         high=MAX_TOKENS,
-        use="ignored",
+        use="met",
     ),
     Field("prompt", "any", "there are no stored prompts", use="refused"),
     Field("context_management", "any", "send the messages that count", use="refused"),
@@ -147,7 +148,7 @@ def decode(body: bytes) -> Wanted:
         prompt="",
         max_tokens=found.get("max_output_tokens"),
         sampling=read_sampling(found, _read_logprobs(found)),
-        constraint=read_text_format(found.get("text", {})),
+        constraint=read_text_format(found),
         cache_salt=found.get("cache_salt", ""),
     )
     wanted = _read_wanted(found, Asked(requests=(request,), **read_delivery(found)))
@@ -157,6 +158,7 @@ def decode(body: bytes) -> Wanted:
 def decode_count(body: bytes) -> Wanted:
     """Raises InvalidRequest naming the field."""
     found = read_json(body, COUNT)
+    read_text_format(found)
     return _read_wanted(found, Asked(model=check_model(found), requests=(Generate(prompt=""),)))
 
 
@@ -178,14 +180,14 @@ def encode_deleted(response_id: str) -> dict[str, Any]:
     return {"id": response_id, "object": "response", "deleted": True}
 
 
-def _read_wanted(found: dict[str, Any], asked: Asked) -> Wanted:
+def _read_wanted(found: Found, asked: Asked) -> Wanted:
     if found.get("truncation") == "auto":
         message = "truncation: only disabled is supported, nothing is dropped silently"
         raise InvalidRequest(message, code="invalid_value", param="truncation")
-    read_text_format(found.get("text", {}))
-    effort = read(found.get("reasoning", {}), _REASONING, "reasoning").get("effort")
+    thinking = Thinking(effort=found.inner("reasoning", _REASONING).get("effort"))
+    asked = replace(asked, offer=read_offer(found), thinking=thinking)
     return Wanted(
-        asked=replace(asked, offer=read_offer(found), thinking=Thinking(effort=effort)),
+        asked=replace(asked, ignored=tuple(found.ignored)),
         tools=found.get("tools", []),
         tool_choice=found.get("tool_choice", "auto"),
         text_format=found.get("text", {}).get("format") or {},
@@ -195,10 +197,15 @@ def _read_wanted(found: dict[str, Any], asked: Asked) -> Wanted:
     )
 
 
-def _read_logprobs(found: dict[str, Any]) -> int | None:
+def _read_logprobs(found: Found) -> int | None:
     include = found.get("include", [])
-    if any(each != _LOGPROBS for each in include):
-        raise InvalidRequest(f"include: only {_LOGPROBS} is supported", code="invalid_value", param="include")
+    for i, each in enumerate(include):
+        if not isinstance(each, str):
+            message = f"include[{i}] must be a string, not {kind_of(each)}"
+            raise InvalidRequest(message, code="invalid_type", param=f"include[{i}]")
+        if each != _LOGPROBS:
+            found.ignored.append(Ignored(f"include.{each[:64]}", "advisory"))
+    include = [each for each in include if each == _LOGPROBS]
     if "top_logprobs" in found and not include:
         message = f"top_logprobs needs include: {_LOGPROBS}"
         raise InvalidRequest(message, code="invalid_value", param="top_logprobs")

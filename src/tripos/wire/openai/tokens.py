@@ -11,6 +11,7 @@ from tripos.errors import InvalidRequest
 from tripos.types import Message
 from tripos.wire.fields import Field, read_json, table
 from tripos.wire.generation import MAX_MESSAGES, MODEL, check_model, read_token_ids
+from tripos.wire.ignored import Ignored
 from tripos.wire.openai.chat import read_messages, read_template_args
 
 TOKENIZE = table(
@@ -33,6 +34,15 @@ class Tokenize(msgspec.Struct, frozen=True, kw_only=True):
     add_special: bool
     template_args: dict[str, Any]
     wants_texts: bool
+    ignored: tuple[Ignored, ...]  # what the client sent and is not heeded
+
+
+class Detokenize(msgspec.Struct, frozen=True, kw_only=True):
+    """Token ids to be put into text."""
+
+    model: str
+    tokens: tuple[int, ...]
+    ignored: tuple[Ignored, ...]
 
 
 def decode_tokenize(body: bytes) -> Tokenize:
@@ -48,6 +58,7 @@ def decode_tokenize(body: bytes) -> Tokenize:
         add_special=found.get("add_special_tokens", True),
         template_args=read_template_args(found),
         wants_texts=found.get("return_token_strs", False),
+        ignored=tuple(found.ignored),
     )
 
 
@@ -62,7 +73,8 @@ def encode_tokens(
     }
 
 
-def decode_detokenize(body: bytes) -> tuple[str, tuple[int, ...]]:
-    """Model name and token ids. Raises InvalidRequest."""
+def decode_detokenize(body: bytes) -> Detokenize:
+    """Raises InvalidRequest."""
     found = read_json(body, DETOKENIZE)
-    return check_model(found), read_token_ids(found["tokens"], "tokens")
+    tokens = read_token_ids(found["tokens"], "tokens")
+    return Detokenize(model=check_model(found), tokens=tokens, ignored=tuple(found.ignored))

@@ -1,0 +1,180 @@
+"""A conversation in the terminal: what was typed is a question or a command, and the window never ends it.
+
+Owns the turns so far and which of them the model is still shown. Refuses to know where the model is.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from tripos.cli.session import Session
+from tripos.cli.terminal import Printer, note, speed_line
+from tripos.errors import TriposError
+
+QUOTES = '"""'  # around a question of several lines
+HELP = f"""\
+/help           this page
+/clear          forget the conversation, keep the system message
+/system TEXT    set the system message; without TEXT: show it
+/stats          tell after each answer how fast it went, or no more
+/bye            end; so do /exit, /quit and Ctrl-D
+{QUOTES}             begin a question of several lines, and end it. A pasted text keeps its lines as it is
+Ctrl-C          stop the answer; what was said stays in the conversation"""
+
+
+@dataclass
+class Turn:
+    """`num_tokens`: what it added to the conversation."""
+
+    question: str
+    answer: str
+    num_tokens: int
+
+
+class Conversation:
+    """`body`: what every request says besides its messages."""
+
+    def __init__(self, session: Session, body: dict[str, Any], system: str = "", *, has_stats: bool = False) -> None:
+        self._session = session
+        self._body = body
+        self._system = system
+        self._has_stats = has_stats
+        self._turns: list[Turn] = []
+        self._num_tokens = 0  # of the conversation after the last answer
+
+    def hold(self) -> None:
+        """Until /bye, or the input ends."""
+        is_terminal = sys.stdin.isatty()
+        if is_terminal:
+            window = f", a window of {self._session.window:,} tokens" if self._session.window else ""
+            note(f"{self._session.name}{window}. /help says what you can type, /bye ends.")
+        while (line := read_entry(is_terminal)) is not None:
+            try:
+                if line.strip() and not self._take(line):
+                    return
+            except KeyboardInterrupt:  # before an answer began, or after it ended
+                note("Stopped.")
+
+    def _take(self, line: str) -> bool:
+        """False: that was the end."""
+        if not line.startswith("/"):
+            self._answer(line)
+            return True
+        name, _, rest = line.strip().partition(" ")
+        if name in ("/bye", "/exit", "/quit"):
+            return False
+        if name in ("/help", "/?"):
+            click.echo(HELP)
+        elif name == "/clear":
+            self._turns, self._num_tokens = [], 0
+            note("The conversation is forgotten.")
+        elif name == "/system":
+            self._system = rest.strip() or self._system
+            note(f"The system message is: {self._system}" if self._system else "There is no system message.")
+        elif name == "/stats":
+            self._has_stats = not self._has_stats
+            note(f"Speed is told after each answer: {'yes' if self._has_stats else 'no'}.")
+        else:
+            note(f"{name[:40]} is no command: /help lists them. A question may begin with a slash between {QUOTES}.")
+        return True
+
+    def _answer(self, question: str) -> None:
+        self._make_room()
+        printer = Printer()
+        while True:
+            messages = [{"role": "system", "content": self._system}] if self._system else []
+            for turn in self._turns:
+                messages.append({"role": "user", "content": turn.question})
+                messages.append({"role": "assistant", "content": turn.answer})
+            messages.append({"role": "user", "content": question})
+            try:
+                self._session.ask("chat/completions", {**self._body, "messages": messages}, printer.hear)
+            except KeyboardInterrupt:
+                printer.end()
+                note("Stopped.")
+            except TriposError as error:
+                if error.code == "context_length_exceeded" and self._turns and not printer.text:
+                    self._forget(1)
+                    continue
+                printer.end()
+                note(f"{error.message}")
+                return
+            else:
+                printer.end()
+            break
+        self._remember(question, printer)
+
+    def _remember(self, question: str, printer: Printer) -> None:
+        usage = printer.last.get("usage") or {}
+        total = usage.get("total_tokens", 0)
+        if printer.text:
+            self._turns.append(Turn(question, printer.text, max(0, total - self._num_tokens)))
+        self._num_tokens = total or self._num_tokens
+        if printer.finish_reason == "length":
+            is_full = self._session.window and total >= self._session.window
+            note("The answer ends here: " + ("the window is full." if is_full else "--max-tokens is reached."))
+        if self._has_stats and usage:
+            note(speed_line(printer.last))
+
+    def _make_room(self) -> None:
+        """Leave a quarter of the window for what comes."""
+        excess, num = self._num_tokens - self._session.window * 3 // 4, 0
+        if not self._session.window:
+            return
+        while excess > 0 and num < len(self._turns):
+            excess -= self._turns[num].num_tokens
+            num += 1
+        if num:
+            self._forget(num)
+
+    def _forget(self, num_turns: int) -> None:
+        self._num_tokens -= sum(turn.num_tokens for turn in self._turns[:num_turns])
+        del self._turns[:num_turns]
+        count = "the oldest question" if num_turns == 1 else f"the oldest {num_turns} questions"
+        note(f"The window is full: the model no longer sees {count}.")
+
+
+def read_entry(is_terminal: bool) -> str | None:
+    """One line, or what stands between two marks of several lines; None: the input has ended."""
+    line = _read_line(">>> " if is_terminal else "", is_terminal)
+    if line is None or not line.lstrip().startswith(QUOTES):
+        return line
+    text = line.lstrip()[len(QUOTES) :]
+    while QUOTES not in text:
+        more = _read_line("... " if is_terminal else "", is_terminal)
+        if more is None:
+            return text
+        text += "\n" + more
+    return text[: text.index(QUOTES)].strip("\n")
+
+
+def _read_line(prompt: str, is_terminal: bool) -> str | None:
+    if is_terminal:
+        _edit_lines()
+    while True:
+        try:
+            return input(prompt)
+        except EOFError:
+            if is_terminal:
+                click.echo()
+            return None
+        except UnicodeDecodeError:
+            note("That line is not valid UTF-8.")
+        except KeyboardInterrupt:
+            if not is_terminal:
+                raise
+            click.echo()
+            note("/bye or Ctrl-D ends.")
+
+
+def _edit_lines() -> None:
+    """Gives input() its line editing, where Python was built with it; a pasted text arrives whole."""
+    try:
+        import readline
+    except ImportError:
+        return
+    readline.parse_and_bind("set enable-bracketed-paste on")

@@ -1,0 +1,148 @@
+"""Where the questions of `generate` and `chat` go: a model in this process, or a server that runs.
+
+Both take the body of an OpenAI request and give the chunks of its stream, so a command need not know which it has.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+
+from tripos import config
+from tripos.cli.terminal import Startup
+from tripos.errors import NotFound
+
+if TYPE_CHECKING:
+    from tripos.types import ModelCard
+    from tripos.wire.generation import Asked
+    from tripos.wire.openai.generation import Answer, Identity
+
+LOCAL_NAME = "local"  # the route of a model in this process, which nobody else sees
+
+Kind = Literal["chat/completions", "completions"]
+Hear = Callable[[dict[str, Any]], None]
+
+
+class Session(Protocol):
+    """`name` of the model, `window`: tokens of prompt and answer together (0: unknown)."""
+
+    name: str
+
+    @property
+    def window(self) -> int: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+
+    def ask(self, kind: Kind, body: dict[str, Any], hear: Hear) -> None:
+        """Calls `hear` with each chunk as it comes; the last one holds the usage. An interrupt ends the answer and
+        leaves the session as it was. Raises TriposError."""
+
+
+class LocalSession:
+    """One model in this process, for as long as a command runs."""
+
+    def __init__(self, model: str, flags: dict[str, str]) -> None:
+        options = config.read_options((model,), {**flags, "name": LOCAL_NAME}, os.environ)
+        import asyncio
+
+        from tripos import build
+
+        self.name = model
+        self._startup = Startup()
+        self._service = build.build_service(options, progress=self._startup)
+        self._runner = asyncio.Runner()
+
+    def __enter__(self) -> Self:
+        self._runner.run(self._service.start())
+        self._startup.finish()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._runner.run(self._service.stop())
+        self._runner.close()
+
+    @property
+    def card(self) -> ModelCard:
+        return self._service.card(LOCAL_NAME)
+
+    @property
+    def window(self) -> int:
+        return self.card.max_model_len
+
+    @property
+    def has_template(self) -> bool:
+        """Whether the model was trained on conversations."""
+        tokenizer = getattr(self._service.model(LOCAL_NAME), "tokenizer", None)
+        return getattr(tokenizer, "template_source", None) is not None
+
+    def ask(self, kind: Kind, body: dict[str, Any], hear: Hear) -> None:
+        self._runner.run(self._ask(kind, body, hear))
+
+    async def _ask(self, kind: Kind, body: dict[str, Any], hear: Hear) -> None:
+        import contextlib
+
+        from msgspec import json
+
+        from tripos.types import Call
+        from tripos.wire.generation import for_model
+        from tripos.wire.openai import chat, completions
+        from tripos.wire.openai.generation import Identity
+
+        decode = chat.decode if kind == "chat/completions" else completions.decode
+        asked = for_model(decode(json.encode(_streamed(body, LOCAL_NAME))), self.card)
+        identity = Identity(id="cli", created=0, model=LOCAL_NAME, system_fingerprint="")
+        answer = self._answer(kind, asked, identity)
+        arrival_s = time.monotonic()
+        call = Call(id="cli", route=LOCAL_NAME, request=asked.requests[0], arrival_s=arrival_s)
+        events: Any = self._service.run(call)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                for chunk in answer.take(((0, event),)):
+                    hear(json.decode(chunk))
+        for last in answer.end(time.monotonic() - arrival_s):
+            hear(last)
+
+    def _answer(self, kind: Kind, asked: Asked, identity: Identity) -> Answer:
+        from tripos.wire.openai.chat import ChatAnswer
+        from tripos.wire.openai.completions import CompletionAnswer
+
+        if kind == "chat/completions":
+            return ChatAnswer(asked, identity)
+        return CompletionAnswer(asked, identity, lambda ids: "")
+
+
+class RemoteSession:
+    """A model of a running server. Without `model`: the first that answers chats."""
+
+    def __init__(self, model: str, url: str, key_file: str) -> None:
+        """Raises ConfigError, EnvironmentProblem, Refused, NotFound."""
+        from tripos.client import Client
+
+        self._client = Client(url, key_file)
+        served = [each for each in self._client.ask("GET", "/v1/models")["data"] if each.get("task") == "generate"]
+        found = [each for each in served if model in ("", each["id"])]
+        if not found:
+            names = ", ".join(each["id"] for each in served) or "none"
+            raise NotFound(f"{url} serves no language model named {model or '(any)'}; it serves: {names}")
+        self.name: str = found[0]["id"]
+        self._window: int = found[0]["max_model_len"]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    @property
+    def window(self) -> int:
+        return self._window
+
+    def ask(self, kind: Kind, body: dict[str, Any], hear: Hear) -> None:
+        for chunk in self._client.stream(f"/v1/{kind}", _streamed(body, self.name)):
+            hear(chunk)
+
+
+def _streamed(body: dict[str, Any], model: str) -> dict[str, Any]:
+    return {**body, "model": model, "stream": True, "stream_options": {"include_usage": True}}

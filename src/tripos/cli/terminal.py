@@ -1,0 +1,110 @@
+"""How things look in a terminal: progress of loading, and tables."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+
+class Startup:
+    """Progress of loading on stderr: a bar while it lasts (terminals only), and at the end the time by phase."""
+
+    def __init__(self) -> None:
+        self.began_s = self.phase_s = time.perf_counter()
+        self.phase = ""
+        self.phases: list[tuple[str, float]] = []
+
+    def __call__(self, phase: str, done: float) -> None:
+        """`done` of the named phase, 0 to 1."""
+        if phase != self.phase:
+            self._close()
+            self.phase = phase
+        if sys.stderr.isatty():
+            filled = round(30 * done)
+            click.echo(f"\r{phase:<12} [{'#' * filled}{'.' * (30 - filled)}] {done:4.0%}", nl=False, err=True)
+
+    def _close(self) -> None:
+        now_s = time.perf_counter()
+        if self.phase:
+            self.phases.append((self.phase, now_s - self.phase_s))
+            if sys.stderr.isatty():
+                click.echo("\r" + " " * 60 + "\r", nl=False, err=True)
+        self.phase_s = now_s
+
+    def finish(self, address: str = "") -> None:
+        """Everything is loaded. `address`: where the door listens."""
+        self._close()
+        self.phase = ""
+        if address:
+            times = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in self.phases)
+            click.echo(f"ready in {time.perf_counter() - self.began_s:.2f} s ({times})", err=True)
+            click.echo(f"listening on {address}", err=True)
+
+
+def echo_table(rows: Iterable[Sequence[str]], err: bool = False) -> None:
+    """Prints columns as wide as their widest cell."""
+    cells = [tuple(str(cell) for cell in row) for row in rows]
+    widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
+    for row in cells:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), err=err)
+
+
+class Printer:
+    """Prints the chunks of a streamed answer as they come, reasoning apart from it, and keeps what was said."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.finish_reason: str | None = None
+        self.last: dict[str, Any] = {}  # the chunk that holds the usage
+        self._is_reasoning = False
+        self._is_styled = sys.stdout.isatty()
+
+    def hear(self, chunk: dict[str, Any]) -> None:
+        if chunk.get("usage"):
+            self.last = chunk
+        for choice in chunk.get("choices", ()):
+            self.finish_reason = choice.get("finish_reason") or self.finish_reason
+            said = choice.get("delta", choice)
+            self._reason(said.get("reasoning_content") or "")
+            self._say(said.get("content") or said.get("text") or "")
+
+    def _reason(self, text: str) -> None:
+        """Shown faintly to people; what reads our output gets the answer alone."""
+        if text and self._is_styled:
+            self._is_reasoning = True
+            click.echo(click.style(text, dim=True), nl=False)
+
+    def _say(self, text: str) -> None:
+        if text and self._is_reasoning:
+            self._is_reasoning = False
+            click.echo("\n")
+        if text:
+            self.text += text
+            click.echo(text, nl=False)
+
+    def end(self) -> None:
+        """The line after the answer."""
+        click.echo()
+
+
+def speed_line(last: dict[str, Any]) -> str:
+    """Of a stream's last chunk: tokens, tokens/s and seconds."""
+    usage, metrics = last["usage"], last.get("metrics") or {}
+    num_in, num_out = usage["prompt_tokens"], usage["completion_tokens"]
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+    words = f"prompt {num_in} tokens" + (f" ({cached} cached)" if cached else "")
+    if metrics:
+        ttft_s, generation_s = metrics["time_to_first_token_ms"] / 1e3, metrics["generation_time_ms"] / 1e3
+        words += f", first token after {ttft_s:.2f} s"
+        rate = f" at {(num_out - 1) / generation_s:,.1f} tokens/s" if num_out > 1 and generation_s > 0 else ""
+        return f"{words}; answer {num_out} tokens{rate}"
+    return f"{words}; answer {num_out} tokens"
+
+
+def note(text: str) -> None:
+    """A line of ours between a model's, on standard error."""
+    click.echo(click.style(text, dim=True) if sys.stderr.isatty() else text, err=True)

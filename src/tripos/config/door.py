@@ -1,0 +1,53 @@
+"""What the settings of the HTTP door must agree on: who may reach it without a key, TLS files, names and networks."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from tripos.config.options import ServerOptions, flag
+from tripos.config.values import shown
+from tripos.errors import ConfigError
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[A-Za-z0-9.\[\]:_-]+|\*|null")
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\]|\*")
+
+
+def check_door(server: ServerOptions) -> None:
+    """Raises ConfigError."""
+    is_reachable = not server.unix_socket and not is_loopback(server.host)
+    if is_reachable and not server.api_key_file and not server.i_accept_no_auth:
+        raise ConfigError(
+            f"--host {server.host} lets other machines in without a key: "
+            "give --api-key-file, or --i-accept-no-auth if that is meant"
+        )
+    if server.tls_key and not server.tls_cert:
+        raise ConfigError("--tls-key needs --tls-cert: the certificate that it belongs to")
+    for name, pattern, example in (
+        ("allowed_hosts", _HOST, "a name without port, such as api.example.com"),
+        ("cors_origins", _ORIGIN, "an origin, such as https://app.example.com"),
+    ):
+        for each in getattr(server, name):
+            if not pattern.fullmatch(each):
+                raise ConfigError(f"{flag(name)}: {shown(each)} is not {example}")
+    for each in server.trusted_proxies:
+        if each != "unix" and not _is_network(each):
+            raise ConfigError(f"{flag('trusted_proxies')}: {shown(each)} is not an address, a network or unix")
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address. Names other than localhost count as reachable."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

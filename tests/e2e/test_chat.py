@@ -1,0 +1,267 @@
+"""tripos chat and generate as people use them: in a terminal, through pipes, and with a server that runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TRIPOS = (sys.executable, "-m", "tripos")
+GREETING = "Hello! How can I help you?"
+
+
+def run(*arguments: str, text: str | bytes = "") -> subprocess.CompletedProcess[bytes]:
+    given = text if isinstance(text, bytes) else text.encode()
+    return subprocess.run([*TRIPOS, *arguments], cwd="/", input=given, capture_output=True, timeout=60)
+
+
+class Terminal:
+    """A command that believes to be in a terminal: what it prints, and what is typed."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._fd, child = pty.openpty()
+        environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+        self.process = subprocess.Popen(
+            [*TRIPOS, *arguments], cwd="/", stdin=child, stdout=child, stderr=child, env=environment,
+            start_new_session=True, preexec_fn=_own_terminal,
+        )  # fmt: skip
+        os.close(child)
+        self._unread = ""
+
+    def wait_for(self, text: str, seconds: float = 60) -> str:
+        """What was printed until then."""
+        end_s = time.monotonic() + seconds
+        while text not in self._unread:
+            assert time.monotonic() < end_s, self._unread
+            if select.select([self._fd], [], [], 0.2)[0]:
+                try:
+                    self._unread += re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", os.read(self._fd, 65536).decode())
+                except OSError:
+                    assert text in self._unread, self._unread
+        seen, _, self._unread = self._unread.partition(text)
+        return seen
+
+    def type(self, text: str) -> None:
+        os.write(self._fd, text.encode())
+
+    def close(self) -> int:
+        try:
+            return self.process.wait(timeout=30)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            os.close(self._fd)
+
+
+def _own_terminal() -> None:
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@pytest.fixture
+def slow_server() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A server that says a word each 50 ms for as long as it is heard, and the bodies that it was sent."""
+    bodies: list[dict[str, Any]] = []
+
+    class Words(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self._say(json.dumps({"data": [{"id": "slow", "task": "generate", "max_model_len": 1000}]}).encode())
+
+        def do_POST(self) -> None:
+            bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(200)
+            self.send_header("content-type", "text/event-stream")
+            self.send_header("connection", "close")
+            self.end_headers()
+            for i in range(400):
+                chunk = {"choices": [{"index": 0, "delta": {"content": f"word{i} "}}]}
+                try:
+                    self.wfile.write(b"data: %b\n\n" % json.dumps(chunk).encode())
+                except OSError:
+                    return
+                time.sleep(0.05)
+
+        def _say(self, body: bytes) -> None:
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Words)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", bodies
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_blank_line_or_a_paste_with_one_does_not_end_the_conversation() -> None:
+    terminal = Terminal("chat", "demo:assistant", "--temperature", "0")
+    terminal.wait_for("/help says")
+    terminal.wait_for(">>>")
+    terminal.type("\n")
+    terminal.wait_for(">>>")
+    terminal.type("\x1b[200~Hello\n\nyou\x1b[201~\n")
+    terminal.wait_for("help you?")
+    terminal.wait_for(">>>")
+    terminal.type('"""Hello\n')
+    terminal.wait_for("...")
+    terminal.type('\nthere"""\n')
+    terminal.wait_for("help you?")
+    terminal.wait_for(">>>")
+    terminal.type("/bye\n")
+    assert terminal.close() == 0
+
+
+def test_commands_of_the_conversation() -> None:
+    terminal = Terminal("chat", "--temperature", "0")
+    terminal.wait_for(">>>")
+    for typed, told in (
+        ("/help", "forget the conversation"),
+        ("/stats", "yes"),
+        ("Hello", "tokens/s"),
+        ("/system Be short.", "Be short."),
+        ("/clear", "forgotten"),
+        ("/etc/hosts is a file", "no command"),
+    ):
+        terminal.type(f"{typed}\n")
+        terminal.wait_for(told)
+        terminal.wait_for(">>>")
+    terminal.type("\x04")  # Ctrl-D
+    assert terminal.close() == 0
+
+
+def test_an_interrupt_stops_the_answer_and_not_the_conversation(
+    slow_server: tuple[str, list[dict[str, Any]]],
+) -> None:
+    url, bodies = slow_server
+    terminal = Terminal("chat", "--url", url)
+    terminal.wait_for(">>>")
+    terminal.type("Tell me a lot\n")
+    terminal.wait_for("word3")
+    terminal.type("\x03")
+    terminal.wait_for("Stopped")
+    terminal.wait_for(">>>")
+    terminal.type("\x03")  # at the prompt: says how to end, and goes on
+    terminal.wait_for("/bye or Ctrl-D ends")
+    terminal.wait_for(">>>")
+    terminal.type("And then?\n")
+    terminal.wait_for("word3")
+    terminal.type("\x03")
+    terminal.wait_for(">>>")
+    terminal.type("/bye\n")
+    assert terminal.close() == 0
+    assert [message["role"] for message in bodies[1]["messages"]] == ["user", "assistant", "user"]
+    assert bodies[1]["messages"][1]["content"].startswith("word0 word1 word2 word3")
+
+
+def test_an_interrupt_of_a_model_in_this_process_leaves_it_usable() -> None:
+    terminal = Terminal("chat", "--temperature", "0")
+    terminal.wait_for(">>>")
+    for _ in range(3):
+        terminal.type("Hello\n")
+        terminal.process.send_signal(signal.SIGINT)  # whenever it comes
+        terminal.wait_for(">>>")
+    terminal.type("Hello\n")
+    terminal.wait_for("help you?")
+    terminal.wait_for(">>>")
+    terminal.type("\x04")
+    assert terminal.close() == 0
+
+
+def test_a_full_window_forgets_the_oldest_questions() -> None:
+    questions = "Hello!\n" * 12
+    done = run("chat", "--temperature", "0", "--max-model-len", "64", text=questions)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode().count(GREETING) == 12
+    assert b"no longer sees" in done.stderr
+
+
+def test_a_question_longer_than_the_window_is_refused_and_the_next_one_answered() -> None:
+    done = run("chat", "--temperature", "0", "--max-model-len", "64", text="word " * 100 + "\nHello!\n")
+    assert done.returncode == 0
+    assert b"context window" in done.stderr
+    assert done.stdout.decode().count(GREETING) == 1
+
+
+def test_generate_asks_a_chat_model_through_its_template() -> None:
+    done = run("generate", "demo:assistant", "Hello", "--temperature", "0", "--stats")
+    assert done.stdout.decode() == GREETING + "\n"
+    assert re.search(rb"prompt 5 tokens, first token after .* s; answer 9 tokens at .* tokens/s", done.stderr)
+    raw = run("generate", "demo:assistant", "Hello", "--temperature", "0", "--raw", "--max-tokens", "3")
+    assert raw.stdout.decode() == "HelloHelloHello\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [((), "Hello"), (("-",), "Hello\n"), (("Hello", "-"), ""), ((), "H\u00e9llo".encode())],
+)
+def test_generate_reads_standard_input(arguments: tuple[str, ...], text: str | bytes) -> None:
+    done = run("generate", "demo:assistant", *arguments, "--temperature", "0", text=text)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode() == GREETING + "\n"
+
+
+def test_generate_refuses_what_is_no_text() -> None:
+    done = run("generate", "demo:assistant", text=b"\xff\xfe")
+    assert (done.returncode, b"standard input is not valid UTF-8" in done.stderr) == (2, True)
+    assert run("generate", "demo:assistant", "-", "-").returncode == 2
+
+
+def test_chat_with_a_server_says_what_it_serves() -> None:
+    with serving() as url:
+        done = run("chat", "--url", url, "--temperature", "0", text="Hello\nHello\n")
+        assert done.stdout.decode().count(GREETING) == 2, done.stderr
+        done = run("chat", "nothing", "--url", url)
+        assert done.returncode == 1
+        assert b"it serves: demo:assistant" in done.stderr
+        assert run("chat", "--url", url, "--threads", "1").returncode == 2
+    assert run("chat", "--url", url).returncode == 3
+
+
+@contextmanager
+def serving() -> Iterator[str]:
+    process = subprocess.Popen([*TRIPOS, "serve", "--port", "0"], cwd="/", stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if found := re.search(r"listening on (http\S+)", line):
+                yield found[1]
+                break
+        else:
+            raise AssertionError("the server did not start")
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def test_reasoning_is_shown_to_people_only(tmp_path: Path) -> None:
+    from tripos.cli.terminal import Printer
+
+    printer = Printer()
+    for said in ({"reasoning_content": "plan"}, {"content": "Hi"}, {"content": " there"}):
+        printer.hear({"choices": [{"delta": said}]})
+    assert printer.text == "Hi there"
