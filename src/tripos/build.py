@@ -282,6 +282,8 @@ def quantize_model(options: ModelOptions, folder: Path, progress: Progress = ign
     if opened.source.packed_as is not None:
         raise ConfigError(f"{opened.source.name} is packed already: give the model that it was packed from")
     plan = opened.optimized()
+    if all(op.kind != "linear" for op in plan.ops):
+        raise ConfigError(f"{opened.source.name} has no matrices to pack, only a table: serve it as it is")
     executor = NativeExecutor(opened.executor_options())
     try:
         progress("check", 0.0)

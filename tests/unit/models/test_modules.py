@@ -95,7 +95,7 @@ def test_the_first_module_may_lie_in_a_folder_of_its_own(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "file", "change", "named"),
     [
-        ("bert-mean", "1_Pooling/config.json", setting(pooling_mode="max"), "1_Pooling/config.json: pooling_mode 'max'"),
+        ("bert-mean", "1_Pooling/config.json", setting(pooling_mode="max"), "pooling_mode 'max'"),
         ("bert-mean", "1_Pooling/config.json", setting(pooling_mode=["mean", "cls"]), "pooling_mode .'mean', 'cls'"),
         ("bert-mean", "1_Pooling/config.json", setting(include_prompt=False), "include_prompt false"),
         ("bert-mean", "sentence_bert_config.json", setting(transformer_task="fill-mask"), "task 'fill-mask'"),
@@ -113,7 +113,7 @@ def test_the_first_module_may_lie_in_a_folder_of_its_own(tmp_path: Path) -> None
         ("bert-modules-cross", "tokenizer_config.json", setting(model_input_names=3), "model_input_names is 3"),
         ("bert-dense", "2_Dense/config.json", setting(activation_function="my.Tanh"), "activation_function 'my.Tanh'"),
         ("bert-dense", "2_Dense/config.json", setting(use_residual=True), "use_residual is not supported"),
-        ("bert-dense", "4_Normalize/config.json", setting(module_input_name="token_embeddings"), "4_Normalize/config"),
+        ("bert-dense", "4_Normalize/config.json", setting(module_input_name="token_embeddings"), "module_input_name"),
         ("bert-mean", "config.json", setting(tripos_modules=3), "never read"),
     ],
 )  # fmt: skip
@@ -124,7 +124,7 @@ def test_what_would_be_another_model_is_refused_by_field(
     if named == "never read":  # the directory's own files come first
         assert opened(folder) == opened(GOLDEN / name)
         return
-    with pytest.raises(ModelRefused, match=named):
+    with pytest.raises(ModelRefused, match="^" + Path(file).parts[0] + ".*" + named if file[0].isdigit() else named):
         opened(folder)
 
 
