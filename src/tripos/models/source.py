@@ -157,6 +157,8 @@ def _open_folder(folder: Path, name: str) -> Source:
     packed = open_packed(folder) if is_there(folder / MANIFEST) else None
     modules = None if packed else read_modules(folder)
     main = folder / modules["path"] if modules else folder  # of the first module
+    if modules and not main.is_dir():
+        raise ModelRefused(f"modules.json: path {modules['path']!a} of {modules['kinds'][0]} is no folder")
     generation = _optional_json(main / "generation_config.json")
     settings = _optional_json(main / "tokenizer_config.json")
     if modules and modules["kinds"][0] == STATIC:
