@@ -66,11 +66,7 @@ class Child:
 
 def names_file_and_field(message: str, case: Case) -> bool:
     """The refusal names the file that was changed, or one that no longer agrees with it, and what of it."""
-    names = {Path(name).name for name in case.model.files}
-    if (
-        case.put == "directory" and case.model.source
-    ):  # where a file lay that was opened, a model's directory is looked for
-        names.add("config.json")
+    names = {Path(name).name for name in case.model.files} | {"config.json"}  # which a directory without it lacks
     _, _, reason = message.partition(": ")
     return any(name in reason for name in names) or "tensor " in reason
 

@@ -19,7 +19,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tripos.errors import ContextLengthExceeded, ModelRefused, RequestFailed, TriposError
-from tripos.models.tokenizer_check import MAX_TOKENS, Growth, growth_of, read_definition
+from tripos.models.tokenizer_check import MAX_TOKENS, Growth, growth_of, read_definition, steps_of
 from tripos.types import Message
 
 if TYPE_CHECKING:
@@ -161,8 +161,9 @@ class Tokenizer:
         return str(self._backend.to_str(pretty=False)).encode()
 
     def is_quick(self, num_chars: int) -> bool:
-        """Whether a text of so many characters may be encoded where others wait for it."""
-        return self._growth.bound(num_chars) <= QUICK_BYTES
+        """Whether a text of so many characters may be encoded at once where others wait for it."""
+        is_short = self._growth.is_linear and self._growth.bound(num_chars) <= QUICK_BYTES
+        return is_short and not self._lock.locked()
 
     def encode(self, text: str, add_special: bool = True) -> list[int]:
         """Ids of a caller's text. Special tokens spelled in it are plain text; `add_special` adds what the model puts
@@ -395,8 +396,8 @@ def tokenizer_from_json(data: bytes, file: str = "tokenizer.json") -> Tokenizer:
 
 def _spelling(decoder: dict[str, Any] | None, file: str) -> Spelling:
     """What the decoder section says about bytes and spaces."""
-    steps = _decoder_steps(decoder)
-    kinds = {step.get("type") for step in steps}
+    steps = steps_of(decoder, file, "decoder")
+    kinds = {str(step.get("type")) for step in steps}
     if unknown := kinds - {"ByteLevel", "ByteFallback", "Fuse", "Replace", "Metaspace", "Strip", "WordPiece"}:
         raise ModelRefused(f"{file}: decoder type {sorted(map(str, unknown))[0]} is not supported")
     metaspace = any(step.get("prepend_scheme", "always") != "never" for step in steps if step["type"] == "Metaspace")
@@ -407,14 +408,6 @@ def _spelling(decoder: dict[str, Any] | None, file: str) -> Spelling:
         strip_first_space=metaspace or any(step["type"] == "Strip" and step.get("start") for step in steps),
         wordpiece="WordPiece" in kinds,
     )
-
-
-def _decoder_steps(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
-    if decoder is None:
-        return []
-    if decoder.get("type") == "Sequence":
-        return [step for inner in decoder.get("decoders", []) for step in _decoder_steps(inner)]
-    return [decoder]
 
 
 def _pieces_by_id(backend: tokenizers.Tokenizer, file: str) -> list[str | None]:

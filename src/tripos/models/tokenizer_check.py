@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from tripos.errors import ModelRefused
+from tripos.models.vocabulary import PATTERNS
 
 MAX_TOKENIZER_BYTES = 64 << 20
 MAX_TOKENS = 1 << 24
@@ -27,7 +28,12 @@ MAX_PREFIX_BYTES = 1 << 16
 MAX_STEPS = 128  # of a section
 MAX_DEPTH = 16  # of sequences within sequences
 _MAX_KEYS = 1 << 14  # beginnings of a character map's keys, of equal length
-_SEQUENCES = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "post_processor": "processors"}
+_SEQUENCES = {
+    "normalizer": "normalizers",
+    "pre_tokenizer": "pretokenizers",
+    "post_processor": "processors",
+    "decoder": "decoders",
+}
 _CHARSMAP_DEPTH = 3  # bytes of a key of a character map up to which its growth is computed exactly
 
 
@@ -58,9 +64,11 @@ class Growth:
 
     factor: float = 1.0
     prefix: float = 0.0
+    is_linear: bool = True  # time, too: no step searches with a regex of which nobody knows how far it goes back
 
     def then(self, next: Growth) -> Growth:
-        return Growth(self.factor * next.factor, self.prefix * next.factor + next.prefix)
+        is_linear = self.is_linear and next.is_linear
+        return Growth(self.factor * next.factor, self.prefix * next.factor + next.prefix, is_linear)
 
     def bound(self, num_bytes: int) -> float:
         return self.factor * num_bytes + self.prefix
@@ -87,7 +95,7 @@ def growth_of(definition: Definition, file: str) -> Growth:
     growth = Growth()
     for field, steps in (("normalizer", definition.normalizer), ("pre_tokenizer", definition.pre_tokenizer)):
         known = _NORMALIZERS if field == "normalizer" else _PRE_TOKENIZERS
-        for step in _steps(steps, file, field):
+        for step in steps_of(steps, file, field):
             kind = step.get("type")
             if not isinstance(kind, str) or kind not in known:
                 raise ModelRefused(f"{file}: {field} of type {ascii(kind)[:40]} is not supported")
@@ -125,7 +133,7 @@ def _check_ids(definition: Definition, file: str) -> None:
 
 def _check_post_processor(processor: dict[str, Any] | None, file: str) -> None:
     """A template may use only the special tokens that it lists."""
-    for step in _steps(processor, file, "post_processor"):
+    for step in steps_of(processor, file, "post_processor"):
         if step.get("type") != "TemplateProcessing":
             continue
         listed = step.get("special_tokens")
@@ -138,7 +146,7 @@ def _check_post_processor(processor: dict[str, Any] | None, file: str) -> None:
                     raise ModelRefused(f"{file}: post_processor.{key} uses {name[:40]!a}, which special_tokens lacks")
 
 
-def _steps(section: dict[str, Any] | None, file: str, field: str) -> list[dict[str, Any]]:
+def steps_of(section: dict[str, Any] | None, file: str, field: str) -> list[dict[str, Any]]:
     """The steps of a section, those of sequences one by one."""
     found = [] if section is None else _flat(section, file, field, 0)
     if len(found) > MAX_STEPS:
@@ -160,12 +168,10 @@ def _flat(step: Any, file: str, field: str, depth: int) -> list[dict[str, Any]]:
 # -- growth of each step, in bytes of UTF-8 ---------------------------------------------------------------------------
 def _replace(step: Mapping[str, Any]) -> Growth:
     """Each match, of at least so many bytes, becomes the content; what may match nothing does so at every byte."""
-    pattern, added = step["pattern"], len(str(step["content"]).encode())
-    if "String" in pattern:
-        shortest = len(str(pattern["String"]).encode())
-    else:
-        shortest = _shortest_match(str(pattern["Regex"]))
-    return Growth(1.0 + added, added) if shortest == 0 else Growth(max(1.0, added / shortest))
+    (kind, pattern), added = _pattern(step), len(str(step["content"]).encode())
+    shortest = len(pattern.encode()) if kind == "String" else _shortest_match(pattern)
+    is_linear = kind == "String" or shortest > 0
+    return Growth(1.0 + added, added, is_linear) if shortest == 0 else Growth(max(1.0, added / shortest))
 
 
 def _shortest_match(regex: str) -> int:
@@ -231,6 +237,20 @@ def _metaspace(step: Mapping[str, Any]) -> Growth:
     return Growth(2.0 * mark, mark)
 
 
+def _split(step: Mapping[str, Any]) -> Growth:
+    kind, pattern = _pattern(step)
+    return Growth(is_linear=kind == "String" or pattern in PATTERNS or _shortest_match(pattern) > 0)
+
+
+def _pattern(step: Mapping[str, Any]) -> tuple[str, str]:
+    """String or Regex, and its text."""
+    pattern = step.get("pattern")
+    for kind in ("String", "Regex"):
+        if isinstance(pattern, dict) and isinstance(pattern.get(kind), str):
+            return kind, pattern[kind]
+    raise ValueError(f"pattern is {ascii(pattern)[:40]}; expected a String or a Regex")
+
+
 def _constant(factor: float) -> Callable[[Mapping[str, Any]], Growth]:
     return lambda step: Growth(factor)
 
@@ -244,8 +264,8 @@ _NORMALIZERS: dict[str, Callable[[Mapping[str, Any]], Growth]] = {
 }  # fmt: skip
 _PRE_TOKENIZERS: dict[str, Callable[[Mapping[str, Any]], Growth]] = {
     **dict.fromkeys(
-        ("BertPreTokenizer", "CharDelimiterSplit", "Whitespace", "WhitespaceSplit", "Split", "Punctuation", "Digits",
+        ("BertPreTokenizer", "CharDelimiterSplit", "Whitespace", "WhitespaceSplit", "Punctuation", "Digits",
          "UnicodeScripts", "FixedLength"), _constant(1.0),
     ),
-    "ByteLevel": _constant(4.0), "Metaspace": _metaspace,
+    "ByteLevel": _constant(4.0), "Metaspace": _metaspace, "Split": _split,
 }  # fmt: skip

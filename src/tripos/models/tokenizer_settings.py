@@ -38,9 +38,9 @@ def with_settings(data: bytes, settings: Mapping[str, Any], config: Mapping[str,
         return data
     try:
         definition = msgspec.json.decode(data)
+        return msgspec.json.encode(definition) if _set_prefix_space(definition, settings, config) else data
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # whoever reads it next says why
         return data
-    return msgspec.json.encode(definition) if _set_prefix_space(definition, settings, config) else data
 
 
 def _set_prefix_space(definition: Any, settings: Mapping[str, Any], config: Mapping[str, Any]) -> bool:

@@ -56,6 +56,8 @@ _PRE_TOKENIZERS = {
     "gpt-4o": _Splits((_CASED % (_CONTRACTIONS, _CONTRACTIONS, r"\p{N}{1,3}"),)),
     "tekken": _Splits((_CASED % ("", "", r"\p{N}"),), ignore_merges=True),
 }
+PATTERNS = frozenset(pattern for splits in _PRE_TOKENIZERS.values() for pattern in splits.patterns)
+"""Of public models: each walks over a text once."""
 
 
 def vocabulary_json(gguf: GgufFile) -> bytes:

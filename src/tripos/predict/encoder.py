@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tripos.errors import EngineFailed, InvalidRequest, Overloaded, RequestFailed, TriposError
+from tripos.models.side_thread import SideThread
 from tripos.models.tokenizer import NO_FRAME, Frame, Tokenizer
 from tripos.predict.batcher import Batcher, BatcherOptions, Text, Window
 from tripos.runtime.executor import Executor, SamplingInput, StepInput
@@ -64,7 +64,7 @@ class EncoderModel:
         self._executor = executor
         self._batcher = Batcher(self._run_step, batching, self._deliver)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._encoders: ThreadPoolExecutor | None = None
+        self._encoders: SideThread | None = None
         self._ended: dict[Window, asyncio.Event] = {}
         self._num_encoding_chars = 0
 
@@ -78,15 +78,17 @@ class EncoderModel:
         if self._loop is not None:
             return
         self._loop = asyncio.get_running_loop()
-        self._encoders = ThreadPoolExecutor(1, thread_name_prefix="tripos-encode")
+        self._encoders = SideThread()
         self._batcher.start()
 
     async def stop(self) -> None:
         """End now: unfinished calls get EngineFailed. Idempotent."""
         encoders, self._encoders = self._encoders, None
         if encoders is not None:
-            await asyncio.get_running_loop().run_in_executor(encoders, self._batcher.stop)
-            encoders.shutdown()
+            closing = SideThread(most_s=None)  # the other one may never be free again
+            await closing.run(self._batcher.stop)
+            await closing.stop()
+            await encoders.stop()
             await asyncio.sleep(0)  # what was delivered last reaches its readers
             self._loop = None
 
@@ -122,7 +124,7 @@ class EncoderModel:
             texts = self._texts(request)
         else:
             with self._encoding(num_chars(request)):
-                texts = await loop.run_in_executor(encoders, self._texts, request)
+                texts = await encoders.run(lambda: self._texts(request))
         window = Window(texts, call.priority, call.deadline_s, call.arrival_s or time.monotonic())
         ended = self._ended[window] = asyncio.Event()
         try:

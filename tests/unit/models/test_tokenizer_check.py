@@ -13,6 +13,7 @@ from tests.unit.models.files import tokenizer_definition
 from tripos.errors import ContextLengthExceeded, ModelRefused
 from tripos.models.tokenizer import tokenizer_from_json
 from tripos.models.tokenizer_check import Growth, growth_of, read_definition
+from tripos.models.vocabulary import PATTERNS
 
 XLM_ROBERTA = {
     "normalizer": {"type": "Sequence", "normalizers": [
@@ -49,9 +50,9 @@ def sequence(*steps: dict[str, Any]) -> dict[str, Any]:
         (replace(" ", Regex=" {2,}"), Growth(1.0)),
         (replace("\u2581", Regex="[ \t]+"), Growth(3.0)),
         (replace("abcd", Regex="a{2}"), Growth(2.0)),
-        (replace("ab", Regex="(?=x)"), Growth(3.0, 2.0)),  # may match nothing
-        (replace("ab", Regex="\\b"), Growth(3.0, 2.0)),
-        (replace("ab", Regex="a*"), Growth(3.0, 2.0)),
+        (replace("ab", Regex="(?=x)"), Growth(3.0, 2.0, False)),  # may match nothing
+        (replace("ab", Regex="\\b"), Growth(3.0, 2.0, False)),
+        (replace("ab", Regex="a*"), Growth(3.0, 2.0, False)),
         (sequence({"type": "Prepend", "prepend": "ab"}, replace("xyz", String="a")), Growth(3.0, 6.0)),
         (sequence(sequence({"type": "NFC"}), {"type": "ByteLevel"}), Growth(6.0)),
     ],
@@ -76,7 +77,7 @@ def test_usual_tokenizers_stay_far_below_the_limit() -> None:
         ({"normalizer": sequence(*[{"type": "Strip"}] * 129)}, "normalizer has 129 steps"),
         ({"normalizer": {"type": "New"}}, "normalizer of type 'New' is not supported"),
         ({"normalizer": {"type": "Sequence"}}, "normalizer of type Sequence has no list normalizers"),
-        ({"normalizer": {"type": "Replace", "content": "x"}}, "normalizer Replace: 'pattern'"),
+        ({"normalizer": {"type": "Replace", "content": "x"}}, "normalizer Replace: pattern is None"),
         ({"pre_tokenizer": {"type": "Metaspace", "replacement": "x" * 200}}, "pre_tokenizer Metaspace"),
         ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}, "precompiled_charsmap is too short"),
         ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "?"}}, "precompiled_charsmap is not base64"),
@@ -148,3 +149,13 @@ def test_another_encoding_is_refused_by_name(encoding: str) -> None:
 def test_claims_that_cost_without_bound_or_lead_nowhere_are_refused(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ModelRefused, match=named):
         read_definition(json.dumps(tokenizer_definition() | changes).encode(), "tokenizer.json")
+
+
+def test_a_regex_that_nobody_knows_is_never_run_where_others_wait() -> None:
+    def of(regex: str) -> bool:
+        steps = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+        definition = json.dumps(tokenizer_definition(pre_tokenizer=steps)).encode()
+        return tokenizer_from_json(definition).is_quick(10)
+
+    assert all(map(of, ("[ab]", "\\s+", *PATTERNS)))
+    assert not of("(a|b)+")
