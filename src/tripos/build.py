@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from tripos.build_encoder import OpenedEncoder, check_packed_as, kind_of, open_encoder_model
 from tripos.config import LimitsStage, ModelOptions, RouteOptions, ServiceOptions
@@ -30,6 +31,7 @@ from tripos.models.encoders import task_of
 from tripos.models.packed import Packing, write_packed
 from tripos.models.registry import adapt_weights, check_weights, trace
 from tripos.models.source import GenerationDefaults, Source, open_source
+from tripos.models.tokenizer import Tokenizer
 from tripos.pipeline.decide import decide
 from tripos.plan.adapters import Place, places, with_adapters
 from tripos.plan.ir import Plan, Weights
@@ -149,11 +151,8 @@ class Opened:
             num_parameters=sum(prod(spec.shape) for spec in self.plan.weights.values()),
             created=int(time.time()),
             sampling=_recommended(self.source.generation),
-            **describe(
-                self.source.tokenizer.template_source,
-                self.source.tokenizer.special_tokens,
-                self.options.tool_dialect,
-            ),
+            template_args=self.source.tokenizer.template_args,
+            **_dialects(self.source.tokenizer, self.options),
         )
 
     def close(self) -> None:
@@ -305,6 +304,12 @@ def quantize_model(options: ModelOptions, folder: Path, progress: Progress = ign
         opened.source.close()
 
 
+def _dialects(tokenizer: Tokenizer, options: ModelOptions) -> dict[str, Any]:
+    return describe(
+        tokenizer.template_source, tokenizer.special_tokens, options.tool_dialect, tokenizer.tool_template_source
+    )
+
+
 def _recommended(defaults: GenerationDefaults) -> Sampling:
     given = {name: value for name, value in asdict(defaults).items() if value is not None}
     return Sampling(**given)
@@ -318,7 +323,7 @@ def describe_machine(options: ModelOptions) -> list[tuple[str, ...]]:
     try:
         executor.load(opened.runnable(), opened.weights)
         info = executor.info()
-        dialects = describe(opened.source.tokenizer.template_source, {}, options.tool_dialect)
+        dialects = _dialects(opened.source.tokenizer, options)
     finally:
         executor.close()
         opened.source.close()

@@ -58,6 +58,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
     role: str
     content: str | None = None
+    parts: tuple[str, ...] = ()  # that content was put together from, where it came as several
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
@@ -285,6 +286,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     tool_dialect: str = ""  # how it writes tool calls, and reasoning: names of wire/tools
     has_tool_prompt: bool = False  # whether its template tells it of tools
     reasoning_dialect: str = ""  # "": it does not reason
+    template_args: tuple[str, ...] | None = None  # names that its template reads of a request; None: not known
     reasoning_switch: str = ""  # the template's argument that turns reasoning off, "" for none
     marker_ids: dict[str, int] = {}  # marks of these dialects that are special tokens
     parent: str = ""  # of an adapter: the name of the model that it adapts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,13 @@ from tripos.testing import ScriptedExecutor, byte_tokenizer, mix
 from tripos.types import Call, Delta, Finish, ModelCard, ToolCall
 from tripos.wire.generation import Heard, for_model
 from tripos.wire.openai import chat
+from tripos.wire.tools.deepseek import BEGIN, CALL, CALL_END, SEP
+from tripos.wire.tools.deepseek import END as END_CALLS
 from tripos.wire.tools.dialect import Dialect
 from tripos.wire.tools.dialects import DIALECTS
 
 BLOCK_SIZE, NUM_BLOCKS, WINDOW = 16, 4096, 4096
+END = 256  # of a turn
 _TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": None}  # BFCL's own words
 _LIKELY = b'"",}]0a'  # bytes that end strings, numbers and lists soon
 
@@ -40,14 +43,23 @@ def test_a_loaded_model_speaks_the_dialect_that_its_options_name(assistant: Lang
     assert given.card.tool_dialect == "mistral" != assistant.card.tool_dialect
 
 
-def tiny(dialect: str = "hermes", markers: tuple[str, ...] = (), **card_fields: Any) -> LanguageModel:
-    """Draws bytes by lot; what it says is up to the grammar. `markers` are special tokens."""
+def tiny(
+    dialect: str = "hermes", markers: tuple[str, ...] = (), says: Sequence[int] | None = None, **card_fields: Any
+) -> LanguageModel:
+    """Says given tokens behind a prompt of one, or draws bytes by lot. `markers` are special tokens."""
     tokenizer = byte_tokenizer(markers)
     vocab_size = tokenizer.vocab_size
+
+    def next_token(tokens: list[int], seed: int, counter: int) -> int:
+        if says is None:
+            drawn = mix(mix(sum(tokens[-8:]), seed), counter)
+            return END if drawn >> 32 & 15 == 0 else _LIKELY[drawn % len(_LIKELY)]
+        return says[counter - 1] if counter <= len(says) else END
+
     executor = ScriptedExecutor(
         vocab_size,
         ExecutorOptions(block_size=BLOCK_SIZE),
-        next_token=lambda tokens, seed, counter: _LIKELY[mix(mix(sum(tokens[-8:]), seed), counter) % len(_LIKELY)],
+        next_token=next_token,
     )
     executor.reserve(NUM_BLOCKS)
     card = ModelCard(
@@ -60,7 +72,19 @@ def tiny(dialect: str = "hermes", markers: tuple[str, ...] = (), **card_fields: 
         marker_ids={marker: 257 + i for i, marker in enumerate(markers)},
         **card_fields,
     )
-    return LanguageModel(card, tokenizer, Engine(executor, EngineOptions(NUM_BLOCKS, BLOCK_SIZE, WINDOW)), _template)
+    encode = _template if says is None else lambda messages, tools, args: [ord("x")]
+    return LanguageModel(card, tokenizer, Engine(executor, EngineOptions(NUM_BLOCKS, BLOCK_SIZE, WINDOW)), encode)
+
+
+def speaker(dialect: Dialect, script: str, *, special: bool) -> LanguageModel:
+    """Says a script, token by token; where a token of it is forbidden, another comes and the script goes on."""
+    markers = dialect.markers if special else ()
+    says: list[int] = []
+    while script:
+        marker = next((i for i, each in enumerate(markers) if script.startswith(each)), None)
+        says += [257 + marker] if marker is not None else script[0].encode()
+        script = script[len(markers[marker]) if marker is not None else 1 :]
+    return tiny(dialect.name, markers, says=says)
 
 
 def _template(messages: tuple[Any, ...], tools: tuple[dict[str, Any], ...], args: dict[str, Any]) -> list[int]:
@@ -68,14 +92,24 @@ def _template(messages: tuple[Any, ...], tools: tuple[dict[str, Any], ...], args
 
 
 def ask(model: LanguageModel, bodies: list[dict[str, Any]]) -> list[Heard]:
+    return [choices[0] for choices in ask_all(model, bodies)]
+
+
+def ask_all(model: LanguageModel, bodies: list[dict[str, Any]]) -> list[list[Heard]]:
+    """All choices of each, which came piece by piece."""
     asked = [for_model(chat.decode(json.dumps({"model": "m", **body}).encode()), model.card) for body in bodies]
-    heard = [Heard(each.speech) for each in asked]
+    heard = [[Heard(each.speech, index) for index in range(each.n)] for each in asked]
+    pieces: dict[int, list[ToolCall]] = {}
     calls = [Call(id=str(i), route="m", request=each.requests[0]) for i, each in enumerate(asked)]
     for i, event in model.answer(calls):
         if isinstance(event, Delta):
-            heard[i].take(event)
+            choice = heard[i][event.index]
+            pieces.setdefault(id(choice), []).extend(choice.take(event).calls)
         elif not isinstance(event, Finish):
             raise AssertionError((bodies[i], event)) from event
+    for choices in heard:
+        for choice in choices:
+            assert pieces[id(choice)] == list(choice.calls)
     return heard
 
 
@@ -168,6 +202,75 @@ def test_every_dialect_calls_through_the_engine(dialect: Dialect, special: bool)
         if body["tool_choice"] == "auto":
             continue
         assert heard.calls
-        assert not heard.text
         if body["tool_choice"] != "required":
+            assert not heard.text
             assert [call.name for call in heard.calls] == ["f"]
+
+
+MARKS = {  # how one call is written, whatever the template shows of it
+    "hermes": '<tool_call>\n{"name": "f", "arguments": %s}\n</tool_call>',
+    "mistral": "[TOOL_CALLS]f[ARGS]%s",
+    "mistral_list": '[TOOL_CALLS][{"name": "f", "arguments": %s}]',
+    "deepseek_r1": BEGIN + CALL + "function" + SEP + "f\n```json\n%s\n```" + CALL_END,
+    "deepseek_v31": BEGIN + CALL + "f" + SEP + "%s" + CALL_END,
+    "llama3": '{"name": "f", "parameters": %s}',
+    "json": '{"name": "f", "arguments": %s}',
+}
+X, Y = '{"p": "x"}', '{"p": "y"}'
+TWO = {"llama3": ('{"name": "f", "parameters": %s}; {"name": "f", "parameters": %s}'),
+       "json": '[{"name": "f", "arguments": %s},\n {"name": "f", "arguments": %s}\n]'}  # fmt: skip
+ENDS = dict.fromkeys(("deepseek_r1", "deepseek_v31"), END_CALLS)
+TAILS = ("", "\n", " \n\n", "{end}", "\n{end}", "{end}\n", "{end}\n\nDone; yes?", "\nDone.{end}\n")
+
+
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("tail", TAILS)
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
+def test_what_stands_behind_a_call_makes_no_other(dialect: Dialect, tail: str, special: bool) -> None:
+    """White space, text and marks of the end, with every choice, one answer and several."""
+    script = MARKS[dialect.name] % X + tail.replace("{end}", ENDS.get(dialect.name, ""))
+    text = tail.replace("{end}", "").strip()
+    tools = [{"type": "function", "function": {"name": name, "parameters": PARAMETERS}} for name in ("f", "g")]
+    named = {"type": "function", "function": {"name": "f"}}
+    bodies = [
+        {"messages": [{"role": "user", "content": "x"}], "tools": tools, "max_tokens": 200, **choice}
+        for choice in (
+            {}, {"tool_choice": "required"}, {"tool_choice": named}, {"parallel_tool_calls": False}, {"n": 3}
+        )
+    ]  # fmt: skip
+    for body, choices in zip(bodies, ask_all(speaker(dialect, script, special=special), bodies), strict=True):
+        assert len(choices) == body.get("n", 1)
+        for heard in choices:
+            assert [(call.name, call.arguments) for call in heard.calls] == [("f", X)], (body, heard.text)
+            assert heard.finish_reason == "tool_calls"
+            ends = dialect.name == "json" or body.get("tool_choice") == named
+            assert heard.text == ("" if ends else text)
+
+
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("between", ["", "\n", "\n\n", "\nAnd then:\n"])
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
+def test_all_calls_that_a_model_makes_are_heard(dialect: Dialect, between: str, special: bool) -> None:
+    """As many as it makes, in their order, whatever stands between them; one where one was asked for."""
+    one = MARKS[dialect.name]
+    script = TWO[dialect.name] % (X, Y) if dialect.name in TWO else one % X + between + one % Y
+    said = "Let me see. " if dialect.name not in TWO else ""
+    tools = [{"type": "function", "function": {"name": "f", "parameters": PARAMETERS}}]
+    asked = {"messages": [{"role": "user", "content": "x"}], "tools": tools, "max_tokens": 400}
+    bodies = [asked, {**asked, "n": 2}]
+    for choices in ask_all(speaker(dialect, said + script, special=special), bodies):
+        for heard in choices:
+            assert [(call.name, call.arguments) for call in heard.calls] == [("f", X), ("f", Y)]
+            assert len({call.id for call in heard.calls}) == 2
+
+
+@pytest.mark.parametrize("dialect", ["llama3", "json"])
+@pytest.mark.parametrize("script", ['{"name": "Ann", "age": 3}', '{\n  "name": "Ann"\n}', '{"name": "g"}'])
+def test_an_answer_of_json_is_no_call(dialect: str, script: str) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": PARAMETERS}}]
+    asked = {"messages": [{"role": "user", "content": "x"}], "tools": tools, "max_tokens": 100}
+    ((heard,),) = ask_all(speaker(DIALECTS[dialect], script, special=False), [asked])
+    assert (heard.text, heard.calls, heard.finish_reason) == (script, (), "stop")
+
+
+PARAMETERS = {"type": "object", "properties": {"p": {"enum": ["x", "y"]}}, "required": ["p"]}

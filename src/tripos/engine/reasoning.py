@@ -18,7 +18,7 @@ from tripos.runtime.executor import U32
 from tripos.types import Generate, Reasoning
 
 _NUM_LAST_TOKENS = 32  # of a prompt, looked at for a mark
-_SPACE = b" \t\r\n"
+SPACE = " \t\r\n"
 _ALL = np.uint32(0xFFFFFFFF)
 
 
@@ -51,7 +51,8 @@ class Trace:
         self.num_tokens = 0  # of reasoning, marks included
         self._token_bytes = tokenizer.all_token_bytes
         self._tail = b""  # what may be the beginning of a mark
-        last = tokenizer.decode(prompt[-_NUM_LAST_TOKENS:], skip_special=False).encode().rstrip(_SPACE)
+        self.rest = b""  # behind the mark that ended reasoning, of the token that completed it
+        last = tokenizer.decode(prompt[-_NUM_LAST_TOKENS:], skip_special=False).encode().rstrip(SPACE.encode())
         self.is_open = last.endswith(marks.start)
         self.is_over = last.endswith(marks.end)
 
@@ -64,7 +65,8 @@ class Trace:
         if not self.is_open:
             self._begin(token_id)
         if self.is_open:
-            self.is_over = self.marks.end in self._tail
+            _, end, self.rest = self._tail.partition(self.marks.end)
+            self.is_over = bool(end)
             self.is_open = not self.is_over
             self._tail = self._tail[-len(self.marks.end) + 1 :]
 
@@ -73,7 +75,7 @@ class Trace:
         self.is_open, self.is_over = False, True
 
     def _begin(self, token_id: int) -> None:
-        text, start = self._tail.lstrip(_SPACE), self.marks.start
+        text, start = self._tail.lstrip(SPACE.encode()), self.marks.start
         if text.startswith(start) and not (self._is_constrained and token_id != self.marks.start_id):
             self.is_open, self._tail = True, text[len(start) :]
         elif self._is_constrained or not start.startswith(text):
@@ -87,6 +89,43 @@ def trace_of(request: Generate, tokenizer: Tokenizer, prompt: list[int]) -> Trac
         return None
     is_constrained = request.constraint is not None
     return Trace(marks_of(request.reasoning, tokenizer), tokenizer, prompt, is_constrained=is_constrained)
+
+
+class AnswerStart:
+    """Where a choice's text becomes its answer: behind the reasoning, and behind white space that follows that."""
+
+    def __init__(self, trace: Trace | None) -> None:
+        self._trace = trace
+        self._held = ""  # may be the beginning of a mark
+        self._is_awaited = False  # reasoning came, and no more than white space since it ended
+        self._is_found = trace is None or trace.is_over
+
+    def push(self, token_id: int, text: str) -> tuple[str, str]:
+        """The next token and its text → (what stands before the answer, what belongs to it), as far as it is known."""
+        if self._trace is None or self._is_found:
+            return "", text
+        trace, text, self._held = self._trace, self._held + text, ""
+        was_over = trace.is_over
+        trace.push(token_id)
+        if trace.is_open:
+            return text, ""
+        if not trace.is_over:
+            self._held = text
+            return "", ""
+        at = 0
+        if not was_over and trace.num_tokens:  # of reasoning, which this token ended
+            self._is_awaited = True
+            rest = trace.rest.decode(errors="ignore")
+            at = len(text) - len(rest) if text.endswith(rest) else len(text)
+        if self._is_awaited:
+            at = len(text) - len(text[at:].lstrip(SPACE))
+        self._is_found = at < len(text) or not self._is_awaited
+        return text[:at], text[at:]
+
+    def flush(self) -> str:
+        """What was held back, when nothing follows it."""
+        text, self._held = self._held, ""
+        return text
 
 
 class ReasoningMatcher:

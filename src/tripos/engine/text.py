@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from tripos.engine.answer_check import AnswerCheck
 from tripos.engine.engine import Output, TokenOutput
-from tripos.engine.reasoning import Trace
+from tripos.engine.reasoning import AnswerStart, Trace
 from tripos.models.tokenizer import Tokenizer
 from tripos.types import Delta, FinishReason, Sampling, TokenLogprob
 
@@ -107,6 +107,7 @@ class ChoiceText:
         self._decoder = tokenizer.decoder(prompt, shown, keep_space=check is not None)
         self._trace = trace
         self._in_reasoning = trace is not None and trace.is_open  # at the beginning
+        self._start = AnswerStart(trace)
         self._check = check
         self._matcher = StopMatcher(sampling.stop, None if check is None else self._may_stop)
         self._tokens: deque[tuple[int, TokenOutput]] = deque()  # where the token's text ends, token
@@ -134,7 +135,8 @@ class ChoiceText:
         if self.finish_reason is None and output.finish_reason is not None:
             self.finish_reason = output.finish_reason
             self.stop = output.stop_token
-            self._release(self._matcher.push(self._decoder.flush()))
+            rest = self._start.flush() + self._decoder.flush()
+            self._release(rest if self._is_reasoning else self._matcher.push(rest))
             if self._matcher.matched is None:
                 self._release(self._matcher.flush())
             else:
@@ -188,34 +190,33 @@ class ChoiceText:
 
     def _push_token(self, token: TokenOutput, *, is_stop: bool) -> None:
         self.num_tokens += 1
-        is_reasoning = self._follow_reasoning(token.token_id)
         if is_stop and not self._sampling.include_stop:
+            if self._trace is not None:
+                self._trace.push(token.token_id)
             return
         text = self._decoder.push(token.token_id)
+        was_reasoning = self._is_reasoning
+        before, answer = self._start.push(token.token_id, text)
         self._num_decoded += len(text)
-        if self._check is not None and is_reasoning:
+        if self._check is not None and (was_reasoning or self._is_reasoning):
             self._check.begin(self._num_decoded)
         elif self._check is not None:
             self._check.push(token.token_id, text)
         self._tokens.append((self._num_decoded, token))
+        self._release(before)
         if self.num_tokens <= self._sampling.min_tokens:  # stop strings count from then on
-            self._release(text)
+            self._release(answer)
             return
-        self._release(self._matcher.push(text))
+        self._release(self._matcher.push(answer))
         if self._matcher.matched is not None:
             self._match()
 
-    def _follow_reasoning(self, token_id: int) -> bool:
-        """Whether the token belongs to the model's reasoning, the marks around it included."""
-        if self._trace is None:
-            return False
-        was_open = self._trace.is_open
-        self._trace.push(token_id)
-        return was_open or self._trace.is_open
+    @property
+    def _is_reasoning(self) -> bool:
+        return self._trace is not None and self._trace.is_open
 
     def _may_stop(self, before: str) -> bool:
-        is_reasoning = self._trace is not None and self._trace.is_open
-        return self._check is None or (not is_reasoning and self._check.may_stop(self._num_released + len(before)))
+        return self._check is None or self._check.may_stop(self._num_released + len(before))
 
     def _match(self) -> None:
         stop = self._matcher.matched or ""

@@ -6,13 +6,15 @@ from the model's files only, never from a request. Knows nothing of token ids.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec.structs import replace
+
 from tripos.errors import ContextLengthExceeded, InvalidRequest, ModelRefused
+from tripos.models.habits import CallForm, Habits
 from tripos.models.sandbox import (
     MAX_OUTPUT_CHARS,
     BudgetExceeded,
@@ -53,6 +55,7 @@ class ChatTemplate:
         """Raises ModelRefused when the template cannot be compiled."""
         self.source = PLAIN_TEMPLATE if source is None else source
         self.is_plain = source is None  # the model brought none
+        self.file = file
         self._globals = {"bos_token": bos_token, "eos_token": eos_token}
         self._special = sorted((token for token in special_tokens if token), key=len, reverse=True)
         self._special_pattern = re.compile("|".join(map(re.escape, self._special)) or r"(?!)")
@@ -61,6 +64,7 @@ class ChatTemplate:
         except ValueError as problem:
             raise ModelRefused(f"{file}: {problem}") from problem
         self.arg_names = self._template.names - _REFUSED_ARGS
+        self._habits = Habits(self.source, self._render)
 
     def render(
         self,
@@ -68,23 +72,29 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] = (),
         add_generation_prompt: bool = True,
         template_args: Mapping[str, Any] | None = None,
+        continue_final_message: bool = False,
     ) -> Rendered:
-        """The prompt's text. Raises InvalidRequest for what the template refuses, for unknown arguments, and for a
-        template that exceeds its budget."""
+        """The prompt's text; arguments that the template does not read change nothing. `continue_final_message`: it
+        ends with the last message's content. Raises InvalidRequest for what the template refuses, for arguments that no
+        request may give, and for a template that exceeds its budget."""
         self._check_args(template_args or {})
+        self._check_form()
+        if continue_final_message:
+            messages = _marked(messages)
         values: dict[str, Any] = {
-            **(template_args or {}),
-            "messages": [_as_dict(message) for message in messages],
-            "tools": list(tools) or None,
+            **{name: value for name, value in (template_args or {}).items() if name in self.arg_names},
+            "messages": self._habits.as_dicts(messages, CallForm()),
+            "tools": self._describe(tools) or None,
         }
         if _num_chars(values) > MAX_OUTPUT_CHARS:
             raise ContextLengthExceeded(f"the messages hold more than {MAX_OUTPUT_CHARS} characters", param="messages")
         values["add_generation_prompt"] = add_generation_prompt
-        text = self._render_calls(values, messages)
+        cut = _cut if continue_final_message else str
+        text = cut(self._render_calls(values, messages))
         disguise = self._disguise(values, text)
         if not disguise:
             return Rendered(text)
-        disguised = self._render(_translated(values, disguise))
+        disguised = cut(self._render(_translated(values, disguise)))
         undisguise = {ord(new): chr(old) for old, new in disguise.items()}
         same_tokens = self._special_pattern.findall(disguised) == self._special_pattern.findall(text)
         same_text = disguised.translate(undisguise) == text
@@ -93,11 +103,29 @@ class ChatTemplate:
             return Rendered(text)
         return Rendered(text, self._parts(disguised, undisguise))
 
+    def _check_form(self) -> None:
+        form = self._habits.form("user")
+        if not (form.as_text or form.as_parts):
+            raise InvalidRequest(
+                f"the model's chat template ({self.file}) shows nothing of what a user says, neither as text nor as a "
+                "list of text parts: send a prompt to /v1/completions, or give the model a template that reads content",
+                code="unsupported_template",
+                param="messages",
+            )
+
+    def _describe(self, tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Tools as the template takes them: one without a description gets an empty one only where it must."""
+        bare = [tool for tool in tools if "description" not in tool.get("function", {"description": ""})]
+        if not bare or not self._habits.wants_description:
+            return list(tools)
+        return [
+            {**tool, "function": {"description": "", **tool["function"]}} if tool in bare else tool for tool in tools
+        ]
+
     def _check_args(self, args: Mapping[str, Any]) -> None:
         for name, value in args.items():
-            if name not in self.arg_names:
-                known = ", ".join(sorted(self.arg_names)) or "none"
-                problem = f"{name[:40]!a} is not an argument of this model's template; it has: {known}"
+            if name in _REFUSED_ARGS:
+                problem = f"{name[:40]!a} may not be given to the model's template"
             elif not isinstance(value, str | bool | int | float | None):
                 problem = f"{name} must be a string, number, boolean or null"
             elif (isinstance(value, str) and len(value) > MAX_ARG_CHARS) or (
@@ -121,12 +149,13 @@ class ChatTemplate:
         raise InvalidRequest(f"the model's chat template {reason}", param="messages")
 
     def _render_calls(self, values: dict[str, Any], messages: Sequence[Message]) -> str:
-        """As `_render`. Templates differ in what they take for calls: their arguments as objects or as text, no content
-        or an empty one. What a template fails on is tried in its other ways; `values` keeps the one that went well.
+        """As `_render`. What a template fails on is tried in its other forms of calls; `values` keeps the one that
+        went well.
         """
-        ways = _WAYS if any(message.tool_calls for message in messages) else _WAYS[:1]
-        for has_objects, empty in ways:
-            values["messages"] = [_as_dict(message, has_objects, empty) for message in messages]
+        if not any(message.tool_calls for message in messages):
+            return self._render(values)
+        for form in self._habits.call_forms:
+            values["messages"] = self._habits.as_dicts(messages, form)
             try:
                 return self._render(values)
             except _Failed as problem:
@@ -164,41 +193,30 @@ class Rendered:
     parts: tuple[tuple[str, bool], ...] = ()  # (text, is_special)
 
 
-_WAYS: tuple[tuple[bool, str | None], ...] = ((True, None), (True, ""), (False, None), (False, ""))
+# Behind the content that is to go on: a noncharacter, and a space that is gone where the template trims content.
+_MARK = "\uffff "
+
+
+def _marked(messages: Sequence[Message]) -> list[Message]:
+    """Messages with a mark behind the last one's content. Raises InvalidRequest where there is nothing to continue."""
+    last = messages[-1]
+    if last.role != "assistant" or not last.content or last.tool_calls:
+        message = "continue_final_message: the last message must be the assistant's, with text and no calls"
+        raise InvalidRequest(message, param="continue_final_message")
+    return [*messages[:-1], replace(last, content=last.content + _MARK, parts=())]
+
+
+def _cut(text: str) -> str:
+    """The text before the mark; without white space at its end where the template takes that away from content."""
+    before, mark, behind = text.rpartition(_MARK[0])
+    if not mark:
+        message = "continue_final_message: the model's chat template does not show the last message as it is"
+        raise InvalidRequest(message, param="continue_final_message")
+    return before if behind.startswith(_MARK[1]) else before.rstrip()
 
 
 class _Failed(InvalidRequest):
     """The template's own code went wrong on these messages."""
-
-
-def _as_dict(message: Message, has_objects: bool = True, empty: str | None = None) -> dict[str, Any]:
-    """A message as templates know it: absent parts left out, arguments of tool calls as objects where they parse.
-    `empty`: the content of calls without text."""
-    content = empty if message.content is None else message.content
-    result: dict[str, Any] = {"role": message.role, "content": content}
-    if message.content is None and not message.tool_calls:
-        result["content"] = ""
-    if message.name is not None:
-        result["name"] = message.name
-    if message.tool_call_id is not None:
-        result["tool_call_id"] = message.tool_call_id
-    if message.reasoning is not None:
-        result["reasoning_content"] = message.reasoning
-    if message.tool_calls:
-        read = _parsed if has_objects else str
-        result["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": read(call.arguments)}}
-            for call in message.tool_calls
-        ]
-    return result
-
-
-def _parsed(arguments: str) -> Any:
-    try:
-        value = json.loads(arguments)
-    except (ValueError, RecursionError):
-        return arguments
-    return value if isinstance(value, dict) else arguments
 
 
 def _num_chars(values: Any) -> int:

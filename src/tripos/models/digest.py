@@ -18,12 +18,20 @@ from tripos.plan.ir import Weights, let_pages_go
 _THREADS = 2  # hashlib lets go of the interpreter lock; memory bandwidth is the limit soon after
 
 
-def model_digest(config: Mapping[str, Any], weights: Weights, tokenizer: bytes, template: str | None) -> str:
+def model_digest(
+    config: Mapping[str, Any],
+    weights: Weights,
+    tokenizer: bytes,
+    template: str | None,
+    tool_template: str | None = None,
+) -> str:
     """64 hexadecimal digits. `tokenizer` is Tokenizer.identity. Reads every weight once."""
     with ThreadPoolExecutor(_THREADS) as pool:
         tensors = list(pool.map(lambda name: _tensor_digest(weights, name), sorted(weights)))
     canonical = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
     parts = [b"tripos model 1", canonical.encode(), tokenizer, b"" if template is None else b"t" + template.encode()]
+    if tool_template is not None:
+        parts.append(b"u" + tool_template.encode())
     return _hash_fields([*parts, *tensors])
 
 

@@ -101,7 +101,8 @@ def open_packed(folder: Path) -> PackedWeights:
     for name, digest in manifest.files.items():
         if name != WEIGHTS_FILE and _sha256(map_file(folder / name)) != digest:
             raise ModelRefused(f"{name}: is not the file that was packed (SHA-256 differs): {AGAIN}")
-    readable = {path.name for path in folder.iterdir() if path.suffix in (".json", ".jinja", ".safetensors")}
+    found = (path.relative_to(folder) for path in (*folder.iterdir(), *folder.glob("*/*.jinja")))
+    readable = {path.as_posix() for path in found if path.suffix in (".json", ".jinja", ".safetensors")}
     if foreign := sorted(readable - {*manifest.files, MANIFEST}):
         raise ModelRefused(f"{foreign[0]}: does not belong to this packed checkpoint: remove it")
     path = folder / WEIGHTS_FILE

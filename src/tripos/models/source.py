@@ -38,6 +38,8 @@ from tripos.plan.ir import Weights
 
 MAX_TEMPLATE_BYTES = 1 << 20
 TEMPLATE_FILE = "chat_template.jinja"
+TEMPLATE_FOLDER = "additional_chat_templates"
+_TOOL_USE = "tool_use"  # name of a model's template for chats with tools
 _HUB_NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja")
 _DEMO_NAME = re.compile(r"demo:([a-z0-9-]+)")
@@ -74,7 +76,9 @@ class Source:
         if isinstance(self.weights, PackedWeights):
             return self.weights.verify()
         check_finite(self.weights)
-        return model_digest(self.config, self.weights, self.tokenizer.identity, self.tokenizer.template_source)
+        tokenizer = self.tokenizer
+        templates = (tokenizer.template_source, tokenizer.tool_template_source)
+        return model_digest(self.config, self.weights, tokenizer.identity, *templates)
 
     @property
     def packed_as(self) -> str | None:
@@ -91,8 +95,12 @@ class Source:
             "generation_config.json": json.dumps(generation, indent=1).encode(),
             "tokenizer.json": self.tokenizer.to_json(),
         }
-        if self.tokenizer.template_source is not None:
-            files["chat_template.jinja"] = self.tokenizer.template_source.encode()
+        template, tool_template = self.tokenizer.template_source, self.tokenizer.tool_template_source
+        if template is not None and tool_template is not None:
+            named = [{"name": "default", "template": template}, {"name": _TOOL_USE, "template": tool_template}]
+            files["tokenizer_config.json"] = json.dumps({"chat_template": named}, indent=1).encode()
+        elif template is not None:
+            files["chat_template.jinja"] = template.encode()
         return files
 
     def close(self) -> None:
@@ -251,19 +259,20 @@ def _read_tokenizer(
         | _ids(tokenizer, config, "eos_token_id", "config.json")
         | _ids(tokenizer, generation, "eos_token_id", "generation_config.json")
     )
-    tokenizer.assign_roles(min(bos, default=None), eos, _template(folder, settings))
+    tokenizer.assign_roles(min(bos, default=None), eos, *_templates(folder, settings))
     return tokenizer
 
 
 def _gguf_tokenizer(gguf: GgufFile) -> Tokenizer:
     tokenizer = tokenizer_from_json(vocabulary_json(gguf), gguf.file)
     template = gguf.metadata.get("tokenizer.chat_template")
-    if not isinstance(template, str | None):
+    tool_template = gguf.metadata.get(f"tokenizer.chat_template.{_TOOL_USE}")
+    if not (isinstance(template, str | None) and isinstance(tool_template, str | None)):
         raise ModelRefused(f"{gguf.file}: tokenizer.chat_template is no string")
     bos = _ids(tokenizer, gguf.metadata, "tokenizer.ggml.bos_token_id", gguf.file)
     eos = _ids(tokenizer, gguf.metadata, "tokenizer.ggml.eos_token_id", gguf.file)
     turn_end = _ids(tokenizer, gguf.metadata, "tokenizer.ggml.eot_token_id", gguf.file)
-    tokenizer.assign_roles(min(bos, default=None), eos | turn_end, template)
+    tokenizer.assign_roles(min(bos, default=None), eos | turn_end, template, tool_template)
     return tokenizer
 
 
@@ -288,23 +297,29 @@ def _named_id(tokenizer: Tokenizer, settings: Mapping[str, Any], key: str) -> fr
     return frozenset((id,))
 
 
-def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    """chat_template.jinja, or chat_template in tokenizer_config.json: one template, or the default one of several."""
-    path = folder / TEMPLATE_FILE
-    if is_there(path):
-        try:
-            return read_bytes(path, MAX_TEMPLATE_BYTES).decode()
-        except UnicodeDecodeError as problem:
-            raise ModelRefused(f"{path.name}: is not UTF-8") from problem
+def _templates(folder: Path, settings: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The model's template, and the one for chats with tools if it is another: chat_template.jinja and named ones in a
+    folder, else chat_template in tokenizer_config.json, which is one template or a list of named ones."""
+    named: dict[Any, Any] = {path.stem: _read_text(path) for path in sorted((folder / TEMPLATE_FOLDER).glob("*.jinja"))}
+    if is_there(path := folder / TEMPLATE_FILE):
+        named["default"] = _read_text(path)
     value = settings.get("chat_template")
-    if isinstance(value, list):
-        named = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)}
-        if "default" not in named:
-            raise ModelRefused("tokenizer_config.json: chat_template lists several templates, none called default")
-        value = named["default"]
-    if not isinstance(value, str | None):
+    if not isinstance(value, list):
+        named = {"default": value} | named
+    elif not named:
+        named = {str(entry.get("name")): entry.get("template") for entry in value if isinstance(entry, dict)}
+    if "default" not in named:
+        raise ModelRefused("tokenizer_config.json: chat_template lists several templates, none called default")
+    if not all(isinstance(each, str | None) for each in named.values()):
         raise ModelRefused("tokenizer_config.json: chat_template is no string")
-    return value
+    return named["default"], named.get(_TOOL_USE)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return read_bytes(path, MAX_TEMPLATE_BYTES).decode()
+    except UnicodeDecodeError as problem:
+        raise ModelRefused(f"{path.name}: is not UTF-8") from problem
 
 
 def _checked(source: Source, template_file: str) -> Source:
@@ -316,7 +331,7 @@ def _checked(source: Source, template_file: str) -> Source:
         )
     if tokenizer.template_source is not None:
         try:
-            tokenizer.chat_template  # noqa: B018  compiles
+            tokenizer.chat_template, tokenizer.tool_template  # noqa: B018  compiles
         except ModelRefused as refused:
             raise ModelRefused(f"{template_file}: {refused.message}") from refused
     return source

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import codecs
 import hashlib
-import itertools
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -112,21 +111,31 @@ class Tokenizer:
             self._pieces = _pieces_by_id(backend, file)
             added = backend.get_added_tokens_decoder()
             self._added = {id: token.content for id, token in added.items()}
+            self._flags = {token.content: token for token in added.values()}
             self.special_ids = frozenset(id for id, token in added.items() if token.special)
             self._unknown_id = _unknown_id(backend)
         self.bos_id: int | None = None
         self.eos_ids: frozenset[int] = frozenset()
         self.template_source: str | None = None
+        self.tool_template_source: str | None = None
         self._self_test(file)
 
-    def assign_roles(self, bos_id: int | None, eos_ids: frozenset[int], template_source: str | None) -> None:
-        """What the model's other files say of its tokens. Raises ModelRefused for ids that no token has."""
+    def assign_roles(
+        self,
+        bos_id: int | None,
+        eos_ids: frozenset[int],
+        template_source: str | None,
+        tool_template_source: str | None = None,
+    ) -> None:
+        """What the model's other files say of its tokens. `tool_template_source`: for chats with tools, where that is
+        another. Raises ModelRefused for ids that no token has."""
         for id in (*eos_ids, *([] if bos_id is None else [bos_id])):
             if not 0 <= id < self.vocab_size:
                 raise ModelRefused(f"bos or eos token id {id} is outside the tokenizer's 0..{self.vocab_size - 1}")
         self.bos_id = bos_id
         self.eos_ids = eos_ids
         self.template_source = template_source
+        self.tool_template_source = tool_template_source
 
     @property
     def vocab_size(self) -> int:
@@ -172,7 +181,8 @@ class Tokenizer:
         with _guarded(RequestFailed, "tokenizing failed"):
             ids = self._encode(text)
             if not self._forbidden.isdisjoint(ids):
-                ids = [id for part in self._broken(text) for id in self._encode(part)]
+                first, *others = self._broken(text)
+                ids = [*self._encode(first), *(id for part in others for id in self.encode_inside(part))]
             return list(self.frame.around(ids)[0]) if add_special else ids
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
@@ -223,27 +233,64 @@ class Tokenizer:
         /,  # callers name template_args, and may name one of them "messages" or "self"
         *,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         **template_args: Any,
     ) -> list[int]:
         """Ids of the prompt that the model's template makes of the messages, ready for the assistant's answer.
 
         Special tokens come from the template alone. Raises InvalidRequest for what the template refuses.
         """
-        rendered = self.chat_template.render(messages, tools, add_generation_prompt, template_args)
-        if not rendered.parts:
-            return self.encode_template(rendered.text)
-        special = self.special_tokens
-        ids = [[special[text]] if is_special else self.encode(text, False) for text, is_special in rendered.parts]
-        return list(itertools.chain.from_iterable(ids))
+        template = self.tool_template if tools else self.chat_template
+        rendered = template.render(messages, tools, add_generation_prompt, template_args, continue_final_message)
+        return self._encode_parts(rendered.parts) if rendered.parts else self.encode_template(rendered.text)
 
     @cached_property
     def chat_template(self) -> ChatTemplate:
         """The compiled template. Raises ModelRefused when it cannot be compiled."""
+        return self._compile(self.template_source)
+
+    @property
+    def template_args(self) -> tuple[str, ...]:
+        """What a request may tell the templates."""
+        return tuple(sorted(self.chat_template.arg_names | self.tool_template.arg_names))
+
+    @cached_property
+    def tool_template(self) -> ChatTemplate:
+        """The compiled template of chats with tools. Raises ModelRefused when it cannot be compiled."""
+        source = self.tool_template_source
+        return self.chat_template if source is None else self._compile(source, "chat_template tool_use")
+
+    def _compile(self, source: str | None, file: str = "chat_template") -> ChatTemplate:
         from tripos.models.chat import ChatTemplate  # jinja2 takes 150 ms to import
 
         bos = self._pieces[self.bos_id] if self.bos_id is not None else None
         eos = self._pieces[min(self.eos_ids)] if self.eos_ids else None
-        return ChatTemplate(self.template_source, self.special_tokens, bos or "", eos or "")
+        return ChatTemplate(source, self.special_tokens, bos or "", eos or "", file)
+
+    def _encode_parts(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
+        """Ids of (text, is a special token) in order: as of the whole text, but texts that spell special tokens do not
+        become them."""
+        ids: list[int] = []
+        for place, (text, is_special) in enumerate(parts):
+            if is_special:
+                ids.append(self.special_tokens[text])
+                continue
+            if place and self._flags[parts[place - 1][0]].rstrip:
+                text = text.lstrip()
+            if place + 1 < len(parts) and self._flags[parts[place + 1][0]].lstrip:
+                text = text.rstrip()
+            if text:
+                ids += self.encode(text, False) if place == 0 or self._begins_anew else self.encode_inside(text)
+        return ids
+
+    @cached_property
+    def _begins_anew(self) -> bool:
+        """Whether text behind a special token gets what is put before a text at its beginning: a space, in some."""
+        plain = (
+            text for text in self.special_tokens if not (self._flags[text].rstrip or self._flags[text].single_word)
+        )
+        text = next(plain, None)
+        return text is None or self.encode_template(text + "a")[1:] == self._encode("a")
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of a whole sequence; bytes that are no UTF-8 become U+FFFD."""

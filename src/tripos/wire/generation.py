@@ -80,11 +80,21 @@ def for_model(asked: Asked, card: ModelCard) -> Asked:
         requests = tuple(replace(each, sampling=replace(each.sampling, **missing)) for each in requests)
     prompt = requests[0].prompt if requests else ()
     if prompt and isinstance(prompt[0], Message):
+        unread = _unread_args(requests[0], card)
+        if unread:
+            asked = replace(asked, ignored=(*asked.ignored, *unread))
         request, speech = adapt(requests[0], asked.offer, asked.thinking, card)
         requests = requests if request is requests[0] else (request,)
     if requests is asked.requests and speech is PLAIN:
         return asked
     return replace(asked, requests=requests, speech=speech)
+
+
+def _unread_args(request: Generate, card: ModelCard) -> list[Ignored]:
+    """Arguments for the template that it does not read."""
+    known = {*(card.template_args or ()), "add_generation_prompt", "continue_final_message"}
+    unread = [name for name in request.template_args if name not in known] if card.template_args is not None else []
+    return [Ignored(f"chat_template_kwargs.{name}", "advisory") for name in unread]
 
 
 def check_model(found: dict[str, Any]) -> str:
@@ -93,6 +103,11 @@ def check_model(found: dict[str, Any]) -> str:
         raise InvalidRequest("model is empty", code="missing_field", param="model")
     name: str = found["model"]
     return name
+
+
+def join_parts(parts: Sequence[str]) -> str:
+    """The text of a message that came in parts, for templates that take one text: a line each, as vLLM has it."""
+    return "\n".join(parts)
 
 
 def read_stop(value: Any, path: str) -> tuple[str, ...]:

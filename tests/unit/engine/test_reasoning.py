@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -10,8 +10,9 @@ import pytest
 from tests.unit.engine.tiny import BLOCK_SIZE, call
 from tripos.engine.engine import Engine, EngineOptions
 from tripos.engine.llm import LanguageModel
-from tripos.engine.reasoning import Trace, marks_of
+from tripos.engine.reasoning import AnswerStart, Trace, marks_of
 from tripos.engine.scheduler import SchedulerOptions
+from tripos.models.tokenizer import Tokenizer
 from tripos.runtime.executor import ExecutorOptions
 from tripos.testing import ScriptedExecutor, byte_tokenizer, mix
 from tripos.types import Call, Constraint, Delta, Finish, ModelCard, Reasoning
@@ -183,3 +184,86 @@ def test_a_trace_tells_marks_however_tokens_cut_them() -> None:
         for token in text.encode():
             trace.push(token)
         assert (trace.is_open, trace.is_over, trace.num_tokens) == (is_open, is_over, num_tokens)
+
+
+# stop strings
+
+
+STOPPED = [
+    # prompt, says, stop strings, text, the stop that was found
+    ("x:", "<think>a\nb</think>\n\nOne\nTwo", ("\n",), "<think>a\nb</think>\n\nOne", "\n"),
+    ("x:", "\n<think>\na\n</think>\nOne\nTwo", ("\n",), "\n<think>\na\n</think>\nOne", "\n"),
+    ("x:<think>\n", "a\n\n</think>\n\nOne.\n\nTwo", ("\n\n",), "a\n\n</think>\n\nOne.", "\n\n"),
+    ("x:<think>", "END</think>xENDy", ("END",), "END</think>x", "END"),
+    ("x:<think>", "a</think>ENDy", ("END", "</think>", "think"), "a</think>", "END"),
+    ("x:", "<think>aE</think>NDy", ("END",), "<think>aE</think>NDy", None),
+    ("x:", "One\nTwo", ("\n",), "One", "\n"),
+    ("x:", "\nOne", ("\n",), "", "\n"),  # there was no reasoning: its white space is the answer's
+    ("x:<think></think>\n\n", "One\nTwo", ("\n",), "One", "\n"),
+    ("x:", "<thi\n", ("hi", "\n"), "<t", "hi"),
+    ("x:", "\n", ("\n",), "", "\n"),
+    ("x:", "<thi", ("x",), "<thi", None),
+    ("x:<think>", "a\nb\nc", ("\n",), "a\nb\nc", None),
+]
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize(("prompt", "says", "stops", "expected", "stop"), STOPPED)
+def test_stop_strings_are_looked_for_in_the_answer_alone(
+    special: bool, n: int, prompt: str, says: str, stops: tuple[str, ...], expected: str, stop: str | None
+) -> None:
+    def tokens(text: str) -> list[int]:
+        return ids(text) if special else list(text.encode())
+
+    tiny = model([*_skipped(prompt, tokens), *tokens(says), EOS], special=special)
+    deltas = _deltas(tiny, reasoning_call(tuple(tokens(prompt)), stop=stops, n=n, max_tokens=60))
+    for index in range(n):
+        mine = [delta for delta in deltas if delta.index == index]
+        assert "".join(delta.text for delta in mine) == expected
+        assert mine[-1].finish_reason == "stop"
+        assert mine[-1].stop == (stop if stop is not None else EOS)
+
+
+def test_a_stop_string_is_kept_where_that_is_asked_and_waits_for_min_tokens() -> None:
+    says = [*ids("<think>a\n</think>\nOne\nTwo\n"), EOS]
+    for fields, expected in (
+        ({"include_stop": True}, "<think>a\n</think>\nOne\n"),
+        ({"min_tokens": 9}, "<think>a\n</think>\nOne\nTwo"),
+        ({"min_tokens": 2}, "<think>a\n</think>\nOne"),
+    ):
+        deltas = _deltas(model(says), reasoning_call(stop=("\n",), **fields))
+        assert "".join(delta.text for delta in deltas) == expected
+        assert deltas[-1].stop == "\n"
+
+
+def test_white_space_in_the_token_that_ends_reasoning_is_not_the_answers() -> None:
+    """A vocabulary may hold the end of a mark and a line break as one token."""
+    tokenizer = byte_tokenizer()
+    start = AnswerStart(Trace(marks_of(Reasoning(start="<a>", end="</a>"), tokenizer), _Bytes(), list(b"<a>")))
+    assert [start.push(*each) for each in ((0, "x</a"), (1, ">\n"), (2, "\n"), (3, "y\n"), (2, "\n"))] == [
+        ("x</a", ""), (">\n", ""), ("\n", ""), ("", "y\n"), ("", "\n")
+    ]  # fmt: skip
+    start = AnswerStart(Trace(marks_of(Reasoning(start="<a>", end="</a>"), tokenizer), _Bytes(), list(b"<a>")))
+    assert [start.push(*each) for each in ((0, "x</a"), (4, ">\nz\n"))] == [("x</a", ""), (">\n", "z\n")]
+
+
+class _Bytes(Tokenizer):
+    """Tokens of several characters."""
+
+    all_token_bytes = (b"x</a", b">\n", b"\n", b"y\n", b">\nz\n")  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        """Only these."""
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        return bytes(ids).decode()
+
+
+def _skipped(prompt: str, tokens: Callable[[str], list[int]]) -> list[int]:
+    """What the script has where the prompt goes on behind its colon."""
+    return [0] * len(tokens(prompt.partition(":")[2]))
+
+
+def _deltas(model: LanguageModel, asked: Call) -> list[Delta]:
+    return [event for _, event in model.answer([asked]) if isinstance(event, Delta)]

@@ -83,9 +83,9 @@ def test_tools_and_tool_calls_arrive_as_objects() -> None:
     messages = [Message(role="assistant", tool_calls=(call,)), Message(role="tool", content="2", tool_call_id="1")]
     source = (
         "{{ tools[0].function.name }} {{ messages[0].tool_calls[0].function.arguments.a }} "
-        "{{ messages[0].content is none }} {{ messages[1].tool_call_id }}"
+        "{{ 'content' in messages[0] }} {{ messages[1].tool_call_id }}"
     )
-    assert rendered(source, messages, tools=[{"type": "function", "function": {"name": "add"}}]) == "add 1 True 1"
+    assert rendered(source, messages, tools=[{"type": "function", "function": {"name": "add"}}]) == "add 1 False 1"
 
 
 @pytest.mark.parametrize("arguments", ["not json", "[1]", "[" * 100_000])
@@ -153,7 +153,10 @@ def test_angle_brackets_alone_change_nothing(tokenizer: Tokenizer) -> None:
 
 
 def test_template_that_reads_tags_in_a_message_still_does() -> None:
-    source = "{% if '</think>' in messages[0].content %}{{ messages[0].content.split('</think>')[-1] }}{% endif %}"
+    source = (
+        "{% set text = messages[0].content %}"
+        "{% if '</think>' in text %}{{ text.split('</think>')[-1] }}{% else %}{{ text }}{% endif %}"
+    )
     result = ChatTemplate(source, SPECIAL).render(user("<think>x</think>y"))
     assert (result.text, result.parts) == ("y", ())
 
@@ -169,19 +172,25 @@ def test_named_scalar_arguments_reach_the_template() -> None:
 @pytest.mark.parametrize(
     "args",
     [
-        {"tokenize": True}, {"chat_template": "x"}, {"messages": []}, {"tools": []}, {"bos_token": "x"}, {"unknown": 1},
-        {"raise_exception": 1}, {"range": 1}, {"known": {"chat_template": "x"}}, {"known": [1]}, {"known": "x" * 2000},
+        {"tokenize": True}, {"chat_template": "x"}, {"messages": []}, {"tools": []}, {"bos_token": "x"},
+        {"raise_exception": 1}, {"known": {"chat_template": "x"}}, {"known": [1]}, {"known": "x" * 2000},
         {"known": float("nan")}, {"known": float("inf")}, {"known": 1 << 70}, {"add_generation_prompt": False},
     ],
 )  # fmt: skip
-def test_other_arguments_are_refused(args: dict[str, Any]) -> None:
+def test_arguments_of_the_wrong_kind_are_refused(args: dict[str, Any]) -> None:
     template = ChatTemplate("{{ known }}{{ tokenize }}{{ chat_template }}{{ messages }}{{ range(1) }}")
     with pytest.raises(InvalidRequest) as caught:
         template.render(user("hi"), template_args=args)
     assert (caught.value.code, caught.value.param) == ("invalid_template_args", "chat_template_kwargs")
 
 
-@pytest.mark.parametrize("name", ["messages", "tools", "self", "text", "template_args"])
+def test_an_argument_that_the_template_does_not_read_changes_nothing(tokenizer: Tokenizer) -> None:
+    plain = ids_of(tokenizer, CHATML, user("hi"))
+    for name in ("enable_thinking", "self", "text", "template_args", "range"):
+        assert ids_of(tokenizer, CHATML, user("hi"), (), **{name: 1}) == plain
+
+
+@pytest.mark.parametrize("name", ["messages", "tools"])
 def test_argument_named_like_a_parameter_of_ours_is_refused(tokenizer: Tokenizer, name: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         ids_of(tokenizer, CHATML, user("hi"), (), **{name: 1})
@@ -191,6 +200,41 @@ def test_argument_named_like_a_parameter_of_ours_is_refused(tokenizer: Tokenizer
 def test_answer_of_the_assistant_can_be_left_out(tokenizer: Tokenizer) -> None:
     ids = ids_of(tokenizer, CHATML, user("hi"), add_generation_prompt=False)
     assert tokenizer.decode(ids, skip_special=False) == "<|im_start|>user\nhi<|im_end|>\n"
+
+
+TURNS = (
+    "{% for m in messages %}<s>{{ m.role }} SHOW</s>{% endfor %}{% if add_generation_prompt %}<s>assistant {% endif %}"
+)
+BEGUN = [*user("hi"), Message(role="assistant", content="I say </s> \n")]
+
+
+@pytest.mark.parametrize(
+    ("show", "expected"),
+    [
+        ("{{ m.content }}", "<s>user hi</s><s>assistant I say </s> \n"),
+        ("{{ m.content | trim }}", "<s>user hi</s><s>assistant I say </s>"),
+        ("{% for part in m.content %}{{ part.text }}{% endfor %}", "<s>user hi</s><s>assistant I say </s> \n"),
+    ],
+)
+def test_the_last_message_can_be_continued(tokenizer: Tokenizer, show: str, expected: str) -> None:
+    given = {"add_generation_prompt": False, "continue_final_message": True}
+    ids = ids_of(tokenizer, TURNS.replace("SHOW", show), BEGUN, **given)
+    assert tokenizer.decode(ids, skip_special=False) == expected
+    assert len(special_in(tokenizer, ids)) == 3  # the template's own
+
+
+@pytest.mark.parametrize(
+    ("show", "messages"),
+    [
+        ("{{ m.content }}", user("hi")),
+        ("{{ m.content }}", [*user("hi"), Message(role="assistant", content="")]),
+        ("{% if m.role == 'user' %}{{ m.content }}{% endif %}", BEGUN),
+    ],
+)
+def test_what_cannot_be_continued_is_refused(show: str, messages: list[Message]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        rendered(TURNS.replace("SHOW", show), messages, add_generation_prompt=False, continue_final_message=True)
+    assert caught.value.param == "continue_final_message"
 
 
 # what goes wrong

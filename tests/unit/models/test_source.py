@@ -68,6 +68,45 @@ def test_template_is_found_where_models_keep_it(tmp_path: Path, files: dict[str,
     assert open_source(str(model_folder(tmp_path, **files))).tokenizer.template_source == expected
 
 
+DEFAULT, WITH_TOOLS = "{{ messages[0].content }}", '{{ tools | length }}{{ messages[0].content }}{{ "<tool_call>" }}'
+NAMED = [{"name": "default", "template": DEFAULT}, {"name": "tool_use", "template": WITH_TOOLS}]
+MORE = "additional_chat_templates/"
+TOOLS: list[dict[str, Any]] = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"tokenizer_config.json": {"chat_template": NAMED}},
+        {"chat_template.jinja": DEFAULT, MORE + "tool_use.jinja": WITH_TOOLS, MORE + "rag.jinja": "{% for %}"},
+        {"tokenizer_config.json": {"chat_template": DEFAULT}, MORE + "tool_use.jinja": WITH_TOOLS},
+    ],
+    ids=["a list", "files", "a file beside the default"],
+)
+def test_a_template_for_tools_is_used_when_tools_are_given(tmp_path: Path, files: dict[str, Any]) -> None:
+    (tmp_path / MORE).mkdir()
+    source = open_source(str(model_folder(tmp_path, **files)))
+    talk = [Message(role="user", content="hi")]
+    assert source.tokenizer.decode(source.tokenizer.encode_chat(talk)) == "hi"
+    assert source.tokenizer.decode(source.tokenizer.encode_chat(talk, TOOLS)) == "1hi<tool_call>"
+    other = tmp_path / "other"
+    other.mkdir()
+    again = open_source(str(model_folder(other, **source.files())))
+    assert again.tokenizer.tool_template_source == WITH_TOOLS
+    assert again.tokenizer.template_source == DEFAULT
+
+
+def test_a_template_for_tools_is_part_of_what_a_model_is(tmp_path: Path) -> None:
+    digests = set()
+    for i, template in enumerate((None, WITH_TOOLS, WITH_TOOLS + " ")):
+        named = NAMED[:1] + ([{"name": "tool_use", "template": template}] if template else [])
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        files: dict[str, Any] = {"tokenizer_config.json": {"chat_template": named}}
+        digests.add(open_source(str(model_folder(folder, **files))).digest)
+    assert len(digests) == 3
+
+
 def test_code_in_the_folder_is_ignored_and_reported(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     folder = tmp_path / "model"
@@ -98,6 +137,14 @@ LIES: dict[str, tuple[dict[str, Any], str]] = {
     "template does not compile": ({"chat_template__jinja": "{% for %}"}, "does not compile"),
     "template not UTF-8": ({"chat_template__jinja": b"\xff"}, r"chat_template\.jinja"),
     "template of another type": ({"tokenizer_config__json": {"chat_template": 3}}, "chat_template"),
+    "template for tools does not compile": (
+        {"tokenizer_config__json": {"chat_template": [NAMED[0], {"name": "tool_use", "template": "{% for %}"}]}},
+        "chat_template tool_use",
+    ),
+    "template for tools of another type": (
+        {"tokenizer_config__json": {"chat_template": [NAMED[0], {"name": "tool_use", "template": 3}]}},
+        "no string",
+    ),
     "no default template": ({"tokenizer_config__json": {"chat_template": [{"name": "x", "template": ""}]}}, "default"),
     "temperature": ({"generation_config__json": {"temperature": -1}}, r"generation_config\.json: temperature"),
 }
@@ -164,6 +211,15 @@ def test_gguf_opens_as_a_model(tmp_path: Path) -> None:
     assert source.tokenizer.encode("a a") == [1, 261, 261]
     assert source.tokenizer.encode_chat([Message(role="user", content="a")]) == [1, 261]
     assert source.tokenizer.eos_ids == {2}
+
+
+def test_a_gguf_may_hold_a_template_for_tools(tmp_path: Path) -> None:
+    default = pair("tokenizer.chat_template", STRING, text(DEFAULT))
+    for_tools = pair("tokenizer.chat_template.tool_use", STRING, text("{{ tools | length }}a"))
+    tokenizer = open_source(str(gguf(tmp_path, default, for_tools))).tokenizer
+    talk = [Message(role="user", content="b")]
+    assert tokenizer.decode(tokenizer.encode_chat(talk, TOOLS)) == "1a"
+    assert tokenizer.decode(tokenizer.encode_chat(talk)) == "b"
 
 
 def test_template_of_a_gguf_cannot_run_code(tmp_path: Path) -> None:

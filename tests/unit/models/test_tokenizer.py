@@ -16,6 +16,7 @@ from tripos.errors import ModelRefused
 from tripos.models.gguf import read_gguf
 from tripos.models.tokenizer import Tokenizer, tokenizer_from_json
 from tripos.models.vocabulary import vocabulary_json
+from tripos.types import Message
 
 TOK = "<tool>"  # an added token that is not special
 
@@ -236,3 +237,59 @@ def test_lying_tokenizer_is_refused_by_name(definition: dict[str, Any]) -> None:
 def test_what_is_no_tokenizer_is_refused_by_name(data: bytes) -> None:
     with pytest.raises(ModelRefused, match=r"tokenizer\.json"):
         tokenizer_from_json(data)
+
+
+# special tokens that a caller spells, where tokenizers put a space before a text
+
+INST = ("[INST]", "[/INST]")
+
+
+def sentencepiece(scheme: str, special: tuple[str, ...], **flags: bool) -> Tokenizer:
+    """Bytes as <0xAB>, some merges. `scheme`: where the pre-tokenizer puts "▁"; "prepend": a normalizer does."""
+    vocab = {"<unk>": 0} | {f"<0x{byte:02X}>": 1 + byte for byte in range(256)}
+    for piece in ("▁", *"abhi<>/s[]INT,", "hi", "▁hi", "ab", "▁ab", "</", "▁a", "▁b"):
+        vocab[piece] = len(vocab)
+    merges = [["h", "i"], ["▁", "hi"], ["a", "b"], ["▁", "ab"], ["<", "/"], ["▁", "a"], ["▁", "b"]]
+    definition = tokenizer_definition(("<unk>", *special))
+    for token in definition["added_tokens"]:
+        token["id"] = vocab.setdefault(token["content"], len(vocab))
+        token |= flags if token["content"] in INST else {}
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    if scheme == "prepend":
+        prepend = {"type": "Prepend", "prepend": "▁"}
+        definition |= {"normalizer": {"type": "Sequence", "normalizers": [prepend, replace]}, "pre_tokenizer": None}
+    else:
+        definition["pre_tokenizer"] = {
+            "type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False
+        }  # fmt: skip
+    definition["decoder"] = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": False}
+    definition["model"] |= {"vocab": vocab, "merges": merges, "unk_token": "<unk>", "byte_fallback": True}
+    return made(definition)
+
+
+@pytest.mark.parametrize("scheme", ["first", "always", "never", "prepend"])
+@pytest.mark.parametrize("flags", [{}, {"lstrip": True, "rstrip": True}])
+@pytest.mark.parametrize(
+    "content", ["hi </s> ab", "</s>hi", "hi</s>", "hi</s>ab</s>, hi", " hi </s>", "</s></s>", "hi"]
+)
+@pytest.mark.parametrize(
+    "template", ["<s>{{ c }}", "<s>[INST]{{ c }}[/INST]", "<s>[INST] {{ c }} [/INST] hi", "{{ c }}<s>"]
+)
+def test_a_special_token_that_a_caller_spells_changes_no_other_token(
+    scheme: str, flags: dict[str, bool], content: str, template: str
+) -> None:
+    """The ids are those of a tokenizer to which the same text is ordinary: as a whole, template included."""
+    tokenizer = sentencepiece(scheme, ("<s>", "</s>", *INST), **flags)
+    tokenizer.assign_roles(None, frozenset(), template.replace("{{ c }}", "{{ messages[0].content }}"))
+    ordinary = sentencepiece(scheme, ("<s>", *INST), **flags)
+    pieces = [tokenizer.token_bytes(id) for id in tokenizer.encode_chat([Message(role="user", content=content)])]
+    whole = ordinary.encode_template(template.replace("{{ c }}", content))
+    assert pieces == [ordinary.token_bytes(id) for id in whole]
+
+
+@pytest.mark.parametrize("scheme", ["first", "always", "never", "prepend"])
+@pytest.mark.parametrize("text", ["hi </s> ab", "</s>hi", "hi</s>ab", "hi</s> <s> ab"])
+def test_a_prompt_that_spells_a_special_token_has_the_ids_of_ordinary_text(scheme: str, text: str) -> None:
+    tokenizer, ordinary = sentencepiece(scheme, ("<s>", "</s>")), sentencepiece(scheme, ())
+    pieces = [tokenizer.token_bytes(id) for id in tokenizer.encode(text, False)]
+    assert pieces == [ordinary.token_bytes(id) for id in ordinary.encode(text, False)]

@@ -12,7 +12,7 @@ from tripos.errors import InvalidRequest
 from tripos.types import Delta, Generate, Message, TokenLogprob, ToolCall
 from tripos.wire.constraint import read_constraint
 from tripos.wire.fields import Field, read, read_json, table
-from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, Asked, Heard
+from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, Asked, Heard, join_parts
 from tripos.wire.json import encode, shown
 from tripos.wire.openai.functions import CALLING, REASONING, read_chat_offer, read_thinking
 from tripos.wire.openai.generation import DELIVERY, IGNORED, SAMPLING, Answer, Identity, read_delivery, read_sampling
@@ -27,6 +27,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]")
 _RESERVED_ARGS = {
     "messages", "tools", "documents", "chat_template", "tokenize", "conversation", "return_tensors", "return_dict",
     "padding", "truncation", "max_length", "bos_token", "eos_token", "raise_exception", "strftime_now",
+    "continue_final_message",
 }  # fmt: skip
 
 FIELDS = table(
@@ -50,6 +51,7 @@ FIELDS = table(
     Field("structured_outputs", "object", "One of json, json_object, regex, choice, grammar (Lark or GBNF)."),
     Field("modalities", "array", 'Only ["text"].', max_items=4),
     Field("add_generation_prompt", "boolean", "Let the template open the assistant's turn. Default true."),
+    Field("continue_final_message", "boolean", "Go on with the last message, an assistant's; no new turn is opened."),
     Field("chat_template_kwargs", "object", "Scalars for the model's template.", max_items=16),
     *IGNORED,
     Field("prompt_cache_retention", "string", "Prefixes are always reused.", max_bytes=64, use="met"),
@@ -119,8 +121,8 @@ def decode(body: bytes) -> Asked:
 
 
 def read_template_args(found: dict[str, Any]) -> dict[str, Any]:
-    """`chat_template_kwargs` and `add_generation_prompt`. Raises InvalidRequest (invalid_template_args)."""
-    if "chat_template_kwargs" not in found and "add_generation_prompt" not in found:
+    """`chat_template_kwargs`, `add_generation_prompt` and `continue_final_message`. Raises InvalidRequest."""
+    if not found.keys() & {"chat_template_kwargs", "add_generation_prompt", "continue_final_message"}:
         return {}
     args = dict(found.get("chat_template_kwargs", {}))
     for name, value in args.items():
@@ -137,6 +139,11 @@ def read_template_args(found: dict[str, Any]) -> dict[str, Any]:
             message = "add_generation_prompt is given twice: at the top and in chat_template_kwargs"
             raise InvalidRequest(message, code="invalid_value", param="add_generation_prompt")
         args["add_generation_prompt"] = found["add_generation_prompt"]
+    if found.get("continue_final_message"):
+        if found.get("add_generation_prompt"):
+            message = "continue_final_message goes on with a message and add_generation_prompt opens one: give one"
+            raise InvalidRequest(message, code="invalid_value", param="continue_final_message")
+        args |= {"continue_final_message": True, "add_generation_prompt": False}
     return args
 
 
@@ -179,18 +186,16 @@ def _read_message(value: Any, path: str) -> Message:
     content = found.get("content")
     if content is None and not calls:
         raise InvalidRequest(f"{path}.content must be text, not null", code="invalid_type", param=f"{path}.content")
+    parts = read_parts(content, f"{path}.content") if not isinstance(content, str | None) else ()
     return Message(
         role=_TEXT_ROLES.get(role, role),
-        content=None if content is None else _read_content(content, f"{path}.content"),
+        content=join_parts(parts) if parts else content,
+        parts=parts,
         name=name,
         tool_calls=calls,
         tool_call_id=found.get("tool_call_id"),
         reasoning=found.get("reasoning_content", found.get("reasoning")),
     )
-
-
-def _read_content(content: Any, path: str) -> str:
-    return content if isinstance(content, str) else read_parts(content, path)
 
 
 def _read_tool_call(value: Any, path: str) -> ToolCall:

@@ -26,8 +26,8 @@ _INSTEAD = {
 _CONTENT = frozenset({*_PARTS, *_INSTEAD})  # keys that would say something beside the part's own
 
 
-def read_parts(content: Any, path: str) -> str:
-    """The text of parts, one after the other. Raises InvalidRequest."""
+def read_parts(content: Any, path: str) -> tuple[str, ...]:
+    """The texts of parts. Raises InvalidRequest."""
     if not isinstance(content, list) or not content:
         message = f"{path} must be text or a list of parts that is not empty"
         raise InvalidRequest(message, code="invalid_type", param=path)
@@ -46,4 +46,4 @@ def read_parts(content: Any, path: str) -> str:
             raise InvalidRequest(message, code="invalid_value", param=where)
         found = read(part, _PARTS[kind], where)
         texts.append(found["text"] if kind == "text" else found["refusal"])
-    return "".join(texts)
+    return tuple(texts)

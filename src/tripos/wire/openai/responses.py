@@ -15,7 +15,7 @@ from tripos.errors import InvalidRequest, TriposError
 from tripos.types import Event, Generate, Message, ToolCall, Usage
 from tripos.wire.constraint import read_text_format
 from tripos.wire.fields import Field, Found, at, check, kind_of, read, read_json, table
-from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, MODEL, Asked, Single, check_model
+from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, MODEL, Asked, Single, check_model, join_parts
 from tripos.wire.ignored import Ignored
 from tripos.wire.json import shown
 from tripos.wire.openai.functions import CALLING, read_offer
@@ -246,21 +246,22 @@ def _read_item(value: Any, path: str) -> Message:
         return Message(role="assistant", tool_calls=(call,))
     if kind == "function_call_output":
         found = read(value, _CALL_OUTPUT, path)
-        output = found["output"]
-        content = output if isinstance(output, str) else _read_parts(output, f"{path}.output")
-        return Message(role="tool", content=content, tool_call_id=found["call_id"])
+        return _message("tool", found["output"], f"{path}.output", tool_call_id=found["call_id"])
     if kind == "reasoning":
         return Message(role="assistant", reasoning=_read_reasoning(value, path))
     found = read(value, _MESSAGE, path)
-    role, content = found["role"], found["content"]
-    if not isinstance(content, str):
-        content = _read_parts(content, f"{path}.content")
-    return Message(role="system" if role == "developer" else role, content=content)
+    role = "system" if found["role"] == "developer" else found["role"]
+    return _message(role, found["content"], f"{path}.content")
+
+
+def _message(role: str, content: Any, path: str, tool_call_id: str | None = None) -> Message:
+    parts = () if isinstance(content, str) else _read_parts(content, path)
+    return Message(role=role, content=join_parts(parts) if parts else content, parts=parts, tool_call_id=tool_call_id)
 
 
 def _read_reasoning(value: Any, path: str) -> str:
     parts = read(value, _REASONING_ITEM, path).get("content", [])
-    return "".join(read(part, _REASONING_PART, f"{path}.content[{i}]")["text"] for i, part in enumerate(parts))
+    return join_parts([read(part, _REASONING_PART, f"{path}.content[{i}]")["text"] for i, part in enumerate(parts)])
 
 
 def join_turns(messages: Sequence[Message]) -> tuple[Message, ...]:
@@ -283,6 +284,7 @@ def join_turns(messages: Sequence[Message]) -> tuple[Message, ...]:
             joined[-1] = replace(
                 before,
                 content=before.content if message.content is None else message.content,
+                parts=before.parts if message.content is None else message.parts,
                 tool_calls=(*before.tool_calls, *message.tool_calls),
             )
         else:
@@ -295,7 +297,7 @@ def _is_whole(before: Message, message: Message) -> bool:
     return message.content is not None and (before.content is not None or bool(before.tool_calls))
 
 
-def _read_parts(value: Any, path: str) -> str:
+def _read_parts(value: Any, path: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
         message = f"{path} must be text or a list of parts that is not empty, not {kind_of(value)}"
         raise InvalidRequest(message, code="invalid_type", param=path)
@@ -303,7 +305,7 @@ def _read_parts(value: Any, path: str) -> str:
     for i, part in enumerate(value):
         _check_kind(part, ("input_text", "output_text"), f"{path}[{i}]", "reads text only")
         texts.append(read(part, _PART, f"{path}[{i}]")["text"])
-    return "".join(texts)
+    return tuple(texts)
 
 
 def _check_kind(value: Any, known: tuple[str, ...], path: str, reads: str) -> None:

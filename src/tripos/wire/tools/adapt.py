@@ -16,7 +16,7 @@ from tripos.wire.tools.dialect import Dialect
 from tripos.wire.tools.dialects import DIALECTS
 from tripos.wire.tools.generic import GENERIC, spell_out, tell
 from tripos.wire.tools.grammar import constrain
-from tripos.wire.tools.offer import Offer, Tool
+from tripos.wire.tools.offer import Offer, Tool, describe_tool
 from tripos.wire.tools.reader import PLAIN, Speech
 from tripos.wire.tools.reasoning import EFFORT_TOKENS, REASONING
 
@@ -66,8 +66,7 @@ def _show_tools(request: Generate, offer: Offer, dialect: Dialect, has_prompt: b
 
 
 def _for_template(tool: Tool) -> dict[str, Any]:
-    function = {"name": tool.name, "description": tool.description, "parameters": _with_type(tool.parameters)}
-    return {"type": "function", "function": function}
+    return {"type": "function", "function": describe_tool(tool, _with_type(tool.parameters))}
 
 
 def _with_type(parameters: dict[str, Any]) -> dict[str, Any]:

@@ -15,8 +15,10 @@ _MARKERS = (BEGIN, END, CALL, SEP, CALL_END)
 
 
 def _read(source: Source) -> Reading[bool]:
-    if source.taken[-1] == BEGIN:
-        yield from source.word(CALL)
+    if source.taken[-1] == END:  # behind text that stood between it and the last call
+        return True
+    if source.taken[-1] == BEGIN and not (yield from source.word(CALL)):
+        return False
     while True:
         name, _ = yield from source.name(SEP)
         if (yield from source.peek()) != "{":  # what stood before was the kind: function
@@ -36,18 +38,19 @@ DEEPSEEK_R1 = Dialect(
     name="deepseek_r1",
     form=Form(
         call=(f"function{SEP}", NAME, f"\n{_CODE}json\n", ARGUMENTS, f"\n{_CODE}{CALL_END}"),
-        frames=(Frame(BEGIN + CALL, closing=END, between=f"\n{CALL}"),),
+        frames=(Frame(BEGIN + CALL),),
+        around=(BEGIN, END),
     ),
     is_used_by=lambda template: BEGIN in template and _CODE in template,
     read=_read,
-    triggers=(BEGIN, CALL),
+    triggers=(BEGIN, CALL, END),
     markers=_MARKERS,
 )
 DEEPSEEK_V31 = Dialect(
     name="deepseek_v31",
-    form=Form(call=(NAME, SEP, ARGUMENTS, CALL_END), frames=(Frame(BEGIN + CALL, closing=END, between=CALL),)),
+    form=Form(call=(NAME, SEP, ARGUMENTS, CALL_END), frames=(Frame(BEGIN + CALL),), around=(BEGIN, END)),
     is_used_by=lambda template: BEGIN in template and _CODE not in template,
     read=_read,
-    triggers=(BEGIN, CALL),
+    triggers=(BEGIN, CALL, END),
     markers=_MARKERS,
 )

@@ -12,19 +12,25 @@ NAME, ARGUMENTS = object(), object()  # places in Form.call
 
 @dataclass(frozen=True)
 class Frame:
-    """What stands around calls; `between`: None when there is never more than one."""
+    """What stands around a call; `separator`: what stands between several in one frame, "" when it holds one."""
 
     opening: str
     closing: str = ""
-    between: str | None = None
+    separator: str = ""
 
 
 @dataclass(frozen=True)
 class Form:
-    """Calls as the family was trained to write them, in any of `frames`."""
+    """Calls as the family was trained to write them, in any of `frames`. More calls may follow, and text, but for a
+    dialect whose call is the whole answer.
+    """
 
     call: tuple[object, ...]  # texts, NAME and ARGUMENTS
     frames: tuple[Frame, ...]
+    lists: tuple[Frame, ...] = ()  # that a model may choose, and is never made to begin
+    around: tuple[str, ...] = ()  # markers that may stand in the text around calls
+    chain: str = ""  # behind a call it announces another, without a trigger
+    is_whole: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from msgspec.structs import replace
 
 from tripos.types import Message, ToolCall
 from tripos.wire.tools.dialect import ARGUMENTS, NAME, Dialect, Form, Frame
-from tripos.wire.tools.offer import Tool
-from tripos.wire.tools.parser import CALL_KEYS, Reading, Source
+from tripos.wire.tools.offer import Tool, describe_tool
+from tripos.wire.tools.parser import FIRST_KEYS, Reading, Source
 
 
 def _read(source: Source) -> Reading[bool]:
-    text = yield from source.value(CALL_KEYS)
-    return source.add_objects(text)
+    text = yield from source.value(FIRST_KEYS)
+    return source.begins_call(text) and source.add_objects(text)
 
 
 GENERIC = Dialect(
@@ -27,6 +27,8 @@ GENERIC = Dialect(
     form=Form(
         call=('{"name": "', NAME, '", "arguments": ', ARGUMENTS, "}"),
         frames=(Frame(""),),
+        lists=(Frame("[", closing="]", separator=","),),
+        is_whole=True,
     ),
     is_used_by=lambda template: True,
     read=_read,
@@ -60,12 +62,7 @@ def tell(messages: Sequence[Message], tools: Sequence[Tool], dialect: Dialect) -
 def _describe(tools: Sequence[Tool], dialect: Dialect) -> str:
     frame, places = dialect.form.frames[0], {NAME: "function_name", ARGUMENTS: '{"argument": "value"}'}
     example = frame.opening + "".join(str(places.get(part, part)) for part in dialect.form.call) + frame.closing
-    functions = [
-        json.dumps(
-            {"name": tool.name, "description": tool.description, "parameters": tool.parameters}, ensure_ascii=False
-        )
-        for tool in tools
-    ]
+    functions = [json.dumps(describe_tool(tool, tool.parameters), ensure_ascii=False) for tool in tools]
     how = f"To call one, write this and nothing else: {example}"
     return "\n".join(["You may call these functions:", *functions, how, "Otherwise answer in plain text."])
 
@@ -78,7 +75,7 @@ def _without_tools(message: Message, names: dict[str, str]) -> Message:
         calls = [_spell(call) for call in message.tool_calls]
         text = calls[0] if len(calls) == 1 else f"[{', '.join(calls)}]"
         content = f"{message.content}\n{text}" if message.content else text
-        return replace(message, content=content, tool_calls=())
+        return replace(message, content=content, parts=(), tool_calls=())
     return message
 
 

@@ -24,7 +24,7 @@ HERMES = Dialect(
     name="hermes",
     form=Form(
         call=('{"name": "', NAME, '", "arguments": ', ARGUMENTS, f"}}\n{END}"),
-        frames=(Frame(f"{BEGIN}\n", between=f"\n{BEGIN}\n"),),
+        frames=(Frame(f"{BEGIN}\n"),),
     ),
     is_used_by=_is_used_by,
     read=_read,

@@ -1,14 +1,14 @@
-"""Llama 3.x: the whole answer is {"name": …, "parameters": …}, behind <|python_tag|> or not.
+"""Llama 3.x: the answer is {"name": …, "parameters": …}, behind <|python_tag|> or not; several have semicolons between.
 
-Several calls, separated by semicolons, are read; the family's templates take one at a time, so only one is asked for.
+The family's templates take one at a time, so one is asked for, and more are heard when the model makes them.
 """
 
 from __future__ import annotations
 
 from tripos.wire.tools.dialect import ARGUMENTS, NAME, Dialect, Form, Frame
-from tripos.wire.tools.parser import CALL_KEYS, Reading, Source
+from tripos.wire.tools.parser import FIRST_KEYS, Reading, Source
 
-TAG = "<|python_tag|>"
+TAG, CHAIN = "<|python_tag|>", ";"
 
 
 def _is_used_by(template: str) -> bool:
@@ -17,17 +17,18 @@ def _is_used_by(template: str) -> bool:
 
 def _read(source: Source) -> Reading[bool]:
     while True:
-        text = yield from source.value(CALL_KEYS)
-        if not source.add_objects(text):
+        text = yield from source.value(FIRST_KEYS)
+        if not (source.begins_call(text) and source.add_objects(text)):
             return False
-        yield from source.word(";")
-        if (yield from source.peek()) != "{":
-            return True
+        if not (yield from source.word(CHAIN)) or (yield from source.peek()) != "{":
+            return False
 
 
 LLAMA = Dialect(
     name="llama3",
-    form=Form(call=('{"name": "', NAME, '", "parameters": ', ARGUMENTS, "}"), frames=(Frame(""), Frame(TAG))),
+    form=Form(
+        call=('{"name": "', NAME, '", "parameters": ', ARGUMENTS, "}"), frames=(Frame(""), Frame(TAG)), chain=CHAIN
+    ),
     is_used_by=_is_used_by,
     read=_read,
     triggers=(TAG,),

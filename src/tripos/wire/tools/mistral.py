@@ -29,7 +29,7 @@ MISTRAL_LIST = Dialect(
     name="mistral_list",
     form=Form(
         call=('{"name": "', NAME, '", "arguments": ', ARGUMENTS, "}"),
-        frames=(Frame(f"{BEGIN}[", closing="]", between=", "),),
+        frames=(Frame(f"{BEGIN}[", closing="]", separator=","),),
     ),
     is_used_by=lambda template: BEGIN in template and ARGS not in template,
     read=_read,
@@ -39,7 +39,7 @@ MISTRAL_LIST = Dialect(
 )
 MISTRAL = Dialect(
     name="mistral",
-    form=Form(call=(NAME, ARGS, ARGUMENTS), frames=(Frame(BEGIN, between=BEGIN),)),
+    form=Form(call=(NAME, ARGS, ARGUMENTS), frames=(Frame(BEGIN),)),
     is_used_by=lambda template: BEGIN in template and ARGS in template,
     read=_read,
     triggers=(BEGIN,),

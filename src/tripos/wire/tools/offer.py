@@ -29,6 +29,12 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     parameters: dict[str, Any] = {}
 
 
+def describe_tool(tool: Tool, parameters: dict[str, Any]) -> dict[str, Any]:
+    """A tool as a model is told of it; no description where the client gave none."""
+    told = {"description": tool.description} if tool.description else {}
+    return {"name": tool.name, **told, "parameters": parameters}
+
+
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
     """`allowed`: names of the tools that may be called."""
 

@@ -7,6 +7,7 @@ call is text again. Calls leave whole, with arguments that are a JSON object, or
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -23,7 +24,11 @@ Reading = Generator[None, None, T]  # yields when it needs more text
 
 MAX_NAME = 64  # characters
 CALL_KEYS = ("name", "arguments", "parameters", "type", "id")
+FIRST_KEYS = ("name", "type")  # of a call that no marker announces
 SPACE = " \t\r\n"
+# As regexes: white space, and how a call begins that no marker announces, up to its name.
+SOME_SPACE = r"[ \t\r\n]*"
+CALL_KEY = r'\{S("type"S:S"function"S,S)?"name"S:S"'.replace("S", SOME_SPACE)
 _MOST_CHARS = 4096  # taken in at once: what is unread stays short, and cutting it cheap
 
 
@@ -43,6 +48,7 @@ class Source:
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = frozenset(names)
+        self._beginning = re.compile(rf'(\[{SOME_SPACE})?{CALL_KEY}({"|".join(map(re.escape, self.names))})"')
         self.rest = ""  # unread
         self.is_over = False  # nothing follows `rest`
         self.taken: list[str] = []
@@ -65,6 +71,11 @@ class Source:
         self.calls.append(ToolText(str(name), arguments))
         self.taken = []
         return True
+
+    def begins_call(self, text: str) -> bool:
+        """Whether an object, or the first of a list, begins as calls do that no marker announces. A grammar lets no
+        text begin so, and so no call that it did not see to."""
+        return self._beginning.match(text) is not None
 
     def add_objects(self, text: str) -> bool:
         """As `add`, for {name, arguments} (or parameters), or a list of such objects."""
@@ -178,6 +189,7 @@ class Parser:
             self._parts += self._source.calls
             self._source.calls = []
             self._space, self._has_called, self._is_behind_call = "", True, True
+            self._is_first = False
 
     def _find(self) -> bool:
         """Say what comes before a call and take its trigger; False: none is there yet."""

@@ -43,6 +43,13 @@ def test_template_tells(template: str | None, dialect: str, has_prompt: bool, re
     assert (found["reasoning_dialect"], found["reasoning_switch"]) == (reasoning, switch)
 
 
+def test_a_template_for_tools_says_how_tools_are_called() -> None:
+    plain = "{{ messages[0].content }}{{ '<think></think>' }}"
+    found = describe(plain, {}, tool_template=WITH_TOOLS + '{{ "<tool_call>" }}')
+    assert (found["tool_dialect"], found["has_tool_prompt"], found["reasoning_dialect"]) == ("hermes", True, "think")
+    assert describe(plain, {})["tool_dialect"] == "json"
+
+
 def test_marks_that_are_special_tokens_are_known_by_id() -> None:
     found = describe(WITH_TOOLS + '{{ "[TOOL_CALLS] [" }}', {"[TOOL_CALLS]": 5, "</s>": 2})
     assert found["marker_ids"] == {"[TOOL_CALLS]": 5}

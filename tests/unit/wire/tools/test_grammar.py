@@ -13,12 +13,16 @@ import pytest
 from tripos.engine.grammar import Grammar, Vocabulary, lark_grammar
 from tripos.errors import InvalidRequest
 from tripos.types import Constraint
-from tripos.wire.tools.dialect import Dialect
+from tripos.wire.tools.deepseek import BEGIN as BEGIN_CALLS
+from tripos.wire.tools.deepseek import DEEPSEEK_R1, DEEPSEEK_V31
+from tripos.wire.tools.deepseek import END as END_CALLS
+from tripos.wire.tools.dialect import ARGUMENTS, NAME, Dialect
 from tripos.wire.tools.dialects import DIALECTS
 from tripos.wire.tools.generic import GENERIC
 from tripos.wire.tools.grammar import constrain
 from tripos.wire.tools.hermes import HERMES
 from tripos.wire.tools.llama import LLAMA
+from tripos.wire.tools.mistral import MISTRAL_LIST
 from tripos.wire.tools.offer import Choice, Offer, Tool
 from tripos.wire.tools.parser import Parser, Part, ToolText
 from tripos.wire.tools.schema import bare
@@ -107,14 +111,104 @@ def test_what_must_call_calls_with_valid_arguments(dialect: Dialect, special: bo
         text = texts.text(seed)
         if not text:
             continue
-        calls = read(dialect, text)
-        assert calls, text
+        parts = read(dialect, text)
+        calls = [part for part in parts if isinstance(part, ToolText)]
+        assert parts[:1] == calls[:1] != [], text
+        assert is_parallel or parts == calls[:1], text
         for call in calls:
-            assert isinstance(call, ToolText), text
             jsonschema.validate(json.loads(call.arguments), {**SCHEMAS[call.name], "additionalProperties": False})
         counts.add(len(calls))
     assert 1 in counts
-    assert (max(counts) > 1) == (is_parallel and dialect not in (LLAMA, GENERIC))
+    assert is_parallel or counts == {1}
+
+
+SAID = ("", "\n", " \n\n", "\nDone; is it?", "\n\nThen {again}:\n", " a ; b")
+
+
+@pytest.mark.parametrize(("dialect", "special"), KINDS, ids=lambda value: getattr(value, "name", str(value)))
+@pytest.mark.parametrize("choice", ["auto", "required"])
+@pytest.mark.parametrize("said", SAID)
+def test_behind_a_call_a_model_says_what_it_likes(dialect: Dialect, special: bool, choice: Choice, said: str) -> None:
+    """Nothing, white space, text, or another call: none is forced on it, and all of it is read."""
+    if dialect is GENERIC:  # whose call is the whole answer
+        return
+    allows = walk(dialect, offer(choice), special=special)._grammar.accepts
+    alone = walk(dialect, offer("auto", is_parallel=False), special=special)._grammar.accepts
+    pick, now = _call(dialect, "pick", '{"on": true}'), _call(dialect, "now", "{}")
+    chain = dialect.form.chain if dialect.form.chain and not said.strip() else ""
+    another = now if chain or not dialect.form.chain else dialect.markers[0] + now
+    words = [part for part in (said.strip(" \n"),) if part]
+    for text, parts in (
+        (pick + said, [ToolText("pick", '{"on": true}'), *words]),
+        (pick + said + chain + another, [ToolText("pick", '{"on": true}'), *words, ToolText("now", "{}")]),
+    ):
+        ids = _ids(dialect, special, text)
+        assert allows(ids), text
+        assert alone(ids) == (len(parts) == 1 + len(words)), text
+        assert read(dialect, text) == parts
+
+
+@pytest.mark.parametrize(("dialect", "special"), KINDS, ids=lambda value: getattr(value, "name", str(value)))
+def test_a_call_that_must_be_alone_ends_the_answer(dialect: Dialect, special: bool) -> None:
+    texts = walk(dialect, offer("required", is_parallel=False), special=special)
+    matcher = texts._grammar.start()
+    for id in _ids(dialect, special, _call(dialect, "pick", '{"on": true}')):
+        assert not matcher.is_complete
+        assert matcher.accept(id)
+    assert matcher.is_complete
+
+
+DEEPSEEK_ENDS = ("", END_CALLS, "\n" + END_CALLS, END_CALLS + "\n", f"\n{END_CALLS}\nDone.", f"Done.{END_CALLS}")
+
+
+@pytest.mark.parametrize("dialect", [DEEPSEEK_R1, DEEPSEEK_V31], ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("end", DEEPSEEK_ENDS)
+def test_the_mark_at_the_end_of_calls_may_stand_anywhere_behind_them(dialect: Dialect, special: bool, end: str) -> None:
+    allows = walk(dialect, offer("auto"), special=special)._grammar.accepts
+    text = _call(dialect, "pick", '{"on": true}') + end
+    assert allows(_ids(dialect, special, text))
+    words = ["Done."] if "Done" in end else []
+    assert read(dialect, text) == [ToolText("pick", '{"on": true}'), *words]
+
+
+def test_white_space_in_a_list_of_calls_asks_for_no_further_call() -> None:
+    one = '{"name": "pick", "arguments": {"on": true}}'
+    for dialect, before, choices in ((MISTRAL_LIST, "[TOOL_CALLS][", ("auto", "required")), (GENERIC, "[", ("auto",))):
+        for choice in choices:
+            allows = walk(dialect, offer(choice), special=False)._grammar.accepts
+            for list_ in (f"{one}]", f"{one}\n]", f"{one} , {one}\n ]", f"{one},\n{one}]"):
+                assert allows(list((before + list_).encode()))
+                assert len(read(dialect, before + list_)) == list_.count("pick")
+
+
+@pytest.mark.parametrize("dialect", [LLAMA, GENERIC], ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "Ann", "age": 3}', '{"name":"Ann"}', '{\n  "name": "Ann"\n}', '{"name": null}', '{"name": ["now"]}',
+        '{"type": "object", "name": "now"}', '{"id": 5, "name": "now"}', '{"arguments": {}, "name": "now"}',
+        '{"names": "now"}', '{"name": "nowhere"}',
+    ],
+)  # fmt: skip
+def test_json_that_names_no_tool_is_an_answer(dialect: Dialect, text: str) -> None:
+    allows = walk(dialect, offer("auto"), special=False)._grammar.accepts
+    assert allows(list(text.encode()))
+    parts = read(dialect, text)
+    assert "".join(part for part in parts if isinstance(part, str)) == text
+
+
+@pytest.mark.parametrize("dialect", [LLAMA, GENERIC], ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize(
+    "beginning", ['{"name":"now"', '\n{ "name" : "now"', '{"type": "function", "name": "now"', '{\n"name": "now"']
+)
+def test_a_call_in_any_spacing_is_a_call(dialect: Dialect, beginning: str) -> None:
+    allows = walk(dialect, offer("auto"), special=False)._grammar.accepts
+    key = "parameters" if dialect is LLAMA else "arguments"
+    text = beginning + f', "{key}": {{}}}}'
+    assert allows(list(text.encode()))
+    assert not allows(list((beginning + "}").encode()))
+    assert read(dialect, text) == [ToolText("now", "{}")]
 
 
 @pytest.mark.parametrize(("dialect", "special"), KINDS, ids=lambda value: getattr(value, "name", str(value)))
@@ -127,23 +221,24 @@ def test_what_may_call_speaks_freely_or_calls_rightly(dialect: Dialect, special:
     assert allows(call)
     assert not allows(_written(dialect, special, "pick", '{"on": 1}'))
     assert not allows(_written(dialect, special, "pick", '{"on": true, "off": 1}'))
-    assert not allows(_written(dialect, special, "other", '{"on": true}'))
+    other = _call(dialect, "other", '{"on": true}')  # text, where no marker says that it is a call
+    assert allows(_ids(dialect, special, other)) == (dialect in (LLAMA, GENERIC))
+    assert dialect not in (LLAMA, GENERIC) or read(dialect, other) == [other]
     assert not allows(call[:-2])
-    assert not any(trigger in text and allows(list(text.encode())) for text in UNBOUND for trigger in dialect.triggers)
+    commits = [frame.opening.rstrip("[\n").removeprefix(BEGIN_CALLS) for frame in dialect.form.frames]
+    assert not any(allows(list(f"a{commit}b".encode())) for commit in commits if commit)  # as plain text
     if dialect.triggers and dialect is not LLAMA:
         assert allows([*b"Let me see.\n", *call])
 
 
-UNBOUND = [f"a{trigger}b" for dialect in DIALECTS.values() for trigger in dialect.triggers]  # as plain text
+def _call(dialect: Dialect, name: str, arguments: str) -> str:
+    """One call as the dialect writes it."""
+    frame, places = dialect.form.frames[0], {NAME: name, ARGUMENTS: arguments}
+    return frame.opening + "".join(str(places.get(part, part)) for part in dialect.form.call) + frame.closing
 
 
-def _written(dialect: Dialect, special: bool, name: str, arguments: str) -> list[int]:
-    """Token ids of one call as the dialect writes it."""
-    from tripos.wire.tools.dialect import ARGUMENTS, NAME
-
-    frame = dialect.form.frames[0]
-    places = {NAME: name, ARGUMENTS: arguments}
-    text = frame.opening + "".join(str(places.get(part, part)) for part in dialect.form.call) + frame.closing
+def _ids(dialect: Dialect, special: bool, text: str) -> list[int]:
+    """Token ids of a text: bytes, and markers as their own where they are special."""
     ids = markers_of(dialect, special)
     tokens: list[int] = []
     while text:
@@ -151,6 +246,10 @@ def _written(dialect: Dialect, special: bool, name: str, arguments: str) -> list
         tokens += [ids[marker]] if marker else text[0].encode()
         text = text[len(marker or text[0]) :]
     return tokens
+
+
+def _written(dialect: Dialect, special: bool, name: str, arguments: str) -> list[int]:
+    return _ids(dialect, special, _call(dialect, name, arguments))
 
 
 def test_only_what_is_allowed_is_called() -> None:
