@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import hashlib
+import itertools
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
