@@ -211,9 +211,7 @@ class FileMutator:
         elif kind == 3:
             return b"\xef\xbb\xbf" + data
         elif kind == 4:
-            return rng.choice(
-                (b"", b"\0", rng.randbytes(64), bytes(4096), b"version https://git-lfs.github.com/spec/v1")
-            )
+            return rng.choice((b"", b"\0", rng.randbytes(64), bytes(4096), b"version 1\noid sha256:0"))
         else:
             for _ in range(rng.choice((1, 1, 4, 40))):
                 if changed:
