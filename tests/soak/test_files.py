@@ -67,7 +67,8 @@ class Child:
 
 def names_file_and_field(message: str, case: Case) -> bool:
     """The refusal names the file that was changed, or one that no longer agrees with it, and what of it."""
-    names = {Path(name).name for name in case.model.files} | {"config.json"}  # which a directory without it lacks
+    lacking = {"config.json", "model.safetensors"}  # what a directory without its first file is searched for
+    names = {Path(name).name for name in case.model.files} | lacking
     _, _, reason = message.partition(": ")
     return any(name in reason for name in names) or "tensor " in reason
 
