@@ -7,6 +7,7 @@
 #include "kernels/plan/executor.h"
 #include "kernels/util/cpu.h"
 #include "kernels/util/error.h"
+#include "kernels/util/guard.h"
 #include "kernels/util/peaks.h"
 
 struct TriposExecutor {
@@ -59,8 +60,12 @@ int tripos_create(const TriposOptions* options, TriposExecutor** executor) {
 void tripos_destroy(TriposExecutor* executor) { delete executor; }
 
 int tripos_load(TriposExecutor* executor, const void* plan, size_t plan_bytes, const TriposWeight* weights,
-                size_t num_weights) {
-  return Guard([&] { executor->executor.Load(plan, plan_bytes, {weights, num_weights}); });
+                size_t num_weights, TriposProgress progress) {
+  return Guard([&] { executor->executor.Load(plan, plan_bytes, {weights, num_weights}, progress); });
+}
+
+int tripos_guard(int32_t change) {
+  return Guard([&] { change > 0 ? tripos::BeginGuard() : tripos::EndGuard(); });
 }
 
 int tripos_panels(TriposExecutor* executor, int32_t weight, TriposPanels* panels) {

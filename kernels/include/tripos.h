@@ -19,9 +19,12 @@
 extern "C" {
 #endif
 
-#define TRIPOS_ABI 4 /* changes whenever a struct below or the plan's layout (plan/plan.h) does */
+#define TRIPOS_ABI 5 /* changes whenever a struct below or the plan's layout (plan/plan.h) does */
 
 typedef struct TriposExecutor TriposExecutor;
+
+/* Told now and then which part of a load is done, 0 to 1, on the thread that loads. */
+typedef void (*TriposProgress)(double done);
 
 /* Element and block formats of checkpoint tensors (src/tripos/plan/formats.py is their definition). */
 enum TriposFormat {
@@ -155,13 +158,17 @@ TRIPOS_API const char* tripos_error(void);
 TRIPOS_API int tripos_create(const TriposOptions* options, TriposExecutor** executor);
 TRIPOS_API void tripos_destroy(TriposExecutor* executor);
 TRIPOS_API int tripos_load(TriposExecutor* executor, const void* plan, size_t plan_bytes, const TriposWeight* weights,
-                           size_t num_weights);
+                           size_t num_weights, TriposProgress progress); /* progress: or NULL */
 /* The packed form of weight `weight` of the loaded plan, which a linear must use. */
 TRIPOS_API int tripos_panels(TriposExecutor* executor, int32_t weight, TriposPanels* panels);
 TRIPOS_API int tripos_reserve(TriposExecutor* executor, int64_t num_blocks);
 /* Copies an adapter into a slot; no modules: frees it. Another thread may run a step meanwhile that does not use it. */
 TRIPOS_API int tripos_set_adapter(TriposExecutor* executor, int32_t slot, const TriposLowRank* modules, size_t num_modules);
 TRIPOS_API int tripos_run(TriposExecutor* executor, const TriposStep* step, const TriposOutput* output);
+
+/* While 1s outweigh -1s, a mapped file that is shortened reads as zeros behind its end, where SIGBUS would end the
+ * process. For all threads; whoever reads compares the file's size and time of change afterwards. */
+TRIPOS_API int tripos_guard(int32_t change);
 
 /* Lines of `key=value` about a created (and, for kernels and sizes, loaded) executor. */
 TRIPOS_API const char* tripos_describe(TriposExecutor* executor);

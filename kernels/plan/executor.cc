@@ -82,12 +82,12 @@ size_t Executor::ScratchFloats(const LoweredPlan& plan) const {
   return std::max(cached, whole);
 }
 
-void Executor::Load(const void* bytes, size_t num_bytes, std::span<const TriposWeight> weights) {
+void Executor::Load(const void* bytes, size_t num_bytes, std::span<const TriposWeight> weights, TriposProgress progress) {
   plan_.reset();
   num_blocks_ = 0;
   num_sliced_steps_ = 0;
   const Plan plan = ReadPlan(bytes, num_bytes, weights);
-  LoweredPlan lowered = Lower(plan, weights, {settings_.isa, settings_.weights}, pool_);
+  LoweredPlan lowered = Lower(plan, weights, {settings_.isa, settings_.weights, progress}, pool_);
   Require(lowered.header.head_dim <= kMaxHeadDim, "head_dim is larger than 512");
   layout_ = KvLayout::Make(settings_.kv_type, settings_.block_size, lowered.header.num_layers, lowered.header.num_kv_heads,
                            lowered.header.head_dim);

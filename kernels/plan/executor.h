@@ -31,7 +31,7 @@ class Executor {
  public:
   explicit Executor(const TriposOptions& options);
 
-  void Load(const void* plan, size_t plan_bytes, std::span<const TriposWeight> weights);
+  void Load(const void* plan, size_t plan_bytes, std::span<const TriposWeight> weights, TriposProgress progress);
   TriposPanels Panels(int32_t weight) const;
   void Reserve(int64_t num_blocks);
   // Fills or (no modules) frees a slot. Another thread may run a step meanwhile that does not use the slot.

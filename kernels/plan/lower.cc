@@ -48,7 +48,8 @@ class Lowering {
     }
     partials_buffer_ = NewBuffer(Rows::kTokens, 0);
     CountReads();
-    out_.panels = PanelMemory(PanelBytes());
+    panel_bytes_ = PanelBytes();
+    out_.panels = PanelMemory(panel_bytes_);
     for (size_t i = 0; i < plan_.ops.size(); ++i) {
       if (!is_fused_[i]) LowerOp(plan_.ops[i], i);
     }
@@ -210,6 +211,7 @@ class Lowering {
     out_.matrices.push_back(matrix);
     out_.matrix_of_weight[weight] = out_.matrices.size() - 1;
     out_.weight_bytes += matrix.bytes();
+    if (options_.progress != nullptr) options_.progress(static_cast<double>(out_.weight_bytes) / static_cast<double>(panel_bytes_));
     out_.kernels[std::string("linear.") + FormatName(matrix.format)] = linear_->name;
     return matrix;
   }
@@ -536,6 +538,7 @@ class Lowering {
   const OpKernels& kernels_;
   const linear::Kernels* const linear_;
   LoweredPlan out_;
+  size_t panel_bytes_ = 0;
   int partials_buffer_ = -1;
   std::vector<std::vector<size_t>> reads_;  // per tensor
   std::vector<bool> is_fused_;              // ops that an earlier phase does as well

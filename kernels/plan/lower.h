@@ -62,6 +62,7 @@ struct LoweredPlan {
 struct LowerOptions {
   Isa isa = Isa::kScalar;
   std::string weights = "auto";
+  TriposProgress progress = nullptr;
 };
 
 // Throws Error.

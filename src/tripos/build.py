@@ -39,6 +39,7 @@ from tripos.plan.passes import optimize
 from tripos.predict.encoder import EncoderModel
 from tripos.residents import Parts, Residents
 from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
+from tripos.runtime.guard import guarded
 from tripos.runtime.machine import available_memory_bytes, cpu_name, give_back_freed_memory, num_cores
 from tripos.service import Service
 from tripos.types import Model, ModelCard, Priority, Sampling, Stage
@@ -110,18 +111,19 @@ class Opened:
         """Pack, and reserve the cache. Raises ModelRefused, EnvironmentProblem."""
         fit = self.need.within(memory_bytes)
         give_back_freed_memory()
-        with ThreadPoolExecutor(1, thread_name_prefix="tripos-digest") as pool:
+        with guarded(), ThreadPoolExecutor(1, thread_name_prefix="tripos-digest") as pool:
             digest = pool.submit(lambda: self.source.digest)  # releases the GIL, so it runs beside packing
             progress("pack", 0.0)
             executor = make_executor(self.executor_options())
             try:
                 plan = self.runnable()
-                executor.load(plan, self.weights)
+                executor.load(plan, self.weights, lambda done: progress("pack", done))
                 progress("cache", 0.0)
                 num_blocks = executor.reserve(fit.num_blocks)
                 adapters = make_adapters(self.options, executor, places(plan, self.weights))
                 progress("digest", 0.0)
                 card = self._card(executor.info(), digest.result())
+                self.source.check_unchanged()
             except BaseException:
                 executor.close()
                 raise
@@ -162,10 +164,11 @@ class Opened:
 
 def open_any(options: ModelOptions) -> Opened | OpenedEncoder:
     """Whatever the source is: a language model, an embedder or a reranker. Raises as open_model."""
-    source = open_source(options.source)
-    if task_of(source.config) == "generate":
-        return open_model(options, source)
-    return open_encoder_model(options, source, make_executor)
+    with guarded():
+        source = open_source(options.source)
+        if task_of(source.config) == "generate":
+            return open_model(options, source)
+        return open_encoder_model(options, source, make_executor)
 
 
 def open_model(options: ModelOptions, source: Source | None = None) -> Opened:
@@ -288,7 +291,8 @@ def quantize_model(options: ModelOptions, folder: Path, progress: Progress = ign
         progress("check", 0.0)
         digest = opened.source.digest
         progress("pack", 0.0)
-        executor.load(plan, opened.weights)
+        executor.load(plan, opened.weights, lambda done: progress("pack", done))
+        opened.source.check_unchanged()
         unpacked = {name for op in plan.ops for name in op.weights[op.kind == "linear" :]} - set(plan.constants)
         packing = Packing(
             weights=options.weights,
@@ -341,18 +345,17 @@ def describe_machine(options: ModelOptions) -> list[tuple[str, ...]]:
 
 
 # -- the service ----------------------------------------------------------------------------------------------------
-def build_service(
-    options: ServiceOptions,
-    progress: Progress = ignore_progress,
-    show: Callable[[list[tuple[str, ...]]], None] = lambda rows: None,
-    read_options: Callable[[], ServiceOptions] | None = None,
-) -> Service:
-    """Load every model and put its stages around it. `show` gets a table per model before anything is packed;
-    `read_options` reads the configuration again. Raises as load_model, and ConfigError for two equal names."""
-    service = Service()
-    parts = Parts(open_any, make_stages, free_memory_bytes, read_options)
-    Residents(service, options, parts).fill(progress, show)
-    return service
+def build_service(options: ServiceOptions, progress: Progress = ignore_progress) -> Service:
+    """Load every model and put its stages around it. Raises as load_model, and ConfigError for two equal names."""
+    residents = build_residents(options)
+    residents.fill(progress, lambda rows: None)
+    return residents.service
+
+
+def build_residents(options: ServiceOptions, read_options: Callable[[], ServiceOptions] | None = None) -> Residents:
+    """A service whose models are still to be loaded: `fill` or `fill_beside`, whose `show` gets a table per model
+    before anything is packed. `read_options` reads the configuration again."""
+    return Residents(Service(), options, Parts(open_any, make_stages, free_memory_bytes, read_options))
 
 
 def check_service(options: ServiceOptions) -> list[list[tuple[str, ...]]]:

@@ -24,6 +24,7 @@ from tripos.plan.passes import optimize
 from tripos.predict.batcher import BatcherOptions
 from tripos.predict.encoder import EncoderModel, EncoderOptions
 from tripos.runtime.executor import Executor, ExecutorOptions
+from tripos.runtime.guard import guarded
 from tripos.runtime.machine import give_back_freed_memory, num_cores
 from tripos.types import Model, ModelCard
 
@@ -117,14 +118,15 @@ class OpenedEncoder:
     def load(self, progress: Callable[[str, float], None]) -> EncoderModel:
         """Pack. Raises ModelRefused, EnvironmentProblem."""
         give_back_freed_memory()
-        with ThreadPoolExecutor(1, thread_name_prefix="tripos-digest") as pool:
+        with guarded(), ThreadPoolExecutor(1, thread_name_prefix="tripos-digest") as pool:
             digest = pool.submit(lambda: self.source.digest)  # releases the GIL, so it runs beside packing
             progress("pack", 0.0)
             executor = self.make_executor(self.executor_options())
             try:
-                executor.load(self.runnable(), self.weights)
+                executor.load(self.runnable(), self.weights, lambda done: progress("pack", done))
                 progress("digest", 0.0)
                 card = self._card(executor.info().weights, digest.result())
+                self.source.check_unchanged()
             except BaseException:
                 executor.close()
                 raise

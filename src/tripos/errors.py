@@ -12,6 +12,7 @@ TriposError
 ├── Overloaded                503  we cannot now; `retry_after_s` says when (server_overloaded, draining ...)
 ├── RateLimited               429  this principal did it
 ├── DeadlineExceeded          504
+├── AnswerMismatch            422  the model's answer, or a call in it, breaks a rule that could only be seen at its end
 ├── RequestFailed             500  this one request failed inside (a bug in Tripos or a poisoned input)
 ├── EngineFailed              503  the engine is restarting
 ├── ModelRefused              exit 4 / 400 on admin: a model file that lies or does not fit
@@ -100,6 +101,13 @@ class Overloaded(TriposError):
 class DeadlineExceeded(TriposError):
     status = 504
     code = "deadline_exceeded"
+
+
+class AnswerMismatch(TriposError):
+    """Nothing is wrong with the request: asked again, with another seed, it may be answered."""
+
+    status = 422
+    code = "answer_mismatch"
 
 
 class RequestFailed(TriposError):

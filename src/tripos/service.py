@@ -56,6 +56,10 @@ class Residents(Protocol):
     """Who loads and unloads models while the service runs, as doors see it (tripos.residents). Names are of models;
     everything raises TriposError when it cannot be done."""
 
+    @property
+    def file(self) -> str:
+        """The service file that `reread` reads; "": there is none."""
+
     def is_loading(self, name: str) -> bool: ...
     def describe(self) -> dict[str, Any]: ...
     def states(self) -> dict[str, str]: ...
@@ -101,6 +105,7 @@ class Service:
         self._num_encoding_bytes = 0
         self._is_started = False
         self._is_draining = False
+        self.metrics.states = self.states
 
     def add(self, model: Model, stages: Sequence[Stage] = (), name: str = "", *, is_strict: bool = False) -> None:
         """A route under `name`, or the model's own; the first stage is the outermost, the meter goes around them all.
@@ -196,6 +201,15 @@ class Service:
     @property
     def is_started(self) -> bool:
         return self._is_started
+
+    @property
+    def is_loading(self) -> bool:
+        """Not started yet: the first models are on their way."""
+        return not self._is_started and not self._is_draining
+
+    def states(self) -> dict[str, str]:
+        """Of every model, loaded or not."""
+        return self.residents.states() if self.residents else {card.name: "ready" for card in self.cards}
 
     def model(self, name: str) -> Model:
         """Raises NotFound (model_not_found), EngineFailed (model_loading)."""

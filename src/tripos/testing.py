@@ -14,7 +14,7 @@ import numpy as np
 
 from tripos.models.tokenizer import Tokenizer, byte_alphabet, tokenizer_from_json
 from tripos.plan.ir import Adapter, Plan, Weights
-from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, StepInput, StepOutput
+from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, Progress, StepInput, StepOutput, ignore_progress
 from tripos.types import Call, Delta, Event, Finish, ModelCard, Usage
 
 _MASK = (1 << 64) - 1
@@ -56,7 +56,7 @@ class ScriptedExecutor:
         self._slots = np.full((0, 3), -1, np.int64)
         self.adapters: dict[int, Adapter] = {}  # by slot, the loaded ones
 
-    def load(self, plan: Plan, weights: Weights) -> None:
+    def load(self, plan: Plan, weights: Weights, progress: Progress = ignore_progress) -> None:
         self.vocab_size = plan.vocab_size
 
     def reserve(self, num_blocks: int) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
-import json
 import logging
 import os
 import re
@@ -45,7 +44,7 @@ class Log(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name == "tripos.access":
-            self.lines.append(json.loads(record.getMessage()))
+            self.lines.append(record.fields)  # type: ignore[attr-defined]
         elif record.levelno >= logging.ERROR:
             self.errors.append(record.getMessage())
 

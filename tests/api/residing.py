@@ -90,13 +90,14 @@ class _Closing(TinyModel):
 class Residing:
     """The server, its store, and the options that it reads again."""
 
-    def __init__(self, options: ServiceOptions, adapts: bool = False) -> None:
+    def __init__(self, options: ServiceOptions, adapts: bool = False, is_filled: bool = True) -> None:
         self.store = TinyStore(adapts)
         self.options = options
         self.service = Service()
         parts = Parts(self.open, make_stages, lambda: TOTAL_BYTES, self.read)
         self.residents = Residents(self.service, options, parts)
-        self.residents.fill(lambda phase, done: None, lambda rows: None)
+        if is_filled:
+            self.residents.fill(lambda phase, done: None, lambda rows: None)
         self.server: Running
 
     def open(self, options: ModelOptions) -> TinyOpening:

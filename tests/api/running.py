@@ -11,8 +11,10 @@ from typing import Any
 import httpx
 import openai
 
+from tripos.api.access_log import Wanted
 from tripos.api.app import App
 from tripos.api.auth import Keys
+from tripos.api.gate import Gate
 from tripos.api.server import Door, listen
 from tripos.build import load_encoder
 from tripos.config import ModelOptions
@@ -72,7 +74,7 @@ def tiny_encoder(name: str = ENCODER, golden: str = "bert-mean") -> EncoderModel
 class Running:
     """A Door that answers, and clients for it."""
 
-    def __init__(self, door: Door, service: Service, task: asyncio.Task[None]) -> None:
+    def __init__(self, door: Door, service: Service, task: asyncio.Task[bool]) -> None:
         self.door = door
         self.service = service
         self.task = task
@@ -129,9 +131,15 @@ async def running(*models: Model, keys: Keys | None = None, drain_s: float = 5.0
 
 
 @asynccontextmanager
-async def running_service(service: Service, keys: Keys | None = None, drain_s: float = 5.0) -> AsyncIterator[Running]:
+async def running_service(
+    service: Service,
+    keys: Keys | None = None,
+    drain_s: float = 5.0,
+    access: Wanted = "on",
+    gate: Gate | None = None,
+) -> AsyncIterator[Running]:
     listener = listen("127.0.0.1", 0)
-    door = Door(service, App(service, keys), listener, drain_s)
+    door = Door(service, App(service, keys, access=access), listener, drain_s, gate)
     ready = asyncio.Event()
     task = asyncio.create_task(door.run(lambda address: ready.set()))
     waiting = asyncio.create_task(ready.wait())

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,9 +18,11 @@ import pytest
 
 from tests.api.after import After, Log, resident_bytes
 from tests.api.corpus.row import CHUNKED, length, post
-from tests.api.running import Running, TinyModel, running
+from tests.api.running import Running, TinyModel, running, running_service
 from tripos.api import gate, protocol
 from tripos.api.gate import Gate
+from tripos.service import Service
+from tripos.testing import ScriptedModel
 
 GET = b"GET /v1/models HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
 
@@ -179,7 +182,52 @@ class Peer:
     def __init__(self, peer: str) -> None:
         self.peer = peer
 
+        self.is_aborted = False
+
     def expire(self, now_s: float) -> None: ...
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+def test_the_oldest_of_those_outside_makes_room_for_the_next() -> None:
+    door = Gate(max_connections=1)
+    assert door.enter(Peer("192.0.2.1"))
+    outside = [Peer("192.0.2.1") for _ in range(gate.MAX_OUTSIDE + 1)]
+    for each in outside:
+        assert not door.enter(each)
+        door.wait_outside(each)
+    assert [each.is_aborted for each in outside] == [True] + [False] * gate.MAX_OUTSIDE
+
+
+PROBE = b"GET %b HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+
+
+async def test_probes_are_answered_when_every_place_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "SWEEP_S", 0.02)
+    monkeypatch.setattr(protocol, "OUTSIDE_S", 0.3)
+    service = Service()
+    service.add(ScriptedModel())
+    async with running_service(service, gate=Gate(max_connections=2)) as server:
+        taken = [await connect(server) for _ in range(2)]
+        async with asyncio.timeout(5):
+            while server.door.gate.num_inside < 2:
+                await asyncio.sleep(0.01)
+        silent = [await connect(server) for _ in range(2 * gate.MAX_OUTSIDE)]  # which take no place from a probe
+        for path in (b"/livez", b"/readyz", b"/health", b"/metrics"):
+            answer = await server.raw(PROBE % path)  # and is closed
+            assert answer.startswith(b"HTTP/1.1 200"), path
+            assert b"connection: close" in answer
+        for refused in (PROBE % b"/v1/models", post(length()), b"nonsense\r\n\r\n", b""):
+            answer = await server.raw(refused)
+            assert outcome(answer)[0] == (400 if b"nonsense" in refused else 503)
+        assert b"retry-after: 1" in answer
+        for _, writer in (*silent, *taken):
+            writer.transport.abort()
+        async with asyncio.timeout(5):
+            while server.door.gate.num_inside:
+                await asyncio.sleep(0.01)
+        assert (await server.raw(PROBE.replace(b"1.1", b"1.0") % b"/v1/models")).startswith(b"HTTP/1.1 200")
 
 
 def test_connections_are_counted_in_all_and_by_peer() -> None:
@@ -194,6 +242,53 @@ def test_connections_are_counted_in_all_and_by_peer() -> None:
     door.leave(inside[0])
     assert door.num_inside == 5
     assert door.enter(Peer("192.0.2.1"))
+
+
+RESETS = textwrap.dedent("""
+    from tests.api.running import TinyModel
+    from tripos.api.logs import logging_to_stderr
+    from tripos.api.server import serve
+    from tripos.config import ServerOptions
+    from tripos.service import Service
+    service = Service()
+    service.add(TinyModel(step_s=0.001, window=100_000))
+    with logging_to_stderr():
+        serve(service, ServerOptions(port=0), lambda address: print(address, flush=True))
+""")
+
+
+def test_a_reset_while_text_waits_to_be_sent_is_no_error() -> None:
+    """In a process, for the event loop is the one that servers run."""
+    body = json.dumps({"model": "tiny", "prompt": "x", "max_tokens": 500, "stream": True, "ignore_eos": True}).encode()
+    stream = post(length(body), body=body)
+    pipeline = PROBE % b"/openapi.json" * 20 + b"nonsense\r\n\r\n" + b"y" * 10_000
+    process = subprocess.Popen(
+        [sys.executable, "-c", RESETS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        port = int(process.stdout.readline().rpartition(":")[2])
+        for i in range(200):
+            with socket.create_connection(("127.0.0.1", port)) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # closing is a reset
+                sock.sendall((stream, pipeline)[i % 2])
+                time.sleep((0, 0.001, 0.004, 0.016)[i // 2 % 4])
+    finally:
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "Traceback" not in errors
+    assert " ERROR " not in errors
+
+
+@pytest.mark.parametrize("num_files", [8, 16, 63])
+def test_too_few_files_are_told_in_one_line(num_files: int) -> None:
+    command = f"ulimit -n {num_files}; exec {sys.executable} -m tripos serve --port 0"
+    done = subprocess.run(["/bin/sh", "-c", command], cwd="/", capture_output=True, text=True, timeout=30)
+    assert done.returncode == 3
+    assert done.stderr.startswith(f"tripos: this process may open {num_files} files")
+    assert done.stderr.count("\n") == 1
 
 
 FLOOD = textwrap.dedent("""

@@ -106,13 +106,15 @@ def test_an_address_of_another_machine_is_an_environment_problem() -> None:
 
 
 SERVE = textwrap.dedent("""
+    from tripos.api.logs import logging_to_stderr
     from tripos.api.server import serve
     from tripos.config import ServerOptions
     from tripos.service import Service
     from tripos.testing import ScriptedModel
     service = Service()
     service.add(ScriptedModel(delay_s=0.2))
-    serve(service, ServerOptions(port=0, drain_s=10.0), on_ready=lambda address: print(address, flush=True))
+    with logging_to_stderr("json"):
+        serve(service, ServerOptions(port=0, drain_s=10.0), on_ready=lambda address: print(address, flush=True))
 """)
 
 

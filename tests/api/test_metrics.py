@@ -7,7 +7,9 @@ import asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.api.running import Running, TinyModel, running
+from tripos.api.auth import Keys
 from tripos.testing import ScriptedModel
+from tripos.version import __version__
 
 NAMES = {
     "vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc", "vllm:prefix_cache_queries",
@@ -73,9 +75,53 @@ async def test_engine_gauges_are_of_now() -> None:
 
 async def test_made_up_names_grow_no_series() -> None:
     async with running(ScriptedModel()) as server:
-        before = len(await scrape(server))
-        for i in range(20):
+
+        async def ask(i: int) -> None:
             await server.post("/v1/completions", {"model": f"made-up-{i}", "prompt": "x"}, x_request_id=f"r{i}")
             await server.http.get(f"/made/up/{i}")
-        assert len(await scrape(server)) == before
-        assert "made-up" not in (await server.http.get("/metrics")).text
+            await server.http.get(f"/v1/models/made-up-{i}")
+            await server.raw(b"MADE%d /up HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n" % i)
+
+        await ask(0)  # each way of being refused has one series, of the paths and methods that there are
+        await server.http.get("/metrics")
+        before = (await server.http.get("/metrics")).text.count("\n")
+        for i in range(1, 20):
+            await ask(i)
+        text = (await server.http.get("/metrics")).text
+        assert text.count("\n") == before
+        assert "made" not in text.lower()
+
+
+async def test_requests_are_counted_by_path_method_and_status() -> None:
+    async with running(ScriptedModel(), keys=Keys({"k" * 20: frozenset({"generate"})})) as server:
+        key = {"authorization": "Bearer " + "k" * 20}
+        for _ in range(2):
+            await server.post("/v1/completions", {"model": "scripted", "prompt": "x"}, **key)
+        await server.post("/v1/completions", b"{", **key)
+        await server.post("/v1/completions", {"model": "absent", "prompt": "x"}, **key)
+        await server.post("/v1/completions", {})
+        await server.http.get("/nowhere")
+        await server.raw(b"nonsense\r\n\r\n")
+        await server.http.get("/livez")
+        found = {
+            (sample.labels["method"], sample.labels["handler"], sample.labels["status"]): sample.value
+            for family in text_string_to_metric_families((await server.http.get("/metrics", headers=key)).text)
+            for sample in family.samples
+            if sample.name == "http_requests_total"
+        }
+    assert found == {
+        ("POST", "/v1/completions", "200"): 2, ("POST", "/v1/completions", "400"): 1,
+        ("POST", "/v1/completions", "404"): 1, ("POST", "/v1/completions", "401"): 1, ("GET", "other", "404"): 1,
+        ("other", "other", "400"): 1, ("GET", "/livez", "200"): 1,
+    }  # fmt: skip
+
+
+async def test_the_process_and_its_build_are_told() -> None:
+    async with running(ScriptedModel()) as server:
+        text = (await server.http.get("/metrics")).text
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert families["process_resident_memory_bytes"].samples[0].value > 2**20
+    assert families["process_open_fds"].samples[0].value > 3
+    assert families["tripos_build_info"].samples[0].labels == {"version": __version__}
+    states = {sample.labels["state"]: sample.value for sample in families["tripos_model_state"].samples}
+    assert states == {"unloaded": 0, "loading": 0, "ready": 1, "draining": 0, "failed": 0}

@@ -9,13 +9,17 @@ import os
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.api.residing import MAX_BYTES, MIB, Residing, residing, tiny_options
 from tests.api.running import error_code
-from tripos.config import LimitsStage, ModelOptions, RouteOptions
+from tripos.api import reread as rereading
+from tripos.api.auth import read_keys
+from tripos.config import LimitsStage, ModelOptions, RouteOptions, ServiceOptions
 
 NUM_RELOADS = 20
 
@@ -211,7 +215,7 @@ async def test_the_configuration_is_read_again_and_done() -> None:
         found.set(changed, *tiny_options("kept", "new"), later, routes=(alias,), port=9000, drain_s=7.0)
         assert await reread(found) == {
             "loaded": ["new"], "reloaded": ["tiny"], "unloaded": ["gone"], "routes": ["alias"],
-            "needs_restart": ["port"], "failed": {},
+            "needs_restart": ["port"], "failed": {}, "keys": {},
         }  # fmt: skip
         service = found.server.service
         assert list(service.routes) == ["tiny", "kept", "new", "alias"]
@@ -220,7 +224,7 @@ async def test_the_configuration_is_read_again_and_done() -> None:
         assert service.model("alias") is service.model("new")
         assert found.residents.states() == {"tiny": "ready", "kept": "ready", "new": "ready", "later": "unloaded"}
         assert await reread(found) == {
-            "loaded": [], "reloaded": [], "unloaded": [], "routes": [], "needs_restart": [], "failed": {}
+            "loaded": [], "reloaded": [], "unloaded": [], "routes": [], "needs_restart": [], "failed": {}, "keys": {},
         }  # fmt: skip
 
 
@@ -255,6 +259,78 @@ async def test_a_bad_configuration_leaves_everything_as_it_is() -> None:
             assert (found.residents.describe(), found.server.service.routes) == before
             assert [opening for opening in found.store.opened[2:] if not opening.is_closed] == []
             found.set(*tiny_options("tiny", "other"), memory=0)
+
+
+async def test_a_configuration_without_models_is_no_order_to_unload_them_all() -> None:
+    async with residing(*tiny_options("tiny", "other")) as found:
+        before = found.residents.describe(), found.server.service.routes
+        found.options = replace(ServiceOptions(), file="tripos.toml", is_default=True)  # as of an empty file
+        response = await found.server.post("/admin/reread", {})
+        assert (response.status_code, error_code(response)) == (400, "invalid_config")
+        assert "tripos.toml names no model" in response.json()["error"]["message"]
+        assert (found.residents.describe(), found.server.service.routes) == before
+        found.set(ModelOptions(source="demo:tiny", name="tiny", preload=False))  # which says so by name
+        assert (await reread(found))["unloaded"] == ["other"]
+
+
+async def test_a_file_that_is_being_written_is_read_when_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rereading, "SETTLE_S", 0.1)
+    file = tmp_path / "tripos.toml"
+    file.write_text("begun")
+    async with residing(*tiny_options("tiny", "other")) as found:
+        found.residents.room.options = replace(found.options, file=str(file))
+        found.read = lambda: (  # type: ignore[method-assign]
+            replace(found.options, models=tiny_options("tiny" if file.read_text() == "whole" else "half"))
+        )
+        found.residents._parts = replace(found.residents._parts, read_options=found.read)
+
+        async def write() -> None:
+            for i in range(8):
+                file.write_text("half" * i)
+                await asyncio.sleep(0.03)
+            file.write_text("whole")
+
+        writing = asyncio.create_task(write())
+        await asyncio.sleep(0)
+        assert (await reread(found))["unloaded"] == ["other"]
+        await writing
+        assert found.residents.states() == {"tiny": "ready"}
+
+
+async def test_keys_are_read_again_and_reported(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    old, new, admin = "o" * 20, "n" * 20, "a" * 20
+
+    def write(text: str) -> None:
+        path.write_text(text)
+        path.chmod(0o600)
+
+    write(f"{old}\n{admin} admin\n")
+    async with residing(keys=read_keys(str(path))) as found:
+
+        async def ask(key: str, path: str = "/v1/models") -> int:
+            headers = {"authorization": f"Bearer {key}"}
+            return (await found.server.http.get(path, headers=headers)).status_code
+
+        async def again() -> Any:
+            return await found.server.post("/admin/reread", {}, authorization=f"Bearer {admin}")
+
+        write(f"{new}\n{admin} admin,generate\n")
+        assert (await again()).json()["keys"] == {"added": 1, "removed": 1, "changed": 1}
+        assert [await ask(key) for key in (old, new, admin)] == [401, 200, 200]
+        assert (await again()).json()["keys"] == {}
+
+        for text in ("", "short\n", f"{new}\n{new}\n"):  # emptied for a moment, cut, written twice
+            write(text)
+            assert (await again()).status_code in (400, 409)
+            assert [await ask(key) for key in (old, new, admin)] == [401, 200, 200]
+
+        write(f"{admin} admin\n")  # a wrong model keeps no key alive that was taken away
+        found.set(ModelOptions(source="demo:absent", name="absent"))
+        assert error_code(await again()) == "model_refused"
+        assert await ask(new) == 401
 
 
 async def test_a_rereading_that_breaks_off_leaves_nothing_open_and_can_be_repeated(

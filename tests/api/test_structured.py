@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from typing import Any, Literal
 
 import anthropic
@@ -87,6 +88,48 @@ async def test_structured_outputs_as_vllm_has_them(server: Running, wanted: Any,
         assert choice.finish_reason == "stop"
         assert texts is None or choice.text in texts
         assert "json" not in wanted or is_trip(choice.text)
+
+
+DECIMALS: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "rate": {"const": 0.1},
+        "price": {"enum": [3.14, 19.99]},
+        "share": {"anyOf": [{"const": 0.7}, {"enum": [0.0000001, 2.5]}]},
+        "risk": {"type": "number", "exclusiveMinimum": 0, "maximum": 0.01},
+        "day": {"type": "string", "format": "date"},
+        "step": {"type": "number", "multipleOf": 0.1, "minimum": 0.25, "maximum": 0.35},
+        "line": {"type": "integer", "minimum": 9007199254740991, "maximum": 9223372036854775807},
+    },
+    "required": ["rate", "price", "share", "day", "step"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_decimals_bounds_and_days_are_as_they_are_written(server: Running, stream: bool) -> None:
+    form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": DECIMALS}}
+    num_whole = 0
+    for seed in range(8):
+        asked: Any = {"model": "tiny", "messages": HELLO, "response_format": form, "seed": seed, "max_tokens": 200}
+        if stream:
+            chunks = [chunk async for chunk in await server.openai.chat.completions.create(**asked, stream=True)]
+            text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+            reason = chunks[-1].choices[0].finish_reason
+        else:
+            done = await server.openai.chat.completions.create(**asked)
+            text, reason = done.choices[0].message.content or "", done.choices[0].finish_reason
+        if reason != "stop":
+            continue
+        num_whole += 1
+        found = json.loads(text)
+        assert (found["rate"], found["step"]) == (0.1, 0.3)
+        assert found["price"] in (3.14, 19.99)
+        assert found["share"] in (0.7, 0.0000001, 2.5)
+        assert 0 < found.get("risk", 0.01) <= 0.01
+        assert date.fromisoformat(found["day"])
+        assert 2**53 - 1 <= found.get("line", 2**53) < 2**63
+    assert num_whole > 0
 
 
 async def test_anthropic_output_config(server: Running) -> None:

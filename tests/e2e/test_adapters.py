@@ -92,12 +92,12 @@ def server(folders: dict[str, Path]) -> Iterator[str]:
         lines = []
         for line in process.stderr:
             lines.append(line)
-            if line.startswith("listening on "):
+            if "listening on " in line:
                 break
         else:
             raise AssertionError("".join(lines))
         try:
-            yield line.removeprefix("listening on ").strip()
+            yield line.rpartition("listening on ")[2].strip()
         finally:
             process.terminate()
             process.wait(20)

@@ -18,11 +18,11 @@ import pytest
 
 from tests.unit.engine.answering import made_up
 from tests.unit.engine.tiny import call, make_model
-from tripos.engine.conformance import text_violation
 from tripos.engine.constraints import MAX_CACHE_BYTES
 from tripos.engine.llm import LanguageModel
-from tripos.engine.schema import check_schema
 from tripos.errors import InvalidRequest, Overloaded
+from tripos.schema.conformance import text_violation
+from tripos.schema.reading import check_schema
 from tripos.types import Constraint, Delta
 
 CASES = 300

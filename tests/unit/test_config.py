@@ -100,3 +100,42 @@ def test_wrong_adapters_are_refused(flags: dict[str, str], message: str) -> None
 def test_adapters_on_the_command_line_are_of_one_model() -> None:
     with pytest.raises(ConfigError, match="--adapter is for one model, 2 were given"):
         config.read_options(("m", "n"), {"adapters": "a=x"}, {})
+
+
+SERVICE = {  # what Kubernetes gives the pods of a namespace with Services called tripos and tripos-web
+    "TRIPOS_SERVICE_HOST": "10.0.0.11", "TRIPOS_SERVICE_PORT": "8000", "TRIPOS_SERVICE_PORT_HTTP": "8000",
+    "TRIPOS_PORT": "tcp://10.0.0.11:8000", "TRIPOS_PORT_8000_TCP": "tcp://10.0.0.11:8000",
+    "TRIPOS_PORT_8000_TCP_PROTO": "tcp", "TRIPOS_PORT_8000_TCP_PORT": "8000", "TRIPOS_PORT_8000_TCP_ADDR": "10.0.0.11",
+    "TRIPOS_PORT_53_UDP": "udp://10.0.0.11:53", "TRIPOS_PORT_53_UDP_ADDR": "10.0.0.11",
+    "TRIPOS_WEB_SERVICE_HOST": "10.0.0.12", "TRIPOS_WEB_PORT": "tcp://10.0.0.12:80",
+    "TRIPOS_WEB_PORT_80_TCP_PORT": "80",
+}  # fmt: skip
+
+
+def test_a_kubernetes_service_of_our_name_sets_nothing_and_is_told() -> None:
+    with pytest.warns(UserWarning, match="and 12 more variables describe a Kubernetes Service.*enableServiceLinks"):
+        options = config.read_options((), {}, {**SERVICE, "TRIPOS_THREADS": "3"})
+    assert (options.server, options.models[0].threads) == (config.ServerOptions(), 3)
+
+
+@pytest.mark.parametrize("key", SERVICE)
+def test_each_variable_of_a_kubernetes_service_is_known_alone(key: str) -> None:
+    with pytest.warns(UserWarning, match=f"^{key} describes a Kubernetes Service"):
+        config.read_environment({key: SERVICE[key]})
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("TRIPOS_PORT", "http://127.0.0.1"), ("TRIPOS_PORT", "tcp"), ("TRIPOS_HOSTS", "tcp://x"),
+        ("TRIPOS_PORT_HTTP", "80"), ("TRIPOS_SERVICE", "10.0.0.1"), ("TRIPOS_WEB_PORT", "80"), ("TRIPOS_MEMORY", "tcp://10.0.0.1:1"),
+    ],
+)  # fmt: skip
+def test_what_only_resembles_a_kubernetes_service_is_refused(key: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        config.read_environment({key: text})
+
+
+def test_a_configuration_says_whether_anybody_named_a_model() -> None:
+    assert config.read_options((), {}, {}).is_default
+    assert not config.read_options(("demo:assistant",), {}, {}).is_default

@@ -8,6 +8,7 @@ from __future__ import annotations
 from tripos.api.exchange import Exchange
 from tripos.api.gate import is_loopback
 from tripos.api.hosts import LOOPBACK, check_host
+from tripos.api.reread import reread as read_again
 from tripos.errors import NotFound, PermissionDenied
 from tripos.service import Residents, Service
 from tripos.wire import admin
@@ -43,7 +44,8 @@ async def unload(exchange: Exchange, service: Service) -> None:
 
 async def reread(exchange: Exchange, service: Service) -> None:
     admin.decode_reread(await exchange.read_body())
-    exchange.answer_json(await _residents(service).reread())
+    _residents(service)
+    exchange.answer_json(await read_again(service, exchange.keys))
 
 
 def _residents(service: Service) -> Residents:

@@ -24,7 +24,7 @@ from tripos.api.forwarded import Proxies
 from tripos.api.hosts import LOOPBACK, check_host
 from tripos.api.routes import ROUTES, Route
 from tripos.api.stored import ResponseStore
-from tripos.errors import InvalidRequest, NotFound, Overloaded, RequestFailed, TriposError
+from tripos.errors import EngineFailed, InvalidRequest, NotFound, Overloaded, RequestFailed, TriposError
 from tripos.service import RETRY_S, Service
 
 log = logging.getLogger(__name__)
@@ -48,25 +48,30 @@ class App:
         hosts: frozenset[bytes] | None = LOOPBACK,
         cors: Cors | None = None,
         proxies: Proxies | None = None,
+        access: access_log.Wanted = "on",
     ) -> None:
         self.service = service
+        self._access = access
         self.keys = keys or Keys()
         self.hosts = hosts
         self.cors = cors or Cors()
         self.proxies = proxies or Proxies()
         self._stored = ResponseStore()
         self._exact = {(route.method, route.path): route for route in ROUTES if "{" not in route.path}
+        self._paths_known = {route.path for route in ROUTES}
         self._paths = [(Path(route.path, _unused, methods=[route.method]), route) for route in ROUTES]
 
     async def __call__(self, exchange: Exchange) -> None:
         began_s = time.monotonic()
-        exchange.stored = self._stored
+        exchange.stored, exchange.keys = self._stored, self.keys
+        route: Route | None = None
         try:
             if self.proxies:
                 exchange.client = self.proxies.client(exchange.peer, exchange.joined(b"x-forwarded-for"))
             if self.cors and self._answers_preflight(exchange):
                 return
-            await self._route(exchange).endpoint(exchange, self.service)
+            route = self._route(exchange)
+            await self._admit(exchange, route).endpoint(exchange, self.service)
         except TriposError as error:
             if error.status == 500:
                 log.error("request %s failed: %s", exchange.request_id, error.code)
@@ -85,7 +90,21 @@ class App:
             log.exception("request %s: this is a bug in Tripos", exchange.request_id)
             exchange.fail(RequestFailed(f"this request failed inside: {type(error).__name__}"))
         finally:
-            access_log.write(exchange, time.monotonic() - began_s)
+            self._note(exchange, route, time.monotonic() - began_s)
+
+    def note_refusal(self, peer: str, request_id: str, error: TriposError, num_sent: int) -> None:
+        """A request that could not be read as far as its path, and was answered by the connection."""
+        self.service.metrics.http.count("", "", error.status)
+        if self._access != "off":
+            access_log.write_refusal(peer, request_id, error, num_sent)
+
+    def _note(self, exchange: Exchange, route: Route | None, seconds: float) -> None:
+        method, status = exchange.head.method, exchange.status
+        path = route.path if route is not None and route.path in self._paths_known else ""
+        self.service.metrics.http.count(method if method in METHODS else "", path, status)
+        is_quiet = route is not None and route.is_quiet and status == 200
+        if self._access == "all" or (self._access == "on" and not is_quiet):
+            access_log.write(exchange, seconds)
 
     def _answers_preflight(self, exchange: Exchange) -> bool:
         """Lets pages of known origins read the answer. True: the request only asked whether they may."""
@@ -101,7 +120,7 @@ class App:
         return False
 
     def _route(self, exchange: Exchange) -> Route:
-        """Where a request goes that may. Raises TriposError."""
+        """Where a request goes. Raises TriposError."""
         head = exchange.head
         exact = self._exact.get((head.method, head.decoded_path))
         if exact is None or not exact.is_public:  # probes of an orchestrator come under our address
@@ -110,10 +129,16 @@ class App:
         dialect = exchange.dialect = route.dialect
         if dialect.id_header:
             exchange.add_header(b"%b: %b\r\n" % (dialect.id_header, exchange.request_id.encode()))
+        return route
+
+    def _admit(self, exchange: Exchange, route: Route) -> Route:
+        """Raises Unauthorized, PermissionDenied, EngineFailed (model_loading)."""
         if not route.is_public:
-            exchange.principal = self.keys.principal(head.fields, route.scope)
+            exchange.principal = self.keys.principal(exchange.head.fields, route.scope)
             if route.scope == "admin" and not self.keys:
                 check_local(exchange)
+        if route.needs_models and self.service.is_loading:
+            raise EngineFailed("the models are loading", code="model_loading", retry_after_s=RETRY_S)
         return route
 
     def _find(self, exchange: Exchange) -> Route:

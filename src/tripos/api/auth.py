@@ -1,7 +1,7 @@
 """API keys: who asks, and what for. Deny by default as soon as one key is configured.
 
-Two scopes: `generate` opens everything that answers, `admin` what changes the server. A key has `generate` unless its
-line says otherwise.
+Three scopes: `generate` opens everything that answers, `admin` what changes the server, `metrics` /metrics alone, which
+the others open too. A key has `generate` unless its line says otherwise.
 
 Keeps SHA-256 digests only. Keys are random, so a plain hash is enough; comparison takes the same time wherever two
 digests differ. Refuses to know routes: the app asks for every endpoint that is not public.
@@ -22,7 +22,7 @@ from tripos.models.files import open_regular
 
 log = logging.getLogger(__name__)
 
-Scope = Literal["generate", "admin"]
+Scope = Literal["generate", "admin", "metrics"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 MIN_KEY_CHARS, MAX_KEY_CHARS = 16, 512
@@ -36,10 +36,11 @@ _PATTERNS = {
 class Keys:
     """The keys that open this server; none: everyone may ask."""
 
-    def __init__(self, keys: Iterable[str] | Mapping[str, frozenset[Scope]] = ()) -> None:
-        """`keys`: with their scopes, or keys that may generate."""
+    def __init__(self, keys: Iterable[str] | Mapping[str, frozenset[Scope]] = (), path: str = "") -> None:
+        """`keys`: with their scopes, or keys that may generate. `path`: of the file that holds them, if one does."""
         scopes = keys if isinstance(keys, Mapping) else dict.fromkeys(keys, frozenset[Scope]({"generate"}))
         self._keys = {_digest(key.encode()): each for key, each in scopes.items()}
+        self.path = path
 
     def __bool__(self) -> bool:
         return bool(self._keys)
@@ -62,9 +63,25 @@ class Keys:
                 found = scopes
         if found is None:
             raise Unauthorized("this API key is not known")
-        if scope not in found:
+        if scope != "metrics" and scope not in found:
             raise PermissionDenied(f"this API key has no {scope} scope")
         return f"key-{given.hex()[:12]}"
+
+    def reread(self) -> dict[str, int]:
+        """What the file says now holds from now on: how many keys were added, removed or got other scopes. {}: none.
+
+        Raises EnvironmentProblem, ConfigError as read_keys; then the keys stay as they are.
+        """
+        if not self.path:
+            return {}
+        if not Path(self.path).is_file():  # a pipe, say, that was read once
+            raise EnvironmentProblem("the API key file is no regular file any more: it cannot be read again")
+        before, after = self._keys, read_keys(self.path)._keys
+        self._keys = after
+        removed = len(before.keys() - after.keys())
+        changed = len(before.items() - after.items()) - removed
+        numbers = {"added": len(after.keys() - before.keys()), "removed": removed, "changed": changed}
+        return {what: number for what, number in numbers.items() if number}
 
 
 def read_keys(path: str) -> Keys:
@@ -89,7 +106,7 @@ def read_keys(path: str) -> Keys:
             raise ConfigError(f"the API key file holds more than {MAX_KEYS} keys")
     if not found:
         raise ConfigError("the API key file holds no key: nobody could ask")
-    return Keys(found)
+    return Keys(found, path)
 
 
 def _read(path: str) -> list[str]:
@@ -111,7 +128,7 @@ def _scopes(text: str, number: int) -> frozenset[Scope]:
     given = [scope.strip() for scope in text.split(",")] if text.strip() else ["generate"]
     unknown = [scope for scope in given if scope not in SCOPES]
     if unknown:
-        raise ConfigError(f"line {number} of the API key file: after the key stand scopes, {' or '.join(SCOPES)}")
+        raise ConfigError(f"line {number} of the API key file: after the key stand scopes, {', '.join(SCOPES)}")
     return frozenset(scope for scope in SCOPES if scope in given)
 
 

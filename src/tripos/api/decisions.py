@@ -55,5 +55,6 @@ async def _run(exchange: Exchange, service: Service, wanted: Wanted) -> tuple[Se
             if isinstance(event, Result):
                 result = event
             elif isinstance(event, Finish) and result is not None:
+                exchange.add_usage(event.usage)
                 return result.decisions, event.usage
     raise RequestFailed("the route ended without decisions: this is a bug in Tripos")

@@ -14,11 +14,13 @@ from http import HTTPStatus
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
+from tripos.api.auth import Keys
 from tripos.api.dialect import OPENAI, Dialect
 from tripos.api.framing import Head
 from tripos.api.stored import ResponseStore
 from tripos.api.work import Work
 from tripos.errors import InvalidRequest, TriposError
+from tripos.types import Usage
 from tripos.wire.json import encode
 
 JSON = b"application/json"
@@ -76,8 +78,8 @@ class Exchange:
 
     __slots__ = (
         "_body", "_error", "_head_lines", "_is_chunked", "_line", "_news", "client", "code", "dialect",
-        "encode_failure", "fields", "has_left", "head", "is_over", "keeps_alive", "model", "num_sent", "path_name",
-        "principal", "request_id", "status", "stored", "work",
+        "encode_failure", "fields", "has_left", "head", "is_over", "keeps_alive", "keys", "model", "num_sent",
+        "path_name", "principal", "request_id", "status", "stored", "usage", "work",
     )  # fmt: skip
 
     def __init__(self, line: Line, head: Head) -> None:
@@ -98,7 +100,8 @@ class Exchange:
         else:
             self.request_id = new_request_id()
         self._head_lines = b"x-request-id: %b\r\n" % self.request_id.encode()
-        self.stored: ResponseStore  # the app's
+        self.stored: ResponseStore  # the app's, as these:
+        self.keys: Keys
         self.dialect: Dialect = OPENAI
         self.encode_failure: Callable[[TriposError], list[Any]] | None = None
         self.principal = ""
@@ -107,6 +110,7 @@ class Exchange:
         self.status = 0  # 0: not answered yet
         self.num_sent = 0
         self.code = ""  # of the error that the client got
+        self.usage: Usage | None = None  # of the calls that finished, added up
         self.is_over = False
 
     # -- for the connection -------------------------------------------------------------------------------------------
@@ -233,6 +237,16 @@ class Exchange:
         if error.status >= 400:
             self.add_header(b"x-should-retry: %b\r\n" % (b"true" if error.is_retryable else b"false"))
         self.answer_json(self._encode_error(error), error.status)
+
+    def add_usage(self, usage: Usage) -> None:
+        """For the log: what a call took."""
+        if (sofar := self.usage) is not None:
+            usage = Usage(
+                prompt_tokens=sofar.prompt_tokens + usage.prompt_tokens,
+                cached_tokens=sofar.cached_tokens + usage.cached_tokens,
+                output_tokens=sofar.output_tokens + usage.output_tokens,
+            )
+        self.usage = usage
 
     def close_log(self) -> None:
         """For the log, when the client has left: nobody waits for the rest."""

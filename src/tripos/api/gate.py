@@ -1,5 +1,6 @@
 """How many connections are let in, in all and of one peer, and the clock that ends those that keep nobody's time.
 
+Beyond that number a few wait outside, in places that are kept for probes: whoever asks for something else is refused.
 One look per half second at all connections, instead of a timer for each request.
 """
 
@@ -12,9 +13,11 @@ from collections import Counter
 from typing import Protocol
 
 from tripos.api.forwarded import Proxies
+from tripos.errors import EnvironmentProblem
 
 RESERVED_FDS = 64  # for files, sockets that are being refused, and what the models open
-MAX_REFUSALS = 32  # connections that are being told why not
+MIN_FDS = 64  # fewer, and a server with its models has none left for clients
+MAX_OUTSIDE = 32  # connections that may be a probe's, or are being told why not
 SWEEP_S = 0.5
 
 
@@ -25,6 +28,9 @@ class Expiring(Protocol):
 
     def expire(self, now_s: float) -> None:
         """End what has waited too long. `now_s`: of the loop's clock."""
+
+    def abort(self) -> None:
+        """End it now, without a word."""
 
 
 class Gate:
@@ -39,7 +45,7 @@ class Gate:
         self._max_peer_connections = max_peer_connections
         self._peers: Counter[str] = Counter()
         self._inside: set[Expiring] = set()
-        self._refused: set[Expiring] = set()
+        self._outside: dict[Expiring, None] = {}  # the oldest first
 
     @property
     def num_inside(self) -> int:
@@ -57,19 +63,20 @@ class Gate:
         self._inside.add(connection)
         return True
 
+    def wait_outside(self, connection: Expiring) -> None:
+        """For one that was not let in. When there are too many the oldest goes: a probe speaks at once."""
+        if len(self._outside) >= MAX_OUTSIDE:
+            oldest = next(iter(self._outside))
+            del self._outside[oldest]
+            oldest.abort()
+        self._outside[connection] = None
+
     def _is_exempt(self, peer: str) -> bool:
         return is_loopback(peer) or self._proxies.trusts(peer)
 
-    def refuse(self, connection: Expiring) -> bool:
-        """Whether there is time to tell it why."""
-        if len(self._refused) >= MAX_REFUSALS:
-            return False
-        self._refused.add(connection)
-        return True
-
     def leave(self, connection: Expiring) -> None:
         """Idempotent."""
-        self._refused.discard(connection)
+        self._outside.pop(connection, None)
         if connection in self._inside:
             self._inside.discard(connection)
             self._peers[connection.peer] -= 1
@@ -82,8 +89,18 @@ class Gate:
         while True:
             await asyncio.sleep(SWEEP_S)
             now_s = loop.time()
-            for connection in (*self._inside, *self._refused):
+            for connection in (*self._inside, *self._outside):
                 connection.expire(now_s)
+
+
+def check_descriptors() -> None:
+    """Raises EnvironmentProblem when this process may open so few files that a server would fail at odd places."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < MIN_FDS:
+        raise EnvironmentProblem(
+            f"this process may open {hard} files, a server needs {MIN_FDS} and one more for each client: "
+            "raise the limit (ulimit -n, LimitNOFILE= in a systemd unit)"
+        )
 
 
 def _free_fds(wanted: int) -> int:

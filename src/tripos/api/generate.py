@@ -11,7 +11,7 @@ from tripos.api.calls import find_card, make_calls, run_together
 from tripos.api.exchange import Exchange
 from tripos.api.ignored import report
 from tripos.service import Service
-from tripos.types import Event, ModelCard
+from tripos.types import Event, Finish, ModelCard
 from tripos.wire.generation import Asked, for_model
 from tripos.wire.openai import chat, completions
 from tripos.wire.openai.generation import Identity
@@ -56,6 +56,8 @@ async def deliver(exchange: Exchange, service: Service, asked: Asked, answer: An
         events = cast("AsyncGenerator[Event, None]", service.run(calls[0]))
         try:
             async for event in events:
+                if type(event) is Finish:
+                    exchange.add_usage(event.usage)
                 values = answer.take(((0, event),))
                 if values and asked.stream:
                     exchange.stream(values)
@@ -66,6 +68,9 @@ async def deliver(exchange: Exchange, service: Service, asked: Asked, answer: An
     else:
         async with aclosing(cast("Any", run_together(service, calls))) as batches:
             async for batch in batches:
+                for _, event in batch:
+                    if type(event) is Finish:
+                        exchange.add_usage(event.usage)
                 values = answer.take(batch)
                 if values and asked.stream:
                     exchange.stream(values)

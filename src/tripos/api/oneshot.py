@@ -81,4 +81,5 @@ async def _run(exchange: Exchange, service: Service, asked: AskedOnce, arrival_s
                     results[i] = event
                 elif isinstance(event, Finish):
                     usages[i] = event.usage
+                    exchange.add_usage(event.usage)
     return [AnsweredOnce(result=result, usage=usage) for result, usage in zip(results, usages, strict=True)]

@@ -23,8 +23,7 @@ async def readyz(exchange: Exchange, service: Service) -> None:
 async def health(exchange: Exchange, service: Service) -> None:
     """As readyz, with the state of every model for whoever has a key."""
     _check_ready(service)
-    states = service.residents.states() if service.residents else {card.name: "ready" for card in service.cards}
-    exchange.answer_json({"status": "ok", "models": states})
+    exchange.answer_json({"status": "ok", "models": service.states()})
 
 
 async def metrics(exchange: Exchange, service: Service) -> None:

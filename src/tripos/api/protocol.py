@@ -8,13 +8,12 @@ connections gate.py's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, cast
+from collections.abc import Coroutine
+from typing import Any, Protocol, cast
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from tripos.api import access_log
 from tripos.api.exchange import STATUS_LINES, Exchange, new_request_id
 from tripos.api.framing import Body, Head, HeadReader
 from tripos.api.gate import Gate
@@ -34,10 +33,18 @@ MAX_DISCARD_BYTES = 16 * 2**20  # meanwhile
 MAX_UNSENT_BYTES = 128 * 1024  # per connection, here; the kernel holds as much (server.SEND_BUFFER_BYTES)
 MAX_UNSENT_PARTS = 64  # kept until the loop turns
 MAX_AHEAD_BYTES = 64 * 1024  # of requests sent before the answer to the last
+OUTSIDE_S = 1.0  # for the head of a probe that comes when all places are taken
+PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics"})  # that are answered then, too
 NEVER = float("inf")
 
 
-Application = Callable[[Exchange], Coroutine[Any, Any, None]]
+class Application(Protocol):
+    """Who answers (app.App)."""
+
+    def __call__(self, exchange: Exchange) -> Coroutine[Any, Any, None]: ...
+    def note_refusal(self, peer: str, request_id: str, error: TriposError, num_sent: int) -> None: ...
+
+
 _dates: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")  # what uvicorn renews each second, and its line
 
 
@@ -68,6 +75,7 @@ class Connection(asyncio.Protocol):
         self._exchange: Exchange | None = None  # that is being answered
         self._unsent: list[bytes] = []  # written since the loop last turned
         self._room: asyncio.Future[None] | None = None  # set while the client does not read
+        self._is_outside = False  # no place was free: only probes are answered
         self._is_ending = False  # what still comes is not read
         self._num_discarded = 0
         self._num_unsent = 0  # when the client's reading was looked at last
@@ -84,10 +92,9 @@ class Connection(asyncio.Protocol):
         self._server_state.connections.add(self)  # type: ignore[arg-type]  # it wants shutdown() only
         self._read_deadline_s = self.loop.time() + HEAD_S
         if not self._gate.enter(self):
-            if self._gate.refuse(self):
-                self._refuse(Overloaded("too many connections: try again later", retry_after_s=1.0))
-            else:
-                self.transport.abort()
+            self._is_outside = True
+            self._read_deadline_s = self.loop.time() + OUTSIDE_S
+            self._gate.wait_outside(self)
 
     def data_received(self, data: bytes) -> None:
         if self._is_ending:
@@ -95,7 +102,7 @@ class Connection(asyncio.Protocol):
             if self._num_discarded > MAX_DISCARD_BYTES:
                 self.transport.abort()
             return
-        if self._exchange is None and not self._buffer:
+        if self._exchange is None and not self._buffer and not self._is_outside:
             self._read_deadline_s = self.loop.time() + HEAD_S
         self._buffer += data
         self._advance()
@@ -105,6 +112,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gate.leave(self)
+        self._unsent.clear()
         self._server_state.connections.discard(self)
         self.resume_writing()
         if self._exchange is not None:
@@ -145,10 +153,15 @@ class Connection(asyncio.Protocol):
                 self._end_at_last()
             elif self._body is not None:
                 self._expire_body(self._body, now_s)
+            elif self._is_outside:
+                self._refuse(_too_many())
             elif self._buffer:
                 self._refuse(RequestTimeout(f"the request's head did not come within {HEAD_S:.0f} s"))
             elif not self.transport.get_write_buffer_size():
                 self._end()
+
+    def abort(self) -> None:
+        self.transport.abort()
 
     def write(self, data: bytes, *, is_last: bool) -> None:
         """Part of an answer. What is written in one turn of the loop, say of one engine step, is sent at once."""
@@ -163,7 +176,9 @@ class Connection(asyncio.Protocol):
 
     def _flush(self) -> None:
         unsent = self._unsent
-        if unsent:
+        if unsent and self.transport.is_closing():  # the client has left; uvloop would raise
+            unsent.clear()
+        elif unsent:
             self.transport.write(unsent[0] if len(unsent) == 1 else b"".join(unsent))
             unsent.clear()
 
@@ -193,6 +208,8 @@ class Connection(asyncio.Protocol):
     def close_exchange(self, keeps_alive: bool) -> None:
         """The answer is written: on to the next request, or the end."""
         self._exchange = None
+        if self.transport.is_closing():
+            return
         if self.is_unfinished or not keeps_alive:
             self._end(lingers=self.is_unfinished)
             return
@@ -213,6 +230,8 @@ class Connection(asyncio.Protocol):
             elif self._exchange is None:
                 head = self._reader.read(self._buffer)
                 if head is not None:
+                    if self._is_outside and (head.decoded_path not in PROBES or head.method not in ("GET", "HEAD")):
+                        raise _too_many()
                     self._begin(head)
             if self._exchange is not None and self._body is None and len(self._buffer) > MAX_AHEAD_BYTES:
                 self.transport.pause_reading()  # its answer comes first
@@ -222,6 +241,8 @@ class Connection(asyncio.Protocol):
     def _begin(self, head: Head) -> None:
         """A request's head is there: from here on somebody works for it, with what there is of its body."""
         self._exchange = exchange = Exchange(self, head)
+        if self._is_outside:
+            exchange.keeps_alive = False
         self._body = body = Body(head.length)
         if head.length:
             self._read_began_s = self.loop.time()
@@ -254,6 +275,8 @@ class Connection(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.fail_body(error)
             return
+        if self.transport.is_closing():
+            return
         request_id = new_request_id()
         body = encode(encode_error(error))
         retry = b"" if error.retry_after_s is None else b"retry-after: %d\r\n" % max(1, round(error.retry_after_s))
@@ -262,7 +285,7 @@ class Connection(asyncio.Protocol):
         )
         line = STATUS_LINES[error.status]
         self.transport.write(head % (line, request_id.encode(), retry, len(body)) + body)
-        access_log.write_refusal(request_id, error, len(body))
+        self._app.note_refusal(self.peer, request_id, error, len(body))
         self._end(lingers=True)
 
     def _end(self, *, lingers: bool = False) -> None:
@@ -290,3 +313,7 @@ class Connection(asyncio.Protocol):
         """Whether the client took any of the unsent bytes since the last look."""
         before, self._num_unsent = self._num_unsent, self.transport.get_write_buffer_size()
         return self._num_unsent < before
+
+
+def _too_many() -> Overloaded:
+    return Overloaded("too many connections: try again later", retry_after_s=1.0)

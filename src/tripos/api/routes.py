@@ -60,6 +60,8 @@ class Route:
     nested: Mapping[str, Table] = field(default_factory=dict)
     is_public: bool = False
     scope: Scope = "generate"  # that a key must have
+    needs_models: bool = True  # refused while the server's first models load
+    is_quiet: bool = False  # not logged when all is well
 
     @property
     def operation(self) -> Operation:
@@ -221,7 +223,7 @@ ROUTES = (
     Route("GET", "/api/tags", ollama.tags, "List what is served", OLLAMA),
     Route("GET", "/api/ps", ollama.ps, "The same: every served model is loaded", OLLAMA),
     Route("POST", "/api/show", ollama.show, "One model's card", OLLAMA, ollama_models.SHOW),
-    Route("GET", "/api/version", ollama.version, "The version of the server", OLLAMA),
+    Route("GET", "/api/version", ollama.version, "The version of the server", OLLAMA, needs_models=False),
     Route(
         "POST",
         "/api/embed",
@@ -278,11 +280,26 @@ ROUTES = (
         fields=admin_wire.REREAD,
         scope="admin",
     ),
-    Route("GET", "/livez", probes.livez, "The process answers", is_public=True),
-    Route("GET", "/readyz", probes.readyz, "Every model moves on and new calls are taken, else 503", is_public=True),
-    Route("GET", "/health", probes.health, "As /readyz, with every model's state; needs a key if keys are configured"),
-    Route("GET", "/metrics", probes.metrics, "Prometheus text"),
-    Route("GET", "/version", probes.version, "The version of the server"),
-    Route("GET", "/", probes.root, "Name and version; some clients knock here first"),
-    Route("GET", "/openapi.json", show_document, "This document"),
+    Route("GET", "/livez", probes.livez, "The process answers", needs_models=False, is_public=True, is_quiet=True),
+    Route(
+        "GET",
+        "/readyz",
+        probes.readyz,
+        "Every model moves on and new calls are taken, else 503",
+        needs_models=False,
+        is_public=True,
+        is_quiet=True,
+    ),
+    Route(
+        "GET",
+        "/health",
+        probes.health,
+        "As /readyz, with every model's state; needs a key if keys are configured",
+        needs_models=False,
+        is_quiet=True,
+    ),
+    Route("GET", "/metrics", probes.metrics, "Prometheus text", scope="metrics", needs_models=False, is_quiet=True),
+    Route("GET", "/version", probes.version, "The version of the server", needs_models=False),
+    Route("GET", "/", probes.root, "Name and version; some clients knock here first", needs_models=False),
+    Route("GET", "/openapi.json", show_document, "This document", needs_models=False),
 )

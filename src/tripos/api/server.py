@@ -1,7 +1,8 @@
 """Runs the app on a socket: start, signals, graceful drain, stop.
 
-Owns the listening socket and uvicorn's settings. SIGTERM or SIGINT drains: /readyz and new requests get 503 at once,
-those in flight may finish; then their streams end with an error event. A second signal stops now. SIGHUP reads the
+Owns the listening socket and uvicorn's settings. The port is open before the models are there: /livez answers,
+everything that needs a model gets 503. SIGTERM or SIGINT drains: /readyz and new requests get 503 at once, those in
+flight may finish; then their streams end with an error event. A second signal stops now. SIGHUP reads the
 configuration again.
 """
 
@@ -17,12 +18,14 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import Callable, Generator, Iterator
+import time
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
 import uvicorn
 
+from tripos.api.access_log import Wanted
 from tripos.api.app import App
 from tripos.api.auth import Keys, read_keys
 from tripos.api.cors import Cors
@@ -30,6 +33,7 @@ from tripos.api.forwarded import Proxies
 from tripos.api.gate import Gate
 from tripos.api.hosts import allowed_hosts
 from tripos.api.protocol import Connection
+from tripos.api.reread import reread
 from tripos.api.tls import Certificate
 from tripos.errors import EnvironmentProblem, TriposError
 from tripos.service import Service
@@ -39,6 +43,8 @@ log = logging.getLogger(__name__)
 BACKLOG = 512
 SEND_BUFFER_BYTES = 128 * 1024  # what a client that does not read may hold in the kernel
 ERROR_EVENT_S = 2.0  # for the last events of streams that were cut off
+
+Load = Callable[[], Awaitable[None]]  # brings a service its first models
 
 
 class Options(Protocol):
@@ -57,6 +63,8 @@ class Options(Protocol):
     @property
     def max_peer_connections(self) -> int: ...
     @property
+    def access_log(self) -> str: ...
+    @property
     def unix_socket(self) -> str: ...
     @property
     def tls_cert(self) -> str: ...
@@ -72,30 +80,37 @@ class Options(Protocol):
     def keep_alive_s(self) -> float: ...
 
 
-def serve(service: Service, options: Options, on_ready: Callable[[str], None] | None = None) -> None:
-    """Serve until a signal, then drain. `on_ready` is given the address once requests are answered.
+def serve(
+    service: Service, options: Options, on_ready: Callable[[str], None] | None = None, load: Load | None = None
+) -> bool:
+    """Serve until a signal, then drain. `load` brings the models, once the port is open; `on_ready` is given the
+    address once requests are answered. Returns whether the models were loaded: if not, a thread still loads them.
 
-    Raises EnvironmentProblem (address in use, no permission), ConfigError (API keys).
+    Raises EnvironmentProblem (address in use, no permission), ConfigError (API keys), and what `load` raises.
     """
     keys = read_keys(options.api_key_file) if options.api_key_file else Keys()
     certificate = Certificate(options.tls_cert, options.tls_key) if options.tls_cert else None
     proxies = Proxies(options.trusted_proxies)
     with _listening(options) as listener:
         hosts = allowed_hosts(options.allowed_hosts, _is_loopback(listener))
-        _log_to_stderr()
-        gc.collect()
-        gc.freeze()  # what lives as long as we do: walking it made every full collection 25 ms long
         gate = Gate(options.max_connections, options.max_peer_connections, proxies)
-        app = App(service, keys, hosts, Cors(options.cors_origins), proxies)
-        door = Door(service, app, listener, options.drain_s, gate, certificate, options.keep_alive_s)
+        app = App(service, keys, hosts, Cors(options.cors_origins), proxies, cast("Wanted", options.access_log))
+        door = Door(service, app, listener, options.drain_s, gate, certificate, options.keep_alive_s, load)
         with asyncio.Runner(loop_factory=_new_loop) as runner:
-            runner.run(_run_alone(door, on_ready))
+            return runner.run(_run_alone(door, on_ready))
 
 
-async def _run_alone(door: Door, on_ready: Callable[[str], None] | None) -> None:
+async def _run_alone(door: Door, on_ready: Callable[[str], None] | None) -> bool:
     """In a loop of our own: it need not remember every call's generators, for whoever opens one closes it."""
     sys.set_asyncgen_hooks(firstiter=None)
-    await door.run(on_ready, with_signals=True)
+
+    def ready(address: str) -> None:
+        gc.collect()
+        gc.freeze()  # what lives as long as we do: walking it made every full collection 25 ms long
+        if on_ready is not None:
+            on_ready(address)
+
+    return await door.run(ready, with_signals=True)
 
 
 @contextlib.contextmanager
@@ -191,8 +206,11 @@ class Door:
         gate: Gate | None = None,
         certificate: Certificate | None = None,
         keep_alive_s: float | None = None,
+        load: Load | None = None,
     ) -> None:
         self.service = service
+        self._keys = app.keys
+        self._load = load
         self._certificate = certificate
         self._listener = listener
         self._drain_s = drain_s
@@ -200,7 +218,7 @@ class Door:
         self._signals = 0
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
-        self._rereading: asyncio.Task[None] | None = None  # the last one, kept from the garbage collector
+        self._rereading: set[asyncio.Task[None]] = set()  # kept from the garbage collector
         config = uvicorn.Config(
             app,  # taken as it is: our connection calls it
             interface="asgi3",
@@ -234,8 +252,10 @@ class Door:
             self._stop_now.set()
 
     def reread(self) -> None:
-        """Read the configuration again; the log says what came of it."""
-        self._rereading = asyncio.get_running_loop().create_task(self._reread())
+        """Read the configuration again, after the first models have come; the log says what came of it."""
+        task = asyncio.get_running_loop().create_task(self._reread())
+        self._rereading.add(task)
+        task.add_done_callback(self._rereading.discard)
 
     async def _reread(self) -> None:
         if self._certificate is not None:
@@ -243,11 +263,8 @@ class Door:
                 self._certificate.read()
             except TriposError as error:
                 log.error("SIGHUP: the certificate is the old one: %s", error.message)
-        if self.service.residents is None:
-            log.warning("SIGHUP: the models of this server are fixed")
-            return
         try:
-            report = await self.service.residents.reread()
+            report = await reread(self.service, self._keys)
         except TriposError as error:
             log.error("SIGHUP: nothing was changed: %s", error.message)
         else:
@@ -255,44 +272,64 @@ class Door:
                 "SIGHUP: %s", "; ".join(f"{key}: {value}" for key, value in report.items() if value) or "no change"
             )
 
-    async def run(self, on_ready: Callable[[str], None] | None = None, *, with_signals: bool = False) -> None:
-        """Start the models, answer until `stop`, drain, stop the models."""
+    async def run(self, on_ready: Callable[[str], None] | None = None, *, with_signals: bool = False) -> bool:
+        """Answer until `stop`, load and start the models meanwhile; drain, stop the models. Returns whether they were
+        loaded: if not, a thread still loads them. Raises what loading raises."""
         loop = asyncio.get_running_loop()
         if with_signals:
             for each in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(each, self.stop)
             loop.add_signal_handler(signal.SIGHUP, self.reread)
         try:
-            await self.service.start()
             serving = asyncio.create_task(self._server.serve(sockets=[self._listener]))
             sweeping = asyncio.create_task(self.gate.sweep())
             try:
+                stopping = asyncio.create_task(self._stop.wait())
+                starting = asyncio.create_task(self._start())
+                await asyncio.wait((serving, stopping, starting), return_when=asyncio.FIRST_COMPLETED)
+                if not starting.done():
+                    log.info("stopped while models were loading")
+                    self.service.close()
+                    return False
+                await starting
                 if on_ready is not None:
                     on_ready(self.address)
-                stopping = asyncio.create_task(self._stop.wait())
                 await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-                stopping.cancel()
                 await self._drain()
             finally:
+                for task in (stopping, starting, *self._rereading):
+                    task.cancel()
                 await self.service.stop()
                 await self._flush()
                 self._server.should_exit = True
                 await serving
                 sweeping.cancel()
-                await asyncio.gather(sweeping, return_exceptions=True)
+                await asyncio.gather(sweeping, stopping, starting, return_exceptions=True)
         finally:
             await self.service.stop()
             if with_signals:
                 for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                     loop.remove_signal_handler(each)
+        return True
+
+    async def _start(self) -> None:
+        async with self.service.changing:  # what is read again meanwhile waits for its turn
+            if self._load is not None:
+                log.info("%s is open, models are loading", self.address)
+                await self._load()
+            await self.service.start()
 
     async def _drain(self) -> None:
+        log.info("draining: %d calls in flight have up to %.0f s", self.service.num_in_flight, self._drain_s)
+        began_s = time.monotonic()
         draining = asyncio.create_task(self.service.drain(self._drain_s))
         hurry = asyncio.create_task(self._stop_now.wait())
         await asyncio.wait((draining, hurry), return_when=asyncio.FIRST_COMPLETED)
         for task in (draining, hurry):
             task.cancel()
         await asyncio.gather(draining, hurry, return_exceptions=True)
+        num_left, seconds = self.service.num_in_flight, time.monotonic() - began_s
+        log.info("stopping after %.1f s of draining, %d calls are cut off", seconds, num_left)
 
     async def _flush(self) -> None:
         """Calls that were cut off tell their clients so."""
@@ -320,9 +357,3 @@ def _is_loopback(listener: socket.socket) -> bool:
         return False  # which browsers do not reach
     host = str(listener.getsockname()[0])
     return host.startswith("127.") or host == "::1"
-
-
-def _log_to_stderr() -> None:
-    """Plain lines; the access log's lines are JSON."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)

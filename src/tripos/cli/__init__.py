@@ -6,10 +6,12 @@ error is one line on stderr.
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import click
 
@@ -18,8 +20,10 @@ from tripos.cli import habits
 from tripos.cli.flags import MODEL_SETTINGS, SERVER_SETTINGS, Flags, config_file, given, settings
 from tripos.cli.models import models_group
 from tripos.cli.talk import chat, generate
-from tripos.cli.terminal import Startup, echo_table
+from tripos.cli.terminal import Startup, echo_table, show_status, table_lines
 from tripos.errors import TriposError
+
+log = logging.getLogger(__name__)
 
 
 def _read_options(
@@ -61,15 +65,38 @@ def serve(models: tuple[str, ...], file: str, **flags: Flags) -> None:
     MODEL is a directory, a .gguf file, hf:org/name[@revision] or demo:assistant (the default). MODELs that are named
     here are served instead of those in the service file.
     """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server listens to it: the file is about to be read anyway
+    from tripos.api.gate import check_descriptors
+
+    check_descriptors()
     options, read_options = _read_options(models, file, flags)
     from tripos import build
-    from tripos.api import auth, server
+    from tripos.api import logs, server
 
-    if options.server.api_key_file:
-        auth.read_keys(options.server.api_key_file)  # before minutes of loading
-    startup = Startup()
-    service = build.build_service(options, startup, lambda rows: echo_table(rows, err=True), read_options)
-    server.serve(service, options.server, on_ready=startup.finish)
+    residents = build.build_residents(options, read_options)
+    with logs.logging_to_stderr(options.server.log_format) as lines:
+        startup = Startup(lines.show if sys.stderr.isatty() else None)
+
+        def log_table(rows: Iterable[Sequence[str]]) -> None:
+            for line in table_lines(rows):
+                log.info(line)
+
+        def load() -> Awaitable[None]:
+            return residents.fill_beside(startup, log_table)
+
+        def ready(address: str) -> None:
+            log.info("ready in %s, listening on %s", startup.finish(), address)
+
+        try:
+            was_loaded = server.serve(residents.service, options.server, ready, load)
+        except TriposError as error:
+            lines.show("")
+            if options.server.log_format == "text":
+                raise
+            log.error(error.message, extra={"fields": {"code": error.code}})
+            sys.exit(getattr(error, "exit_status", 1))
+    if not was_loaded:
+        os._exit(0)  # the thread that loads hears of nothing, and may need minutes
 
 
 @tripos.command()
@@ -86,7 +113,7 @@ def quantize(model: str, output: str, **flags: Flags) -> None:
 
     from tripos import build
 
-    startup = Startup()
+    startup = Startup(show_status if sys.stderr.isatty() else None)
     build.quantize_model(options.models[0], Path(output), progress=startup)
     startup.finish()
     click.echo(f"wrote {output}")

@@ -6,12 +6,13 @@ Both take the body of an OpenAI request and give the chunks of its stream, so a 
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from tripos import config
-from tripos.cli.terminal import Startup
+from tripos.cli.terminal import Startup, show_status
 from tripos.errors import NotFound
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class LocalSession:
         from tripos import build
 
         self.name = model
-        self._startup = Startup()
+        self._startup = Startup(show_status if sys.stderr.isatty() else None)
         self._service = build.build_service(options, progress=self._startup)
         self._runner = asyncio.Runner()
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
 
 
 class Startup:
-    """Progress of loading on stderr: a bar while it lasts (terminals only), and at the end the time by phase."""
+    """Progress of loading, in a line that `show` replaces, and the time that each phase took. None: nobody looks."""
 
-    def __init__(self) -> None:
+    def __init__(self, show: Callable[[str], None] | None) -> None:
+        self._show = show
+        self._shown = ""
         self.began_s = self.phase_s = time.perf_counter()
         self.phase = ""
         self.phases: list[tuple[str, float]] = []
@@ -23,34 +25,44 @@ class Startup:
         if phase != self.phase:
             self._close()
             self.phase = phase
-        if sys.stderr.isatty():
-            filled = round(30 * done)
-            click.echo(f"\r{phase:<12} [{'#' * filled}{'.' * (30 - filled)}] {done:4.0%}", nl=False, err=True)
+        filled = round(30 * min(done, 1.0))
+        self._display(f"{phase:<12} [{'#' * filled}{'.' * (30 - filled)}] {min(done, 1.0):4.0%}")
+
+    def _display(self, text: str) -> None:
+        if self._show is not None and text != self._shown:
+            self._show(text)
+            self._shown = text
 
     def _close(self) -> None:
         now_s = time.perf_counter()
         if self.phase:
             self.phases.append((self.phase, now_s - self.phase_s))
-            if sys.stderr.isatty():
-                click.echo("\r" + " " * 60 + "\r", nl=False, err=True)
         self.phase_s = now_s
 
-    def finish(self, address: str = "") -> None:
-        """Everything is loaded. `address`: where the door listens."""
+    def finish(self) -> str:
+        """Everything is loaded; how long it took."""
         self._close()
         self.phase = ""
-        if address:
-            times = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in self.phases)
-            click.echo(f"ready in {time.perf_counter() - self.began_s:.2f} s ({times})", err=True)
-            click.echo(f"listening on {address}", err=True)
+        self._display("")
+        times = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in self.phases)
+        return f"{time.perf_counter() - self.began_s:.2f} s ({times})"
 
 
-def echo_table(rows: Iterable[Sequence[str]], err: bool = False) -> None:
-    """Prints columns as wide as their widest cell."""
+def show_status(text: str) -> None:
+    """In the terminal's last line, in place of what stood there."""
+    click.echo(f"\r\x1b[K{text}", nl=False, err=True)
+
+
+def table_lines(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Columns as wide as their widest cell."""
     cells = [tuple(str(cell) for cell in row) for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
-    for row in cells:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), err=err)
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def echo_table(rows: Iterable[Sequence[str]]) -> None:
+    for line in table_lines(rows):
+        click.echo(line)
 
 
 class Printer:

@@ -149,6 +149,13 @@ class ServerOptions:
         "Memory for the weights and caches of all models together. 0: what is free at the start, less a reserve.",
         high=2**46,
     )
+    log_format: str = _setting("text", "text", "How each line of the log is written.", choices=("text", "json"))
+    access_log: str = _setting(
+        "on",
+        "text",
+        "A line of the log for each request. on: except probes and scrapes answered with 200; all: with them.",
+        choices=("on", "all", "off"),
+    )
     model_roots: tuple[str, ...] = _setting(
         (), "paths", "Directories below which an admin may load models at run time. None: only named models."
     )
@@ -219,7 +226,8 @@ class RouteOptions:
 class ServiceOptions:
     """Everything `tripos serve` needs. Each model has a route under its own name, beside those in `routes`.
 
-    `origins`: the dotted key of a setting that somebody gave → where. `file`: what was read, if any.
+    `origins`: the dotted key of a setting that somebody gave → where. `file`: what was read, if any. `is_default`:
+    nobody named a model.
     """
 
     models: tuple[ModelOptions, ...] = (ModelOptions(),)
@@ -227,6 +235,7 @@ class ServiceOptions:
     server: ServerOptions = ServerOptions()
     origins: Mapping[str, str] = field(default_factory=dict)
     file: str = ""
+    is_default: bool = False
 
 
 def stage_name(stage: StageOptions) -> str:

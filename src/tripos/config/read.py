@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -26,22 +28,43 @@ from tripos.config.options import (
 from tripos.config.values import check, hint, parse, shown, written
 from tripos.errors import ConfigError
 
+# What Kubernetes tells every container of a namespace about a Service that is called tripos, or tripos-and-more:
+# NAME_SERVICE_HOST, NAME_SERVICE_PORT, NAME_SERVICE_PORT_HTTP, NAME_PORT (a URL) and NAME_PORT_8000_TCP with _ADDR, ...
+_SERVICE_KEY = re.compile(
+    rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)", re.ASCII
+)
+_SERVICE_URL_KEY, _SERVICE_URL = re.compile(rf"{PREFIX}(\w+_)?PORT", re.ASCII), re.compile(r"(tcp|udp|sctp)://")
+
 
 def read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    """The settings that the environment gives. A variable with our prefix that we do not know is an error.
+    """The settings that the environment gives. A variable with our prefix that we do not know is an error; those with
+    which Kubernetes describes a Service of our name are left out, with a warning.
 
     Raises ConfigError.
     """
     known = {variable(name): name for name in settings()}
     values = {}
-    for key, text in environment.items():
-        if not key.startswith(PREFIX) or key in NATIVE_VARIABLES:
+    ours = {key: text for key, text in environment.items() if key.startswith(PREFIX) and key not in NATIVE_VARIABLES}
+    foreign = [key for key, text in ours.items() if _describes_service(key, text)]
+    if foreign:
+        more = f" and {len(foreign) - 1} more variables describe" if len(foreign) > 1 else " describes"
+        warnings.warn(
+            f"{min(foreign)}{more} a Kubernetes Service and set nothing here: "
+            "enableServiceLinks: false in the pod's spec leaves them out",
+            stacklevel=2,
+        )
+    for key, text in ours.items():
+        if key in foreign:
             continue
         if key not in known:
             meant = hint(key, [*known, *NATIVE_VARIABLES])
             raise ConfigError(f"variable {shown(key)} is not a setting of Tripos{meant}")
         values[known[key]] = parse(known[key], text, key)
     return values
+
+
+def _describes_service(key: str, text: str) -> bool:
+    return bool(_SERVICE_KEY.fullmatch(key) or (_SERVICE_URL_KEY.fullmatch(key) and _SERVICE_URL.match(text)))
 
 
 def read_options(
@@ -64,11 +87,14 @@ def read_options(
     routes = (
         () if sources else tuple(_with_deadline(route, server.max_call_s, origins) for route in read.routes.values())
     )
+    is_default = not sources and not read.models
     _check_names(models, routes, origins)
     for model in models:
         if len(model.adapters) > model.num_adapters:
             raise ConfigError(f"{len(model.adapters)} adapters are named, max_adapters allows {model.max_adapters}")
-    return ServiceOptions(models=models, routes=routes, server=server, origins=origins, file=file)
+    return ServiceOptions(
+        models=models, routes=routes, server=server, origins=origins, file=file, is_default=is_default
+    )
 
 
 def _with_deadline(route: RouteOptions, max_call_s: float, origins: Mapping[str, str]) -> RouteOptions:

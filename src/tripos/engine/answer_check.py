@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-from tripos.engine.conformance import text_violation
 from tripos.engine.constraints import CompiledConstraint
 from tripos.engine.grammar import Matcher
+from tripos.schema.conformance import text_violation
 
 MAX_LAG = 256  # tokens between the end of the answer and what is followed; no stop string has more
 MAX_ROLLED_BACK = 4096  # tokens, in one answer; only stop strings made for it need more, and then they count no more

@@ -22,15 +22,17 @@ import msgspec
 
 from tripos.engine.gate import Admitted, admit, try_out
 from tripos.engine.grammar import Vocabulary
-from tripos.errors import EngineFailed, InvalidRequest
+from tripos.errors import EngineFailed, InvalidRequest, Overloaded
 from tripos.types import Constraint
 
 MAX_CPU_S = 2.0  # for one grammar
-MAX_WALL_S = 5.0
+MAX_WALL_S = 5.0  # then the attempt is given up: of a machine that is busy, unless the CPU time was used up
 MAX_GROWTH_BYTES = 256 << 20  # of address space, above what the empty process takes
 MAX_START_S = 60.0
 MAX_FRAME_BYTES = 512 << 20
 _STACK_BYTES = 4 << 20  # half of what this process's threads have: what passes there passes here
+# What a grammar ends the process with. Other signals come from outside.
+_ENDS = (signal.SIGPROF, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 _RENEW_BYTES = 64 << 20  # left behind by earlier grammars: then a new process takes over
 
 
@@ -67,7 +69,9 @@ class CompileProcess:
         return None if process is None else process.pid
 
     def check(self, constraint: Constraint) -> Verdict:
-        """Raises InvalidRequest as gate.admit, and grammar_too_complex when the process died of it."""
+        """Raises InvalidRequest as gate.admit, and grammar_too_complex when the process died of it; Overloaded when the
+        process got too little of the machine to tell, EngineFailed when it was ended from outside or does not start.
+        """
         with self._lock:
             verdict = self._ask(constraint)
         if verdict.admitted is None:
@@ -80,27 +84,46 @@ class CompileProcess:
             self._kill()
 
     def _ask(self, constraint: Constraint) -> Verdict:
-        for is_last_try in (False, True):
-            if self._process is None:
-                self._start()
+        for _ in range(2):
+            process = self._running()
+            before_s = _cpu_s(process.pid)
             try:
-                self._send(constraint)
+                self._send(constraint, MAX_WALL_S)
                 verdict = msgspec.msgpack.decode(self._receive(MAX_WALL_S), type=Verdict)
             except TimeoutError:
+                spent_s = _cpu_s(process.pid) - before_s
                 self._kill()
-                break
-            except (OSError, EOFError):  # it is gone: of this grammar, unless somebody killed it
-                if self._end() == -signal.SIGKILL and not is_last_try:
-                    continue
-                break
+                if spent_s >= MAX_CPU_S:
+                    break
+                raise Overloaded(
+                    f"the process that compiles grammars had {spent_s:.1f} s of CPU time in {MAX_WALL_S:.0f} s, "
+                    "which is too little: retry",
+                    retry_after_s=5.0,
+                ) from None
+            except (OSError, EOFError):
+                status = self._end()
+                if status is None or status >= 0 or -status in _ENDS:
+                    break
+                continue  # somebody else ended it
             if verdict.is_last:
                 self._kill()
             return verdict
+        else:
+            message = "the process that compiles grammars was ended from outside, twice: retry"
+            raise EngineFailed(message, retry_after_s=5.0)
         return Verdict(
             code="grammar_too_complex",
             message=f"the grammar is too complex: compiling it takes more than {MAX_CPU_S:.0f} s or "
             f"{MAX_GROWTH_BYTES >> 20} MiB, which ended the attempt: make it smaller",
         )
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._process.poll() is not None:
+            self._kill()  # ended by somebody while it had nothing to do
+        if self._process is None:
+            self._start()
+        assert self._process is not None
+        return self._process
 
     def _start(self) -> None:
         self._process = subprocess.Popen(
@@ -111,32 +134,42 @@ class CompileProcess:
             env={"PYTHONPATH": os.pathsep.join(part for part in sys.path if part)},  # and nothing that is the server's
             bufsize=0,
         )
-        self._reaper = weakref.finalize(self, _reap, self._process)
+        is_reaping = threading.Lock()
+        self._reaper = weakref.finalize(self, _reap, self._process, is_reaping)
+        threading.Thread(
+            target=_watch, args=(self._process, is_reaping), name="tripos-grammar-reaper", daemon=True
+        ).start()
+        os.set_blocking(_pipe(self._process.stdin).fileno(), False)
         try:
-            self._send(self._tokens)
+            self._send(self._tokens, MAX_START_S)
             self._receive(MAX_START_S)
         except (OSError, EOFError):
             self._kill()
             message = "the process that compiles grammars does not start: retry"
             raise EngineFailed(message, retry_after_s=5.0) from None
 
-    def _send(self, value: Any) -> None:
-        process = self._process
-        assert process is not None
-        assert process.stdin is not None
-        _write_frame(process.stdin, msgspec.msgpack.encode(value))
+    def _send(self, value: Any, seconds: float) -> None:
+        """Raises OSError when the process is gone, TimeoutError when it does not read on in time."""
+        assert self._process is not None
+        pipe = _pipe(self._process.stdin)
+        end_s = time.monotonic() + seconds
+        view = memoryview(_frame(msgspec.msgpack.encode(value)))
+        while view:
+            if not select.select([], [pipe], [], max(0.0, end_s - time.monotonic()))[1]:
+                raise TimeoutError
+            with contextlib.suppress(BlockingIOError):
+                view = view[os.write(pipe.fileno(), view) :]
 
     def _receive(self, seconds: float) -> bytes:
         """The next frame. Raises EOFError when the process is gone, TimeoutError when it does not answer in time."""
-        process = self._process
-        assert process is not None
-        assert process.stdout is not None
+        assert self._process is not None
+        pipe = _pipe(self._process.stdout)
         end_s = time.monotonic() + seconds
         data, wanted = b"", 4
         while len(data) < wanted:
-            if not select.select([process.stdout], [], [], max(0.0, end_s - time.monotonic()))[0]:
+            if not select.select([pipe], [], [], max(0.0, end_s - time.monotonic()))[0]:
                 raise TimeoutError
-            piece = os.read(process.stdout.fileno(), wanted - len(data))
+            piece = os.read(pipe.fileno(), wanted - len(data))
             if not piece:
                 raise EOFError
             data += piece
@@ -160,17 +193,45 @@ class CompileProcess:
             self._reaper()
 
 
-def _reap(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.wait()
+def _watch(process: subprocess.Popen[bytes], is_reaping: threading.Lock) -> None:
+    """Take leave of the process as soon as it ends, whoever ended it: until then its entry would stay."""
+    with contextlib.suppress(ChildProcessError):  # it has been done
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    with is_reaping:
+        process.poll()
+
+
+def _reap(process: subprocess.Popen[bytes], is_reaping: threading.Lock) -> None:
+    with is_reaping:  # so that the signal goes to nobody else who got its number
+        process.kill()
+        process.wait()
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with contextlib.suppress(OSError):
                 pipe.close()
 
 
+def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+    assert pipe is not None
+    return pipe
+
+
+def _cpu_s(pid: int) -> float:
+    """CPU time of another process so far; 0 where it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _frame(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "little") + data
+
+
 def _write_frame(pipe: IO[bytes], data: bytes) -> None:
-    view = memoryview(len(data).to_bytes(4, "little") + data)
+    view = memoryview(_frame(data))
     while view:
         view = view[pipe.write(view) :]
 

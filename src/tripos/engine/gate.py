@@ -14,9 +14,10 @@ import msgspec
 
 from tripos.engine.gbnf import gbnf_to_lark
 from tripos.engine.grammar import Grammar, GrammarProblem, Vocabulary, json_grammar, lark_grammar, regex_grammar
-from tripos.engine.pattern import dangling_quantifier
-from tripos.engine.schema import SchemaProblem, check_schema, read_schema
 from tripos.errors import InvalidRequest
+from tripos.schema.lowering import lower
+from tripos.schema.pattern import dangling_quantifier
+from tripos.schema.reading import SchemaProblem, check_schema, read_schema
 from tripos.types import Constraint
 
 MAX_SOURCE_BYTES = 64 << 10
@@ -45,16 +46,20 @@ _UNSUPPORTED = (
     "not disjoint",
     "too many digits",
     "Failed to generate",
-    "minProperties",
+    "maxProperties",
 )
 _REGEX = re.compile(r"(?P<set>\[\^?\]?(?:\\.|[^\]\\])*\])|\\.|(?P<open>\()|(?P<close>\))|.", re.DOTALL)
 
 
 class Admitted(msgspec.Struct, frozen=True):
-    """A constraint that passed: what to compile, and the schema that a JSON answer follows, as JSON text."""
+    """A constraint that passed: what to compile, and the schema that a JSON answer follows, as JSON text.
+
+    `parts`: schemas inside of it, where each comes from and its grammar.
+    """
 
     text: str
     schema: str | None = None
+    parts: tuple[tuple[str, str], ...] = ()
 
 
 def admit(constraint: Constraint) -> Admitted:
@@ -75,7 +80,9 @@ def admit(constraint: Constraint) -> Admitted:
     for match in _LARK.finditer(source):
         if match.lastgroup == "regex":
             _check_quantifiers(match[0][1:-1], match.start() + 1)
-    return Admitted(lark_grammar("".join(_with_checked_schemas(source))))
+    parts: list[tuple[str, str]] = []
+    text = lark_grammar("".join(_with_checked_schemas(source, parts)))
+    return Admitted(text, parts=tuple(parts))
 
 
 def check_source(constraint: Constraint) -> None:
@@ -98,16 +105,28 @@ def check_source(constraint: Constraint) -> None:
 def try_out(vocabulary: Vocabulary, admitted: Admitted) -> Grammar:
     """Compile and find the first tokens, which is what costs most. Raises as admit."""
     try:
-        grammar = vocabulary.compile(admitted.text)
-        grammar.try_first()
-        return grammar
+        return _compiled(vocabulary, admitted.text)
     except GrammarProblem as problem:
+        for place, text in admitted.parts:  # whose fault is it?
+            try:
+                _compiled(vocabulary, text)
+            except GrammarProblem as inner:
+                raise _placed(_named(inner, is_schema=True), place) from problem
         raise _named(problem, is_schema=admitted.schema is not None) from problem
 
 
+def _compiled(vocabulary: Vocabulary, text: str) -> Grammar:
+    grammar = vocabulary.compile(text)
+    grammar.try_first()
+    return grammar
+
+
+def _placed(problem: InvalidRequest, place: str) -> InvalidRequest:
+    return InvalidRequest(f"{place}: {problem.message}", code=problem.code) if place else problem
+
+
 def _admit_schema(schema: Any) -> Admitted:
-    text = json.dumps(schema, ensure_ascii=False)
-    return Admitted(json_grammar(text), text)
+    return Admitted(json_grammar(json.dumps(lower(schema), ensure_ascii=False)), json.dumps(schema, ensure_ascii=False))
 
 
 def _anchored(pattern: str) -> str:
@@ -119,8 +138,11 @@ def _anchored(pattern: str) -> str:
     return pattern
 
 
-def _with_checked_schemas(lark: str) -> Iterator[str]:
-    """The source with each inline schema checked and written anew, under the rules of a schema that stands alone."""
+def _with_checked_schemas(lark: str, parts: list[tuple[str, str]]) -> Iterator[str]:
+    """The source with each inline schema checked and written anew, under the rules of a schema that stands alone.
+
+    It goes to `parts`, too, with its comment, which says where it comes from.
+    """
     decoder = json.JSONDecoder()
     at = 0
     while (match := _LARK.match(lark, at)) is not None:
@@ -133,9 +155,12 @@ def _with_checked_schemas(lark: str) -> Iterator[str]:
             schema, at = decoder.raw_decode(lark, start)
         except (ValueError, RecursionError) as problem:
             raise SchemaProblem(f"what follows %json is not JSON: {problem}") from None
-        checked = check_schema(schema)
+        lowered = lower(check_schema(schema))
+        comment = schema.get("$comment")
+        place = comment if isinstance(comment, str) else ""
+        parts.append((place, json_grammar(json.dumps(lowered, ensure_ascii=False))))
         options = json.loads(json_grammar("{}"))["grammars"][0]["json_schema"]["x-guidance"]
-        yield "%json " + json.dumps({"x-guidance": options, **checked}, ensure_ascii=False)
+        yield "%json " + json.dumps({"x-guidance": options, **lowered}, ensure_ascii=False)
 
 
 def _check_nesting(pieces: re.Pattern[str], source: str) -> None:

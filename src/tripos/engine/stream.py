@@ -15,7 +15,7 @@ from tripos.engine.grammar import GrammarProblem
 from tripos.engine.reasoning import trace_of
 from tripos.engine.sequence import Sequence
 from tripos.engine.text import ChoiceText
-from tripos.errors import RequestFailed, TriposError
+from tripos.errors import AnswerMismatch, RequestFailed, TriposError
 from tripos.models.tokenizer import Tokenizer
 from tripos.types import Delta, Event, Finish, Generate, TokenLogprob, Usage
 
@@ -93,8 +93,12 @@ class Stream:
                 self._end_unchecked(problem)
                 break
             if violation is not None:
-                log.error("an answer does not match its constraint: this is a bug in Tripos or in a grammar's compiler")
-                self.end(RequestFailed(f"the answer does not match what was asked: {violation}"))
+                log.error("an answer does not match its constraint: its grammar let through what it should not")
+                self.end(
+                    AnswerMismatch(
+                        f"the answer does not match its schema or grammar ({violation}): ask again, with another seed"
+                    )
+                )
         return self.sequences if self._error is not None else []
 
     def _end_unchecked(self, problem: GrammarProblem) -> None:

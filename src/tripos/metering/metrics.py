@@ -1,22 +1,23 @@
-"""Prometheus metrics: vLLM's names with finer buckets, and OpenTelemetry's gen_ai.server ones.
+"""Prometheus metrics: vLLM's names with finer buckets, OpenTelemetry's gen_ai.server ones, and the process's own.
 
-Label values come from closed sets only (registered model names, finish reasons, error codes), so that no client can
-grow the number of series. Gauges of an engine are read when someone scrapes.
+Label values come from closed sets only (registered model names, finish reasons, error codes, paths of the route table),
+so that no client can grow the number of series. Gauges of an engine are read when someone scrapes.
 """
 
 from __future__ import annotations
 
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, Protocol, runtime_checkable
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from tripos.types import EngineStats, Usage
+from tripos.version import __version__
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 ENGINE = "0"
@@ -30,6 +31,8 @@ TOKEN_S = (
 )  # fmt: skip
 TOKENS = tuple(float(4**i) for i in range(10))
 MAX_UNSORTED = 256
+MODEL_STATES = ("unloaded", "loading", "ready", "draining", "failed")
+OTHER = "other"  # a method that no path takes, a path that no route has
 FINISH_REASONS = ("stop", "length", "tool_calls", "content_filter", "abort", "error")
 
 
@@ -116,6 +119,22 @@ class Counter:
         return family
 
 
+class HttpCounter:
+    """Requests that were answered or refused, by method, path of the route table and status."""
+
+    def __init__(self) -> None:
+        self._counter = Counter(
+            "http_requests", "HTTP requests by how they were answered.", ("method", "handler", "status")
+        )
+
+    def count(self, method: str, path: str, status: int) -> None:
+        """`method`, `path`: of closed sets, "" for what is not in them. `status`: ours; 499: the client left."""
+        self._counter.labels(method=method or OTHER, handler=path or OTHER, status=str(status)).value += 1
+
+    def collect(self) -> Metric:
+        return self._counter.collect()
+
+
 class Series:
     """The metrics of one model, labels bound."""
 
@@ -192,6 +211,9 @@ class Metrics:
         self._models: dict[str, Any] = {}
         self._series: dict[str, Series] = {}
         self._families: list[Histogram | Counter] = []
+        self.http = HttpCounter()
+        self.states: Callable[[], Mapping[str, str]] = dict  # model name -> one of MODEL_STATES
+        self._process = ProcessCollector(registry=None)
         names = ("model_name", "engine")
 
         def histogram(name: str, doc: str, buckets: tuple[float, ...]) -> Histogram:
@@ -264,6 +286,9 @@ class Metrics:
             series.sort()
         for family in self._families:
             yield family.collect()
+        yield self.http.collect()
+        yield from self._process.collect()
+        yield from self._about()
         stats = {name: model.stats() for name, model in self._models.items()}
         for metric, field, doc in (
             ("num_requests_running", "num_running", "Sequences in the step."),
@@ -286,6 +311,17 @@ class Metrics:
             for name, each in stats.items():
                 count.add_metric((name, ENGINE), getattr(each, field))
             yield count
+
+    def _about(self) -> Iterable[Metric]:
+        """Which build runs, and the state of every model that the server knows."""
+        build = GaugeMetricFamily("tripos_build_info", "1, labelled by the version.", labels=("version",))
+        build.add_metric((__version__,), 1)
+        yield build
+        state = GaugeMetricFamily("tripos_model_state", "1 for the state it is in.", labels=("model_name", "state"))
+        for name, now in self.states().items():
+            for each in MODEL_STATES:
+                state.add_metric((name, each), float(each == now))
+        yield state
 
 
 def _adapters(stats: dict[str, EngineStats]) -> GaugeMetricFamily:

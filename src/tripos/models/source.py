@@ -32,6 +32,7 @@ from tripos.models.tokenizer import Tokenizer, tokenizer_from_json
 from tripos.models.tokenizer_check import MAX_TOKENIZER_BYTES
 from tripos.models.tokenizer_settings import with_settings
 from tripos.models.translation import TranslatedWeights, translated_config
+from tripos.models.unchanged import FileState, check_unchanged, states_of
 from tripos.models.vocabulary import vocabulary_json
 from tripos.models.weights import PICKLE_SUFFIXES, check_finite, open_checkpoint
 from tripos.plan.ir import Weights
@@ -68,6 +69,7 @@ class Source:
     generation: GenerationDefaults
     notes: tuple[str, ...] = ()  # what was found and not used, for the person who starts the server
     file: str = "config.json"  # that config was read from
+    weight_files: tuple[FileState, ...] = ()  # as they were before anything was read
 
     @cached_property
     def digest(self) -> str:
@@ -102,6 +104,10 @@ class Source:
         elif template is not None:
             files["chat_template.jinja"] = template.encode()
         return files
+
+    def check_unchanged(self) -> None:
+        """After weights are read. Raises ModelRefused when a file of them was written over since it was opened."""
+        check_unchanged(self.weight_files)
 
     def close(self) -> None:
         """Let go of the files, if their reader holds any."""
@@ -162,6 +168,7 @@ def model_folder(spec: str) -> Path:
 
 
 def _open_folder(folder: Path, name: str) -> Source:
+    files = states_of((*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")))
     packed = open_packed(folder) if is_there(folder / MANIFEST) else None
     modules = None if packed else read_modules(folder)
     main = folder / modules["path"] if modules else folder  # of the first module
@@ -182,18 +189,19 @@ def _open_folder(folder: Path, name: str) -> Source:
         quantized = weights.notes
     tokenizer = _read_tokenizer(main, config, generation, settings)
     notes = quantized + _notes(folder, config, tokenizer)
-    source = Source(name, config, weights, tokenizer, parse_generation(generation), notes)
+    source = Source(name, config, weights, tokenizer, parse_generation(generation), notes, weight_files=files)
     return _checked(source, TEMPLATE_FILE if is_there(main / TEMPLATE_FILE) else "tokenizer_config.json")
 
 
 def _open_gguf(path: Path) -> Source:
+    files = states_of((path,))
     gguf = read_gguf(path)
     config = translated_config(gguf)
     tokenizer = _gguf_tokenizer(gguf)
     notes = _notes(None, config, tokenizer)
-    return _checked(
-        Source(path.stem, config, TranslatedWeights(gguf), tokenizer, GenerationDefaults(), notes, path.name), path.name
-    )
+    weights, generation = TranslatedWeights(gguf), GenerationDefaults()
+    source = Source(path.stem, config, weights, tokenizer, generation, notes, path.name, files)
+    return _checked(source, path.name)
 
 
 def _open_demo(name: str) -> Source:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from tripos.config import Change, ModelOptions, ServiceOptions, difference
 from tripos.engine.memory import mib
-from tripos.errors import Conflict, TriposError
+from tripos.errors import ConfigError, Conflict, TriposError
 from tripos.residents.resident import Opening, Resident
 from tripos.residents.room import Room
 
@@ -26,6 +26,9 @@ class Changing(Protocol):
 async def reread(residents: Changing, options: ServiceOptions) -> dict[str, Any]:
     """Returns a report. Raises TriposError when a new model is wrong or does not fit; then nothing has changed."""
     room = residents.room
+    if options.is_default and not room.options.is_default:
+        # An editor or a copy may have emptied the file for a moment.
+        raise ConfigError(f"{options.file} names no model, so what runs is kept: unload models by name to end them")
     change = difference(room.options, options)
     total_bytes = options.server.memory or room.total_bytes
     wanted = _wanted(change, room)

@@ -41,7 +41,7 @@ class Residents:
     """Implements service.Residents. The async methods belong to the service's event loop."""
 
     def __init__(self, service: Service, options: ServiceOptions, parts: Parts) -> None:
-        self._service, self._parts = service, parts
+        self.service, self._parts = service, parts
         self.room = Room(service, options, options.server.memory or parts.free_memory_bytes(), parts.make_stages)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="tripos-load")
@@ -50,13 +50,21 @@ class Residents:
     # -- at the start -----------------------------------------------------------------------------------------------
     def fill(self, progress: Progress, show: Callable[[Table], None]) -> None:
         """Load what the options name, before the service starts. Raises as `open_all`."""
+        self._load_all(progress, show)
+        self.room.route()
+
+    async def fill_beside(self, progress: Progress, show: Callable[[Table], None]) -> None:
+        """The same on a thread, while the event loop turns; `progress` and `show` are called there."""
+        await self._work(self._load_all, progress, show)
+        self.room.route()
+
+    def _load_all(self, progress: Progress, show: Callable[[Table], None]) -> None:
         progress("open", 0.0)
         for opening, num_bytes in self.open_all(show):
             resident = self.room.residents[opening.name]
             resident.models = tuple(opening.load_models(num_bytes, progress))
             resident.held_bytes = opening.held_bytes(num_bytes)
             resident.enter("ready")
-        self.room.route()
 
     def open_all(self, show: Callable[[Table], None]) -> list[tuple[Opening, int]]:
         """What is to be loaded, with its memory; `show` gets each model's table.
@@ -65,6 +73,7 @@ class Residents:
         """
         openings: list[Opening] = []
         served: list[str] = []
+        found: dict[str, Resident] = {}
         for options in self.room.options.models:
             name = options.name or options.source
             if options.preload:
@@ -73,7 +82,8 @@ class Residents:
             served.extend((name, *dict(options.adapters)))
             if len(set(served)) < len(served):
                 raise ConfigError(f"two models or adapters are named {name}: serve one of them under another name")
-            self.room.residents[name] = Resident(name, options)
+            found[name] = Resident(name, options, "loading" if options.preload else "unloaded")
+        self.room.residents = found
         shares = list(zip(openings, self._shares(openings), strict=True))
         for opening, num_bytes in shares:
             show(opening.rows(num_bytes))
@@ -85,6 +95,10 @@ class Residents:
         return share(self.room.total_bytes, openings)
 
     # -- what doors ask ---------------------------------------------------------------------------------------------
+    @property
+    def file(self) -> str:
+        return self.room.options.file
+
     def is_loading(self, name: str) -> bool:
         return self.room.is_loading(name)
 
@@ -210,9 +224,9 @@ class Residents:
             try:
                 async with asyncio.timeout(self.room.options.server.drain_s):
                     for model in resident.models:
-                        await self._service.wait_idle(model)
+                        await self.service.wait_idle(model)
             except TimeoutError:
-                num_cut_off = sum(self._service.num_on(model) for model in resident.models)
+                num_cut_off = sum(self.service.num_on(model) for model in resident.models)
                 log.warning("%s: %d calls had not ended and are cut off", resident.name, num_cut_off)
         finally:
             models, resident.models = resident.models, ()
@@ -231,7 +245,7 @@ class Residents:
 
         async def run() -> dict[str, Any]:
             try:
-                async with self._service.changing:
+                async with self.service.changing:
                     return await change
             finally:
                 change.close()
@@ -271,7 +285,7 @@ class Residents:
         for model in models:
             try:
                 async with asyncio.timeout(CUT_OFF_S):
-                    await self._service.wait_idle(model)
+                    await self.service.wait_idle(model)
             except TimeoutError:
                 log.warning("%s: calls are still in flight after it was stopped", model.card.name)
         for model in reversed(models):

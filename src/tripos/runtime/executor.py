@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -142,10 +143,19 @@ class ExecutorInfo:
     profile: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
+Progress = Callable[[float], None]  # is told which part of a load is done, 0 to 1
+
+
+def ignore_progress(done: float) -> None:
+    """For whoever shows none."""
+
+
 class Executor(Protocol):
     """Runs plans. Calls come from one thread at a time."""
 
-    def load(self, plan: Plan, weights: Weights) -> None: ...
+    def load(self, plan: Plan, weights: Weights, progress: Progress = ignore_progress) -> None:
+        """Copy the weights into memory of our own: nothing that runs reads them from their files."""
+        ...
 
     def reserve(self, num_blocks: int) -> int:
         """Reserve cache memory for num_blocks blocks (again: grow or shrink; contents are lost)."""

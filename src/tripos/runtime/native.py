@@ -20,9 +20,16 @@ from tripos.plan.adapters import Place, check_adapter, places
 from tripos.plan.formats import FORMATS
 from tripos.plan.ir import Adapter, LowRank, Op, Panels, Plan, Weights, WeightSpec, WeightTensor, map_of
 from tripos.plan.ops import ACTIVATIONS, OP_KINDS, SOURCES
-from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, StepInput, StepOutput
+from tripos.runtime.executor import (
+    ExecutorInfo,
+    ExecutorOptions,
+    Progress,
+    StepInput,
+    StepOutput,
+    ignore_progress,
+)
 
-ABI = 4  # TRIPOS_ABI
+ABI = 5  # TRIPOS_ABI
 LIBRARY_NAME = "libtripos_kernels.so"
 PEAKS = ("read", "fp32", "bf16", "int8", "barriers")
 
@@ -85,6 +92,9 @@ _SAMPLING_ARRAYS: tuple[tuple[str, type[np.generic], int], ...] = (
 )  # fmt: skip
 
 
+_Progress = ctypes.CFUNCTYPE(None, ctypes.c_double)
+
+
 class _Step(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("num_tokens", "num_seqs", "num_rows", "max_blocks")),
@@ -138,7 +148,10 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         "tripos_error": (text, ()),
         "tripos_create": (status, (ctypes.POINTER(_Options), ctypes.POINTER(executor))),
         "tripos_destroy": (None, (executor,)),
-        "tripos_load": (status, (executor, text, ctypes.c_size_t, ctypes.POINTER(_Weight), ctypes.c_size_t)),
+        "tripos_load": (
+            status, (executor, text, ctypes.c_size_t, ctypes.POINTER(_Weight), ctypes.c_size_t, _Progress),
+        ),
+        "tripos_guard": (status, (ctypes.c_int32,)),
         "tripos_panels": (status, (executor, ctypes.c_int32, ctypes.POINTER(_Panels))),
         "tripos_reserve": (status, (executor, ctypes.c_int64)),
         "tripos_set_adapter": (status, (executor, ctypes.c_int32, ctypes.POINTER(_LowRank), ctypes.c_size_t)),
@@ -245,6 +258,11 @@ def _is_mapped(array: npt.NDArray[Any]) -> int:
     return int(map_of(array) is not None)
 
 
+def tables_of(plan: Plan) -> set[str]:
+    """Embedding tables: their rows are read in place, where matrices are packed and vectors converted."""
+    return {name for op in plan.ops if op.kind == "embed" for name in op.weights}
+
+
 class _WeightTable:
     """The checkpoint tensors of a plan, one entry per part, and which entries make each weight."""
 
@@ -255,6 +273,7 @@ class _WeightTable:
         self._rows: list[tuple[int, int, int, int]] = []  # PlanWeight
         linears = {op.weights[0] for op in plan.ops if op.kind == "linear"}
         others = {name for op in plan.ops for name in op.weights[op.kind == "linear" :]}
+        tables = tables_of(plan)
         for name, spec in plan.weights.items():
             panels = self._tensor(weights, spec.parts[0]).panels if name in linears else None
             if panels is not None:
@@ -263,7 +282,7 @@ class _WeightTable:
             if panels is None or name in others:
                 self._begin(name, spec.shape[0], spec.shape[1] if len(spec.shape) > 1 else 1, len(spec.parts))
                 for part in spec.parts:
-                    self._add(self._tensor(weights, part))
+                    self._add(self._tensor(weights, part), stays=name in tables)
         for name, table in plan.constants.items():
             self._begin(name, table.size, 1, 1)
             self._add(WeightTensor(name, "f32", table.shape, table))
@@ -288,10 +307,14 @@ class _WeightTable:
         self.index[name] = len(self._rows)
         self._rows.append((rows, cols, len(self.entries), num_parts))
 
-    def _add(self, tensor: WeightTensor) -> None:
+    def _add(self, tensor: WeightTensor, stays: bool = False) -> None:
+        """`stays`: the kernels read it where it lies, for as long as they run. Then it may lie in no file: whoever
+        writes over that file would change our answers, and whoever shortens it end this process."""
         if tensor.dtype not in _FORMATS:
             raise ModelRefused(f"tensor {tensor.name} is stored as {tensor.dtype}; known are {', '.join(_FORMATS)}")
         data = np.ascontiguousarray(tensor.data)
+        if stays and map_of(data) is not None:
+            data = data.copy()
         values, size = FORMATS[tensor.dtype]
         num_values = int(np.prod(tensor.shape, dtype=np.int64))
         if data.nbytes != num_values // values * size or num_values % values:
@@ -356,16 +379,15 @@ class NativeExecutor:
         status = self._library.tripos_create(ctypes.byref(native), ctypes.byref(self._handle))
         _check(self._library, status, ConfigError)
 
-    def load(self, plan: Plan, weights: Weights) -> None:
+    def load(self, plan: Plan, weights: Weights, progress: Progress = ignore_progress) -> None:
         """Pack the weights. Raises ModelRefused naming the tensor or op that does not fit."""
         table = _WeightTable(plan, weights)
         encoded = encode_plan(plan, table.index) + table.encode()
         entries = (_Weight * len(table.entries))(*table.entries)
-        status = self._library.tripos_load(self._open, encoded, len(encoded), entries, len(entries))
+        told = _Progress(progress)
+        status = self._library.tripos_load(self._open, encoded, len(encoded), entries, len(entries), told)
         _check(self._library, status, ModelRefused)
-        # Embedding tables are read in place; matrices are copies.
-        in_place = {name for op in plan.ops if op.kind == "embed" for name in op.weights}
-        self._arrays = [array for name in in_place for array in table.arrays_of(name)]
+        self._arrays = [array for name in tables_of(plan) for array in table.arrays_of(name)]
         linears = [op.weights[0] for op in plan.ops if op.kind == "linear"]
         self._matrices = {plan.weights[name]: table.index_of_linear(name) for name in linears}
         self._places = places(plan, weights)

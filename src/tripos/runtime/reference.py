@@ -14,7 +14,7 @@ from tripos.errors import ModelRefused
 from tripos.plan.adapters import Place, check_adapter, places
 from tripos.plan.formats import to_float32
 from tripos.plan.ir import Adapter, LowRank, Op, Plan, View, Weights, WeightSpec
-from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, StepInput, StepOutput
+from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, Progress, StepInput, StepOutput, ignore_progress
 from tripos.runtime.sampling import sample_row
 
 F32 = npt.NDArray[np.float32]
@@ -66,7 +66,7 @@ class ReferenceExecutor:
         self._adapters: dict[int, Adapter] = {}
         self._k = self._v = np.zeros((0, 0, 0, 0), np.float32)
 
-    def load(self, plan: Plan, weights: Weights) -> None:
+    def load(self, plan: Plan, weights: Weights, progress: Progress = ignore_progress) -> None:
         """Take the plan and a float32 copy of every weight."""
 
         def stack(spec: WeightSpec) -> F32:
@@ -78,7 +78,10 @@ class ReferenceExecutor:
             return np.concatenate([to_float32(weights[part]).reshape(-1, *spec.shape[1:]) for part in spec.parts])
 
         self._plan = plan
-        self._weights = {name: stack(spec) for name, spec in plan.weights.items()} | dict(plan.constants)
+        self._weights = dict(plan.constants)
+        for i, (name, spec) in enumerate(plan.weights.items(), 1):
+            self._weights[name] = stack(spec)
+            progress(i / len(plan.weights))
         self._places, self._adapters = places(plan, weights), {}
 
     def reserve(self, num_blocks: int) -> int:

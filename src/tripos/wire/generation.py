@@ -80,10 +80,9 @@ def for_model(asked: Asked, card: ModelCard) -> Asked:
         requests = tuple(replace(each, sampling=replace(each.sampling, **missing)) for each in requests)
     prompt = requests[0].prompt if requests else ()
     if prompt and isinstance(prompt[0], Message):
-        unread = _unread_args(requests[0], card)
-        if unread:
-            asked = replace(asked, ignored=(*asked.ignored, *unread))
-        request, speech = adapt(requests[0], asked.offer, asked.thinking, card)
+        request, speech, ignored = adapt(requests[0], asked.offer, asked.thinking, card)
+        ignored = (*_unread_args(requests[0], card), *ignored)
+        asked = replace(asked, ignored=(*asked.ignored, *ignored)) if ignored else asked
         requests = requests if request is requests[0] else (request,)
     if requests is asked.requests and speech is PLAIN:
         return asked

@@ -40,6 +40,7 @@ ROWS = [
     row("H08", "Host with two ports", bare(b"host: 127.0.0.1:80:80\r\n", line=GET), "400 invalid_host"),
     row("H09", "another's Host", bare(b"host: evil.example\r\n", line=GET), "421 misdirected_host"),
     row("H09", "another's Host that begins like ours", bare(b"host: localhost.a\r\n", line=GET), "421 misdirected_host"),
+    row("H09", "our Host and a letter", bare(b"host: localhostx\r\n", line=GET), "421 misdirected_host"),
     row("H10", "URL of another", bare(HOST, line=b"GET http://evil.example/v1/models HTTP/1.1"), "421 misdirected_host"),
     row("H10", "URL of ours", bare(HOST, line=b"GET http://localhost/v1/models HTTP/1.1"), "200"),
     row("H10", "URL with a user", bare(HOST, line=b"GET http:" + b"//a@localhost/ HTTP/1.1"), "400 invalid_host"),

@@ -24,7 +24,7 @@ from tripos.engine.grammar import MAX_FORCED_LOOKS, Grammar, GrammarProblem, Mat
 from tripos.engine.llm import LanguageModel
 from tripos.engine.scheduler import SchedulerOptions
 from tripos.engine.sequence import Sequence
-from tripos.errors import InvalidRequest, RequestFailed
+from tripos.errors import AnswerMismatch, InvalidRequest, RequestFailed
 from tripos.runtime.executor import Executor, ExecutorOptions
 from tripos.runtime.native import NativeExecutor
 from tripos.testing import ScriptedExecutor
@@ -416,9 +416,9 @@ async def stream(
 async def test_a_stream_that_does_not_match_ends_with_an_error_and_without_an_ending(
     model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tripos.engine.conformance._Checker._of_object", lambda self, *_: iter(["planted"]))
+    monkeypatch.setattr("tripos.schema.conformance._Checker._of_object", lambda self, *_: iter(["planted"]))
     deltas, error = await stream(model, Constraint(kind="json_schema", source=PERSON), n=3)
-    assert isinstance(error, RequestFailed)
+    assert isinstance(error, AnswerMismatch)
     assert "planted" in error.message
     assert all(delta.finish_reason is None for delta in deltas)
 
@@ -524,7 +524,7 @@ def test_an_executor_that_ignores_the_mask_is_found_out() -> None:
 def test_a_finished_text_that_does_not_match_is_an_error_not_an_answer(
     model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tripos.engine.conformance._Checker._of_object", lambda self, *_: iter(["planted"]))
-    with pytest.raises(RequestFailed, match="planted"):
+    monkeypatch.setattr("tripos.schema.conformance._Checker._of_object", lambda self, *_: iter(["planted"]))
+    with pytest.raises(AnswerMismatch, match="planted"):
         collect(model, Constraint(kind="json_schema", source=PERSON))
     model.close()

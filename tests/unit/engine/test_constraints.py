@@ -142,6 +142,40 @@ def test_a_special_token_and_a_schema_in_lark(grammars: Grammars) -> None:
     assert grammars.compile(lark("start: <[256]>")).grammar.accepts([EOS])
 
 
+def test_a_schema_inside_a_grammar_that_only_the_compiler_refuses_is_told_by_its_comment(grammars: Grammars) -> None:
+    some_of = json.dumps({"$comment": "tools[1].parameters", "oneOf": [{"minimum": 1}, {"maximum": 3}]})
+    fine = json.dumps({"$comment": "tools[0].parameters", "oneOf": [{"type": "null"}, {"type": "string"}]})
+    with pytest.raises(InvalidRequest) as caught:
+        grammars.compile(lark(f"start: a | b\na: %json {fine}\nb: %json {some_of}"))
+    assert caught.value.code == UNSUPPORTED
+    assert caught.value.message.startswith("tools[1].parameters: the keyword 'oneOf' is not supported")
+
+
+@pytest.mark.parametrize("names", [{"a": {}}, {"a": {}, "b": {"type": "null"}}])
+@pytest.mark.parametrize("keyword", ["minProperties", "maxProperties"])
+def test_a_count_of_names_that_may_be_missing_is_not_supported(
+    grammars: Grammars, names: dict[str, Any], keyword: str
+) -> None:
+    for given in (
+        {"properties": names, keyword: 1},
+        {"allOf": [{"properties": names}, {keyword: 1}]},
+        {"type": "object", "properties": {"a": {"type": "object", "properties": names}},
+         "patternProperties": {"^a$": {"type": "object", keyword: 1}}},
+    ):  # fmt: skip
+        with pytest.raises(InvalidRequest, match=r"minProperties|maxProperties") as caught:
+            grammars.compile(schema(given))
+        assert caught.value.code == UNSUPPORTED
+
+
+def test_a_name_and_an_equal_pattern_both_hold(grammars: Grammars) -> None:
+    for name, pattern in (("foo", "foo"), ("foo", "^foo$"), ("^x", r"^\^x"), ("a", "^[a[]$")):
+        given = {"properties": {name: {"minimum": 3}}, "patternProperties": {pattern: {"type": "integer"}}}
+        accepts = grammars.compile(schema({"type": "object", **given})).grammar.accepts
+        for value, is_right in (("3", True), ("2", False), ("3.5", False), ('"x"', False)):
+            text = json.dumps({name: 0}).replace("0", value)
+            assert accepts(list(text.encode())) == is_right, (name, pattern, text)
+
+
 def test_a_tools_description_does_not_change_its_grammar(grammars: Grammars) -> None:
     chance = random.Random(3)
     digests = set()
@@ -164,29 +198,114 @@ def test_what_is_known_is_not_tried_again(grammars: Grammars, monkeypatch: pytes
         grammars.compile(bad)
 
 
-def test_the_process_may_be_killed_at_any_time(grammars: Grammars) -> None:
-    for i in range(5):
-        grammars.compile(regex(f"kill{i}"))
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_the_process_may_be_killed_at_any_time(grammars: Grammars, number: signal.Signals) -> None:
+    for i in range(3):
+        grammars.compile(regex(f"kill{i}{number}"))
         pid = grammars.process_id
         assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-        grammars.compile(regex(f"killed{i}"))
+        os.kill(pid, number)
+        grammars.compile(regex(f"killed{i}{number}"))
         assert grammars.process_id != pid
 
 
-def test_a_grammar_that_takes_too_long_is_refused_and_the_next_is_served(
-    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever the process does, its time is bounded from this side too."""
-    monkeypatch.setattr(compile_process, "MAX_WALL_S", 0.3)
-    grammars.compile(regex("before"))
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_process_leaves_nothing_behind(grammars: Grammars, number: signal.Signals) -> None:
+    grammars.compile(regex(f"zombie{number}"))
+    pid = grammars.process_id
+    assert pid is not None
+    os.kill(pid, number)
+    end_s = time.monotonic() + ALIVE_S
+    while os.path.exists(f"/proc/{pid}"):
+        assert time.monotonic() < end_s
+        time.sleep(0.005)
+
+
+def stop(grammars: Grammars) -> int:
+    grammars.compile(regex(f"before {time.monotonic_ns()}"))
     pid = grammars.process_id
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
-    with pytest.raises(InvalidRequest, match="too complex"):
-        grammars.compile(regex("while stopped"))
+    return pid
+
+
+@pytest.mark.parametrize("size", [10, 60_000], ids=["short", "fills the pipe"])
+def test_a_grammar_that_was_held_up_is_tried_again(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """It says nothing about the grammar when the machine had no time for it."""
+    monkeypatch.setattr(compile_process, "MAX_WALL_S", 0.3)
+    held_up = regex("held up" + "a" * size)
+    stop(grammars)
+    with pytest.raises(Overloaded, match="CPU time") as refused:
+        grammars.compile(held_up)
+    assert refused.value.is_retryable
+    assert refused.value.retry_after_s
+    monkeypatch.undo()
+    assert grammars.compile(held_up).grammar.accepts(list(held_up.source.encode()))
+
+
+def test_a_grammar_that_takes_too_much_time_is_refused_for_good(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its CPU time alone, which the process counts itself; from this side too, should that fail."""
+    monkeypatch.setattr(compile_process, "MAX_WALL_S", 0.3)
+    stop(grammars)
+    times = iter([1.0, 1.0 + compile_process.MAX_CPU_S])
+    monkeypatch.setattr(compile_process, "_cpu_s", lambda pid: next(times))
+    for _ in range(2):  # the second time without trying
+        with pytest.raises(InvalidRequest, match="too complex"):
+            grammars.compile(regex("takes all of it"))
     monkeypatch.undo()
     assert grammars.compile(regex("afterwards")).grammar.accepts(list(b"afterwards"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGPROF, signal.SIGSEGV, signal.SIGABRT])
+def test_a_grammar_that_the_process_dies_of_is_refused_for_good(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    pid = stop(grammars)
+    os.kill(pid, number)  # is delivered when it goes on, with the grammar before it
+    send = compile_process.CompileProcess._send
+
+    def send_and_go_on(self: compile_process.CompileProcess, value: Any, seconds: float) -> None:
+        send(self, value, seconds)
+        os.kill(pid, signal.SIGCONT)
+
+    monkeypatch.setattr(compile_process.CompileProcess, "_send", send_and_go_on)
+    for _ in range(2):
+        with pytest.raises(InvalidRequest, match="too complex"):
+            grammars.compile(regex(f"dies of it {number}"))
+    monkeypatch.undo()
+    assert grammars.compile(regex("afterwards")).grammar.accepts(list(b"afterwards"))
+
+
+def test_who_ends_the_process_again_and_again_gets_an_error_that_passes(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive = compile_process.CompileProcess._receive
+
+    def kill_first(self: compile_process.CompileProcess, seconds: float) -> bytes:
+        if seconds == compile_process.MAX_WALL_S:
+            assert self.pid is not None
+            os.kill(self.pid, signal.SIGKILL)
+        return receive(self, seconds)
+
+    monkeypatch.setattr(compile_process.CompileProcess, "_receive", kill_first)
+    monkeypatch.setattr(compile_process.CompileProcess, "_send", _send_what_is_never_answered)
+    with pytest.raises(EngineFailed, match="ended from outside") as failed:
+        grammars.compile(regex("ended from outside"))
+    assert failed.value.is_retryable
+    monkeypatch.undo()
+    assert isinstance(grammars.compile(regex("ended from outside")), CompiledConstraint)
+
+
+_send = compile_process.CompileProcess._send
+
+
+def _send_what_is_never_answered(self: compile_process.CompileProcess, value: Any, seconds: float) -> None:
+    if isinstance(value, compile_process.Tokens):
+        _send(self, value, seconds)
 
 
 def test_the_cache_stays_within_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

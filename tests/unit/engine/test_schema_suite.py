@@ -42,20 +42,15 @@ def _in_python(value: Any) -> Any:
 
 
 def _pattern(pattern: str) -> str:
+    pattern = re.sub(r"\\c([A-Za-z])", lambda match: f"\\x{ord(match[1]) % 32:02x}", pattern)
     return re.sub(r"\\p\{\w+\}|\\.|\$", lambda match: _CLASSES.get(match[0], match[0]), pattern)
 
 
 def _judge(draft: type, schema: Any) -> Any:
     checker = jsonschema.FormatChecker(formats=())
     checkers = draft.FORMAT_CHECKER.checkers  # type: ignore[attr-defined]
-    dates = {name: (_with_year_0(checkers[name][0]), checkers[name][1]) for name in ("date", "date-time")}
-    checker.checkers = checkers | dates
+    checker.checkers = {name: checkers[name] for name in ("date", "date-time")} | checker.checkers
     return draft(_in_python(schema), format_checker=checker)
-
-
-def _with_year_0(is_date: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """RFC 3339 has the year 0, which Python's dates do not know; its days are those of the year 2000."""
-    return lambda text: is_date(re.sub("^0000-", "2000-", text) if isinstance(text, str) else text)
 
 
 def check(schemas: list[Any], judges: list[Any]) -> Counter[str]:

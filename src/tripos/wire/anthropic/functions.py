@@ -17,7 +17,7 @@ _TOOL = table(
     Field("description", "string", "", max_bytes=64 * 1024),
     Field("input_schema", "any", "", required=True),
     Field("type", "string", "", choices=("custom",)),
-    Field("strict", "boolean", "Arguments always match their schema.", use="met"),
+    Field("strict", "boolean", "All of the schema is enforced, or refused; otherwise what can be enforced is."),
     Field("cache_control", "object", "Prefixes are always reused.", use="met"),
     Field("input_examples", "array", "", use="ignored"),
     Field("allowed_callers", "array", "", use="ignored"),
@@ -57,7 +57,14 @@ def _read_tool(value: Any, path: str, ignored: list[Ignored]) -> Tool:
         raise InvalidRequest(message, code="invalid_value", param=f"{path}.type")
     found = read(value, _TOOL, path, ignored)
     schema_path = f"{path}.input_schema"
-    return read_tool(found.get("name"), found.get("description"), found["input_schema"], f"{path}.name", schema_path)
+    return read_tool(
+        found.get("name"),
+        found.get("description"),
+        found["input_schema"],
+        f"{path}.name",
+        schema_path,
+        is_strict=found.get("strict", False),
+    )
 
 
 def read_thinking(body: Found, max_tokens: int | None) -> Thinking:

@@ -39,7 +39,7 @@ _FUNCTION = table(
     Field("name", "any", ""),
     Field("description", "string", "", max_bytes=64 * 1024),
     Field("parameters", "any", ""),
-    Field("strict", "boolean", "Arguments always match their schema.", use="met"),
+    Field("strict", "boolean", "All of the schema is enforced, or refused; otherwise what can be enforced is."),
 )
 _LEVELS = ("low", "medium", "high", "max")
 
@@ -57,7 +57,14 @@ def _read_tool(value: Any, path: str, ignored: list[Ignored]) -> Tool:
     parameters = given.get("parameters")
     if isinstance(parameters, dict):  # its official client sends every key it knows
         parameters = _without_nulls(parameters)
-    return read_tool(found.get("name"), found.get("description"), parameters, f"{path}.name", f"{path}.parameters")
+    return read_tool(
+        found.get("name"),
+        found.get("description"),
+        parameters,
+        f"{path}.name",
+        f"{path}.parameters",
+        is_strict=found.get("strict", False),
+    )
 
 
 def _without_nulls(schema: dict[str, Any]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ _CHAT_FUNCTION = table(
     Field("name", "any", ""),
     Field("description", "string", "", max_bytes=64 * 1024),
     Field("parameters", "any", ""),
-    Field("strict", "boolean", "Arguments always match their schema.", use="met"),
+    Field("strict", "boolean", "All of the schema is enforced, or refused; otherwise what can be enforced is."),
 )
 _TOOL = table(
     Field("type", "string", "", choices=("function",), required=True),
@@ -93,7 +93,14 @@ def _check_type(value: Any, path: str) -> None:
 
 def _tool(given: dict[str, Any], found: dict[str, Any], path: str) -> Tool:
     parameters = given.get("parameters")  # null is absent
-    return read_tool(found.get("name"), found.get("description"), parameters, f"{path}.name", f"{path}.parameters")
+    return read_tool(
+        found.get("name"),
+        found.get("description"),
+        parameters,
+        f"{path}.name",
+        f"{path}.parameters",
+        is_strict=found.get("strict", False),
+    )
 
 
 def _chat_name(value: dict[str, Any]) -> Any:

@@ -11,7 +11,10 @@ import msgspec
 from msgspec.structs import replace
 
 from tripos.errors import InvalidRequest
-from tripos.types import Generate, Message, ModelCard, Reasoning
+from tripos.schema.reading import read_schema
+from tripos.types import Constraint, Generate, Message, ModelCard, Reasoning
+from tripos.wire.ignored import Ignored
+from tripos.wire.tools.arguments import MAX_BYTES, enforceable
 from tripos.wire.tools.dialect import Dialect
 from tripos.wire.tools.dialects import DIALECTS
 from tripos.wire.tools.generic import GENERIC, spell_out, tell
@@ -31,28 +34,57 @@ class Thinking(msgspec.Struct, frozen=True, kw_only=True):
     must: str = ""  # the field that insists on reasoning
 
 
-def adapt(request: Generate, offer: Offer, thinking: Thinking, card: ModelCard) -> tuple[Generate, Speech]:
-    """The request as the model gets it, and how to read its answer. `request` holds chat messages.
+def adapt(
+    request: Generate, offer: Offer, thinking: Thinking, card: ModelCard
+) -> tuple[Generate, Speech, tuple[Ignored, ...]]:
+    """The request as the model gets it, how to read its answer, and what of the tools' schemas is not enforced
+    (`tools[0].function.parameters.properties.p.uniqueItems`). `request` holds chat messages.
 
     Raises InvalidRequest.
     """
     dialect = DIALECTS.get(card.tool_dialect, GENERIC)
     if not (offer.is_open or card.reasoning_dialect or thinking.must):
-        return _show_tools(request, offer, dialect, card.has_tool_prompt), PLAIN
+        return _show_tools(request, offer, dialect, card.has_tool_prompt), PLAIN, ()
     request = _think(request, thinking, card)
     speech = Speech(
         reasoning_dialect=card.reasoning_dialect, hides_reasoning=thinking.is_hidden, call_salt=secrets.token_hex(16)
     )
+    ignored: tuple[Ignored, ...] = ()
     if offer.is_open:
+        offer, ignored = enforceable(offer)
         names = tuple(tool.name for tool in offer.tools)
-        speech = replace(speech, tool_dialect=dialect.name, tool_names=names)
+        arguments = {tool.name: tool.arguments for tool in offer.tools if tool.name in offer.allowed}
+        speech = replace(
+            speech,
+            tool_dialect=dialect.name,
+            tool_names=names,
+            arguments=arguments,
+            answer=_answer_schema(request.constraint) if offer.choice == "auto" else True,
+        )
         constraint = constrain(offer, dialect, card.marker_ids, request.constraint)
         request = replace(request, constraint=constraint)
     shown = [*(dialect.markers if offer.is_open else ()), *_marks(card)]
-    return replace(
-        _show_tools(request, offer, dialect, card.has_tool_prompt),
-        shown_tokens=tuple(each for each in shown if each in card.marker_ids),
-    ), speech
+    return (
+        replace(
+            _show_tools(request, offer, dialect, card.has_tool_prompt),
+            shown_tokens=tuple(each for each in shown if each in card.marker_ids),
+        ),
+        speech,
+        ignored,
+    )
+
+
+def _answer_schema(constraint: Constraint | None) -> Any:
+    """What an answer that calls nothing must follow. Raises InvalidRequest."""
+    if constraint is None or constraint.kind not in ("json_object", "json_schema"):
+        return True
+    if len(constraint.source) > MAX_BYTES:
+        message = f"a schema of more than {MAX_BYTES >> 10} KiB beside tools is too complex"
+        raise InvalidRequest(message, code="grammar_too_complex", param=constraint.param)
+    try:
+        return read_schema(constraint.source or '{"type": "object"}')
+    except InvalidRequest as problem:
+        raise InvalidRequest(problem.message, code=problem.code, param=constraint.param) from None
 
 
 def _show_tools(request: Generate, offer: Offer, dialect: Dialect, has_prompt: bool) -> Generate:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from tripos.errors import InvalidRequest
 from tripos.types import Constraint
+from tripos.wire.tools.arguments import with_arguments
 from tripos.wire.tools.dialect import ARGUMENTS, NAME, Dialect, Frame
 from tripos.wire.tools.offer import Offer, Tool
 from tripos.wire.tools.parser import CALL_KEY, SOME_SPACE
-from tripos.wire.tools.schema import bare
 
 MAX_CALLS = 32  # in one answer
 _ANYTHING = "/(?s:.*)/"
@@ -56,8 +55,10 @@ def _answer_rule(answer: Constraint, frames: tuple[Frame, ...]) -> str:
 
 
 def _schema_text(tool: Tool) -> str:
-    schema: dict[str, Any] = bare({"properties": {}, **tool.parameters, "type": "object"})
-    return json.dumps(schema, ensure_ascii=False)
+    """With its path as a comment, by which a refusal tells which tool it is about."""
+    if tool.arguments is None:
+        tool, _ = with_arguments(tool)
+    return json.dumps({"$comment": tool.path, **tool.arguments}, ensure_ascii=False)
 
 
 class _Writer:

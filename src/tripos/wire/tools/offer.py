@@ -22,11 +22,14 @@ Choice = Literal["none", "auto", "required"]
 
 
 class Tool(msgspec.Struct, frozen=True, kw_only=True):
-    """A function. `parameters` is a JSON Schema of an object."""
+    """A function. `parameters` is a JSON Schema of an object; `path` is where the client wrote it."""
 
     name: str
     description: str = ""
     parameters: dict[str, Any] = {}
+    path: str = "parameters"
+    is_strict: bool = False  # all of `parameters` is enforced, or refused; else what can be
+    arguments: Any = None  # the schema that is enforced, once it is made
 
 
 def describe_tool(tool: Tool, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -49,7 +52,9 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.tools) and self.choice != "none"
 
 
-def read_tool(name: Any, description: Any, parameters: Any, path: str, parameters_path: str) -> Tool:
+def read_tool(
+    name: Any, description: Any, parameters: Any, path: str, parameters_path: str, *, is_strict: bool = False
+) -> Tool:
     """Raises InvalidRequest: invalid_value for the name, invalid_schema for the parameters, naming the path."""
     if not isinstance(name, str) or not _NAME.fullmatch(name) or (name[:2] == "__" == name[-2:]):
         given = shown(name) if isinstance(name, str) else "missing or no string"
@@ -60,7 +65,13 @@ def read_tool(name: Any, description: Any, parameters: Any, path: str, parameter
         if parameters.get("type", "object") != "object":
             message = f"{parameters_path}.type must be object: a call has named arguments"
             raise InvalidRequest(message, code="invalid_schema", param=f"{parameters_path}.type")
-    return Tool(name=name, description=description or "", parameters=parameters or {})
+    return Tool(
+        name=name,
+        description=description or "",
+        parameters=parameters or {},
+        path=parameters_path,
+        is_strict=is_strict,
+    )
 
 
 def make_offer(

@@ -1,12 +1,15 @@
-"""One choice's Deltas → what a client sees apart: reasoning, text and tool calls."""
+"""One choice's Deltas → what a client sees apart: reasoning, text and tool calls with arguments that are valid."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
+from tripos.errors import AnswerMismatch
+from tripos.schema.conformance import text_violation
 from tripos.types import Delta, ToolCall
 from tripos.wire.tools.dialects import DIALECTS
 from tripos.wire.tools.parser import Parser, Part
@@ -18,6 +21,8 @@ class Speech(msgspec.Struct, frozen=True, kw_only=True):
 
     tool_dialect: str = ""  # "": no call is looked for
     tool_names: tuple[str, ...] = ()
+    arguments: dict[str, Any] = {}  # name of a tool: the schema that is enforced
+    answer: Any = True  # the schema of an answer that calls nothing; true: any text
     reasoning_dialect: str = ""  # "": all text is the answer
     hides_reasoning: bool = False
     call_salt: str = ""
@@ -53,10 +58,12 @@ class Reader:
         self._parser: Parser | None = None
         self._is_begun = False
         self._num_calls = 0
+        self._texts: list[str] = []  # of an answer that has a schema
         if speech.tool_dialect:
             self._parser = Parser(DIALECTS[speech.tool_dialect], speech.tool_names)
 
     def take(self, delta: Delta) -> Said:
+        """Raises AnswerMismatch for a call, or an answer, that does not follow its schema."""
         if not self._is_begun:
             self._is_begun = True
             if self._speech.reasoning_dialect:
@@ -75,7 +82,12 @@ class Reader:
         parts = self._parser.push(text)
         if is_last:
             parts += self._parser.flush()
-        return Said(reasoning, "".join(part for part in parts if isinstance(part, str)), self._calls(parts))
+        said = Said(reasoning, "".join(part for part in parts if isinstance(part, str)), self._calls(parts))
+        if self._speech.answer is not True:
+            self._texts.append(said.text)
+            if delta.finish_reason == "stop" and not self.has_called:
+                _check(self._speech.answer, "".join(self._texts), "the answer does not match its schema")
+        return said
 
     @property
     def has_called(self) -> bool:
@@ -89,6 +101,8 @@ class Reader:
         calls = []
         for part in parts:
             if not isinstance(part, str):
+                schema = self._speech.arguments.get(part.name, True)
+                _check(schema, part.arguments, f"the call of {part.name} does not match its parameters")
                 calls.append(ToolCall(id=self._id(), name=part.name, arguments=part.arguments))
                 self._num_calls += 1
         return tuple(calls)
@@ -99,3 +113,9 @@ class Reader:
         digest = hashlib.sha256(salt).hexdigest()
         num_chars = DIALECTS[self._speech.tool_dialect].num_id_chars
         return digest[:num_chars] if num_chars else f"call_{digest[:24]}"
+
+
+def _check(schema: Any, text: str, message: str) -> None:
+    violation = text_violation(schema, text)
+    if violation is not None:
+        raise AnswerMismatch(f"{message} ({violation}): ask again, with another seed")

@@ -1,7 +1,4 @@
-"""JSON Schemas of arguments: what is no schema is refused here, with its path; what only people read is taken out.
-
-Whether every keyword can be enforced is for the engine's grammars to say.
-"""
+"""JSON Schemas of arguments: what is no schema is refused here, with its path; what only people read is taken out."""
 
 from __future__ import annotations
 

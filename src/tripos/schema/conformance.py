@@ -1,6 +1,6 @@
 """The finished text once more, without the machinery that made it: does this JSON value follow that schema?
 
-Knows the keywords that schema.py lets through, except `pattern`, `format` and the values behind them: regular
+Knows the keywords that reading.py lets through, except `pattern`, `format` and the values behind them: regular
 expressions are the grammar's part, whose matching is linear in the text.
 """
 
@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import operator
 from collections.abc import Iterator
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Any
 
-from tripos.engine.schema import resolve
+from tripos.schema.numbers import exact
+from tripos.schema.parts import resolve
 
 _BOUNDS = {
     "minimum": operator.ge,
@@ -21,6 +22,8 @@ _BOUNDS = {
     "exclusiveMinimum": operator.gt,
     "exclusiveMaximum": operator.lt,
 }
+_MAX_DIGITS = 4000  # of an int: what Python reads as such
+_SMALLEST = "1e-400000"  # stands for all that is smaller
 _MAX_EXPONENT = 400  # of a number whose multiples are looked at; a double ends at 308
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -36,7 +39,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 def text_violation(schema: Any, text: str) -> str | None:
     """Why a text is not JSON that follows `schema`; None when it is."""
     try:
-        value = json.loads(text, parse_float=Decimal, parse_constant=_no_constant)  # the digits, not the nearest double
+        value = json.loads(text, parse_float=_digits, parse_int=_whole, parse_constant=_no_constant)
     except (ValueError, RecursionError) as problem:
         return f"it is not JSON ({problem})"
     return violation(schema, value)
@@ -45,6 +48,20 @@ def text_violation(schema: Any, text: str) -> str | None:
 def violation(schema: Any, value: Any) -> str | None:
     """Where a value does not follow the schema that schema.py has read; None when it does."""
     return next(_Checker(schema).violations(schema, value, "$"), None)
+
+
+def _digits(text: str) -> Decimal:
+    """The number as it is written, not the nearest double."""
+    try:
+        return Decimal(text)
+    except InvalidOperation:  # its exponent has no end
+        mantissa, _, exponent = text.lower().partition("e")
+        far = Decimal(_SMALLEST if exponent.startswith("-") else "Infinity")
+        return far.copy_sign(Decimal(mantissa)) if Decimal(mantissa) else Decimal(0)
+
+
+def _whole(text: str) -> int | Decimal:
+    return int(text) if len(text) < _MAX_DIGITS else Decimal(text)
 
 
 def _no_constant(name: str) -> Any:
@@ -114,17 +131,17 @@ class _Checker:
 
 
 def _of_number(schema: dict[str, Any], value: float | Decimal, path: str) -> Iterator[str]:
-    exact = Decimal(str(value))
-    bounds = {name: Decimal(str(schema[name])) for name in _BOUNDS if name in schema}
-    for name, bound in bounds.items():
-        if not _BOUNDS[name](exact, bound):
-            yield f"{path} is {value}, against {name} {bound}"
-    if "multipleOf" in schema and not _is_multiple(exact, schema["multipleOf"]):
+    number = exact(value)
+    for name, holds in _BOUNDS.items():
+        if name in schema and not holds(number, exact(schema[name])):
+            yield f"{path} is {str(value)[:40]}, against {name} {schema[name]}"
+    if "multipleOf" in schema and not _is_multiple(number, schema["multipleOf"]):
         yield f"{path} is no multiple of {schema['multipleOf']}"
 
 
 def _is_multiple(value: Decimal, divisor: float) -> bool:
-    return abs(value.adjusted()) < _MAX_EXPONENT and Fraction(value) % Fraction(str(divisor)) == 0
+    is_near = value.is_finite() and abs(value.adjusted()) < _MAX_EXPONENT
+    return is_near and Fraction(value) % Fraction(exact(divisor)) == 0
 
 
 def _outside(count: int, schema: dict[str, Any], suffix: str, what: str) -> Iterator[str]:
@@ -136,14 +153,16 @@ def _outside(count: int, schema: dict[str, Any], suffix: str, what: str) -> Iter
 def _is_type(value: Any, name: str) -> bool:
     if name == "integer":
         is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
-        return is_number and (isinstance(value, int) or Decimal(value) == Decimal(value).to_integral_value())
+        return is_number and exact(value) == exact(value).to_integral_value()
     return isinstance(value, _TYPES[name]) and (name in ("boolean",) or not isinstance(value, bool))
 
 
 def _equal(a: Any, b: Any) -> bool:
-    """JSON equality: 1 is 1.0, and true is not 1."""
+    """JSON equality: 1 is 1.0, and true is not 1. A decimal is what is written: 0.1 is one tenth."""
     if isinstance(a, bool) or isinstance(b, bool):
         return a is b
+    if isinstance(a, int | float | Decimal) and isinstance(b, int | float | Decimal):
+        return exact(a) == exact(b)
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(map(_equal, a, b))
     if isinstance(a, dict) and isinstance(b, dict):

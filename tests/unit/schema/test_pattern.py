@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tripos.engine.pattern import dangling_quantifier
+from tripos.schema.pattern import dangling_quantifier
 
 
 @pytest.mark.parametrize(
@@ -53,5 +53,6 @@ def test_where_python_finds_nothing_to_repeat_so_do_we(pattern: str) -> None:
             re.compile(pattern)
     except re.error as problem:
         message = problem.msg
-    if "nothing to repeat" in message or "multiple repeat" in message:
+    is_quantifier = "{," not in pattern  # of no lower end: Python's, not ECMA-262's
+    if is_quantifier and ("nothing to repeat" in message or "multiple repeat" in message):
         assert dangling_quantifier(pattern) is not None

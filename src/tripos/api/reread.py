@@ -1,0 +1,60 @@
+"""Read again what may change while the server runs: the API keys, and the service file with its models."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tripos.api.auth import Keys
+from tripos.errors import Conflict, EnvironmentProblem
+from tripos.service import Service
+
+log = logging.getLogger(__name__)
+
+SETTLE_S = 0.25
+MAX_LOOKS = 40
+
+
+async def reread(service: Service, keys: Keys) -> dict[str, Any]:
+    """A report. Keys come first, and hold whatever becomes of the models: a key that was taken away must not go on
+    because a model is wrong.
+
+    Raises TriposError: then nothing else has changed.
+    """
+    residents = service.residents
+    await _settled([path for path in (keys.path, residents.file if residents else "") if path])
+    try:
+        changed = await asyncio.to_thread(keys.reread)
+    except EnvironmentProblem as problem:
+        raise Conflict(problem.message) from None
+    if changed:
+        log.info("API keys: %s", ", ".join(f"{number} {what}" for what, number in changed.items()))
+    report = {} if residents is None else await residents.reread()
+    return {**report, "keys": changed}
+
+
+async def _settled(paths: Iterable[str]) -> None:
+    """Until nobody writes to the files: half a file may well read as a whole one. Raises Conflict."""
+    before = _states(paths)
+    for _ in range(MAX_LOOKS if before else 0):
+        await asyncio.sleep(SETTLE_S)
+        now = _states(paths)
+        if now == before:
+            return
+        before = now
+    if before:
+        raise Conflict("a configuration file is being written all the time: read it again when it is complete")
+
+
+def _states(paths: Iterable[str]) -> list[tuple[int, ...]]:
+    states: list[tuple[int, ...]] = []
+    for path in paths:
+        try:
+            found = Path(path).stat()
+        except OSError:  # whoever reads it says why
+            continue
+        states.append((found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+    return states
