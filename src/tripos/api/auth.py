@@ -74,8 +74,6 @@ class Keys:
         """
         if not self.path:
             return {}
-        if not Path(self.path).is_file():  # a pipe, say, that was read once
-            raise EnvironmentProblem("the API key file is no regular file any more: it cannot be read again")
         before, after = self._keys, read_keys(self.path)._keys
         self._keys = after
         removed = len(before.keys() - after.keys())
