@@ -105,7 +105,7 @@ def test_no_shard_may_be_anything_else(tmp_path: Path, kind: str, name: str) -> 
 def test_a_gguf_may_not_be_anything_else(tmp_path: Path, kind: str) -> None:
     path = write(tmp_path / "model.gguf", gguf_model("llama", [pair("x", STRING, text("y"))], {"t": np.ones((2, 2))}))
     replace(path, kind)
-    wanted = "config.json: cannot be read" if kind == "a directory" else "model.gguf: cannot be read (it is "
+    wanted = "model.gguf: holds no config.json" if kind == "a directory" else "model.gguf: cannot be read (it is "
     with pytest.raises(ModelRefused, match=re.escape(wanted)):
         open_source(str(path))
 
