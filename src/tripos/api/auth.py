@@ -15,10 +15,10 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Literal, get_args
 
 from tripos.errors import ConfigError, EnvironmentProblem, PermissionDenied, Unauthorized
+from tripos.models.files import open_regular
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +74,6 @@ class Keys:
         """
         if not self.path:
             return {}
-        if not Path(self.path).is_file():  # a pipe, say, that was read once
-            raise EnvironmentProblem("the API key file is no regular file any more: it cannot be read again")
         before, after = self._keys, read_keys(self.path)._keys
         self._keys = after
         removed = len(before.keys() - after.keys())
@@ -111,7 +109,7 @@ def read_keys(path: str) -> Keys:
 
 def _read(path: str) -> list[str]:
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(path) as file:
             if os.fstat(file.fileno()).st_mode & 0o004:
                 log.warning("the API key file can be read by every user of this machine: chmod 600 it")
             data = file.read(MAX_FILE_BYTES + 1)

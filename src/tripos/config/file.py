@@ -23,6 +23,7 @@ from tripos.config.options import (
 )
 from tripos.config.values import check, hint, shown
 from tripos.errors import ConfigError
+from tripos.models.files import open_regular
 
 DEFAULT_FILE = "tripos.toml"
 MAX_FILE_BYTES = 1 << 20
@@ -50,7 +51,7 @@ def is_name(text: str) -> bool:
 
 def find_file(given: str) -> str:
     """The file that was asked for, else ./tripos.toml if there is one, else none ("")."""
-    return given or (DEFAULT_FILE if Path(DEFAULT_FILE).is_file() else "")
+    return given or (DEFAULT_FILE if Path(DEFAULT_FILE).exists() else "")
 
 
 def read_file(path: str) -> ServiceFile:
@@ -67,7 +68,7 @@ def read_file(path: str) -> ServiceFile:
 
 def _read(path: str) -> str:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{path}: the service file cannot be read: {error.strerror}") from None

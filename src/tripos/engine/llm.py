@@ -11,7 +11,6 @@ import contextlib
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, cast
 
@@ -32,6 +31,7 @@ from tripos.engine.rules import TokenRules
 from tripos.engine.sequence import Sequence, Status, choice_seed
 from tripos.engine.stream import Stream
 from tripos.errors import EngineFailed, InvalidRequest, RequestFailed, RequestTimeout, TriposError
+from tripos.models.side_thread import SideThread
 from tripos.models.tokenizer import Tokenizer
 from tripos.runtime.executor import I32
 from tripos.runtime.machine import Birthplace
@@ -73,7 +73,7 @@ class LanguageModel:
         self._eos_ids = frozenset(id for id in tokenizer.eos_ids if id < card.vocab_size)
         self._engine_loop: EngineLoop | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._encoders: ThreadPoolExecutor | None = None
+        self._encoders: SideThread | None = None
         self._streams: dict[Sequence, Stream] = {}
         self._held: dict[Stream, asyncio.TimerHandle] = {}  # nobody reads them, until when they may stay
         self._birthplace = Birthplace()
@@ -88,7 +88,7 @@ class LanguageModel:
         if self._engine_loop is not None:
             return
         self._loop = asyncio.get_running_loop()
-        self._encoders = ThreadPoolExecutor(1, thread_name_prefix="tripos-encode")
+        self._encoders = SideThread()
         self._encoders.submit(self._warm_up)
         self.engine.scheduler.admission.open()
         self._engine_loop = EngineLoop(self.engine, self._deliver)
@@ -108,10 +108,11 @@ class LanguageModel:
         self.engine.scheduler.admission.close()
         encoders, self._encoders = self._encoders, None
         if encoders is not None:
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(encoders, engine_loop.stop)
-            await loop.run_in_executor(encoders, self._grammars.close)  # waits for a process that starts, and its end
-            encoders.shutdown()
+            closing = SideThread(most_s=None)  # the other one may never be free again
+            await closing.run(engine_loop.stop)
+            await closing.run(self._grammars.close)  # waits for a process that starts, and its end
+            await closing.stop()
+            await encoders.stop()
 
     def close(self) -> None:
         """Free weights and cache, once stopped. Threads that wait in `answer` get EngineFailed. Idempotent."""
@@ -285,10 +286,12 @@ class LanguageModel:
 
     async def _encode(self, request: Generate) -> list[list[int]]:
         prompt = request.prompt
-        is_quick = is_token_ids(prompt) or (isinstance(prompt, str) and len(prompt) <= INLINE_CHARS)
+        is_quick = is_token_ids(prompt) or (
+            isinstance(prompt, str) and len(prompt) <= INLINE_CHARS and self.tokenizer.is_quick(len(prompt))
+        )
         if self._encoders is None or (is_quick and not request.branches):
             return self._encode_now(request)
-        return await asyncio.get_running_loop().run_in_executor(self._encoders, self._encode_now, request)
+        return await self._encoders.run(lambda: self._encode_now(request))
 
     def _encode_now(self, request: Generate) -> list[list[int]]:
         """Token ids of the prompt and of each branch; a prompt that comes again is encoded once."""

@@ -11,7 +11,6 @@ import difflib
 import hashlib
 import math
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 
 from tripos.errors import ModelRefused
 from tripos.models.config import parse_json
+from tripos.models.files import open_regular, unreadable
 from tripos.models.weights import PICKLE_SUFFIXES, check_finite, parse_safetensors
 from tripos.plan.adapters import Place
 from tripos.plan.formats import float32_to_bf16, to_float32
@@ -91,14 +91,12 @@ def read_adapter(folder: Path, places: Mapping[str, Place], *, max_rank: int, dt
 def _read(path: Path, most: int) -> bytes:
     """A regular file of at most `most` bytes."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ModelRefused(f"{path.name}: is no regular file")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(most + 1)
     except FileNotFoundError:
         raise ModelRefused(_missing(path)) from None
-    except (OSError, ValueError) as problem:  # ValueError: a null character in the path
-        raise ModelRefused(f"{path.name}: cannot be read ({getattr(problem, 'strerror', problem)})") from None
+    except (OSError, ValueError) as problem:
+        raise unreadable(path.name, problem) from None
     if len(data) > most:
         raise ModelRefused(
             f"{path.name}: larger than {most:,} bytes, the most that an adapter of this model and rank can need"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tripos.errors import ModelRefused, plain
+from tripos.models.files import read_bytes
 
 MAX_JSON_BYTES = 16 << 20
 MAX_JSON_DEPTH = 64
@@ -23,7 +24,6 @@ ACTIVATION_NAMES = {
 }  # fmt: skip
 DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 _MISSING: Any = object()
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,24 +180,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises ModelRefused naming the file.
     """
-    name = path.name
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_JSON_BYTES + 1)
-    except OSError as problem:
-        raise ModelRefused(f"{name}: cannot be read ({problem.strerror})") from problem
-    if len(data) > MAX_JSON_BYTES:
-        raise ModelRefused(f"{name}: larger than {MAX_JSON_BYTES >> 20} MiB")
-    refuse_pointer(data, name)
-    return parse_json(data, name)
-
-
-def refuse_pointer(data: bytes | memoryview, name: str) -> None:
-    """What a clone without Git LFS leaves in a file's place. Raises ModelRefused."""
-    if bytes(data[: len(_LFS_POINTER)]) == _LFS_POINTER:
-        raise ModelRefused(
-            f"{name}: is a Git LFS pointer, not the file itself: run git lfs pull in its directory, or download it"
-        )
+    return parse_json(read_bytes(path, MAX_JSON_BYTES), path.name)
 
 
 def parse_json(data: bytes, file: str) -> dict[str, Any]:

@@ -13,16 +13,19 @@ from typing import Any
 from tripos.errors import ModelRefused
 from tripos.models.bert import trace_bert, trace_bert_head
 from tripos.models.config import FAMILIES as DECODERS
-from tripos.models.config import parse_config
+from tripos.models.config import Family, Fields, parse_config
 from tripos.models.encoder_config import ENCODERS, EncoderConfig, is_encoder, parse_encoder_config
 from tripos.models.modernbert import trace_modernbert, trace_modernbert_head
-from tripos.models.modules import MODULES, Dense, Modules, parse_modules
+from tripos.models.modules import MODULES, Dense, Modules, parse_modules, torch_class
 from tripos.models.registry import adapt_weights, trace
+from tripos.models.static import ARCHITECTURE as STATIC
+from tripos.models.static import MAX_TOKENS, trace_static
 from tripos.plan.ir import Plan, View, Weights, WeightTensor
 from tripos.plan.ops import Tracer
 from tripos.plan.passes import embedding
 from tripos.types import Task
 
+_SCORES = "ForSequenceClassification"
 _TOP = {"bert": "bert.", "roberta": "roberta.", "distilbert": "distilbert.", "modernbert": "model."}
 _LEFT_OVER = re.compile(r"(.*\.)?position_ids|(pooler|cls|lm_head|head|decoder|vocab_\w+)\..*")  # buffers, other heads
 
@@ -39,20 +42,34 @@ class Encoder:
     max_length: int  # tokens of the longest input
     vocab_size: int
     has_sigmoid: bool = False  # rerank: the score is the logit's sigmoid
+    has_special_tokens: bool = True  # around each text
+    num_token_types: int = 0  # that the model tells apart; 0: none is fed
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers of a vector."""
+        return min(self.plan.vocab_size, self.modules.truncate_dim or self.plan.vocab_size)
 
 
 def task_of(config: Mapping[str, Any]) -> Task:
     """What a checkpoint is for: generate, embed (an encoder, or a decoder with modules.json) or rerank."""
     if is_encoder(config):
-        return "rerank" if str(config["architectures"][0]).endswith("ForSequenceClassification") else "embed"
+        return "rerank" if str(config["architectures"][0]).endswith(_SCORES) and not _is_pooled(config) else "embed"
     return "embed" if MODULES in config else "generate"
 
 
 def open_encoder(config: Mapping[str, Any], weights: Weights, file: str = "config.json") -> tuple[Encoder, Weights]:
     """The plan, and the checkpoint under its names. Raises ModelRefused."""
+    if config.get("architectures") == [STATIC]:
+        return _open_static(config, weights, file)
     if not is_encoder(config):
         return _open_decoder(config, weights, file)
+    if task_of(config) == "embed":  # a classifier that is pooled is used without its head
+        config = {**config, "architectures": [str(config["architectures"][0]).replace(_SCORES, "Model")]}
     sizes, modules = parse_encoder_config(config, file), parse_modules(config)
+    if modules.pooling is None and not sizes.num_labels:
+        name = sizes.architecture
+        raise ModelRefused(f"modules.json: a Transformer alone is a cross-encoder, and {name} gives no score")
     longest = min(sizes.max_positions, modules.max_length or sizes.max_positions)
     encoder = Encoder(
         architecture=sizes.architecture,
@@ -62,7 +79,8 @@ def open_encoder(config: Mapping[str, Any], weights: Weights, file: str = "confi
         row="last" if modules.pooling == "last" and not sizes.num_labels else "first",
         max_length=longest,
         vocab_size=sizes.vocab_size,
-        has_sigmoid=_has_sigmoid(config),
+        has_sigmoid=_has_sigmoid(config, modules),
+        num_token_types=sizes.type_vocab_size if modules.feeds_token_types else 0,
     )
     return encoder, EncoderWeights(weights, _TOP[sizes.family])
 
@@ -88,12 +106,33 @@ def _trace_dense(t: Tracer, x: View, layer: Dense) -> View:
     return t.act(x, act=layer.act) if layer.act else x
 
 
+def _open_static(config: Mapping[str, Any], weights: Weights, file: str) -> tuple[Encoder, Weights]:
+    """A table of rows, one for each token, and perhaps dense layers over their mean."""
+    fields, modules = Fields(config, file, Family()), parse_modules(config)
+    t, rows = Tracer(), fields.integer("vocab_size", 1, 1 << 24)
+    x = trace_static(t, rows, fields.integer("hidden_size", 1, 1 << 17))
+    for layer in modules.dense:
+        x = _trace_dense(t, x, layer)
+    encoder = Encoder(
+        architecture=STATIC,
+        task="embed",
+        plan=t.plan(x, vocab_size=x.cols),
+        modules=modules,
+        row="first",
+        max_length=MAX_TOKENS,
+        vocab_size=rows,
+        has_special_tokens=False,
+    )
+    return encoder, weights
+
+
 def _open_decoder(config: Mapping[str, Any], weights: Weights, file: str) -> tuple[Encoder, Weights]:
     """A decoder whose vector is the last token's hidden state, as Qwen3-Embedding and E5-Mistral are."""
     architecture, modules = _decoder_name(config, file), parse_modules(config)
     if modules.pooling != "last":
         raise ModelRefused(
-            f"1_Pooling/config.json: pooling {modules.pooling} of a decoder is not supported; only lasttoken"
+            f"1_Pooling/config.json: pooling_mode {modules.pooling or 'none'} of a decoder is not supported: "
+            "only lasttoken is"
         )
     if modules.dense:
         raise ModelRefused("modules.json: a Dense after a decoder is not supported; only after an encoder")
@@ -115,22 +154,29 @@ def _decoder_name(config: Mapping[str, Any], file: str) -> str:
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and len(names) == 1 else None
     full = name.removesuffix("Model") + "ForCausalLM" if isinstance(name, str) and name.endswith("Model") else name
-    if full not in DECODERS:
-        raise ModelRefused(f"{file}: architectures names {name!a}; supported: {', '.join([*ENCODERS, *DECODERS])}")
-    return str(full)
+    if not isinstance(full, str) or full not in DECODERS:
+        raise ModelRefused(
+            f"{file}: architectures names {ascii(names)[:80]}; supported: {', '.join([*ENCODERS, *DECODERS])}"
+        )
+    return full
 
 
-def _has_sigmoid(config: Mapping[str, Any]) -> bool:
-    """Cross-encoders of one label end in a sigmoid unless their config names another activation."""
+def _has_sigmoid(config: Mapping[str, Any], modules: Modules) -> bool:
+    """Cross-encoders of one label end in a sigmoid unless one of their files names another activation."""
     inner = config.get("sentence_transformers")
-    named = inner.get("activation_fn") if isinstance(inner, Mapping) else None
+    named = modules.activation or (inner.get("activation_fn") if isinstance(inner, Mapping) else None)
     named = named or config.get("sbert_ce_default_activation_function") or "torch.nn.modules.activation.Sigmoid"
-    kind = str(named).rpartition(".")[2]
+    kind = torch_class(named)
     if kind not in ("Sigmoid", "Identity"):
         raise ModelRefused(
-            f"config.json: activation_fn {str(named)[:60]!a} is not supported; supported: Sigmoid, Identity"
+            f"config.json: activation_fn {ascii(named)[:60]} is not supported; supported: torch's Sigmoid, Identity"
         )
     return kind == "Sigmoid"
+
+
+def _is_pooled(config: Mapping[str, Any]) -> bool:
+    modules = config.get(MODULES)
+    return isinstance(modules, Mapping) and "Pooling" in (modules.get("kinds") or ())
 
 
 class EncoderWeights(Weights):

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from tripos.errors import EnvironmentProblem, ModelRefused
-from tripos.models.config import CODE_KEYS, read_json, refuse_pointer
+from tripos.models.config import CODE_KEYS, read_json
 from tripos.models.digest import model_digest
+from tripos.models.encoder_config import is_encoder
 from tripos.models.encoders import task_of
+from tripos.models.files import is_there, read_bytes, unreadable
 from tripos.models.generation import (
     GenerationDefaults,
     generation_notes,
@@ -28,10 +30,14 @@ from tripos.models.generation import (
     parse_generation,
 )
 from tripos.models.gguf import GgufFile, files_of, part_suffix, read_gguf
-from tripos.models.modules import MODULES, read_modules, with_module_weights
+from tripos.models.modules import MODULES, read_modules, with_module_weights, with_tokenizer_facts
 from tripos.models.packed import MANIFEST, PackedWeights, open_packed
 from tripos.models.quantized import read_quantized
-from tripos.models.tokenizer import MAX_TOKENIZER_BYTES, Tokenizer, tokenizer_from_json
+from tripos.models.static import ARCHITECTURE as STATIC
+from tripos.models.static import open_static
+from tripos.models.tokenizer import Tokenizer, tokenizer_from_json
+from tripos.models.tokenizer_check import MAX_TOKENIZER_BYTES
+from tripos.models.tokenizer_settings import with_settings
 from tripos.models.translation import TranslatedWeights, translated_config, unread_keys
 from tripos.models.unchanged import FileState, check_unchanged, states_of
 from tripos.models.vocabulary import end_ids, vocabulary_json
@@ -39,6 +45,7 @@ from tripos.models.weights import PICKLE_SUFFIXES, check_finite, open_checkpoint
 from tripos.plan.ir import Weights
 
 MAX_TEMPLATE_BYTES = 1 << 20
+TEMPLATE_FILE = "chat_template.jinja"
 TEMPLATE_FOLDER = "additional_chat_templates"
 _TOOL_USE = "tool_use"  # name of a model's template for chats with tools
 _HUB_NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
@@ -66,6 +73,7 @@ class Source:
     tokenizer: Tokenizer
     generation: GenerationDefaults
     notes: tuple[str, ...] = ()  # what was found and not used, for the person who starts the server
+    file: str = "config.json"  # that config was read from
     weight_files: tuple[FileState, ...] = ()  # as they were before anything was read
 
     @cached_property
@@ -119,6 +127,14 @@ class Source:
 def open_source(spec: str) -> Source:
     """Open what `spec` names. Raises ModelRefused naming the file and field that is wrong, EnvironmentProblem when
     the hub cannot be reached."""
+    try:
+        return _open(spec)
+    except OSError as problem:  # a directory that may not be searched, a name that is too long
+        name = Path(str(problem.filename or spec)).name
+        raise unreadable(name[:80], problem) from problem
+
+
+def _open(spec: str) -> Source:
     if match := _DEMO_NAME.fullmatch(spec):
         return _open_demo(match[1])
     if spec.startswith("hf:"):
@@ -162,24 +178,32 @@ def model_folder(spec: str) -> Path:
 
 
 def _open_folder(folder: Path, name: str) -> Source:
-    if not (folder / "config.json").exists():
+    if not any(is_there(folder / name) for name in ("config.json", "modules.json")):
         raise ModelRefused(_without_config(folder))
     files = states_of((*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")))
-    packed = open_packed(folder) if (folder / MANIFEST).exists() else None
-    config = read_json(folder / "config.json")
-    if (modules := read_modules(folder)) is not None:
-        config[MODULES] = modules
-    generation = _optional_json(folder / "generation_config.json")
-    settings = _optional_json(folder / "tokenizer_config.json")
-    weights: Weights = packed or with_module_weights(open_checkpoint(folder), folder, modules or {})
+    packed = open_packed(folder) if is_there(folder / MANIFEST) else None
+    modules = None if packed else read_modules(folder)
+    main = folder / modules["path"] if modules else folder  # of the first module
+    if modules and not main.is_dir():
+        raise ModelRefused(f"modules.json: path {modules['path']!a} of {modules['kinds'][0]} is no folder")
+    generation = _optional_json(main / "generation_config.json")
+    settings = _optional_json(main / "tokenizer_config.json")
+    if modules and modules["kinds"][0] == STATIC:
+        config, checkpoint = open_static(main)
+    else:
+        config, checkpoint = read_json(main / "config.json"), None
+    if packed is None and (modules is not None or is_encoder(config)):
+        config[MODULES] = with_tokenizer_facts(modules or {}, settings, config)
+    weights: Weights = packed or with_module_weights(checkpoint or open_checkpoint(main), folder, modules or {})
     quantized: tuple[str, ...] = ()
     if (quantization := config.pop("quantization_config", None)) is not None:
         weights = read_quantized(quantization, weights)
         quantized = weights.notes
-    tokenizer = _read_tokenizer(folder, config, generation, settings)
+    tokenizer = _read_tokenizer(main, config, generation, settings)
     notes = quantized + _notes(folder, config, tokenizer) + generation_notes(generation)
     defaults = parse_generation(generation, vocab_size=_vocab_size(config))
-    return _checked(Source(name, config, weights, tokenizer, defaults, notes, files))
+    source = Source(name, config, weights, tokenizer, defaults, notes, weight_files=files)
+    return _checked(source, TEMPLATE_FILE if is_there(main / TEMPLATE_FILE) else "tokenizer_config.json")
 
 
 def _open_gguf(path: Path) -> Source:
@@ -190,7 +214,8 @@ def _open_gguf(path: Path) -> Source:
     notes = _notes(None, config, tokenizer) + _gguf_notes(gguf)
     name = path.stem.removesuffix(part_suffix(1, gguf.num_parts))
     defaults = parse_generation(gguf_generation(gguf.metadata), f"{gguf.file}: general.sampling")
-    return _checked(Source(name, config, TranslatedWeights(gguf), tokenizer, defaults, notes, files))
+    source = Source(name, config, TranslatedWeights(gguf), tokenizer, defaults, notes, path.name, files)
+    return _checked(source, path.name)
 
 
 def _vocab_size(config: Mapping[str, Any]) -> int:
@@ -266,23 +291,24 @@ def _without_tokenizer(folder: Path) -> str:
 
 
 def _optional_json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
+    return read_json(path) if is_there(path) else {}
 
 
 def _read_tokenizer(
     folder: Path, config: Mapping[str, Any], generation: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> Tokenizer:
     path = folder / "tokenizer.json"
-    if not path.exists():
+    if not is_there(path):
         raise ModelRefused(_without_tokenizer(folder))
-    tokenizer = tokenizer_from_json(_read_bounded(path, MAX_TOKENIZER_BYTES), path.name)
+    data = with_settings(read_bytes(path, MAX_TOKENIZER_BYTES), settings, config)
+    tokenizer = tokenizer_from_json(data, path.name)
     if task_of(config) != "generate":
         return tokenizer  # nothing is written, so no token begins or ends it
-    bos = _named_id(tokenizer, settings, "bos_token") or _ids(config, "bos_token_id", "config.json")
+    bos = _named_id(tokenizer, settings, "bos_token") or _ids(tokenizer, config, "bos_token_id", "config.json")
     eos = (
         _named_id(tokenizer, settings, "eos_token")
-        | _ids(config, "eos_token_id", "config.json")
-        | _ids(generation, "eos_token_id", "generation_config.json")
+        | _ids(tokenizer, config, "eos_token_id", "config.json")
+        | _ids(tokenizer, generation, "eos_token_id", "generation_config.json")
     )
     tokenizer.assign_roles(min(bos, default=None), eos, *_templates(folder, settings))
     return tokenizer
@@ -294,17 +320,17 @@ def _gguf_tokenizer(gguf: GgufFile) -> Tokenizer:
     tool_template = gguf.metadata.get(f"tokenizer.chat_template.{_TOOL_USE}")
     if not (isinstance(template, str | None) and isinstance(tool_template, str | None)):
         raise ModelRefused(f"{gguf.file}: tokenizer.chat_template is no string")
-    bos = _ids(gguf.metadata, "tokenizer.ggml.bos_token_id", gguf.file)
+    bos = _ids(tokenizer, gguf.metadata, "tokenizer.ggml.bos_token_id", gguf.file)
     tokenizer.assign_roles(min(bos, default=None), end_ids(gguf)[0], template, tool_template)
     return tokenizer
 
 
-def _ids(raw: Mapping[str, Any], key: str, file: str) -> frozenset[int]:
+def _ids(tokenizer: Tokenizer, raw: Mapping[str, Any], key: str, file: str) -> frozenset[int]:
     """The token ids under a key that may hold one, a list, or nothing."""
-    value = raw.get(key)
+    value, most = raw.get(key), tokenizer.vocab_size - 1
     ids = [] if value is None else value if isinstance(value, list) else [value]
-    if not all(type(id) is int for id in ids):
-        raise ModelRefused(f"{file}: {key} is {str(value)[:60]}; expected token ids")
+    if not all(type(id) is int and 0 <= id <= most for id in ids):
+        raise ModelRefused(f"{file}: {key} is {ascii(value)[:60]}; expected token ids from 0 to the tokenizer's {most}")
     return frozenset(ids)
 
 
@@ -324,13 +350,13 @@ def _templates(folder: Path, settings: Mapping[str, Any]) -> tuple[str | None, s
     """The model's template, and the one for chats with tools if it is another: chat_template.jinja and named ones in a
     folder, else chat_template in tokenizer_config.json, which is one template or a list of named ones."""
     named: dict[Any, Any] = {path.stem: _read_text(path) for path in sorted((folder / TEMPLATE_FOLDER).glob("*.jinja"))}
-    if (path := folder / "chat_template.jinja").exists():
+    if is_there(path := folder / TEMPLATE_FILE):
         named["default"] = _read_text(path)
     value = settings.get("chat_template")
     if not isinstance(value, list):
         named = {"default": value} | named
     elif not named:
-        named = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)}
+        named = {str(entry.get("name")): entry.get("template") for entry in value if isinstance(entry, dict)}
     if "default" not in named:
         raise ModelRefused("tokenizer_config.json: chat_template lists several templates, none called default")
     if not all(isinstance(each, str | None) for each in named.values()):
@@ -340,32 +366,23 @@ def _templates(folder: Path, settings: Mapping[str, Any]) -> tuple[str | None, s
 
 def _read_text(path: Path) -> str:
     try:
-        return _read_bounded(path, MAX_TEMPLATE_BYTES).decode()
+        return read_bytes(path, MAX_TEMPLATE_BYTES).decode()
     except UnicodeDecodeError as problem:
         raise ModelRefused(f"{path.name}: is not UTF-8") from problem
 
 
-def _read_bounded(path: Path, limit: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as problem:
-        raise ModelRefused(f"{path.name}: cannot be read ({problem.strerror})") from problem
-    if len(data) > limit:
-        raise ModelRefused(f"{path.name}: larger than {limit >> 20} MiB")
-    refuse_pointer(data, path.name)
-    return data
-
-
-def _checked(source: Source) -> Source:
+def _checked(source: Source, template_file: str) -> Source:
     """The parts that must agree with each other; and the template, which must compile before anyone asks."""
     rows, tokenizer = source.config.get("vocab_size"), source.tokenizer
     if type(rows) is int and tokenizer.vocab_size > rows:
         raise ModelRefused(
-            f"{source.name}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, config.json's vocab_size is {rows}"
+            f"tokenizer.json: has ids up to {tokenizer.vocab_size - 1}, which is too many: vocab_size is {rows}"
         )
     if tokenizer.template_source is not None:
-        tokenizer.chat_template, tokenizer.tool_template  # noqa: B018  compiles
+        try:
+            tokenizer.chat_template, tokenizer.tool_template  # noqa: B018  compiles
+        except ModelRefused as refused:
+            raise ModelRefused(f"{template_file}: {refused.message}") from refused
     return source
 
 

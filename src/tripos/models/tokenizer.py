@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import hashlib
+import itertools
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,9 +18,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from tripos.errors import ModelRefused, RequestFailed, TriposError
+from tripos.errors import ContextLengthExceeded, ModelRefused, RequestFailed, TriposError
+from tripos.models.tokenizer_check import MAX_TOKENS, Growth, growth_of, read_definition, steps_of
 from tripos.types import Message
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from tripos.models.chat import ChatTemplate
 
-MAX_TOKENIZER_BYTES = 64 << 20
-MAX_TOKENS = 1 << 24
+MAX_EXPANDED_BYTES = 64 << 20  # of a text as the tokenizer's own steps leave it; each costs memory sixteenfold
+QUICK_BYTES = 1 << 16  # of the same: what is encoded in some milliseconds
 _CHARS_AT_ONCE = 1 << 15  # of many texts: some milliseconds
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 # What must come back unchanged at load. The long run of one letter trips regexes that backtrack without end.
@@ -67,6 +67,9 @@ class Frame:
         return ids, types
 
 
+NO_FRAME = Frame(((), ()), ((), (0,)))  # of a text that stands alone
+
+
 @contextmanager
 def _guarded(make_error: type[TriposError], what: str) -> Iterator[None]:
     """Rust panics arrive as BaseException. Turn every failure but a deliberate stop into one of our errors."""
@@ -95,9 +98,12 @@ def _latin_1_of_alphabet() -> dict[int, int]:
 class Tokenizer:
     """Encodes, decodes, and knows the bytes of each token. Safe to use from several threads."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, spelling: Spelling, identity: bytes, file: str) -> None:
+    def __init__(
+        self, backend: tokenizers.Tokenizer, spelling: Spelling, identity: bytes, file: str, growth: Growth
+    ) -> None:
         """`identity` is a SHA-256 of what defines the tokenizer. Raises ModelRefused when the self-test fails."""
         self._backend = backend
+        self._growth = growth
         self._spelling = spelling
         self._lock = threading.Lock()  # encode_special_tokens is a switch on the shared backend
         self._backend.encode_special_tokens = True
@@ -164,9 +170,15 @@ class Tokenizer:
         """A tokenizer.json that defines the same tokenizer, without its roles."""
         return str(self._backend.to_str(pretty=False)).encode()
 
+    def is_quick(self, num_chars: int) -> bool:
+        """Whether a text of so many characters may be encoded at once where others wait for it."""
+        is_short = self._growth.is_linear and self._growth.bound(num_chars) <= QUICK_BYTES
+        return is_short and not self._lock.locked()
+
     def encode(self, text: str, add_special: bool = True) -> list[int]:
         """Ids of a caller's text. Special tokens spelled in it are plain text; `add_special` adds what the model puts
-        around a text."""
+        around a text. Raises ContextLengthExceeded where it may grow too large to be encoded."""
+        self._check_growth(text)
         with _guarded(RequestFailed, "tokenizing failed"):
             ids = self._encode(text)
             if not self._forbidden.isdisjoint(ids):
@@ -177,6 +189,8 @@ class Tokenizer:
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """As encode without special tokens, for many texts at once."""
         found: list[list[int]] = []
+        for text in texts:
+            self._check_growth(text)
         with _guarded(RequestFailed, "tokenizing failed"):
             for group in _groups(texts, _CHARS_AT_ONCE):
                 with self._lock:  # not for long: the event loop may wait for it
@@ -205,6 +219,7 @@ class Tokenizer:
 
     def encode_template(self, text: str) -> list[int]:
         """Ids of text that the model's own template wrote: special tokens in it are recognised, none is added."""
+        self._check_growth(text)
         with _guarded(RequestFailed, "tokenizing failed"), self._lock:
             self._backend.encode_special_tokens = False
             try:
@@ -292,6 +307,14 @@ class Tokenizer:
         shown_ids = frozenset(self.special_tokens[text] for text in shown if text in self.special_tokens)
         return IncrementalDecoder(self, prompt, shown_ids=shown_ids, keep_space=keep_space)
 
+    def _check_growth(self, text: str) -> None:
+        if self._growth.bound(4 * len(text)) <= MAX_EXPANDED_BYTES:
+            return
+        size = len(text.encode("utf-8", "replace"))
+        if self._growth.bound(size) > MAX_EXPANDED_BYTES:
+            most = int((MAX_EXPANDED_BYTES - self._growth.prefix) / self._growth.factor)
+            raise ContextLengthExceeded(f"a text has {size:,} bytes; this model's tokenizer takes at most {most:,}")
+
     def _encode(self, text: str) -> list[int]:
         with self._lock:
             return list(self._backend.encode(text, add_special_tokens=False).ids)
@@ -346,7 +369,7 @@ class Tokenizer:
         with _guarded(ModelRefused, f"{file}: the tokenizer fails its self-test"):
             for text in _SELF_TEST:
                 ids = self.encode(text, add_special=True)
-                if any(id >= self.vocab_size for id in ids):
+                if any(id >= self.vocab_size for id in (*ids, *itertools.chain(*self.pair_frame.runs))):
                     raise ModelRefused(f"{file}: the tokenizer gives ids beyond its vocabulary of {self.vocab_size}")
                 self.decode(ids)
             for text in self.special_tokens:
@@ -412,13 +435,8 @@ class IncrementalDecoder:
 
 def tokenizer_from_json(data: bytes, file: str = "tokenizer.json") -> Tokenizer:
     """A Tokenizer from the text of a tokenizer.json. Raises ModelRefused naming the field."""
-    if len(data) > MAX_TOKENIZER_BYTES:
-        raise ModelRefused(f"{file}: larger than {MAX_TOKENIZER_BYTES >> 20} MiB")
-    try:
-        definition = msgspec.json.decode(data, type=_Definition)
-    except (msgspec.DecodeError, RecursionError) as problem:
-        raise ModelRefused(f"{file}: not acceptable: {problem}") from problem
-    _check_ids(definition, file)
+    definition = read_definition(data, file)
+    growth = growth_of(definition, file)
     import tokenizers  # 30 ms, and wanted only here
 
     with _guarded(ModelRefused, file):
@@ -426,43 +444,13 @@ def tokenizer_from_json(data: bytes, file: str = "tokenizer.json") -> Tokenizer:
         backend.no_padding()
         backend.no_truncation()
     spelling = _spelling(definition.decoder, file)
-    return Tokenizer(backend, spelling, hashlib.sha256(data).digest(), file)
-
-
-class _Added(msgspec.Struct):
-    id: int
-    content: str
-
-
-class _Model(msgspec.Struct):
-    vocab: dict[str, int] | list[tuple[str, float]]
-
-
-class _Definition(msgspec.Struct):
-    model: _Model
-    added_tokens: list[_Added] = []
-    decoder: dict[str, Any] | None = None
-
-
-def _check_ids(definition: _Definition, file: str) -> None:
-    vocab = definition.model.vocab
-    pairs = ((id, text) for text, id in vocab.items()) if isinstance(vocab, dict) else enumerate(t for t, _ in vocab)
-    by_id = dict(pairs)
-    if len(by_id) != len(vocab):
-        raise ModelRefused(f"{file}: model.vocab gives one id to several tokens")
-    for token in definition.added_tokens:
-        if by_id.setdefault(token.id, token.content) != token.content:
-            raise ModelRefused(f"{file}: added token {token.content[:40]!r} takes id {token.id} of another token")
-    if not by_id or min(by_id) < 0 or max(by_id) >= MAX_TOKENS:
-        raise ModelRefused(f"{file}: token ids must lie in 0..{MAX_TOKENS - 1}, and there must be some")
-    if "" in by_id.values():
-        raise ModelRefused(f"{file}: a token with empty text is not allowed")
+    return Tokenizer(backend, spelling, hashlib.sha256(data).digest(), file, growth)
 
 
 def _spelling(decoder: dict[str, Any] | None, file: str) -> Spelling:
     """What the decoder section says about bytes and spaces."""
-    steps = _decoder_steps(decoder)
-    kinds = {step.get("type") for step in steps}
+    steps = steps_of(decoder, file, "decoder")
+    kinds = {str(step.get("type")) for step in steps}
     if unknown := kinds - {"ByteLevel", "ByteFallback", "Fuse", "Replace", "Metaspace", "Strip", "WordPiece"}:
         raise ModelRefused(f"{file}: decoder type {sorted(map(str, unknown))[0]} is not supported")
     metaspace = any(step.get("prepend_scheme", "always") != "never" for step in steps if step["type"] == "Metaspace")
@@ -473,14 +461,6 @@ def _spelling(decoder: dict[str, Any] | None, file: str) -> Spelling:
         strip_first_space=metaspace or any(step["type"] == "Strip" and step.get("start") for step in steps),
         wordpiece="WordPiece" in kinds,
     )
-
-
-def _decoder_steps(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
-    if decoder is None:
-        return []
-    if decoder.get("type") == "Sequence":
-        return [step for inner in decoder.get("decoders", []) for step in _decoder_steps(inner)]
-    return [decoder]
 
 
 def _pieces_by_id(backend: tokenizers.Tokenizer, file: str) -> list[str | None]:

@@ -56,6 +56,8 @@ _PRE_TOKENIZERS = {
     "gpt-4o": _Splits((_CASED % (_CONTRACTIONS, _CONTRACTIONS, r"\p{N}{1,3}"),)),
     "tekken": _Splits((_CASED % ("", "", r"\p{N}"),), ignore_merges=True),
 }
+PATTERNS = frozenset(pattern for splits in _PRE_TOKENIZERS.values() for pattern in splits.patterns)
+"""Of public models: each walks over a text once."""
 
 
 # Texts of the tokens that end a turn, or all generation, whatever the file's keys say; llama.cpp knows the same ones.
@@ -72,11 +74,16 @@ _END_KEYS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 
 def end_ids(gguf: GgufFile) -> tuple[frozenset[int], tuple[str, ...]]:
     """Tokens that end an answer, and the texts of those that only their text tells. Raises ModelRefused."""
-    keys = (f"tokenizer.ggml.{name}_token_id" for name in _END_KEYS)
-    ids = [gguf.metadata[key] for key in keys if gguf.metadata.get(key) is not None]
-    if wrong := [id for id in ids if type(id) is not int]:
-        raise ModelRefused(f"{gguf.file}: a token id is {str(wrong[0])[:40]!a}; expected a whole number")
-    places = {token: id for id, token in enumerate(gguf.metadata.get("tokenizer.ggml.tokens", ()))}
+    tokens = gguf.metadata.get("tokenizer.ggml.tokens", ())
+    ids = []
+    for key in (f"tokenizer.ggml.{name}_token_id" for name in _END_KEYS):
+        if (id := gguf.metadata.get(key)) is None:
+            continue
+        if type(id) is not int or not 0 <= id < len(tokens):
+            given, most = ascii(id)[:60], len(tokens) - 1
+            raise ModelRefused(f"{gguf.file}: {key} is {given}; expected token ids from 0 to the tokenizer's {most}")
+        ids.append(id)
+    places = {token: id for id, token in enumerate(tokens)}
     told = tuple(text for text in _TURN_ENDS if text in places and places[text] not in ids)
     return frozenset(ids).union(places[text] for text in told), told
 

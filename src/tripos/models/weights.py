@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from tripos.errors import ModelRefused
-from tripos.models.config import parse_json, read_json, refuse_pointer
+from tripos.models.config import parse_json, read_json
+from tripos.models.files import is_there, open_regular, refuse_pointer, unreadable
 from tripos.plan.ir import WeightTensor
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own ceiling
@@ -59,10 +60,10 @@ class Checkpoint(Mapping[str, WeightTensor]):
 def map_file(path: Path) -> memoryview:
     """The file's bytes, read-only, without reading them. Raises ModelRefused naming the file."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as problem:
-        raise ModelRefused(f"{path.name}: cannot be read ({problem.strerror})") from problem
+        raise unreadable(path.name, problem) from problem
     except ValueError as problem:  # mmap refuses an empty file
         raise ModelRefused(f"{path.name}: the file is empty") from problem
     refuse_pointer(data, path.name)
@@ -106,11 +107,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if not path.is_dir():
         return Checkpoint(read_safetensors(path))
     single, index = path / "model.safetensors", path / INDEX_NAME
-    if single.exists() and index.exists():
+    if is_there(single) and is_there(index):
         raise ModelRefused(f"{path.name}: has both {single.name} and {index.name}; remove the one that is stale")
-    if index.exists():
+    if is_there(index):
         return Checkpoint(_read_shards(path, index))
-    if single.exists():
+    if is_there(single):
         return Checkpoint(read_safetensors(single))
     pickles = sorted(p.name for p in path.iterdir() if p.suffix in PICKLE_SUFFIXES)
     if pickles:

@@ -243,7 +243,7 @@ class Batcher:
     def _collect(
         self, batch: list[tuple[Window, int]], rows: F32, are_finite: npt.NDArray[np.bool_], seconds: float
     ) -> list[Window]:
-        share_s = seconds / sum(len(window.texts[index].token_ids) for window, index in batch)
+        share_s = seconds / max(1, sum(len(window.texts[index].token_ids) for window, index in batch))
         ended: dict[int, Window] = {}
         for (window, index), row, is_finite in zip(batch, rows, are_finite, strict=True):
             window.run_s += share_s * len(window.texts[index].token_ids)

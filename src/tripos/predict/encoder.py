@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tripos.errors import EngineFailed, InvalidRequest, Overloaded, RequestFailed, TriposError
-from tripos.models.tokenizer import Tokenizer
+from tripos.models.side_thread import SideThread
+from tripos.models.tokenizer import NO_FRAME, Frame, Tokenizer
 from tripos.predict.batcher import Batcher, BatcherOptions, Text, Window
 from tripos.runtime.executor import Executor, SamplingInput, StepInput
 from tripos.runtime.machine import Birthplace
@@ -46,6 +46,10 @@ class EncoderOptions:
     lower_case: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
+    truncate_dim: int | None = None  # numbers of a vector that are kept; their length stays what it is
+    has_special_tokens: bool = True  # around each text
+    num_token_types: int = 2  # that the model tells apart; fewer than 2: none is fed
+    empty_row: int = 0  # numbers, all 0, of a text without any token; 0: such a text is refused
 
 
 class EncoderModel:
@@ -64,27 +68,34 @@ class EncoderModel:
         self.options = options
         self._executor = executor
         self._readers = _Readers()
-        self._batcher = Batcher(partial(_run_step, executor, options.row), batching, self._readers.deliver)
+        self._batcher = Batcher(partial(_run_step, executor, options), batching, self._readers.deliver)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._encoders: ThreadPoolExecutor | None = None
+        self._encoders: SideThread | None = None
         self._num_encoding_chars = 0
         self._birthplace = birthplace = Birthplace()
         finalize(self, _let_go, self._batcher, birthplace)  # its thread knows nothing of us
+
+    @property
+    def _frame(self) -> Frame:
+        """What stands around one text."""
+        return self.tokenizer.frame if self.options.has_special_tokens else NO_FRAME
 
     # -- life -----------------------------------------------------------------------------------------------
     async def start(self) -> None:
         if self._loop is not None:
             return
         self._loop = self._readers.loop = asyncio.get_running_loop()
-        self._encoders = ThreadPoolExecutor(1, thread_name_prefix="tripos-encode")
+        self._encoders = SideThread()
         self._batcher.start()
 
     async def stop(self) -> None:
         """End now: unfinished calls get EngineFailed. Idempotent."""
         encoders, self._encoders = self._encoders, None
         if encoders is not None:
-            await asyncio.get_running_loop().run_in_executor(encoders, self._batcher.stop)
-            encoders.shutdown()
+            closing = SideThread(most_s=None)  # the other one may never be free again
+            await closing.run(self._batcher.stop)
+            await closing.stop()
+            await encoders.stop()
             await asyncio.sleep(0)  # what was delivered last reaches its readers
             self._loop = self._readers.loop = None
 
@@ -119,11 +130,11 @@ class EncoderModel:
         if loop is None or encoders is None:
             raise EngineFailed("the model is not started", retry_after_s=1.0)
         self._batcher.check_room()
-        if num_chars(request) <= INLINE_CHARS:
+        if num_chars(request) <= INLINE_CHARS and self.tokenizer.is_quick(num_chars(request)):
             texts = self._texts(request)
         else:
             with self._encoding(num_chars(request)):
-                texts = await loop.run_in_executor(encoders, self._texts, request)
+                texts = await encoders.run(lambda: self._texts(request))
         window = Window(texts, call.priority, call.deadline_s, call.arrival_s or time.monotonic())
         ended = asyncio.Event()
         self._readers.waiting[window] = ended.set
@@ -212,7 +223,7 @@ class EncoderModel:
             if isinstance(each, tuple) and max(each) >= self.card.vocab_size:
                 message = f"input[{i}]: token id {max(each)} is outside the vocabulary of {self.card.vocab_size}"
                 raise InvalidRequest(message, code="out_of_range", param=f"input[{i}]")
-        self._check_kept(request.truncate_to, self.tokenizer.frame.num_tokens)
+        self._check_kept(request.truncate_to, self._frame.num_tokens)
 
     def _check_rerank(self, request: Rerank) -> None:
         if not request.documents:
@@ -221,7 +232,7 @@ class EncoderModel:
             raise InvalidRequest("query is empty", code="out_of_range", param="query")
         if request.top_n is not None and request.top_n < 1:
             raise InvalidRequest(f"top_n is {request.top_n}; expected 1 or more", code="out_of_range", param="top_n")
-        frame = self.tokenizer.frame if self.card.task == "embed" else self.tokenizer.pair_frame
+        frame = self._frame if self.card.task == "embed" else self.tokenizer.pair_frame
         self._check_kept(request.truncate_to, frame.num_tokens)
 
     def _check_kept(self, kept: int | None, num_special: int) -> None:
@@ -255,11 +266,14 @@ class EncoderModel:
             if isinstance(each, str)
         ]
         encoded = iter(self.tokenizer.encode_all(strings))
-        frame = self.tokenizer.frame
+        frame = self._frame
         texts = []
         for i, each in enumerate(inputs):
             # Token ids come as the client wants them, special ones included; only texts are framed.
             framed = list(each) if isinstance(each, tuple) else frame.around(next(encoded))[0]
+            if not framed and not self.options.empty_row:
+                message = f"{where(i)} holds no token for {self.card.name}: send text"
+                raise InvalidRequest(message, code="invalid_value", param=where(i))
             limit = self._limit(len(framed), truncate_to, where(i))
             if len(framed) > limit:
                 kept = limit - len(frame.runs[1])
@@ -278,7 +292,8 @@ class EncoderModel:
 
     def _pairs(self, request: Rerank) -> list[Text]:
         kept = request.truncate_to
-        strings = [self._bounded(request.query, kept, "query")]
+        prompt = self.options.prompts.get(self.options.default_prompt or "", "")
+        strings = [self._bounded(prompt + request.query, kept, "query")]
         strings += [self._bounded(each, kept, f"documents[{i}]") for i, each in enumerate(request.documents)]
         query, *documents = self.tokenizer.encode_all(list(map(self._cased, strings)))
         frame = self.tokenizer.pair_frame
@@ -287,7 +302,8 @@ class EncoderModel:
             num_tokens = len(query) + len(document) + frame.num_tokens
             limit = self._limit(num_tokens, kept, f"documents[{i}] with the query") - frame.num_tokens
             first, second = _longest_first(query, document, limit)
-            texts.append(Text(*frame.around(first, second)))
+            ids, types = frame.around(first, second)
+            texts.append(Text(ids, types if self.options.num_token_types > 1 else ()))
         return texts
 
     def _cased(self, text: str) -> str:
@@ -333,14 +349,19 @@ class EncoderModel:
 
     def _vectors(self, rows: F32, dimensions: int | None) -> F32:
         """Matryoshka (Kusupati et al. 2022): the first dimensions of a vector are a vector, once normalised again."""
+        rows = self._kept(rows)
         if dimensions is not None:
             rows = rows[:, :dimensions]
-        return unit(rows) if self.options.normalize or dimensions is not None else rows
+        return unit(rows) if dimensions is not None else rows
+
+    def _kept(self, rows: F32) -> F32:
+        """As the model's own modules leave them: normalised, and then cut."""
+        return (unit(rows) if self.options.normalize else rows)[:, : self.options.truncate_dim]
 
     def _scores(self, rows: F32) -> list[float]:
         """Of each document: a cross-encoder's own, or the cosine of its vector with the query's."""
         if self.card.task == "embed":
-            query, *documents = unit(rows)
+            query, *documents = unit(self._kept(rows))
             return [float((query * document).sum()) for document in documents]
         logits = rows[:, 0].astype(np.float64)
         return [float(score) for score in (1.0 / (1.0 + np.exp(-logits)) if self.options.has_sigmoid else logits)]
@@ -375,11 +396,19 @@ def _closed() -> EngineFailed:
     return EngineFailed(ENDING, code="draining", retry_after_s=1.0)
 
 
-def _run_step(executor: Executor, row: str, texts: Sequence[Text]) -> tuple[F32, npt.NDArray[np.bool_]]:
-    out = executor.run(pack(texts, row))
+def _run_step(executor: Executor, options: EncoderOptions, texts: Sequence[Text]) -> tuple[F32, npt.NDArray[np.bool_]]:
+    given = [i for i, text in enumerate(texts) if text.token_ids]
+    rows = np.zeros((len(texts), options.empty_row), np.float32)  # of texts of which nothing is left
+    are_finite = np.ones(len(texts), np.bool_)
+    if not given:
+        return rows, are_finite
+    out = executor.run(pack([texts[i] for i in given], options.row))
     if out.logits is None:
         raise RequestFailed("the executor kept no output: this is a bug in Tripos")
-    return out.logits, out.ok.astype(np.bool_)
+    if len(given) == len(texts):
+        return out.logits, out.ok.astype(np.bool_)
+    rows[given], are_finite[given] = out.logits, out.ok
+    return rows, are_finite
 
 
 def pack(texts: Sequence[Text], row: str) -> StepInput:

@@ -213,7 +213,7 @@ def test_files_that_are_no_adapter(tmp_path: Path) -> None:
     write(empty / "adapter_model.bin", b"\x80\x02")
     assert "pickled weights can run code" in refusal(empty)
     os.mkfifo(empty / "adapter_model.safetensors")
-    assert "is no regular file" in refusal(empty)
+    assert "it is a named pipe (FIFO), expected a regular file" in refusal(empty)
 
 
 def test_sizes_are_bounded_by_the_model(tmp_path: Path) -> None:

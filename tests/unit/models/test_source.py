@@ -131,7 +131,10 @@ LIES: dict[str, tuple[dict[str, Any], str]] = {
     "config deep": ({"config__json": b'{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}"}, r"config\.json"),
     "config duplicate": ({"config__json": b'{"a": 1, "a": 2}'}, r"config\.json"),
     "eos of another type": ({"config__json": {**LLAMA_CONFIG, "eos_token_id": "2"}}, "eos_token_id"),
-    "eos out of range": ({"config__json": {**LLAMA_CONFIG, "eos_token_id": 10**6}}, "token id 1000000"),
+    "eos out of range": (
+        {"config__json": {**LLAMA_CONFIG, "eos_token_id": 10**6}},
+        "token_id is 1000000; expected token ids from 0",
+    ),
     "bos that is no token": ({"tokenizer_config__json": {"bos_token": "<none>"}}, "bos_token"),
     "tokenizer larger than the embedding": ({"config__json": {**LLAMA_CONFIG, "vocab_size": 257}}, "vocab_size is 257"),
     "template does not compile": ({"chat_template__jinja": "{% for %}"}, "does not compile"),
@@ -250,7 +253,7 @@ def test_template_of_a_gguf_cannot_run_code(tmp_path: Path) -> None:
     ("extra", "named"),
     [
         (pair("tokenizer.chat_template", U32, u32(1)), "chat_template"),
-        (pair("tokenizer.ggml.eot_token_id", U32, u32(10**6)), "token id 1000000"),
+        (pair("tokenizer.ggml.eot_token_id", U32, u32(10**6)), "token_id is 1000000; expected token ids from 0"),
         (pair("tokenizer.ggml.unknown_token_id", U32, u32(10**6)), "unknown_token_id"),
         (pair("tokenizer.ggml.add_bos_token", U32, u32(1)), "add_bos_token"),
     ],

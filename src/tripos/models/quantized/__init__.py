@@ -26,9 +26,9 @@ READERS: dict[str, Reader] = {
 def read_quantized(settings: Any, weights: Weights) -> QuantizedWeights:
     """`settings` is config.json's quantization_config. Raises ModelRefused naming what is not supported."""
     method = settings.get("quant_method") if isinstance(settings, Mapping) else settings
-    if not isinstance(settings, Mapping) or method not in READERS:
+    if not isinstance(settings, Mapping) or not isinstance(method, str) or method not in READERS:
         raise ModelRefused(
             f"config.json: quantization_config names {ascii(method)[:40]}; read are {', '.join(READERS)}: "
             "choose such a checkpoint, a GGUF file or a float one with --weights"
         )
-    return READERS[str(method)](settings, weights)
+    return READERS[method](settings, weights)
