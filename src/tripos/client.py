@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import ssl
 import urllib.parse
 from collections.abc import Iterator
 from typing import Any
@@ -85,6 +86,11 @@ class Client:
         raise Refused(_message(error, status), code=code if isinstance(code, str) else None)
 
     def _unreachable(self, error: Exception) -> EnvironmentProblem:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return EnvironmentProblem(
+                f"the certificate of {self._url} is not trusted: {error.verify_message.rstrip('.')}: give the name "
+                "that it is for as --url, and a file with its issuer's certificate in the variable SSL_CERT_FILE"
+            )
         reason = getattr(error, "strerror", None) or type(error).__name__
         return EnvironmentProblem(f"no server answers at {self._url}: {reason}: give its address as --url")
 

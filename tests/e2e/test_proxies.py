@@ -229,6 +229,15 @@ def test_tls_is_spoken_and_a_new_certificate_is_taken_up(tmp_path: Path, certifi
         refused.close()
         with pytest.raises((http.client.HTTPException, OSError)):
             ask(http.client.HTTPConnection(host, port, timeout=30))
+        listing = [sys.executable, "-m", "tripos", "models", "--url", f"https://{host}:{port}", "list"]
+        for variables, status, words in (
+            ({}, 3, "is not trusted"),
+            ({"SSL_CERT_FILE": str(cert)}, 0, "demo:assistant"),
+        ):
+            done = subprocess.run(
+                listing, cwd="/", env={**os.environ, **variables}, capture_output=True, text=True, timeout=60
+            )
+            assert (done.returncode, words in done.stdout + done.stderr) == (status, True), done.stderr
         old = ssl.get_server_certificate((host, port))
         for source, target in zip(make_certificate(tmp_path, "second"), (cert, key), strict=True):
             os.replace(source, target)
