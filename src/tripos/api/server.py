@@ -33,7 +33,6 @@ from tripos.api.forwarded import Proxies
 from tripos.api.gate import Gate
 from tripos.api.hosts import allowed_hosts
 from tripos.api.protocol import Connection
-from tripos.api.reread import reread
 from tripos.api.tls import Certificate
 from tripos.errors import EnvironmentProblem, TriposError
 from tripos.service import Service
@@ -94,8 +93,9 @@ def serve(
     with _listening(options) as listener:
         hosts = allowed_hosts(options.allowed_hosts, _is_loopback(listener))
         gate = Gate(options.max_connections, options.max_peer_connections, proxies)
-        app = App(service, keys, hosts, Cors(options.cors_origins), proxies, cast("Wanted", options.access_log))
-        door = Door(service, app, listener, options.drain_s, gate, certificate, options.keep_alive_s, load)
+        cors, access = Cors(options.cors_origins), cast("Wanted", options.access_log)
+        app = App(service, keys, hosts, cors, proxies, access, certificate)
+        door = Door(service, app, listener, options.drain_s, gate, options.keep_alive_s, load)
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             return runner.run(_run_alone(door, on_ready))
 
@@ -204,14 +204,12 @@ class Door:
         listener: socket.socket,
         drain_s: float = 30.0,
         gate: Gate | None = None,
-        certificate: Certificate | None = None,
         keep_alive_s: float | None = None,
         load: Load | None = None,
     ) -> None:
         self.service = service
-        self._keys = app.keys
+        self._app = app
         self._load = load
-        self._certificate = certificate
         self._listener = listener
         self._drain_s = drain_s
         self.gate = gate or Gate()
@@ -219,6 +217,7 @@ class Door:
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._rereading: set[asyncio.Task[None]] = set()  # kept from the garbage collector
+        certificate = app.certificate
         config = uvicorn.Config(
             app,  # taken as it is: our connection calls it
             interface="asgi3",
@@ -231,7 +230,7 @@ class Door:
             proxy_headers=False,
             timeout_graceful_shutdown=1,
             backlog=BACKLOG,
-            ssl_context_factory=None if certificate is None else lambda config, default: certificate.context,
+            ssl_context_factory=(lambda config, default: certificate.context) if certificate else None,
         )
         self._server = _Server(config)
 
@@ -240,7 +239,7 @@ class Door:
         name = self._listener.getsockname()
         if isinstance(name, str):
             return f"unix:{name}"
-        scheme = "http" if self._certificate is None else "https"
+        scheme = "http" if self._app.certificate is None else "https"
         host, port = name[:2]
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
@@ -258,13 +257,8 @@ class Door:
         task.add_done_callback(self._rereading.discard)
 
     async def _reread(self) -> None:
-        if self._certificate is not None:
-            try:
-                self._certificate.read()
-            except TriposError as error:
-                log.error("SIGHUP: the certificate is the old one: %s", error.message)
         try:
-            report = await reread(self.service, self._keys)
+            report = await self._app.reread()
         except TriposError as error:
             log.error("SIGHUP: nothing was changed: %s", error.message)
         else:
