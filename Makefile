@@ -10,7 +10,7 @@ ARGS ?=
 # Without a compiler the numpy executor answers: right, and slow.
 COMPILER := $(shell command -v c++ || command -v g++ || command -v clang++)
 
-.PHONY: serve test soak check lint bench wheel docs sanitize lock clean
+.PHONY: serve test soak clients check lint bench wheel docs sanitize lock clean
 
 serve: $(VENV)/installed
 	$(BIN)/tripos serve $(ARGS)
@@ -28,6 +28,22 @@ soak: $(VENV)/installed $(VENV)/dev .venv-schemathesis/made
 	rm -rf .venv-schemathesis
 	$(PYTHON) -m venv .venv-schemathesis
 	.venv-schemathesis/bin/pip install --quiet --only-binary :all: -r $<
+	@touch $@
+
+# Whole flows of the agents, libraries and load tools that people use, each against a server. They bring five gigabytes,
+# so they have environments of their own: a virtual one with a Node in it, npm's modules, and one for lm-eval alone.
+CLIENTS := .venv-clients
+clients: $(VENV)/installed $(VENV)/dev $(CLIENTS)/made tests/clients/node_modules/made .venv-lm-eval/made
+	$(BIN)/python -m pytest tests/clients $(ARGS)
+
+$(CLIENTS)/made: tests/clients/requirements.txt
+	rm -rf $(CLIENTS)
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/pip install --quiet --only-binary :all: -r $<
+	@touch $@
+
+tests/clients/node_modules/made: tests/clients/package.json tests/clients/package-lock.json $(CLIENTS)/made
+	PATH="$(abspath $(CLIENTS)/bin):$$PATH" npm ci --prefix tests/clients --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 # What tests/clients/test_lm_eval.py compares with: a GB, with torch. Some of it comes as sources only.

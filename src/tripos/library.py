@@ -38,6 +38,7 @@ from tripos.types import (
     TokenLogprob,
     Usage,
 )
+from tripos.wire.tools.adapt import reasoning_of
 
 M = TypeVar("M", LanguageModel, EncoderModel)
 Conversation = Sequence[Message | Mapping[str, Any]]
@@ -129,8 +130,9 @@ class LLM(_Opened[LanguageModel]):
         if len(names) != len(listed):
             raise ConfigError(f"{len(names)} adapters for {len(listed)} prompts: give one name, or one for each")
         asked = Generate(prompt="", max_tokens=max_tokens, n=n, sampling=sampling, constraint=constraint)
+        chat = msgspec.structs.replace(asked, reasoning=reasoning_of(self.card))  # stops are looked for behind it
         return self._answer([
-            msgspec.structs.replace(asked, prompt=_frozen(prompt), adapter=name)
+            msgspec.structs.replace(chat if _is_conversation(prompt) else asked, prompt=_frozen(prompt), adapter=name)
             for prompt, name in zip(listed, names, strict=True)
         ])  # fmt: skip
 

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from tests.api.running import ENCODER, HELLO, Running, TinyModel, running
+from tests.api.speaking import request_of
 from tripos.api.auth import Keys
 from tripos.errors import RequestFailed
 from tripos.testing import ScriptedModel
@@ -19,6 +20,7 @@ from tripos.types import Delta, Finish, Generate, Message, Usage
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 EXTRA = {"temperature": 0.5, "seed": 3}  # what newer clients no longer name goes as extra fields
+PLAIN: dict[str, Any] = {"model": "tiny", "messages": HELLO, "max_tokens": 8}
 ASKED: dict[str, Any] = {"model": "tiny", "messages": HELLO, "max_tokens": 8, "extra_body": EXTRA}
 
 
@@ -218,3 +220,52 @@ async def test_an_empty_answer_is_still_a_whole_stream() -> None:
             final = await stream.get_final_message()
         assert text_of(final) == ""
         assert final.stop_reason == "end_turn"
+
+
+KEEPS_ALL = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}
+
+
+async def test_context_management_that_keeps_all_is_what_happens_anyway(server: Running) -> None:
+    for value in (KEEPS_ALL, {"edits": []}, {}):
+        response = await server.post("/v1/messages", {**PLAIN, "context_management": value})
+        assert response.status_code == 200, response.text
+        assert "x-tripos-ignored" not in response.headers
+    count = {name: value for name, value in PLAIN.items() if name != "max_tokens"}
+    assert (
+        await server.post("/v1/messages/count_tokens", {**count, "context_management": KEEPS_ALL})
+    ).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"type": "clear_thinking_20251015", "keep": {"type": "thinking_turns", "value": 1}},
+        {"type": "clear_tool_uses_20250919", "trigger": {"type": "input_tokens", "value": 9}},
+    ],
+)
+async def test_context_management_that_would_drop_something_is_refused(server: Running, edit: Any) -> None:
+    response = await server.post("/v1/messages", {**PLAIN, "context_management": {"edits": [edit]}})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "context_management.edits[0]"
+
+
+async def test_a_system_message_may_stand_anywhere() -> None:
+    model = ScriptedModel()
+    late: Any = {"role": "system", "content": [{"type": "text", "text": "It is late."}]}
+    async with running(model) as server:
+        body = {**PLAIN, "model": "scripted", "system": "Be brief.", "messages": [*HELLO, late]}
+        assert (await server.post("/v1/messages", body)).status_code == 200
+        roles = [message.role for message in request_of(model).prompt]
+        assert roles == ["system", "user", "system"]
+        between = [*HELLO, late, {"role": "assistant", "content": "Yes."}, *HELLO]
+        assert (await server.post("/v1/messages", {**body, "messages": between})).status_code == 200
+    roles = [message.role for message in request_of(model).prompt]
+    assert roles == ["system", "user", "system", "assistant", "user"]
+
+
+async def test_a_thread_is_refused_so_that_the_client_sends_whole_conversations(
+    client: anthropic.AsyncAnthropic,
+) -> None:
+    with pytest.raises(anthropic.BadRequestError) as refused:
+        await client.messages.create(**{**ASKED, "extra_body": {"thread": {"type": "create"}}})
+    assert refused.value.body["error"]["details"] == {"error_code": "thread_unsupported_request"}  # type: ignore[index]

@@ -10,6 +10,7 @@ import pytest
 from tests.api.running import running
 from tripos.engine.engine import Engine, EngineOptions
 from tripos.engine.llm import LanguageModel
+from tripos.library import LLM
 from tripos.runtime.executor import ExecutorOptions
 from tripos.testing import ScriptedExecutor, byte_tokenizer
 from tripos.types import ModelCard
@@ -80,3 +81,15 @@ def _texts(stream: str) -> list[str]:
             if isinstance(delta, dict):
                 found += [text for key in ("text", "content") if isinstance(text := delta.get(key), str)]
     return found
+
+
+async def test_the_library_looks_behind_the_reasoning_too() -> None:
+    llm = LLM.__new__(LLM)  # around a model that is open already
+    llm._model = model("<think>\nHm.\n</think>\n\nYes.\nNo.")
+    try:
+        [answer] = llm.chat(HELLO, stop=("\n",), temperature=0)
+        assert (answer.text, answer.finish_reason) == ("\nHm.\n\n\nYes.", "stop")  # its marks are special tokens
+        [text] = llm.generate([ord("x")], stop=("\n",), temperature=0, max_tokens=64)
+        assert text.text == ""  # no conversation: a text like any other
+    finally:
+        llm.close()

@@ -56,6 +56,18 @@ async def test_events_build_the_same_message() -> None:
     assert built.stop_reason == "tool_use"
 
 
+async def test_thinking_is_signed_for_clients_that_keep_no_other() -> None:
+    async with running(speaking(f"<think>Hm.</think>Look: {CALL}")) as server, client_of(server) as client:
+        whole = await client.messages.create(**ASKED, thinking=THINKING)
+        async with client.messages.stream(**ASKED, thinking=THINKING) as stream:
+            streamed = await stream.get_final_message()
+    first, again = whole.content[0], streamed.content[0]
+    assert first.type == "thinking"
+    assert again.type == "thinking"
+    assert first.signature
+    assert first.signature == again.signature
+
+
 async def test_nobody_gets_thinking_unasked() -> None:
     model = speaking("Hello.", reasoning_switch="enable_thinking")
     async with running(model) as server, client_of(server) as client:
@@ -163,3 +175,16 @@ async def test_tools_that_the_server_would_run_are_refused_by_name(kind: str) ->
     async with running(speaking("Hello.")) as server, client_of(server) as client:
         with pytest.raises(anthropic.BadRequestError, match=kind):
             await client.messages.create(**{**ASKED, "tools": [tool]})
+
+
+async def test_a_tool_that_only_a_server_runs_is_left_out_beside_others_and_named() -> None:
+    search = {"type": "web_search_20250305", "name": "web_search"}
+    model = speaking("Hello.")
+    async with running(model) as server:
+        response = await server.post("/v1/messages", {**ASKED, "tools": [search, *ASKED["tools"]]})
+        assert response.status_code == 200
+        assert response.headers["x-tripos-ignored"] == "tools[].web_search_20250305.web_search"
+        assert "web_search" not in [tool["function"]["name"] for tool in request_of(model).tools]
+        alone = await server.post("/v1/messages", {**ASKED, "tools": [search]})
+    assert alone.status_code == 400
+    assert alone.json()["error"]["param"] == "tools[0].type"

@@ -272,3 +272,13 @@ async def test_an_answer_that_must_be_json_goes_together_with_tools_where_they_c
     async with running(speaking("{}", tool_dialect="json")) as server:
         with pytest.raises(openai.BadRequestError, match="told apart"):
             await server.openai.chat.completions.create(**ASKED, response_format=form)
+
+
+async def test_a_custom_tool_beside_functions_is_left_out_and_named() -> None:
+    custom = {"type": "custom", "custom": {"name": "patch"}}
+    model = speaking("Hello.")
+    async with running(model) as server:
+        response = await server.post("/v1/chat/completions", {**ASKED, "tools": [*ASKED["tools"], custom]})
+    assert response.status_code == 200
+    assert response.headers["x-tripos-ignored"] == "tools[].custom.patch"
+    assert [tool["function"]["name"] for tool in request_of(model).tools] == ["get_weather", "now"]

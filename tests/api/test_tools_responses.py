@@ -132,3 +132,101 @@ async def test_an_output_without_its_call_is_refused() -> None:
             await server.openai.responses.create(
                 model="scripted", input=[{"type": "function_call_output", "call_id": "c1", "output": "x"}]
             )
+
+
+SPACE: dict[str, Any] = {
+    "type": "namespace", "name": "crm", "description": "Customers.",
+    "tools": [{"type": "function", "name": "find", "parameters": PARAMETERS}],
+}  # fmt: skip
+FIND = CALL.replace("get_weather", "crm__find")
+
+
+async def test_a_namespace_is_flat_to_the_model_and_itself_to_the_client() -> None:
+    model = speaking(FIND)
+    async with running(model) as server:
+        asked: dict[str, Any] = {"model": "scripted", "input": "Hello?", "tools": [SPACE]}
+        done = await server.openai.responses.create(**asked)
+        (call,) = done.output
+        assert call.type == "function_call"
+        assert (call.namespace, call.name, call.arguments) == ("crm", "find", ARGUMENTS)
+        stream = await server.openai.responses.create(**asked, stream=True)
+        events = [event async for event in stream]
+        made = [event.item for event in events if event.type == "response.output_item.done"]
+        assert [(item.namespace, item.name) for item in made if item.type == "function_call"] == [("crm", "find")]
+        (named,) = [event.name for event in events if event.type == "response.function_call_arguments.done"]
+        assert named == "find"
+        output: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "Ann"}
+        history: Any = [{"role": "user", "content": "Hello?"}, call.model_dump(), output]
+        await server.openai.responses.create(**{**asked, "input": history})
+    request = request_of(model)
+    assert [tool["function"]["name"] for tool in request.tools] == ["crm__find"]
+    assert request.prompt[1].tool_calls[0].name == "crm__find"  # type: ignore[union-attr]
+    assert request.prompt[2].content == "Ann"  # type: ignore[union-attr]
+
+
+async def test_tools_of_two_namespaces_may_have_one_name() -> None:
+    model = speaking("Hello.")
+    other = {**SPACE, "name": "shop"}
+    async with running(model) as server:
+        await server.openai.responses.create(model="scripted", input="Hello?", tools=[SPACE, other])  # type: ignore[list-item]
+    assert [tool["function"]["name"] for tool in request_of(model).tools] == ["crm__find", "shop__find"]
+
+
+async def test_a_name_too_long_with_its_namespace_goes_alone() -> None:
+    long = {**SPACE, "name": "n" * 60}
+    model = speaking(CALL.replace("get_weather", "find"))
+    async with running(model) as server:
+        done = await server.openai.responses.create(model="scripted", input="Hello?", tools=[long])  # type: ignore[list-item]
+    (call,) = done.output
+    assert call.type == "function_call"
+    assert (call.namespace, call.name) == ("n" * 60, "find")
+
+
+async def test_tools_that_only_others_run_are_left_out_beside_functions_and_named() -> None:
+    custom = {"type": "custom", "name": "apply_patch", "format": {"type": "text"}}
+    space = {**SPACE, "tools": [*SPACE["tools"], custom]}
+    model = speaking("Hello.")
+    async with running(model) as server:
+        body = {"model": "scripted", "input": "Hello?", "tools": [{"type": "web_search"}, *TOOLS, custom, space]}
+        response = await server.post("/v1/responses", body)
+    assert response.status_code == 200
+    named = response.headers["x-tripos-ignored"].split(", ")
+    assert named == ["tools[].web_search", "tools[].custom.apply_patch", "tools[].tools[].custom.apply_patch"]
+    names = [tool["function"]["name"] for tool in request_of(model).tools]
+    assert names == ["get_weather", "now", "crm__find"]
+
+
+async def test_a_client_with_no_function_at_all_is_told_so() -> None:
+    async with running(speaking("Hello.")) as server:
+        with pytest.raises(openai.BadRequestError, match=r"tools\[0\].type is \"web_search\": only tools"):
+            await server.openai.responses.create(model="scripted", input="Hello?", tools=[{"type": "web_search"}])
+
+
+async def test_items_of_stored_responses_may_be_sent_as_references() -> None:
+    """As the AI SDK does for all that it was answered."""
+    model = speaking(f"<think>Hm.</think>Look: {FIND}")
+    async with running(model) as server:
+        asked: dict[str, Any] = {"model": "scripted", "tools": [SPACE]}
+        first = await server.openai.responses.create(**asked, input="Hello?")
+        call_id = next(item.call_id for item in first.output if item.type == "function_call")
+        references: list[Any] = [{"type": "item_reference", "id": item.id} for item in first.output]
+        earlier = (await server.openai.responses.input_items.list(first.id)).data[0]
+        output = {"type": "function_call_output", "call_id": call_id, "output": "sunny"}
+        history: Any = [{"id": earlier.id}, *references, output]
+        second = await server.openai.responses.create(**asked, input=history)
+    user, assistant, tool = request_of(model).prompt
+    assert user.content == "Hello?"  # type: ignore[union-attr]
+    assert (assistant.content, assistant.reasoning) == ("Look:", "Hm.")  # type: ignore[union-attr]
+    assert [call.name for call in assistant.tool_calls] == ["crm__find"]  # type: ignore[union-attr]
+    assert tool.content == "sunny"  # type: ignore[union-attr]
+    assert second.status == "completed"
+
+
+@pytest.mark.parametrize("store", [True, False])
+async def test_a_reference_to_nothing_says_so(store: bool) -> None:
+    async with running(speaking("Hello.")) as server:
+        first = await server.openai.responses.create(model="scripted", input="Hello?", store=store)
+        id = f"{first.output[0].id}_9" if store else first.output[0].id
+        with pytest.raises(openai.NotFoundError, match="stored" if not store else "send the item itself") as error:
+            await server.openai.responses.create(model="scripted", input=[{"type": "item_reference", "id": id or ""}])
+    assert error.value.param == "input[0].id"

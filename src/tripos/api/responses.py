@@ -5,27 +5,31 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
+
+import msgspec
 
 from tripos.api import tokens
 from tripos.api.calls import find_card
 from tripos.api.dialect import Dialect, typed_events
 from tripos.api.exchange import Exchange
 from tripos.api.generate import deliver
+from tripos.errors import NotFound
 from tripos.service import Service
 from tripos.types import Event, Message
 from tripos.wire.generation import for_model
 from tripos.wire.json import encode
 from tripos.wire.openai import responses
 from tripos.wire.openai.errors import encode_error
-from tripos.wire.openai.input_items import check_whole, encode_input_items, read_page
+from tripos.wire.openai.input_items import check_whole, encode_input_items, input_items, read_page, response_of
 from tripos.wire.openai.responses import ResponseAnswer, Wanted
 
 RESPONSES = Dialect(lambda error, request_id: encode_error(error), typed_events)
 
 
 async def create_response(exchange: Exchange, service: Service) -> None:
-    wanted = responses.decode(await exchange.read_body())
+    wanted = responses.decode(await exchange.read_body(), partial(_find_item, exchange))
     card = find_card(exchange, service, wanted.asked.model)
     before = _said_before(exchange, wanted)
     asked = for_model(responses.ask(wanted, before), card)
@@ -38,7 +42,7 @@ async def create_response(exchange: Exchange, service: Service) -> None:
 
 async def count_tokens(exchange: Exchange, service: Service) -> None:
     body = await exchange.read_body()
-    wanted = responses.decode_count(body)
+    wanted = responses.decode_count(body, partial(_find_item, exchange))
     asked = responses.ask(wanted, _said_before(exchange, wanted))
     num_tokens = await tokens.count(exchange, service, asked, len(body))
     exchange.answer_json(responses.encode_count(num_tokens))
@@ -65,6 +69,17 @@ def _said_before(exchange: Exchange, wanted: Wanted) -> tuple[Message, ...]:
     if wanted.previous_response_id is None:
         return ()
     return exchange.stored.get(exchange.principal, wanted.previous_response_id, "previous_response_id").messages
+
+
+def _find_item(exchange: Exchange, item_id: str, param: str) -> dict[str, Any]:
+    """An item that a stored response answered or that it answered with. Raises NotFound."""
+    response_id = response_of(item_id)
+    stored = exchange.stored.get(exchange.principal, response_id, param)
+    items = [*msgspec.json.decode(stored.body)["output"], *input_items(response_id, stored.messages[:-1])]
+    found: dict[str, Any] | None = next((item for item in items if item["id"] == item_id), None)
+    if found is None:
+        raise NotFound(f"{param} is no item of its response: send the item itself", param=param)
+    return found
 
 
 class _Kept:

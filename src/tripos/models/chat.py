@@ -90,7 +90,7 @@ class ChatTemplate:
             raise ContextLengthExceeded(f"the messages hold more than {MAX_OUTPUT_CHARS} characters", param="messages")
         values["add_generation_prompt"] = add_generation_prompt
         cut = _cut if continue_final_message else str
-        text = cut(self._render_calls(values, messages))
+        text = cut(self._render_turns(values, messages))
         disguise = self._disguise(values, text)
         if not disguise:
             return Rendered(text)
@@ -141,12 +141,30 @@ class ChatTemplate:
             return self._template.render({**self._globals, **values})
         except TemplateRefusal as problem:
             reason = f"refuses these messages: {str(problem)[:200]}"
+            raise _Unwilling(f"the model's chat template {reason}", param="messages") from None
         except BudgetExceeded as problem:
             reason = f"went beyond its limits on these messages: {problem}"
         except RenderingFailed as problem:
             reason = f"fails on these messages: {str(problem)[:200]}"
             raise _Failed(f"the model's chat template {reason}", param="messages") from None
         raise InvalidRequest(f"the model's chat template {reason}", param="messages")
+
+    def _render_turns(self, values: dict[str, Any], messages: Sequence[Message]) -> str:
+        """As `_render`. Many templates take a system message only as the first, and drop or refuse others; agents send
+        them anywhere. What such a template does not show becomes a user's text where it stands.
+        """
+        if not any(message.role == "system" for message in messages[1:]):
+            return self._render_calls(values, messages)
+        systems = [message.content or "" for message in messages if message.role == "system"]
+        try:
+            text = self._render_calls(values, messages)
+            if all(each.strip() in text for each in systems):
+                return text
+        except _Unwilling:
+            pass
+        plainer = with_one_system(messages)
+        values["messages"] = self._habits.as_dicts(plainer, CallForm())
+        return self._render_calls(values, plainer)
 
     def _render_calls(self, values: dict[str, Any], messages: Sequence[Message]) -> str:
         """As `_render`. What a template fails on is tried in its other forms of calls; `values` keeps the one that
@@ -215,8 +233,26 @@ def _cut(text: str) -> str:
     return before if behind.startswith(_MARK[1]) else before.rstrip()
 
 
-class _Failed(InvalidRequest):
+class _Unwilling(InvalidRequest):
+    """The template takes no such messages."""
+
+
+class _Failed(_Unwilling):
     """The template's own code went wrong on these messages."""
+
+
+def with_one_system(messages: Sequence[Message]) -> list[Message]:
+    """Systems at the beginning as one, those behind it as text of the user; users that then stand together as one."""
+    made: list[Message] = []
+    for message in messages:
+        role = "user" if message.role == "system" and any(each.role != "system" for each in made) else message.role
+        last = made[-1] if made else None
+        if last is not None and last.role == role and role in ("system", "user"):
+            content = "\n\n".join(each.content for each in (last, message) if each.content)
+            made[-1] = replace(last, content=content, parts=())
+        else:
+            made.append(replace(message, role=role))
+    return made
 
 
 def _num_chars(values: Any) -> int:

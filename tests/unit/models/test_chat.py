@@ -358,3 +358,50 @@ def test_error_message_names_no_file_of_the_server() -> None:
     with pytest.raises(InvalidRequest) as caught:
         rendered("{% include '/etc/shadow' %}")
     assert "/site-packages" not in caught.value.message
+
+
+FIRST_ONLY = (
+    "{% for message in messages %}{% if message.role == 'system' and not loop.first %}"
+    "{{ raise_exception('System message must be at the beginning.') }}{% endif %}"
+    "{{ message.role }}: {{ message.content }}\n{% endfor %}"
+)
+DROPS = (
+    "{% if messages[0].role == 'system' %}system: {{ messages[0].content }}\n{% endif %}"
+    "{% for message in messages if message.role != 'system' %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+)
+LAST_WINS = (
+    "{% set ns = namespace(system='') %}{% for message in messages if message.role == 'system' %}"
+    "{% set ns.system = message.content %}{% endfor %}system: {{ ns.system }}\n"
+    "{% for message in messages if message.role != 'system' %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("source", [FIRST_ONLY, DROPS, LAST_WINS])
+def test_a_system_message_behind_others_is_never_lost(source: str) -> None:
+    """Templates that take only one show the others as a user's text, where they stand."""
+    said = [
+        ("system", "Be brief."),
+        ("user", "hi"),
+        ("system", " It is late. "),
+        ("assistant", "Yes."),
+        ("user", "so?"),
+    ]
+    messages = [Message(role=role, content=content) for role, content in said]
+    expected = "system: Be brief.\nuser: hi\n\n It is late. \nassistant: Yes.\nuser: so?\n"
+    assert rendered(source, messages) == expected
+
+
+@pytest.mark.parametrize("source", [FIRST_ONLY, DROPS, LAST_WINS])
+def test_several_system_messages_at_the_beginning_are_one_where_a_template_wants_one(source: str) -> None:
+    messages = [Message(role="system", content="One."), Message(role="system", content="Two."), *user("hi")]
+    assert rendered(source, messages) == "system: One.\n\nTwo.\nuser: hi\n"
+
+
+def test_a_system_message_stays_one_where_the_template_shows_it(tokenizer: Tokenizer) -> None:
+    messages = [*user("hi"), Message(role="system", content="It is late.")]
+    assert rendered(CHATML, messages).endswith("<|im_start|>system\nIt is late.<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_template_that_refuses_every_form_says_why() -> None:
+    with pytest.raises(InvalidRequest, match="never"):
+        rendered("{{ raise_exception('never') }}", [*user("hi"), Message(role="system", content="x")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from tripos.wire.tools.reader import Said
 
 _CACHE = Field("cache_control", "object", "Prefixes are always reused.", use="met")
 _MESSAGE = table(
-    Field("role", "string", "", choices=("user", "assistant"), required=True),
+    Field("role", "string", "", choices=("user", "assistant", "system"), required=True),
     Field("content", "any", "", required=True),
 )
 _TEXT = table(
@@ -82,7 +83,9 @@ def read_conversation(system: Any, values: Sequence[Any]) -> tuple[Message, ...]
     for i, value in enumerate(values):
         path = f"messages[{i}]"
         each = read(value, _MESSAGE, path)
-        if each["role"] == "user":
+        if each["role"] == "system":
+            new = [Message(role="system", content=_read_text(each["content"], f"{path}.content"))]
+        elif each["role"] == "user":
             new = _read_user(each["content"], f"{path}.content", open_ids)
         else:
             new = [_read_assistant(each["content"], f"{path}.content")]
@@ -234,7 +237,16 @@ class Blocks:
             return []
         self._is_open = False
         block = self.blocks[-1]
-        if block["type"] in ("text", "thinking"):
-            block[block["type"]] = "".join(self._texts)
-        self._texts = []
-        return [{"type": "content_block_stop", "index": len(self.blocks) - 1}]
+        stop: dict[str, Any] = {"type": "content_block_stop", "index": len(self.blocks) - 1}
+        text, self._texts = "".join(self._texts), []
+        if block["type"] == "text":
+            block["text"] = text
+        elif block["type"] == "thinking":
+            block["thinking"], block["signature"] = text, _sign(text)
+            return [self._delta({"type": "signature_delta", "signature": block["signature"]}), stop]
+        return [stop]
+
+
+def _sign(thinking: str) -> str:
+    """Clients leave a block without a signature out of the history. Nobody here asks for what it says."""
+    return hashlib.sha256(thinking.encode(errors="surrogatepass")).hexdigest()

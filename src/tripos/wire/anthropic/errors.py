@@ -20,5 +20,6 @@ _TYPES = {
 def encode_error(error: TriposError, request_id: str) -> dict[str, Any]:
     """The body of an error response, and the event that ends a stream."""
     kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
-    inner = {"type": kind, "message": error.message, "param": error.param, "code": error.code}
+    inner: dict[str, Any] = {"type": kind, "message": error.message, "param": error.param, "code": error.code}
+    inner["details"] = {"error_code": error.code}  # where newer clients look for it
     return {"type": "error", "error": inner, "request_id": request_id}

@@ -9,9 +9,8 @@ from tripos.wire.anthropic.client_tools import describe
 from tripos.wire.fields import Field, Found, read, table
 from tripos.wire.generation import MAX_TOKENS
 from tripos.wire.ignored import Ignored
-from tripos.wire.json import shown
 from tripos.wire.tools.adapt import Thinking
-from tripos.wire.tools.offer import Choice, Offer, Tool, make_offer, read_tool
+from tripos.wire.tools.offer import Choice, Offer, Tool, make_offer, own_tools, read_tool
 
 _TOOL = table(
     Field("name", "any", ""),
@@ -46,7 +45,8 @@ _THINKING = table(
 
 def read_offer(found: Found) -> Offer:
     """Raises InvalidRequest naming the field."""
-    tools = [_read_tool(value, f"tools[{i}]", found.ignored) for i, value in enumerate(found.get("tools", ()))]
+    own = own_tools(found.get("tools", ()), _is_own, "tools", found.ignored)
+    tools = [_read_tool(value, where, found.ignored) for where, value in own]
     choice = read(found.get("tool_choice", {"type": "auto"}), _CHOICE, "tool_choice", found.ignored)
     is_named = choice["type"] == "tool"
     if is_named != ("name" in choice):
@@ -57,15 +57,16 @@ def read_offer(found: Found) -> Offer:
     return make_offer(tools, _MODES[choice["type"]], allowed, is_parallel, ("tools", "tool_choice"))
 
 
+def _is_own(kind: str) -> bool:
+    return kind == "custom" or describe(kind) is not None
+
+
 def _read_tool(value: Any, path: str, ignored: list[Ignored]) -> Tool:
     kind = value.get("type") if isinstance(value, dict) else None
     known = describe(kind) if isinstance(kind, str) else None
     if known is not None:
         found = read(value, _KNOWN_TOOL, path, ignored)
         return read_tool(found["name"], known[0], known[1], f"{path}.name", f"{path}.type")
-    if isinstance(kind, str) and kind != "custom":
-        message = f"{path}.type is {shown(kind)}: only tools that the client runs can be called"
-        raise InvalidRequest(message, code="invalid_value", param=f"{path}.type")
     found = read(value, _TOOL, path, ignored)
     schema_path = f"{path}.input_schema"
     return read_tool(

@@ -11,7 +11,7 @@ from tripos.wire import foreign
 from tripos.wire.anthropic.blocks import Blocks, read_conversation
 from tripos.wire.anthropic.functions import read_offer, read_thinking
 from tripos.wire.constraint import read_schema_format
-from tripos.wire.fields import Field, Found, read_json, table
+from tripos.wire.fields import Field, Found, read, read_json, table
 from tripos.wire.generation import (
     INT31,
     INT63,
@@ -24,6 +24,7 @@ from tripos.wire.generation import (
     check_model,
     read_stop,
 )
+from tripos.wire.json import shown
 from tripos.wire.tools.offer import MAX_TOOLS
 from tripos.wire.tools.reader import PLAIN, Speech
 
@@ -40,7 +41,7 @@ _PROMPT = (
     Field("output_config", "object", "{format: {type: json_schema, schema}}: the answer follows the schema."),
     Field("output_format", "object", "As output_config.format, and its older place."),
     Field("mcp_servers", "array", "the server makes no outbound requests", use="refused"),
-    Field("context_management", "object", "send the messages that count", use="refused"),
+    Field("context_management", "object", "{edits}: those that keep all; others are refused: send what counts."),
     Field("user_profile_id", "string", "For the client's own books.", max_bytes=512, use="ignored"),
     Field("workspace_id", "string", "For the client's own books.", max_bytes=512, use="ignored"),
     Field("speed", "string", "One speed: what the machine can.", use="ignored", nothing=("standard",)),
@@ -59,6 +60,7 @@ FIELDS = table(
     Field("service_tier", "string", "No tiers.", use="ignored", nothing=("auto", "standard_only")),
     Field("inference_geo", "string", "Everything stays on this machine.", max_bytes=64, use="ignored"),
     Field("container", "any", "there are no containers", use="refused"),
+    Field("thread", "object", "Refused by the code that makes clients send the whole conversation each time."),
     Field("diagnostics", "any", "see /metrics", use="refused"),
     *foreign.MESSAGES,
 )
@@ -67,12 +69,17 @@ _OUTPUT_CONFIG = table(
     Field("effort", "string", "One effort: what the model can.", max_bytes=16, use="ignored"),
     Field("task_budget", "object", "use max_tokens", use="refused"),
 )
+_CONTEXT = table(Field("edits", "array", "", max_items=16))
+_EDIT = table(Field("type", "string", "", required=True), Field("keep", "any", ""))
 _STOP_REASONS = {"length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 
 
 def decode(body: bytes) -> Asked:
     """Raises InvalidRequest naming the field."""
     found = read_json(body, FIELDS)
+    if "thread" in found:
+        message = "thread: no conversation is kept between requests, send all of its messages each time"
+        raise InvalidRequest(message, code="thread_unsupported_request", param="thread")
     sampling = Sampling(
         temperature=float(found.get("temperature", 1.0)),
         top_p=float(found.get("top_p", 1.0)),
@@ -119,8 +126,22 @@ def decode_count(body: bytes) -> Asked:
     )
 
 
-def _read_prompt(found: dict[str, Any]) -> tuple[Message, ...]:
+def _read_prompt(found: Found) -> tuple[Message, ...]:
+    _check_context(found)
     return read_conversation(found.get("system"), found["messages"])
+
+
+def _check_context(found: Found) -> None:
+    """Nothing is ever dropped from a conversation, so edits that keep all are no edits. Raises InvalidRequest."""
+    edits = found.inner("context_management", _CONTEXT).get("edits", ())
+    for i, value in enumerate(edits):
+        path = f"context_management.edits[{i}]"
+        edit = read(value, _EDIT, path, found.ignored)
+        if edit.get("keep") != "all":
+            message = (
+                f"{path} ({shown(edit['type'])}) would drop something, and nothing is: send the messages that count"
+            )
+            raise InvalidRequest(message, code="invalid_value", param=path)
 
 
 def encode_count(num_tokens: int) -> dict[str, int]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
+
+from msgspec.structs import replace
 
 from tripos.errors import InvalidRequest
 from tripos.wire.fields import Field, Found, kind_of, read, table
@@ -11,7 +13,7 @@ from tripos.wire.generation import MAX_TOKENS
 from tripos.wire.ignored import Ignored
 from tripos.wire.json import shown
 from tripos.wire.tools.adapt import Thinking
-from tripos.wire.tools.offer import MAX_TOOLS, Choice, Offer, Tool, make_offer, read_tool
+from tripos.wire.tools.offer import MAX_NAME, MAX_TOOLS, Choice, Offer, Tool, make_offer, own_tools, read_tool
 from tripos.wire.tools.reasoning import EFFORTS
 
 CALLING = (
@@ -47,18 +49,25 @@ _TOOL = table(
     Field("defer_loading", "boolean", "", use="ignored"),
     Field("allowed_callers", "array", "", use="ignored"),
 )
+_NAMESPACE = table(
+    Field("type", "string", "", choices=("namespace",), required=True),
+    Field("name", "string", "", max_bytes=256, required=True),
+    Field("description", "string", "Each tool has its own, which is shown.", use="met"),
+    Field("tools", "array", "", required=True),
+)
 _OFFERING, _THINKING = (frozenset(field.name for field in fields) for fields in (CALLING, REASONING))
+_ReadTool = Callable[[Any, str, list[Ignored]], list[Tool]]
 _NOTHING, _BY_ITSELF = Offer(choice="none"), Thinking()
 
 
 def read_chat_offer(found: Found) -> Offer:
     """Raises InvalidRequest naming the field."""
-    return _read_offer(found, _read_chat_tool, _chat_name)
+    return _read_offer(found, _read_chat_tool, ("function",), _chat_name)
 
 
 def read_offer(found: Found) -> Offer:
     """As read_chat_offer, for responses, whose tools are not wrapped."""
-    return _read_offer(found, _read_tool, _name)
+    return _read_offer(found, _read_tool, ("function", "namespace"), _name)
 
 
 def read_thinking(found: Found) -> Thinking:
@@ -72,23 +81,30 @@ def read_thinking(found: Found) -> Thinking:
     )
 
 
-def _read_chat_tool(value: Any, path: str, ignored: list[Ignored]) -> Tool:
-    _check_type(value, path)
+def flat_name(namespace: str, name: str) -> str:
+    """What a model calls a tool of a namespace; the tool's name alone where both are too long for a name."""
+    joined = f"{namespace}__{name}"
+    return joined if namespace and len(joined) <= MAX_NAME else name
+
+
+def own_name(namespace: str, flat: str) -> str:
+    """The name that `flat_name` made `flat` of."""
+    return flat.removeprefix(f"{namespace}__")
+
+
+def _read_chat_tool(value: Any, path: str, ignored: list[Ignored]) -> list[Tool]:
     function = read(value, _CHAT_TOOL, path, ignored).inner("function", _CHAT_FUNCTION)
-    return _tool(value["function"], function, f"{path}.function")
+    return [_tool(value["function"], function, f"{path}.function")]
 
 
-def _read_tool(value: Any, path: str, ignored: list[Ignored]) -> Tool:
-    _check_type(value, path)
-    return _tool(value, read(value, _TOOL, path, ignored), path)
-
-
-def _check_type(value: Any, path: str) -> None:
-    kind = value.get("type", "function") if isinstance(value, dict) else "function"
-    if kind != "function":
-        given = shown(kind) if isinstance(kind, str) else kind_of(kind)
-        message = f"{path}.type is {given}: only functions can be called, and the client runs them"
-        raise InvalidRequest(message, code="invalid_value", param=f"{path}.type")
+def _read_tool(value: Any, path: str, ignored: list[Ignored]) -> list[Tool]:
+    """A function, or the functions of a namespace."""
+    if not isinstance(value, dict) or value.get("type") != "namespace":
+        return [_tool(value, read(value, _TOOL, path, ignored), path)]
+    found = read(value, _NAMESPACE, path, ignored)
+    own = own_tools(found["tools"], lambda kind: kind == "function", f"{path}.tools", ignored)
+    inner = [tool for where, each in own for tool in _read_tool(each, where, ignored)]
+    return [replace(tool, name=flat_name(found["name"], tool.name), namespace=found["name"]) for tool in inner]
 
 
 def _tool(given: dict[str, Any], found: dict[str, Any], path: str) -> Tool:
@@ -113,30 +129,31 @@ def _name(value: dict[str, Any]) -> Any:
 
 
 def _read_offer(
-    found: Found, read_one: Callable[[Any, str, list[Ignored]], Tool], name_of: Callable[[dict[str, Any]], Any]
+    found: Found, read_one: _ReadTool, kinds: Collection[str], called_name: Callable[[dict[str, Any]], Any]
 ) -> Offer:
     if _OFFERING.isdisjoint(found):
         return _NOTHING
-    tools = [read_one(value, f"tools[{i}]", found.ignored) for i, value in enumerate(found.get("tools", ()))]
+    own = own_tools(found.get("tools", ()), lambda kind: kind in kinds, "tools", found.ignored)
+    tools = [tool for where, value in own for tool in read_one(value, where, found.ignored)]
     given = found.get("tool_choice", "auto")
-    choice, allowed = _read_choice(given, name_of)
+    choice, allowed = _read_choice(given, called_name)
     is_named = isinstance(given, dict) and given.get("type") == "function"  # asks for that one call
     is_parallel = found.get("parallel_tool_calls", True) and not is_named
     return make_offer(tools, choice, allowed, is_parallel, ("tools", "tool_choice"))
 
 
-def _read_choice(value: Any, name_of: Callable[[dict[str, Any]], Any]) -> tuple[Choice, list[Any] | None]:
+def _read_choice(value: Any, called_name: Callable[[dict[str, Any]], Any]) -> tuple[Choice, list[Any] | None]:
     """The mode, and the names it is bound to (None: all)."""
     if value in ("none", "auto", "required"):
         return value, None
     kind = value.get("type") if isinstance(value, dict) else None
-    if kind == "function" and isinstance(name := name_of(value), str):
+    if kind == "function" and isinstance(name := called_name(value), str):
         return "required", [name]
     if kind == "allowed_tools":
         # chat completions wraps what responses has at the top
         inner = value.get("allowed_tools", value)
         mode, tools = (inner.get("mode"), inner.get("tools")) if isinstance(inner, dict) else (None, None)
-        names = [name_of(each) for each in tools if isinstance(each, dict)] if isinstance(tools, list) else []
+        names = [called_name(each) for each in tools if isinstance(each, dict)] if isinstance(tools, list) else []
         if mode in ("auto", "required") and names and all(isinstance(name, str) for name in names):
             return mode, names
     given = shown(value) if isinstance(value, str) else f"{kind_of(value)} of this kind"

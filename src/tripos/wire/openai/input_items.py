@@ -52,8 +52,7 @@ def _check_names(query: Mapping[str, str], known: Sequence[str]) -> None:
 
 def encode_input_items(response_id: str, messages: Sequence[Message], page: Page) -> dict[str, Any]:
     """A page of `messages`. Raises InvalidRequest when `after` is no item of them."""
-    suffix = response_id.removeprefix("resp_")
-    items = [item for i, message in enumerate(messages) for item in _items(message, f"{suffix}_in{i}")]
+    items = input_items(response_id, messages)
     if page.is_descending:
         items.reverse()
     ids = [item["id"] for item in items]
@@ -68,6 +67,16 @@ def encode_input_items(response_id: str, messages: Sequence[Message], page: Page
         "last_id": shown_items[-1]["id"] if shown_items else None,
         "has_more": first + page.limit < len(items),
     }
+
+
+def input_items(response_id: str, messages: Sequence[Message]) -> list[dict[str, Any]]:
+    suffix = response_id.removeprefix("resp_")
+    return [item for i, message in enumerate(messages) for item in _items(message, f"{suffix}_in{i}")]
+
+
+def response_of(item_id: str) -> str:
+    """The id of the response that an item belongs to, by the form of our ids."""
+    return "resp_" + item_id.partition("_")[2].partition("_")[0]
 
 
 def _items(message: Message, suffix: str) -> list[dict[str, Any]]:

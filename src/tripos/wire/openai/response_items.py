@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from tripos.types import TokenLogprob, ToolCall
 from tripos.wire.json import encode
+from tripos.wire.openai.functions import own_name
 from tripos.wire.tools.reader import Said
 
 Event = tuple[str, dict[str, Any]]  # type, fields
@@ -17,7 +18,9 @@ Event = tuple[str, dict[str, Any]]  # type, fields
 class Output:
     """Grows by what the model says. An item is closed when another begins, calls at once."""
 
-    def __init__(self, response_id: str) -> None:
+    def __init__(self, response_id: str, namespaces: Mapping[str, str] | None = None) -> None:
+        """`namespaces`: of the tools that are in one, by the name that the model knows them by."""
+        self._namespaces = namespaces or {}
         self._suffix = response_id.removeprefix("resp_")
         self.items: list[dict[str, Any]] = []
         self._text: list[str] = []  # of the open item
@@ -81,13 +84,18 @@ class Output:
 
     def _call(self, call: ToolCall) -> list[Event]:
         events = self.close() if self.items else []
-        known = {"id": self._id("fc"), "type": "function_call", "call_id": call.id, "name": call.name}
+        known = {"id": self._id("fc"), "type": "function_call", "call_id": call.id, **self._named(call.name)}
         events.append(self._added({**known, "status": "in_progress", "arguments": ""}))
         events.append(self._event("response.function_call_arguments.delta", delta=call.arguments))
-        done = {"name": call.name, "arguments": call.arguments}
+        done = {"name": known["name"], "arguments": call.arguments}
         events.append(self._event("response.function_call_arguments.done", **done))
         self.items[-1] = {**known, "status": "completed", "arguments": call.arguments}
         return [*events, self._done()]
+
+    def _named(self, name: str) -> dict[str, str]:
+        """A tool as the client knows it."""
+        namespace = self._namespaces.get(name)
+        return {"name": name} if namespace is None else {"name": own_name(namespace, name), "namespace": namespace}
 
     def _id(self, prefix: str) -> str:
         return f"{prefix}_{self._suffix}" + (f"_{len(self.items)}" if self.items else "")

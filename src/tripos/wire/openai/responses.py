@@ -5,7 +5,7 @@ What was said before (previous_response_id) is looked up by the door and given t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ from tripos.wire.fields import Field, Found, at, check, kind_of, read, read_json
 from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, MODEL, Asked, Single, check_model, join_parts
 from tripos.wire.ignored import Ignored
 from tripos.wire.json import shown
-from tripos.wire.openai.functions import CALLING, read_offer
+from tripos.wire.openai.functions import CALLING, flat_name, read_offer
 from tripos.wire.openai.generation import DELIVERY, SAMPLING, read_delivery, read_sampling
 from tripos.wire.openai.response_items import Output
 from tripos.wire.tools.adapt import Thinking
@@ -91,7 +91,7 @@ _CALL = table(
     Field("arguments", "string", "", required=True),
     Field("id", "string", "", max_bytes=256, use="ignored"),
     Field("status", "string", "", max_bytes=64, use="ignored"),
-    Field("namespace", "string", "", max_bytes=256, use="ignored"),
+    Field("namespace", "string", "", max_bytes=256),
     Field("caller", "any", "", use="ignored"),
     Field("parsed_arguments", "any", "Of the client's own helpers.", use="ignored"),
 )
@@ -113,6 +113,9 @@ _REASONING_ITEM = table(
     Field("status", "string", "", max_bytes=64, use="ignored"),
     Field("encrypted_content", "string", "", use="ignored"),
 )
+_REFERENCE = table(
+    Field("type", "string", "", choices=("item_reference",)), Field("id", "string", "", max_bytes=256, required=True)
+)
 _REASONING_PART = table(
     Field("type", "string", "", choices=("reasoning_text",), required=True), Field("text", "string", "", required=True)
 )
@@ -132,6 +135,9 @@ _PART = table(
 )
 
 
+FindItem = Callable[[str, str], dict[str, Any]]  # (id of an item, path for errors) → the item as it was sent
+
+
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """A decoded body before what was said earlier is known. `asked`'s request has no prompt yet."""
 
@@ -146,8 +152,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     text_format: dict[str, Any] = {}  # as the client wrote it
 
 
-def decode(body: bytes) -> Wanted:
-    """Raises InvalidRequest naming the field."""
+def decode(body: bytes, find_item: FindItem) -> Wanted:
+    """Raises InvalidRequest naming the field, and what `find_item` raises."""
     found = read_json(body, FIELDS)
     if found.get("background"):
         raise InvalidRequest("background: only false is supported", code="invalid_value", param="background")
@@ -158,15 +164,15 @@ def decode(body: bytes) -> Wanted:
         constraint=read_text_format(found),
         cache_salt=found.get("cache_salt", ""),
     )
-    wanted = _read_wanted(found, Asked(requests=(request,), **read_delivery(found)))
+    wanted = _read_wanted(found, Asked(requests=(request,), **read_delivery(found)), find_item)
     return replace(wanted, is_stored=found.get("store", True), metadata=_read_metadata(found.get("metadata", {})))
 
 
-def decode_count(body: bytes) -> Wanted:
-    """Raises InvalidRequest naming the field."""
+def decode_count(body: bytes, find_item: FindItem) -> Wanted:
+    """Raises as `decode`."""
     found = read_json(body, COUNT)
     read_text_format(found)
-    return _read_wanted(found, Asked(model=check_model(found), requests=(Generate(prompt=""),)))
+    return _read_wanted(found, Asked(model=check_model(found), requests=(Generate(prompt=""),)), find_item)
 
 
 def ask(wanted: Wanted, before: tuple[Message, ...]) -> Asked:
@@ -187,7 +193,7 @@ def encode_deleted(response_id: str) -> dict[str, Any]:
     return {"id": response_id, "object": "response", "deleted": True}
 
 
-def _read_wanted(found: Found, asked: Asked) -> Wanted:
+def _read_wanted(found: Found, asked: Asked, find_item: FindItem) -> Wanted:
     thinking = Thinking(effort=found.inner("reasoning", _REASONING).get("effort"))
     asked = replace(asked, offer=read_offer(found), thinking=thinking)
     return Wanted(
@@ -195,7 +201,7 @@ def _read_wanted(found: Found, asked: Asked) -> Wanted:
         tools=found.get("tools", []),
         tool_choice=found.get("tool_choice", "auto"),
         text_format=found.get("text", {}).get("format") or {},
-        messages=_read_input(found["input"]),
+        messages=_read_input(found["input"], find_item),
         instructions=found.get("instructions"),
         previous_response_id=found.get("previous_response_id"),
     )
@@ -226,7 +232,7 @@ def _read_metadata(value: dict[str, Any]) -> dict[str, str]:
     return {name: each for name, each in value.items() if each is not None}
 
 
-def _read_input(value: Any) -> tuple[Message, ...]:
+def _read_input(value: Any, find_item: FindItem) -> tuple[Message, ...]:
     if isinstance(value, str):
         return (Message(role="user", content=value),)
     if not isinstance(value, list):
@@ -237,16 +243,24 @@ def _read_input(value: Any) -> tuple[Message, ...]:
     if len(value) > MAX_MESSAGES:
         message = f"input has {len(value)} items, at most {MAX_MESSAGES} may be given"
         raise InvalidRequest(message, code="too_many_items", param="input")
-    return tuple(_read_item(each, f"input[{i}]") for i, each in enumerate(value))
+    return tuple(_read_item(_followed(each, f"input[{i}]", find_item), f"input[{i}]") for i, each in enumerate(value))
+
+
+def _followed(value: Any, path: str, find_item: FindItem) -> Any:
+    """An item, where a client sent no more than its id."""
+    if not isinstance(value, dict) or (value.get("type") or "item_reference") != "item_reference" or "role" in value:
+        return value
+    return find_item(read(value, _REFERENCE, path)["id"], f"{path}.id")
 
 
 def _read_item(value: Any, path: str) -> Message:
     kinds = ("message", "function_call", "function_call_output", "reasoning")
-    _check_kind(value, kinds, path, "reads messages, reasoning, function calls and their outputs")
+    _check_kind(value, kinds, path, "reads messages, reasoning, function calls, their outputs and references to these")
     kind = value.get("type") if isinstance(value, dict) else None
     if kind == "function_call":
         found = read(value, _CALL, path)
-        call = ToolCall(id=found["call_id"], name=found["name"], arguments=found["arguments"])
+        name = flat_name(found.get("namespace", ""), found["name"])
+        call = ToolCall(id=found["call_id"], name=name, arguments=found["arguments"])
         return Message(role="assistant", tool_calls=(call,))
     if kind == "function_call_output":
         found = read(value, _CALL_OUTPUT, path)
@@ -337,7 +351,8 @@ class ResponseAnswer(Single):
         super().__init__(asked.speech)
         sampling = asked.requests[0].sampling
         self._wants_logprobs = sampling.logprobs is not None
-        self._output = Output(response_id)
+        offered = wanted.asked.offer.tools
+        self._output = Output(response_id, {tool.name: tool.namespace for tool in offered if tool.namespace})
         self._num_events = 0
         self._fixed = {
             "id": response_id,

@@ -6,17 +6,20 @@ Owns the rules for names and parameters. Descriptions are for the prompt only.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from tripos.errors import InvalidRequest
+from tripos.wire.fields import kind_of, name_of
+from tripos.wire.ignored import Ignored
 from tripos.wire.json import shown
 from tripos.wire.tools.schema import check_schema
 
 MAX_TOOLS = 128
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+MAX_NAME = 64  # characters
+_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME}}}")
 
 Choice = Literal["none", "auto", "required"]
 
@@ -25,6 +28,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     """A function. `parameters` is a JSON Schema of an object; `path` is where the client wrote it."""
 
     name: str
+    namespace: str = ""  # that the client knows it in, whose name `name` begins with
     description: str = ""
     parameters: dict[str, Any] = {}
     path: str = "parameters"
@@ -72,6 +76,32 @@ def read_tool(
         path=parameters_path,
         is_strict=is_strict,
     )
+
+
+def own_tools(
+    values: Sequence[Any], is_own: Callable[[str], bool], path: str, ignored: list[Ignored]
+) -> list[tuple[str, Any]]:
+    """(path, tool) of those that a client runs, by their type. The others, which only another server could run or which
+    take no JSON, are left out beside them and named; a client that offers nothing else is told so.
+    """
+    kinds = [value.get("type") if isinstance(value, dict) else None for value in values]
+    kept = [kind is None or (isinstance(kind, str) and is_own(kind)) for kind in kinds]
+    for i, kind in enumerate(kinds):
+        if kept[i]:
+            continue
+        if not any(kept) or not isinstance(kind, str):
+            given = shown(kind) if isinstance(kind, str) else kind_of(kind)
+            message = f"{path}[{i}].type is {given}: only tools that the client runs can be called"
+            raise InvalidRequest(message, code="invalid_value", param=f"{path}[{i}].type")
+        ignored.append(Ignored(".".join((name_of(f"{path}[{i}]", kind), *_own_names(values[i], kind))), "tool"))
+    return [(f"{path}[{i}]", value) for i, value in enumerate(values) if kept[i]]
+
+
+def _own_names(tool: dict[str, Any], kind: str) -> list[str]:
+    """What a tool is called, if anything; chat completions wraps it."""
+    inner = tool.get(kind, tool)
+    name = inner.get("name") if isinstance(inner, dict) else None
+    return [name[:64]] if isinstance(name, str) else []
 
 
 def make_offer(
