@@ -172,7 +172,7 @@ TRIPOS_API int tripos_set_adapter(TriposExecutor* executor, int32_t slot, const 
 TRIPOS_API int tripos_run(TriposExecutor* executor, const TriposStep* step, const TriposOutput* output);
 
 /* While 1s outweigh -1s, a mapped file that is shortened reads as zeros behind its end, where SIGBUS would end the
- * process. For all threads; whoever reads compares the file's size and time of change afterwards. */
+ * process. For all threads. -1 fails, and counts, when such zeros were read. */
 TRIPOS_API int tripos_guard(int32_t change);
 
 /* Lines of `key=value` about a created (and, for kernels and sizes, loaded) executor. */

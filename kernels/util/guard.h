@@ -1,5 +1,4 @@
 // Survives a mapped file that somebody shortens while it is read: behind its new end there are zeros, not SIGBUS.
-// Whoever reads must compare the file's size and time of change afterwards.
 #ifndef TRIPOS_UTIL_GUARD_H_
 #define TRIPOS_UTIL_GUARD_H_
 
@@ -7,6 +6,7 @@ namespace tripos {
 
 // The guard holds for all threads from the first Begin to the last End. Throws Error when the system refuses.
 void BeginGuard();
+// Ends it all the same, and then throws Error when zeros were read in the stead of a file since the first Begin.
 void EndGuard();
 
 }  // namespace tripos

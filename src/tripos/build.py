@@ -113,11 +113,11 @@ class Opened:
         """Pack, and reserve the cache. Raises ModelRefused, EnvironmentProblem."""
         fit = self.need.within(memory_bytes)
         give_back_freed_memory()
-        with guarded(), ThreadPoolExecutor(1, thread_name_prefix="tripos-digest") as pool:
-            digest = pool.submit(lambda: self.source.digest)  # releases the GIL, so it runs beside packing
-            progress("pack", 0.0)
-            executor = make_executor(self.executor_options())
-            try:
+        executor = make_executor(self.executor_options())
+        try:
+            with guarded(), ThreadPoolExecutor(1, thread_name_prefix="tripos-digest") as pool:
+                digest = pool.submit(lambda: self.source.digest)  # releases the GIL, so it runs beside packing
+                progress("pack", 0.0)
                 plan = self.runnable()
                 executor.load(plan, self.weights, lambda done: progress("pack", done))
                 progress("cache", 0.0)
@@ -126,9 +126,9 @@ class Opened:
                 progress("digest", 0.0)
                 card = self._card(executor.info(), digest.result())
                 self.source.check_unchanged()
-            except BaseException:
-                executor.close()
-                raise
+        except BaseException:
+            executor.close()
+            raise
         engine_options = EngineOptions(
             num_blocks=num_blocks,
             block_size=BLOCK_SIZE,
@@ -198,13 +198,17 @@ def open_model(options: ModelOptions, source: Source | None = None) -> Opened:
 def load_model(options: ModelOptions, progress: Progress = ignore_progress) -> LanguageModel:
     """One model alone: open, check, pack and reserve. Raises ModelRefused, ConfigError, EnvironmentProblem."""
     progress("open", 0.0)
-    return open_model(options).load(options.memory or free_memory_bytes(), progress)
+    with guarded():
+        opened = open_model(options)
+    return opened.load(options.memory or free_memory_bytes(), progress)
 
 
 def load_encoder(options: ModelOptions, progress: Progress = ignore_progress) -> EncoderModel:
     """One embedder or reranker alone. Raises ModelRefused, ConfigError, EnvironmentProblem."""
     progress("open", 0.0)
-    return open_encoder_model(options, open_source(options.source), make_executor).load(progress)
+    with guarded():
+        opened = open_encoder_model(options, open_source(options.source), make_executor)
+    return opened.load(progress)
 
 
 def free_memory_bytes() -> int:
@@ -275,6 +279,7 @@ def make_executor(options: ExecutorOptions) -> Executor:
         return ReferenceExecutor(options)
 
 
+@guarded()
 def quantize_model(options: ModelOptions, folder: Path, progress: Progress = ignore_progress) -> None:
     """Write `options.source`, its matrices packed as `options.weights`, as a directory that loads without conversion.
 
@@ -295,7 +300,6 @@ def quantize_model(options: ModelOptions, folder: Path, progress: Progress = ign
         digest = opened.source.digest
         progress("pack", 0.0)
         executor.load(plan, opened.weights, lambda done: progress("pack", done))
-        opened.source.check_unchanged()
         unpacked = {name for op in plan.ops for name in op.weights[op.kind == "linear" :]} - set(plan.constants)
         packing = Packing(
             weights=options.weights,
@@ -305,7 +309,7 @@ def quantize_model(options: ModelOptions, folder: Path, progress: Progress = ign
             tensors=[opened.weights[part] for name in sorted(unpacked) for part in plan.weights[name].parts],
             files=opened.source.files(),
         )
-        write_packed(folder, packing, lambda done: progress("write", done))
+        write_packed(folder, packing, lambda done: progress("write", done), opened.source.check_unchanged)
     finally:
         executor.close()
         opened.source.close()
@@ -323,6 +327,7 @@ def _recommended(defaults: GenerationDefaults) -> Sampling:
 
 
 # -- tables for people ----------------------------------------------------------------------------------------------
+@guarded()
 def describe_machine(options: ModelOptions) -> list[tuple[str, ...]]:
     """The processor, its memory, and the kernel that each op of the model got."""
     opened = open_any(options)

@@ -118,18 +118,18 @@ class OpenedEncoder:
     def load(self, progress: Callable[[str, float], None]) -> EncoderModel:
         """Pack. Raises ModelRefused, EnvironmentProblem."""
         give_back_freed_memory()
-        with guarded(), ThreadPoolExecutor(1, thread_name_prefix="tripos-digest") as pool:
-            digest = pool.submit(lambda: self.source.digest)  # releases the GIL, so it runs beside packing
-            progress("pack", 0.0)
-            executor = self.make_executor(self.executor_options())
-            try:
+        executor = self.make_executor(self.executor_options())
+        try:
+            with guarded(), ThreadPoolExecutor(1, thread_name_prefix="tripos-digest") as pool:
+                digest = pool.submit(lambda: self.source.digest)  # releases the GIL, so it runs beside packing
+                progress("pack", 0.0)
                 executor.load(self.runnable(), self.weights, lambda done: progress("pack", done))
                 progress("digest", 0.0)
                 card = self._card(executor.info(), digest.result())
                 self.source.check_unchanged()
-            except BaseException:
-                executor.close()
-                raise
+        except BaseException:
+            executor.close()
+            raise
         modules = self.encoder.modules
         options = EncoderOptions(
             max_length=self.max_length,

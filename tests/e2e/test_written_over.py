@@ -144,6 +144,33 @@ LOAD = textwrap.dedent("""
 """)
 
 
+LOAD_SHORTENED_AND_REPLACED = LOAD.replace(
+    "os.truncate(path, 0)", "os.truncate(path, 0); open(path + '.new', 'wb').close(); os.replace(path + '.new', path)"
+)
+
+
+@pytest.mark.skipif(find_library() is None, reason="the guard is part of the native kernels")
+def test_a_file_that_is_shortened_and_then_replaced_while_it_is_loaded_is_refused(model: Path) -> None:
+    script, path = LOAD_SHORTENED_AND_REPLACED, weights_of(model)
+    done = subprocess.run([sys.executable, "-c", script, model, path], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "was shortened" in done.stdout or "is damaged" in done.stdout
+
+
+def test_a_file_that_is_written_over_while_its_packed_copy_is_written_leaves_no_copy(tmp_path: Path) -> None:
+    if find_library() is None:
+        pytest.skip("packing needs the native kernels")
+    model = copied(demo_folder(), tmp_path)
+
+    def write(phase: str, done: float) -> None:
+        if phase == "write":
+            weights_of(model).write_bytes(weights_of(model).read_bytes())
+
+    with pytest.raises(ModelRefused, match=r"was written over"):
+        quantize_model(ModelOptions(source=str(model), weights="int8", threads=1), tmp_path / "packed", write)
+    assert not (tmp_path / "packed").exists()
+
+
 @pytest.mark.skipif(find_library() is None, reason="the guard is part of the native kernels")
 def test_a_file_that_is_shortened_while_it_is_loaded_ends_no_process(model: Path) -> None:
     path = weights_of(model)

@@ -155,8 +155,7 @@ class CompileProcess:
         end_s = time.monotonic() + seconds
         view = memoryview(_frame(msgspec.msgpack.encode(value)))
         while view:
-            if not select.select([], [pipe], [], max(0.0, end_s - time.monotonic()))[1]:
-                raise TimeoutError
+            _wait(pipe, select.POLLOUT, end_s)
             with contextlib.suppress(BlockingIOError):
                 view = view[os.write(pipe.fileno(), view) :]
 
@@ -167,8 +166,7 @@ class CompileProcess:
         end_s = time.monotonic() + seconds
         data, wanted = b"", 4
         while len(data) < wanted:
-            if not select.select([pipe], [], [], max(0.0, end_s - time.monotonic()))[0]:
-                raise TimeoutError
+            _wait(pipe, select.POLLIN, end_s)
             piece = os.read(pipe.fileno(), wanted - len(data))
             if not piece:
                 raise EOFError
@@ -214,6 +212,16 @@ def _reap(process: subprocess.Popen[bytes], is_reaping: threading.Lock) -> None:
 def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
     assert pipe is not None
     return pipe
+
+
+def _wait(pipe: IO[bytes], event: int, end_s: float) -> None:
+    """Until a pipe is ready, or closed. Raises TimeoutError. Not by select(), which knows no descriptor beyond 1023: a
+    server with many connections has such ones.
+    """
+    poll = select.poll()
+    poll.register(pipe, event)
+    if not poll.poll(1000 * max(0.0, end_s - time.monotonic())):
+        raise TimeoutError
 
 
 def _cpu_s(pid: int) -> float:

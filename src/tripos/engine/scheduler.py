@@ -219,7 +219,7 @@ class Scheduler:
             sequence = heapq.heappop(self._deadlines)[2]
             if not sequence.is_finished:
                 late.append(sequence)
-        if len(self._deadlines) > 2 * (self._num_waiting + len(self.running)) + 64:
+        if len(self._deadlines) > 2 * (self._num_waiting + len(self.running) + len(self._held)) + 64:
             self._deadlines = [entry for entry in self._deadlines if not entry[2].is_finished]
             heapq.heapify(self._deadlines)
         return late

@@ -129,12 +129,16 @@ class Stream:
         self._news.set()
 
     async def next_deltas(self) -> list[Delta]:
-        """Wait for news. Raises the call's error once what came before it is read."""
+        """Wait for news, which may be no more than that a full stream was read: of its tokens all are held back.
+
+        Raises the call's error once what came before it is read.
+        """
         while True:
             while self.is_unchecked:
                 await asyncio.to_thread(self.verify)
+            was_full = self.is_full
             deltas = self._take()
-            if deltas:
+            if deltas or was_full:
                 return deltas
             if self._error is not None:
                 raise self._error

@@ -165,8 +165,13 @@ class Packing:
     files: Mapping[str, bytes]  # config.json, tokenizer.json and so on
 
 
-def write_packed(folder: Path, packing: Packing, progress: Callable[[float], None]) -> None:
-    """Write a packed checkpoint that is there in whole or not at all. Raises ConfigError when the place is taken."""
+def write_packed(
+    folder: Path, packing: Packing, progress: Callable[[float], None], check: Callable[[], None] = lambda: None
+) -> None:
+    """Write a packed checkpoint that is there in whole or not at all. Raises ConfigError when the place is taken.
+
+    `check` is called when everything is read; nothing is there when it raises.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: exists and is not an empty directory: choose another one")
     unfinished = folder.with_name(folder.name + ".unfinished")
@@ -175,6 +180,7 @@ def write_packed(folder: Path, packing: Packing, progress: Callable[[float], Non
     unfinished.mkdir(parents=True)
     try:
         manifest = _write_files(unfinished, packing, progress)
+        check()
         (unfinished / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
         if folder.exists():
             folder.rmdir()

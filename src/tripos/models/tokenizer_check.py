@@ -177,11 +177,12 @@ def _replace(step: Mapping[str, Any]) -> Growth:
 def _shortest_match(regex: str) -> int:
     """Bytes that a match of one character or class, repeated, has at least; 0 for any other regex."""
     match = re.fullmatch(
-        r"(\\?[^\\()\[\]{}|*?+.^$]|\\[.*+?()\[\]{}|^$\\]|\.|\[[^\[\]\\]+\])(\+|\{(\d+)(,\d*)?\})?", regex
+        r"(\\?[^\\()\[\]{}|*?+.^$]|\\[.*+?()\[\]{}|^$\\]|\.|\[[^\[\]\\]+\])(\+|\{(\d+)(?:,(\d*))?\})?", regex
     )
-    if match is None or re.fullmatch(r"\\[bBAzZGKQERX0-9]", match[1]):
+    if match is None or re.fullmatch(r"\\[bByYAzZGKQERX0-9]", match[1]):
         return 0
-    return int(match[3]) if match[3] else 1
+    counts = [int(count) for count in match.group(3, 4) if count]  # Oniguruma takes {2,1} for {1,2}
+    return min(counts, default=1)
 
 
 def _prepend(step: Mapping[str, Any]) -> Growth:

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tripos.errors import EnvironmentProblem
-from tripos.runtime.native import load_library
+from tripos.errors import EnvironmentProblem, ModelRefused
+from tripos.runtime.native import check, load_library
 
 
 @contextmanager
 def guarded() -> Iterator[None]:
     """Inside, what lies behind the new end of a mapped file reads as zeros, in any thread, where the system would end
-    the process by SIGBUS. Compare the file with what it was afterwards. Without the native library: no guard."""
+    the process by SIGBUS. Raises ModelRefused at its end when that came about. Without the native library: no guard."""
     try:
         library = load_library()
     except EnvironmentProblem:
         yield
         return
-    library.tripos_guard(1)
+    check(library, library.tripos_guard(1), EnvironmentProblem)
     try:
         yield
     finally:
-        library.tripos_guard(-1)
+        status = library.tripos_guard(-1)
+    check(library, status, ModelRefused)

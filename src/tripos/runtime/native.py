@@ -177,7 +177,8 @@ def _lines(text: bytes) -> dict[str, str]:
     return dict(line.split("=", 1) for line in text.decode().splitlines())
 
 
-def _check(library: ctypes.CDLL, status: int, error: type[Exception]) -> None:
+def check(library: ctypes.CDLL, status: int, error: type[Exception]) -> None:
+    """Raises `error` with what the library says, where a call of it failed."""
     if status != 0:
         raise error(library.tripos_error().decode())
 
@@ -193,7 +194,7 @@ def measure(peak: str, *, threads: int = 1, working_set_bytes: int = 1 << 28, is
     """
     library, result = load_library(), ctypes.c_double()
     status = library.tripos_measure(PEAKS.index(peak), isa.encode(), threads, working_set_bytes, ctypes.byref(result))
-    _check(library, status, ConfigError)
+    check(library, status, ConfigError)
     return result.value if result.value >= 0 else None
 
 
@@ -206,7 +207,7 @@ def dequantize(tensor: WeightTensor) -> npt.NDArray[np.float32]:
     if data.nbytes != out.size // values * size:
         raise ModelRefused(f"tensor {tensor.name}: {data.nbytes} bytes do not hold {out.size} values of {tensor.dtype}")
     status = library.tripos_dequantize(_FORMATS.index(tensor.dtype), data.ctypes.data, out.size, out.ctypes.data)
-    _check(library, status, ModelRefused)
+    check(library, status, ModelRefused)
     return out
 
 
@@ -379,7 +380,7 @@ class NativeExecutor:
             o.weights.encode(), o.kv_cache.encode(), isa.encode(),
         )  # fmt: skip
         status = self._library.tripos_create(ctypes.byref(native), ctypes.byref(self._handle))
-        _check(self._library, status, ConfigError)
+        check(self._library, status, ConfigError)
 
     def load(self, plan: Plan, weights: Weights, progress: Progress = ignore_progress) -> None:
         """Pack the weights. Raises ModelRefused naming the tensor or op that does not fit."""
@@ -388,7 +389,7 @@ class NativeExecutor:
         entries = (_Weight * len(table.entries))(*table.entries)
         told = _Progress(progress)
         status = self._library.tripos_load(self._open, encoded, len(encoded), entries, len(entries), told)
-        _check(self._library, status, ModelRefused)
+        check(self._library, status, ModelRefused)
         self._arrays = [array for name in tables_of(plan) for array in table.arrays_of(name)]
         linears = [op.weights[0] for op in plan.ops if op.kind == "linear"]
         self._matrices = {plan.weights[name]: table.index_of_linear(name) for name in linears}
@@ -402,7 +403,7 @@ class NativeExecutor:
         modules = [self._low_rank(self._places[name], low, keep) for name, low in adapter.items()]
         entries = (_LowRank * len(modules))(*modules)
         status = self._library.tripos_set_adapter(self._open, slot, entries, len(modules))
-        _check(self._library, status, ModelRefused)
+        check(self._library, status, ModelRefused)
 
     def _low_rank(self, place: Place, low: LowRank, keep: list[npt.NDArray[Any]]) -> _LowRank:
         a, b = np.ascontiguousarray(low.a.data), np.ascontiguousarray(low.b.data)
@@ -418,7 +419,7 @@ class NativeExecutor:
 
     def _panels(self, spec: WeightSpec, index: int) -> Panels:
         native = _Panels()
-        _check(self._library, self._library.tripos_panels(self._open, index, ctypes.byref(native)), ValueError)
+        check(self._library, self._library.tripos_panels(self._open, index, ctypes.byref(native)), ValueError)
         memory = (ctypes.c_uint8 * native.bytes).from_address(native.data)
         memory.executor = self  # the view keeps its owner alive
         data = np.frombuffer(memory, np.uint8)
@@ -428,7 +429,7 @@ class NativeExecutor:
         return Panels(spec.parts, (rows, cols), kind, is_interleaved, int(about()["panel_layout"]), data)
 
     def reserve(self, num_blocks: int) -> int:
-        _check(self._library, self._library.tripos_reserve(self._open, num_blocks), EnvironmentProblem)
+        check(self._library, self._library.tripos_reserve(self._open, num_blocks), EnvironmentProblem)
         return num_blocks
 
     def run(self, step: StepInput) -> StepOutput:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 MAX_DEPTH = 64  # of groups
+_MAX_COUNT_DIGITS = 9  # of a repetition
 _LAST = 0x10FFFF
 _FLAG = "(?i)"
 _DIGITS = ((0x30, 0x39),)
@@ -92,6 +93,8 @@ class _Translator:
         if part.begins or part.ends:
             raise _edge(start)
         low, _, high = found[0][1:-1].partition(",")
+        if max(len(low), len(high)) > _MAX_COUNT_DIGITS:
+            raise PatternProblem(f"the repetition at position {self._at} is too long", is_unsupported=True)
         if high and int(high) < int(low):
             raise PatternProblem(f"the repetition {found[0]} runs backwards")
         self._at = found.end()

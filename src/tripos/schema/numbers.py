@@ -40,7 +40,7 @@ def is_kept(value: float) -> bool:
     if number == number.to_integral_value():
         if isinstance(value, int) and abs(value) < 1 << 63:
             return int(float(value)) == value
-        return len(digits) <= _SURE_DIGITS
+        return len(str(abs(int(number))).rstrip("0")) <= _SURE_DIGITS
     if places > MAX_CONST_DECIMALS or float(whole) / 10.0**places != abs(value):  # which is how it is read
         return False
     return abs(Decimal(value) - number) * 2 != Decimal(1).scaleb(-places)  # in the middle: the other digit comes out
@@ -79,6 +79,8 @@ def _inner_double(value: int, is_low: bool) -> Decimal:
 
 def is_countable(divisor: float) -> bool:
     """Whether the compiler counts multiples of it: it multiplies by ten until no fraction is left, in doubles."""
+    if divisor > MAX_DIVISOR:
+        return False
     value, num_decimals = float(divisor), 0
     while value != int(value):
         value, num_decimals = value * 10, num_decimals + 1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from itertools import combinations
 from typing import Any
 from urllib.parse import unquote
 
 _MAX_REFERENCES = 64  # one behind the other
+_PLACE = re.compile("0|[1-9][0-9]{0,8}")  # in a list
 _MAX_DEPTH = 4  # of properties that tell two objects apart
 
 
@@ -17,7 +19,7 @@ def resolve(root: Any, ref: str) -> Any:
         part = part.replace("~1", "/").replace("~0", "~")
         if isinstance(value, dict):
             value = value.get(part)
-        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+        elif isinstance(value, list) and _PLACE.fullmatch(part) and int(part) < len(value):
             value = value[int(part)]
         else:
             return None

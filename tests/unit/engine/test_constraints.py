@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import resource
 import signal
 import threading
 import time
@@ -219,6 +220,22 @@ def test_a_killed_process_leaves_nothing_behind(grammars: Grammars, number: sign
     while os.path.exists(f"/proc/{pid}"):
         assert time.monotonic() < end_s
         time.sleep(0.005)
+
+
+def test_a_grammar_is_tried_where_a_thousand_connections_are_open() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    open_ones: list[int] = []
+    try:
+        while not open_ones or open_ones[-1] < 1100:
+            open_ones.append(os.open(os.devnull, os.O_RDONLY))
+        late = Grammars(byte_tokenizer(), 257)
+        assert late.compile(regex("a+")).text
+        late.close()
+    finally:
+        for each in open_ones:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def stop(grammars: Grammars) -> int:

@@ -195,6 +195,22 @@ async def test_a_stream_that_is_full_holds_its_sequences_until_it_is_read(fields
         assert logprobs_of([first, *rest], index) == logprobs_of(alone, index)
 
 
+async def test_a_stream_that_is_full_of_what_is_held_back_goes_on_once_it_is_read() -> None:
+    def next_token(tokens: list[int], seed: int, counter: int) -> int:
+        return ord("a") if tokens[-1] in b"ab" else ord("b")
+
+    executor = ScriptedExecutor(VOCAB_SIZE, OPTIONS, next_token=next_token)
+    async with started(executor) as model:
+        events = model.run(call("hello", max_tokens=60, logprobs=20, stop=("a" * 50 + "!",)))
+        first = await anext(events)
+        await settled(model)
+        assert text_of([first]) == "b"
+        assert model._held
+        async with asyncio.timeout(10):
+            rest = [event async for event in events]
+    assert text_of([first, *rest]) == "b" + "a" * 59
+
+
 async def test_a_reader_of_a_full_stream_may_leave() -> None:
     async with started() as model:
         events = model.run(call("hello", max_tokens=230, logprobs=20))

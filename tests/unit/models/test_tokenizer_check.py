@@ -51,7 +51,9 @@ def sequence(*steps: dict[str, Any]) -> dict[str, Any]:
         (replace("\u2581", Regex="[ \t]+"), Growth(3.0)),
         (replace("abcd", Regex="a{2}"), Growth(2.0)),
         (replace("ab", Regex="(?=x)"), Growth(3.0, 2.0, False)),  # may match nothing
+        (replace("abcd", Regex="a{4,2}"), Growth(2.0)),  # which is a{2,4}
         (replace("ab", Regex="\\b"), Growth(3.0, 2.0, False)),
+        (replace("ab", Regex="\\y"), Growth(3.0, 2.0, False)),
         (replace("ab", Regex="a*"), Growth(3.0, 2.0, False)),
         (sequence({"type": "Prepend", "prepend": "ab"}, replace("xyz", String="a")), Growth(3.0, 6.0)),
         (sequence(sequence({"type": "NFC"}), {"type": "ByteLevel"}), Growth(6.0)),

@@ -145,6 +145,10 @@ def nested(depth: int) -> Any:
         ({"const": 6.331897781708e-13}, "unsupported_schema"),
         ({"multipleOf": 0.1234567890123456}, "unsupported_schema"),
         ({"multipleOf": 5e-10}, "unsupported_schema"),  # ten decimals
+        ({"multipleOf": 10**400}, "unsupported_schema"),  # no double is as large
+        ({"const": 10**30 + 1}, "unsupported_schema"),
+        ({"pattern": f"a{{1,{'9' * 5000}}}"}, "unsupported_schema"),  # more digits than Python reads as a number
+        ({"$defs": {"a": {"anyOf": [{}]}}, "$ref": f"#/$defs/a/anyOf/{'1' * 5000}"}, "unsupported_schema"),
     ],
     ids=lambda value: str(value)[:50],
 )
