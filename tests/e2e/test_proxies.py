@@ -319,3 +319,32 @@ def test_pages_and_names_that_are_allowed(tmp_path: Path) -> None:
         assert (response.status, response.getheader("access-control-allow-origin")) == (401, page)
         response.read()
         connection.close()
+
+
+def test_clients_that_never_finish_a_handshake_take_no_more_places_than_others(
+    tmp_path: Path, certificate: tuple[Path, Path]
+) -> None:
+    log = tmp_path / "log"
+    flags = ("--tls-cert", str(certificate[0]), "--tls-key", str(certificate[1]), "--max-connections", "8")
+    with contextlib.ExitStack() as silent, serving("--port", "0", *flags, log=log):
+        host, port = address_in(log)
+        clients = [silent.enter_context(socket.create_connection((host, port))) for _ in range(60)]
+        wait_until(lambda: num_closed(clients) >= 60 - 8 - 32, seconds=20)  # inside, and waiting outside
+        wait_until(lambda: num_closed(clients) == 60, seconds=40)  # a handshake has its time
+        context = ssl.create_default_context(cafile=str(certificate[0]))
+        for _ in range(30):  # more than may be inside at once: each leaves its place
+            assert ask(http.client.HTTPSConnection(host, port, context=context, timeout=30))[0] == 200
+    assert "Traceback" not in log.read_text()
+
+
+def num_closed(clients: list[socket.socket]) -> int:
+    found = 0
+    for client in clients:
+        client.setblocking(False)
+        try:
+            found += client.recv(1) == b""
+        except BlockingIOError:
+            continue
+        except OSError:
+            found += 1
+    return found

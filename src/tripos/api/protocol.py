@@ -8,6 +8,7 @@ connections gate.py's.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Coroutine
 from typing import Any, Protocol, cast
 
@@ -60,13 +61,15 @@ class Connection(asyncio.Protocol):
         *,
         gate: Gate,
         idle_s: float | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        """`idle_s`: a client may be idle for so long between requests; None: IDLE_S."""
+        """`idle_s`: a client may be idle for so long between requests; None: IDLE_S. `tls`: what is spoken first."""
         self._app = cast("Application", config.loaded_app)
         self._server_state = server_state
         self.loop = _loop or asyncio.get_running_loop()
         self._gate = gate
         self._idle_s = IDLE_S if idle_s is None else idle_s
+        self._tls = tls
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
         self.peer = ""
         self._buffer = bytearray()  # read, and not yet understood
@@ -95,6 +98,23 @@ class Connection(asyncio.Protocol):
             self._is_outside = True
             self._read_deadline_s = self.loop.time() + OUTSIDE_S
             self._gate.wait_outside(self)
+        if self._tls is not None:  # with its place in the gate already
+            Work(self.loop, self._speak_tls(self._tls)).start()  # at once: what comes first is for TLS
+
+    async def _speak_tls(self, context: ssl.SSLContext) -> None:
+        """Put TLS between the client and us. A client that cannot is gone without a word: none would be understood."""
+        raw = self.transport
+        try:
+            transport = await self.loop.start_tls(raw, self, context, server_side=True, ssl_handshake_timeout=HEAD_S)
+        except OSError:  # TLS's own errors, a reset, a handshake that takes too long
+            transport = None
+        if transport is None:
+            raw.abort()
+            self.connection_lost(None)
+            return
+        self.transport = transport
+        transport.set_write_buffer_limits(high=MAX_UNSENT_BYTES)
+        self._read_deadline_s = self.loop.time() + (OUTSIDE_S if self._is_outside else HEAD_S)
 
     def data_received(self, data: bytes) -> None:
         if self._is_ending:

@@ -217,11 +217,11 @@ class Door:
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._rereading: set[asyncio.Task[None]] = set()  # kept from the garbage collector
-        certificate = app.certificate
+        tls = app.certificate.context if app.certificate is not None else None
         config = uvicorn.Config(
             app,  # taken as it is: our connection calls it
             interface="asgi3",
-            http=partial(Connection, gate=self.gate, idle_s=keep_alive_s),  # type: ignore[arg-type]  # a class, it says; it only calls it
+            http=partial(Connection, gate=self.gate, idle_s=keep_alive_s, tls=tls),  # type: ignore[arg-type]  # a class, it says; it only calls it
             ws="none",
             lifespan="off",
             log_config=None,
@@ -230,7 +230,6 @@ class Door:
             proxy_headers=False,
             timeout_graceful_shutdown=1,
             backlog=BACKLOG,
-            ssl_context_factory=(lambda config, default: certificate.context) if certificate else None,
         )
         self._server = _Server(config)
 
