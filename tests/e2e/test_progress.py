@@ -56,9 +56,10 @@ def test_the_bar_in_a_terminal_moves_and_is_glued_to_nothing() -> None:
 @pytest.mark.parametrize("command", [("generate", "Hello"), ("chat",), ("quantize", "--output", "packed")])
 def test_an_interrupt_while_weights_are_packed_ends_a_command(command: tuple[str, ...], tmp_path: Path) -> None:
     name, *rest = command
+    arguments = [name, slow_to_pack(tmp_path / "model"), *rest, "--weights", "int4", "--threads", "1"]
     terminal, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "tripos", name, slow_to_pack(tmp_path / "model"), *rest, "--weights", "int4", "--threads=1"],
+        [sys.executable, "-m", "tripos", *arguments],
         cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs,
     )  # fmt: skip
     os.close(theirs)
