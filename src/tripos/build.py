@@ -346,7 +346,7 @@ def describe_machine(options: ModelOptions) -> list[tuple[str, ...]]:
         ("cores", str(num_cores())),
         ("memory", f"{mib(available_memory_bytes())} available"),
         ("executor", f"{info.name}, {info.isa}, {info.threads} threads"),
-        ("weights", f"{info.weights}, {mib(info.weight_bytes)} packed"),
+        *([("weights", f"{info.weights}, {mib(info.weight_bytes)} packed")] * bool(info.weight_bytes)),
         *of_language_model,
     ]
     return rows + [(f"kernel of {op}", kernel) for op, kernel in info.kernels.items()]

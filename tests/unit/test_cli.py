@@ -293,6 +293,14 @@ def test_the_tables_about_an_encoder_tell_one_size_and_nothing_of_generation() -
     assert below.startswith(f"{size} packed as {kind}, ")
 
 
+def test_a_model_of_tables_alone_has_nothing_packed() -> None:
+    model = str(Path(__file__).parents[1] / "models" / "golden_encoders" / "static-mean")
+    done = run("doctor", model)
+    assert done.returncode == 0, done.stderr
+    assert "packed" not in done.stdout
+    refused(run("doctor", model, "--memory", "1KiB"), 4, "for weights (fp32)")
+
+
 def test_a_key_file_that_is_missing_is_named() -> None:
     refused(run("serve", "--api-key-file", "/no/such/keys"), 3, "/no/such/keys", "No such file")
     refused(run("models", "--api-key-file", "/no/such/keys", "list"), 3, "/no/such/keys", "No such file")

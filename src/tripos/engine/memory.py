@@ -65,7 +65,7 @@ class Sharing(Protocol):
 class WeightsNeed:
     """What a plan's weights take, in bytes, once they are loaded."""
 
-    formats: str  # of the matrices, as the executor names them: int8, int4+int8_group
+    formats: str  # of the matrices, as the executor names them: int8, int4+int8_group; without any, of the tables
     packed_bytes: int  # matrices
     table_bytes: int  # tables of embeddings, as the checkpoint stores them
 
@@ -201,9 +201,10 @@ def measure_weights(plan: Plan, weights: Weights, asked: str) -> WeightsNeed:
     """`asked`: the format to run in; auto: as they are stored."""
     matrices = [weights[part] for part in _parts(plan, "linear")]
     kinds = [_packed_kind(tensor, asked) for tensor in matrices]
-    packed_bytes = sum(_packed_bytes(*tensor.shape, kind) for tensor, kind in zip(matrices, kinds, strict=True))
+    packed_bytes = sum(_packed_bytes(tensor, kind) for tensor, kind in zip(matrices, kinds, strict=True))
     table_bytes = sum(_stored_bytes(weights[part]) for part in _parts(plan, "embed"))
-    return WeightsNeed("+".join(sorted(set(kinds))), packed_bytes, table_bytes)
+    formats = sorted(set(kinds)) or [stored_format(plan, weights)]
+    return WeightsNeed("+".join(formats), packed_bytes, table_bytes)
 
 
 def _parts(plan: Plan, kind: str) -> list[str]:
@@ -256,8 +257,9 @@ def _packed_kind(tensor: WeightTensor, asked: str) -> str:
     return "int8_group" if kind == "int8" else kind  # of blocks
 
 
-def _packed_bytes(rows: int, cols: int, kind: str) -> int:
+def _packed_bytes(tensor: WeightTensor, kind: str) -> int:
     """Of a matrix in panels, scales included (kernels/ops/linear_layout.h)."""
+    rows, cols = tensor.shape
     groups = -(-cols // _PANEL)
     panel = {
         "fp32": 128 * cols,
