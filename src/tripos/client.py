@@ -23,16 +23,16 @@ class Client:
     """`url`: where the server listens. `key_file`: in the format of the server's; its first key of `scope` is used."""
 
     def __init__(self, url: str, key_file: str = "", scope: str = "generate") -> None:
-        parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
         try:
-            port = parts.port
-        except ValueError:
-            port = -1
-        if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
-            raise ConfigError(f"--url {url[:80]!r} is not an address such as http://127.0.0.1:8000")
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(parts.hostname, port, timeout=TIMEOUT_S)
-        self._path = parts.path.rstrip("/").removesuffix("/v1")
+            parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
+            kind = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}[parts.scheme]
+            host = (parts.hostname or "").encode("idna").decode()
+            if not host:
+                raise ValueError
+            self._connection = kind(host, parts.port, timeout=TIMEOUT_S)
+            self._path = urllib.parse.quote(parts.path, safe="/%:@!$&'()*+,;=").rstrip("/").removesuffix("/v1")
+        except (KeyError, ValueError, http.client.InvalidURL):
+            raise ConfigError(f"--url {url[:80]!r} is not an address such as http://127.0.0.1:8000") from None
         self._url = url
         self._headers = {"content-type": "application/json"}
         if key_file:

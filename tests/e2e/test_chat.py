@@ -265,3 +265,55 @@ def test_reasoning_is_shown_to_people_only(tmp_path: Path) -> None:
     for said in ({"reasoning_content": "plan"}, {"content": "Hi"}, {"content": " there"}):
         printer.hear({"choices": [{"delta": said}]})
     assert printer.text == "Hi there"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--stop", b"\xff"),
+        ("--regex", b"\xff"),
+        ("--json-schema", b'{"const": "\xff"}'),
+        ("--json-schema", b'{"const": "\\ud800"}'),
+        ("--json-schema", b'{"const": NaN}'),
+        ("--json-schema", b"[" * 20_000),
+        ("--json-schema", b'{"const": 1, "const": 2}'),
+    ],
+)
+def test_an_option_that_is_no_text_or_no_json_is_named(arguments: tuple[str, bytes]) -> None:
+    command = [*TRIPOS, "generate", "demo:assistant", "Hello", *arguments]
+    done = subprocess.run(command, cwd="/", capture_output=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.count(b"\n") == 1
+    assert done.stderr.startswith(f"tripos: {arguments[0]}".encode())
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("command", ["generate demo:assistant", "chat"])
+def test_a_standard_stream_that_the_shell_closed_is_empty(command: str, closed: str) -> None:
+    given = f'"{sys.executable}" -m tripos {command} {closed}'
+    done = subprocess.run(["sh", "-c", given], cwd="/", input=b"Hello\n", capture_output=True, timeout=60)
+    assert done.returncode == 0
+    assert b"Traceback" not in done.stderr
+    if closed == "2>&-":
+        assert done.stdout.decode().strip() == GREETING
+
+
+def test_a_question_that_is_no_text_is_told_so_in_every_locale() -> None:
+    given = {**os.environ, "LC_ALL": "C"}
+    done = subprocess.run(
+        [*TRIPOS, "chat"], cwd="/", input=b"\xff\nHello\n", env=given, capture_output=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"not valid UTF-8" in done.stderr
+    assert done.stdout.decode().strip() == GREETING
+
+
+@pytest.mark.parametrize(
+    "url",
+    [b"http://[::1", b"http://a b", b"http://a..b", b"http://" + b"a" * 300, b"http://\xff", b"http://", b"ftp://a",
+     b"http://a:port", b"http://127.0.0.1:1/\xff"],
+)  # fmt: skip
+def test_what_is_no_address_is_told_so(url: bytes) -> None:
+    done = subprocess.run([*TRIPOS, "chat", "--url", url], cwd="/", capture_output=True, timeout=60)
+    assert done.returncode == 2
+    assert b"is not an address such as http://127.0.0.1:8000" in done.stderr

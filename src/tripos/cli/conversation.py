@@ -157,12 +157,14 @@ def _read_line(prompt: str, is_terminal: bool) -> str | None:
         _edit_lines()
     while True:
         try:
-            return input(prompt)
+            line = input(prompt)
+            line.encode()  # in some locales what is no UTF-8 comes as halves of surrogate pairs
+            return line
         except EOFError:
             if is_terminal:
                 click.echo()
             return None
-        except UnicodeDecodeError:
+        except UnicodeError:
             note("That line is not valid UTF-8.")
         except KeyboardInterrupt:
             if not is_terminal:
