@@ -31,6 +31,7 @@ from tripos.api.auth import Keys, read_keys
 from tripos.api.cors import Cors
 from tripos.api.forwarded import Proxies
 from tripos.api.gate import Gate
+from tripos.api.handshake import Handshake
 from tripos.api.hosts import allowed_hosts
 from tripos.api.protocol import Connection
 from tripos.api.reread import reread
@@ -219,10 +220,13 @@ class Door:
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._rereading: set[asyncio.Task[None]] = set()  # kept from the garbage collector
+        make: Callable[..., asyncio.Protocol] = partial(Connection, gate=self.gate, idle_s=keep_alive_s)
+        if certificate is not None:
+            make = partial(Handshake, gate=self.gate, context=certificate.context, idle_s=keep_alive_s)
         config = uvicorn.Config(
             app,  # taken as it is: our connection calls it
             interface="asgi3",
-            http=partial(Connection, gate=self.gate, idle_s=keep_alive_s),  # type: ignore[arg-type]  # a class, it says; it only calls it
+            http=make,  # type: ignore[arg-type]  # a class, it says; it only calls it
             ws="none",
             lifespan="off",
             log_config=None,
@@ -231,7 +235,6 @@ class Door:
             proxy_headers=False,
             timeout_graceful_shutdown=1,
             backlog=BACKLOG,
-            ssl_context_factory=None if certificate is None else lambda config, default: certificate.context,
         )
         self._server = _Server(config)
 
