@@ -13,6 +13,10 @@ from tripos.models.files import open_regular
 
 TIMEOUT_S = 3600.0  # a large model takes its time
 MAX_ANSWER_BYTES = 1 << 24
+_KINDS: dict[str, type[http.client.HTTPConnection]] = {
+    "http": http.client.HTTPConnection,
+    "https": http.client.HTTPSConnection,
+}
 
 
 class Refused(TriposError):
@@ -25,7 +29,7 @@ class Client:
     def __init__(self, url: str, key_file: str = "", scope: str = "generate") -> None:
         try:
             parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
-            kind = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}[parts.scheme]
+            kind = _KINDS[parts.scheme]
             host = (parts.hostname or "").encode("idna").decode()
             if not host:
                 raise ValueError

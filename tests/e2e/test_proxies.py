@@ -241,6 +241,22 @@ def test_tls_is_spoken_and_a_new_certificate_is_taken_up(tmp_path: Path, certifi
         assert ssl.get_server_certificate((host, port)) != old
 
 
+def test_a_certificate_that_became_a_pipe_is_refused_and_nobody_waits(
+    tmp_path: Path, certificate: tuple[Path, Path]
+) -> None:
+    cert, key, log = tmp_path / "cert", tmp_path / "key", tmp_path / "log"
+    shutil.copy(certificate[0], cert)
+    shutil.copy(certificate[1], key)
+    with serving("--port", "0", "--tls-cert", str(cert), "--tls-key", str(key), log=log) as process:
+        cert.unlink()
+        os.mkfifo(cert)
+        process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "it is a named pipe (FIFO), expected a regular file" in log.read_text(), 10)
+        context = ssl._create_unverified_context()
+        with contextlib.closing(http.client.HTTPSConnection(*address_in(log), timeout=10, context=context)) as client:
+            assert ask(client)[0] == 200
+
+
 def test_who_connects_and_does_not_speak_tls_leaves_room_for_probes(
     tmp_path: Path, certificate: tuple[Path, Path]
 ) -> None:
@@ -269,6 +285,7 @@ def test_who_connects_and_does_not_speak_tls_leaves_room_for_probes(
     [
         (("--tls-key", "key"), "--tls-key needs --tls-cert"),
         (("--tls-cert", "/no/such/file"), "/no/such/file cannot be read: No such file"),
+        (("--tls-cert", "/dev/zero"), "/dev/zero cannot be read: it is a device, expected a regular file"),
         (("--allowed-hosts", "http://a"), "a name without port"),
         (("--cors-origins", "a.example"), "an origin"),
         (("--trusted-proxies", "10.0.0.1/8"), "not an address, a network"),

@@ -70,7 +70,7 @@ class Handshake(asyncio.Protocol):
     def end(self) -> None:
         """Leave the place, to the Connection or nobody. Idempotent."""
         self._gate.leave(self)
-        self._server_state.connections.discard(self)  # type: ignore[arg-type]
+        self._server_state.connections.discard(self)
 
     def expire(self, now_s: float) -> None:
         """The handshake has a deadline of its own."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 
 from tripos.errors import EnvironmentProblem
+from tripos.models.files import open_regular
 
 
 class Certificate:
@@ -21,6 +22,8 @@ class Certificate:
     def read(self) -> None:
         """New connections are shown what the files hold now. Raises EnvironmentProblem; then nothing changes."""
         try:
+            for path in (self._cert, self._key):
+                open_regular(path).close()  # OpenSSL would wait for a pipe
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._cert, self._key, _no_password)
             self.context.load_cert_chain(self._cert, self._key, _no_password)
         except ssl.SSLError as error:

@@ -205,7 +205,8 @@ def _fill_standard_streams() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
         name = ("stdin", "stdout", "stderr")[descriptor]
-        setattr(sys, name, open(descriptor, "w" if descriptor else "r", encoding="utf-8", closefd=False))
+        stream = os.fdopen(descriptor, "w" if descriptor else "r", encoding="utf-8", closefd=False)
+        setattr(sys, name, stream)
     os.close(descriptor)
 
 
