@@ -317,3 +317,59 @@ def test_what_is_no_address_is_told_so(url: bytes) -> None:
     done = subprocess.run([*TRIPOS, "chat", "--url", url], cwd="/", capture_output=True, timeout=60)
     assert done.returncode == 2
     assert b"is not an address such as http://127.0.0.1:8000" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"[]", b"{}", b'{"data": null}', b'{"data": [5]}', b'{"data": [{}]}', b'{"data": [{"id": 5}]}', b"null",
+     b'{"data": "\\ud800"}', b"[" * 100_000],
+)  # fmt: skip
+def test_a_server_of_another_kind_is_told_so(answer: bytes) -> None:
+    with answering(answer, b"") as url:
+        done = run("chat", "--url", url)
+    assert (done.returncode, done.stderr.count(b"\n")) == (3, 1)
+    assert f"what answers at {url} is no Tripos server".encode() in done.stderr
+
+
+@pytest.mark.parametrize(
+    "event",
+    [b"[]", b"5", b'{"choices": null}', b'{"choices": [5]}', b'{"choices": [{"delta": null}]}',
+     b'{"choices": [{"delta": {"content": 5}}]}', b'{"choices": [], "usage": 5}',
+     b'{"choices": [], "usage": {"total_tokens": null}}', b'{"choices": [{"delta": {"content": "\\ud800"}}]}'],
+)  # fmt: skip
+def test_an_answer_of_another_kind_ends_the_question_alone(event: bytes) -> None:
+    listed = b'{"data": [{"id": "x", "task": "generate"}]}'
+    with answering(listed, b"data: " + event + b"\n\ndata: [DONE]\n\n") as url:
+        done = run("chat", "--stats", "--url", url, text="Hello\nHello\n")
+    assert done.returncode == 0
+    assert done.stderr.count(f"what answers at {url} is no Tripos server".encode()) == 2
+
+
+@contextmanager
+def answering(listed: bytes, events: bytes) -> Iterator[str]:
+    """A server that says these bytes: to GET, and to POST."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._say(listed)
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self._say(events)
+
+        def _say(self, data: bytes) -> None:
+            self.send_response(200)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
