@@ -309,14 +309,26 @@ def test_a_question_that_is_no_text_is_told_so_in_every_locale() -> None:
 
 
 @pytest.mark.parametrize(
-    "url",
-    [b"http://[::1", b"http://a b", b"http://a..b", b"http://" + b"a" * 300, b"http://\xff", b"http://", b"ftp://a",
-     b"http://a:port", b"http://127.0.0.1:1/\xff"],
-)  # fmt: skip
-def test_what_is_no_address_is_told_so(url: bytes) -> None:
+    "rest",
+    ["[::1", "a b", "a..b", "a" * 300, "\udcff", "", "a:port", "127.0.0.1:1/\udcff"],
+)
+def test_what_is_no_address_is_told_so(rest: str) -> None:
+    url = os.fsencode(f"http://{rest}")
     done = subprocess.run([*TRIPOS, "chat", "--url", url], cwd="/", capture_output=True, timeout=60)
     assert done.returncode == 2
     assert b"is not an address such as http://127.0.0.1:8000" in done.stderr
+
+
+def test_an_interrupt_drops_a_question_of_several_lines() -> None:
+    terminal = Terminal("chat")
+    terminal.wait_for(">>> ")
+    terminal.type('"""Hello\n')
+    terminal.wait_for("... ")
+    terminal.type("\x03")
+    terminal.wait_for("The question is dropped.")
+    terminal.wait_for(">>> ")
+    terminal.type("/bye\n")
+    assert terminal.close() == 0
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ HELP = f"""\
 /stats          tell after each answer how fast it went, or no more
 /bye            end; so do /exit, /quit and Ctrl-D
 {QUOTES}             begin a question of several lines, and end it. A pasted text keeps its lines as it is
-Ctrl-C          stop the answer; what was said stays in the conversation"""
+Ctrl-C          stop the answer; what was said stays in the conversation. Drop a question of several lines"""
 
 
 @dataclass
@@ -144,11 +144,19 @@ def read_entry(is_terminal: bool) -> str | None:
     if line is None or not line.lstrip().startswith(QUOTES):
         return line
     text = line.lstrip()[len(QUOTES) :]
-    while QUOTES not in text:
-        more = _read_line("... " if is_terminal else "", is_terminal)
-        if more is None:
-            return text
-        text += "\n" + more
+    try:
+        while QUOTES not in text:
+            more = _read_line("... " if is_terminal else "", is_terminal=False)
+            if more is None:
+                click.echo(nl=is_terminal)
+                return text
+            text += "\n" + more
+    except KeyboardInterrupt:
+        if not is_terminal:
+            raise
+        click.echo()
+        note("The question is dropped.")
+        return ""
     return text[: text.index(QUOTES)].strip("\n")
 
 
