@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
+import ssl
 import urllib.parse
 from collections.abc import Iterator
 from typing import Any
@@ -15,10 +17,6 @@ from tripos.models.files import open_regular
 
 TIMEOUT_S = 3600.0  # a large model takes its time
 MAX_ANSWER_BYTES = 1 << 24
-_KINDS: dict[str, type[http.client.HTTPConnection]] = {
-    "http": http.client.HTTPConnection,
-    "https": http.client.HTTPSConnection,
-}
 
 
 class Refused(TriposError):
@@ -26,19 +24,11 @@ class Refused(TriposError):
 
 
 class Client:
-    """`url`: where the server listens. `key_file`: in the format of the server's; its first key of `scope` is used."""
+    """`url`: where the server listens, unix:PATH for a socket of the file system. `key_file`: in the format of the
+    server's; its first key of `scope` is used. Raises ConfigError, EnvironmentProblem (the key file)."""
 
     def __init__(self, url: str, key_file: str = "", scope: str = "generate") -> None:
-        try:
-            parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
-            kind = _KINDS[parts.scheme]
-            host = (parts.hostname or "").encode("idna").decode()
-            if not host:
-                raise ValueError
-            self._connection = kind(host, parts.port, timeout=TIMEOUT_S)
-            self._path = urllib.parse.quote(parts.path, safe="/%:@!$&'()*+,;=").rstrip("/").removesuffix("/v1")
-        except (KeyError, ValueError, http.client.InvalidURL):
-            raise ConfigError(f"--url {url[:80]!r} is not an address such as http://127.0.0.1:8000") from None
+        self._connection, self._path = _connection(url)
         self._url = url
         self._headers = {"content-type": "application/json"}
         if key_file:
@@ -105,8 +95,44 @@ class Client:
         raise Refused(_message(error, status), code=code if isinstance(code, str) else None)
 
     def _unreachable(self, error: Exception) -> EnvironmentProblem:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return EnvironmentProblem(
+                f"the certificate of {self._url} is not trusted: {error.verify_message.rstrip('.')}: give the name "
+                "that it is for as --url, and a file with its issuer's certificate in the variable SSL_CERT_FILE"
+            )
         reason = getattr(error, "strerror", None) or type(error).__name__
         return EnvironmentProblem(f"no server answers at {self._url}: {reason}: give its address as --url")
+
+
+class _SocketConnection(http.client.HTTPConnection):
+    """To a socket of the file system."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=TIMEOUT_S)
+        self._socket_path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._socket_path)
+
+
+def _connection(url: str) -> tuple[http.client.HTTPConnection, str]:
+    """A connection that is not open yet, and what goes before every path. Raises ConfigError."""
+    if url.startswith("unix:"):
+        return _SocketConnection(url.removeprefix("unix:")), ""
+    kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+    wrong = ConfigError(f"--url {url[:80]!r} is not an address such as http://127.0.0.1:8000 or unix:/path")
+    try:
+        parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
+        host = (parts.hostname or "").encode("idna").decode()
+        connection = kinds[parts.scheme](host, parts.port, timeout=TIMEOUT_S)
+        path = urllib.parse.quote(parts.path, safe="/%:@!$&'()*+,;=")
+    except (ValueError, KeyError, http.client.HTTPException):
+        raise wrong from None
+    if not parts.hostname:
+        raise wrong
+    return connection, path.rstrip("/").removesuffix("/v1")
 
 
 def _message(error: Any, status: int) -> str:

@@ -216,13 +216,36 @@ async def test_a_key_for_admin_alone_does_not_generate() -> None:
             assert response.status_code == status
 
 
-@pytest.mark.parametrize("header", ["x-forwarded-for", "forwarded", "x-real-ip"])
+@pytest.mark.parametrize(
+    "header", ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "forwarded", "x-real-ip", "via"]
+)
 async def test_without_keys_a_proxy_speaks_for_others(header: str) -> None:
     async with residing() as found:
         response = await found.server.http.get("/admin/models", headers={header: "192.0.2.1"})
         assert (response.status_code, error_code(response)) == (403, "permission_denied")
         response = await found.server.http.get("/admin/models", headers={"host": "rebound.example"})
         assert response.status_code == 421
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "https://app.example.com"},  # of a page that may ask for answers
+        {"origin": "null"},
+        {"origin": "http://127.0.0.1:8000"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-origin"},
+    ],
+)
+async def test_without_keys_no_web_page_changes_the_server(headers: dict[str, str]) -> None:
+    async with residing() as found:
+        response = await found.server.post("/admin/models/unload", {"name": "tiny"}, **headers)
+        assert (response.status_code, error_code(response)) == (403, "permission_denied")
+        assert (await unload(found.server, "tiny")).status_code == 200
+    async with residing(keys=KEYS) as found:
+        body = {"name": "tiny"}
+        response = await found.server.post("/admin/models/unload", body, **headers, authorization=f"Bearer {ADMIN}")
+        assert response.status_code == 200
 
 
 async def test_a_server_without_a_loader_says_so() -> None:

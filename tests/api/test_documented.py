@@ -42,7 +42,7 @@ def test_every_name_of_another_server_is_on_the_page() -> None:
 
 def test_every_metric_is_documented() -> None:
     found = {family.name for family in Metrics().registry.collect()}
-    assert found == set(re.findall(r"`((?:vllm:|tripos:|gen_ai_server_)\w+)`", section("Metrics")))
+    assert found == set(re.findall(r"`((?:vllm:|tripos[:_]|gen_ai_server_|http_|process_)\w+)`", section("Metrics")))
 
 
 def test_every_error_code_that_a_client_can_get_is_documented() -> None:

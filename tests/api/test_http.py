@@ -113,6 +113,13 @@ async def test_small_answers(server: Running, path: str) -> None:
     assert (head.status_code, head.content) == (200, b"")
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_probes_come_under_any_name(server: Running, method: str) -> None:
+    for path, status in (("/livez", 200), ("/readyz", 200), ("/health", 421), ("/version", 421)):
+        response = await server.http.request(method, path, headers={"host": "10.1.2.3:8000"})
+        assert response.status_code == status
+
+
 async def test_a_path_that_is_not_there_names_the_nearest(server: Running) -> None:
     assert "did you mean /v1/messages?" in (await server.http.post("/v1/mesages")).text
     assert "see /openapi.json" in (await server.http.get("/" + "x" * 500)).text

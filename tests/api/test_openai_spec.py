@@ -93,7 +93,8 @@ async def problem_with(server: Running, post: Post, name: str, value: Any) -> st
     said = f"{response.status_code} {error['code']} {error['param']}: {error['message']}"
     if use in ("met", "ignored") or (value is None and not post.table[name].required):
         return f"not ignored: {said}"
-    if response.status_code == 404 and name == ABSENT and error["param"] == ABSENT:
+    is_reference = name == "input" and str(error["param"]).endswith(".id")  # to an item of a stored response
+    if response.status_code == 404 and (is_reference or name == error["param"] == ABSENT):
         return ""
     root = str(error["param"]).partition(".")[0].partition("[")[0]
     if response.status_code != 400 or root != name or error_code(response) == "unknown_field":

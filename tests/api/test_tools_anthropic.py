@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import anthropic
@@ -154,14 +155,15 @@ KNOWN = [
 async def test_tools_known_by_a_type_alone_are_offered_with_their_input(
     kind: str, name: str, fields: set[str], command: str
 ) -> None:
-    call = f'<tool_call>\n{{"name": "{name}", "arguments": {{"command": "{command or "ls"}"}}}}\n</tool_call>'
+    given = {"command": command or "ls"} | ({"path": "a.txt"} if "path" in fields else {})
+    call = f"<tool_call>\n{json.dumps({'name': name, 'arguments': given})}\n</tool_call>"
     model = speaking(call)
     tool: Any = {"type": kind, "name": name, "cache_control": {"type": "ephemeral"}}
     async with running(model) as server, client_of(server) as client:
         done = await client.messages.create(**{**ASKED, "tools": [tool]})
     (used,) = done.content
     assert used.type == "tool_use"
-    assert (used.name, used.input) == (name, {"command": command or "ls"})
+    assert (used.name, used.input) == (name, given)
     (shown,) = request_of(model).tools
     parameters = shown["function"]["parameters"]
     assert fields <= parameters["properties"].keys()

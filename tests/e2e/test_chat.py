@@ -136,6 +136,13 @@ def test_a_blank_line_or_a_paste_with_one_does_not_end_the_conversation() -> Non
     assert terminal.close() == 0
 
 
+def test_a_question_between_marks_may_begin_with_a_slash() -> None:
+    done = run("chat", "--temperature", "0", text='"""/bye"""\n"""\n/etc/hosts\n"""\n/bye\nHello\n')
+    assert done.returncode == 0
+    assert b"no command" not in done.stderr
+    assert len(done.stdout.splitlines()) >= 2  # both were answered, and what stands behind /bye was not
+
+
 def test_commands_of_the_conversation() -> None:
     terminal = Terminal("chat", "--temperature", "0")
     terminal.wait_for(">>>")

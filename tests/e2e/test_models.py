@@ -182,6 +182,8 @@ def test_nobody_there_is_an_environment_problem(tmp_path: Path) -> None:
         ("ftp://127.0.0.1", 2),
         ("http://127.0.0.1:x", 2),
         ("nonsense:x", 2),
+        ("[::1", 2),
+        ("unix:/no/such/socket", 3),
     ):
         done = tripos(tmp_path, "models", "--url", url, "list")
         assert done.returncode == status, done.stderr

@@ -208,6 +208,11 @@ def test_a_socket_is_taken_over_from_the_dead_only_and_leaves_nothing(tmp_path: 
         connection.sock.connect(str(path))
         assert ask(connection, host="anything.example")[0] == 200
         connection.close()
+        (tmp_path / "tripos.toml").write_text('[server]\nunix_socket = "tripos.sock"\n')
+        listing = [sys.executable, "-m", "tripos", "models", "list"]
+        for command, folder in ((listing, tmp_path), ([*listing[:4], "--url", f"unix:{path}", "list"], Path("/"))):
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+            assert "demo:assistant" in done.stdout, done.stderr
         command = [sys.executable, "-m", "tripos", "serve", "--unix-socket", str(path)]
         second = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=60)
         assert second.returncode == 3
@@ -230,6 +235,15 @@ def test_tls_is_spoken_and_a_new_certificate_is_taken_up(tmp_path: Path, certifi
         refused.close()
         with pytest.raises((http.client.HTTPException, OSError)):
             ask(http.client.HTTPConnection(host, port, timeout=30))
+        listing = [sys.executable, "-m", "tripos", "models", "--url", f"https://{host}:{port}", "list"]
+        for variables, status, words in (
+            ({}, 3, "is not trusted"),
+            ({"SSL_CERT_FILE": str(cert)}, 0, "demo:assistant"),
+        ):
+            done = subprocess.run(
+                listing, cwd="/", env={**os.environ, **variables}, capture_output=True, text=True, timeout=60
+            )
+            assert (done.returncode, words in done.stdout + done.stderr) == (status, True), done.stderr
         old = ssl.get_server_certificate((host, port))
         for source, target in zip(make_certificate(tmp_path, "second"), (cert, key), strict=True):
             os.replace(source, target)
@@ -239,6 +253,25 @@ def test_tls_is_spoken_and_a_new_certificate_is_taken_up(tmp_path: Path, certifi
         process.send_signal(signal.SIGHUP)
         wait_until(lambda: "the certificate is the old one" in log.read_text())
         assert ssl.get_server_certificate((host, port)) != old
+        for source, target in zip(certificate, (cert, key), strict=True):
+            shutil.copy(source, target)
+        asked = http.client.HTTPSConnection(host, port, context=ssl._create_unverified_context(), timeout=30)
+        asked.request("POST", "/admin/reread", b"{}", {"content-type": "application/json"})
+        assert json.load(asked.getresponse())["certificate"] == "read again"
+        assert ssl.get_server_certificate((host, port)) == old
+        asked.close()
+
+
+def test_a_certificate_that_became_a_pipe_stops_nobody(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    cert, log = tmp_path / "both.pem", tmp_path / "log"
+    cert.write_bytes(b"".join(each.read_bytes() for each in certificate))
+    with serving("--port", "0", "--tls-cert", str(cert), log=log) as process:
+        cert.unlink()
+        os.mkfifo(cert)
+        process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "the certificate is the old one" in log.read_text())
+        context = ssl._create_unverified_context()
+        assert ask(http.client.HTTPSConnection(*address_in(log), context=context, timeout=30))[0] == 200
 
 
 def test_a_certificate_that_became_a_pipe_is_refused_and_nobody_waits(

@@ -8,16 +8,20 @@ from __future__ import annotations
 from tripos.api.exchange import Exchange
 from tripos.api.gate import is_loopback
 from tripos.api.hosts import LOOPBACK, check_host
-from tripos.api.reread import reread as read_again
 from tripos.errors import NotFound, PermissionDenied
 from tripos.service import Residents, Service
 from tripos.wire import admin
 
-_FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-real-ip")
+# By which a proxy shows that it is one.
+_FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip", b"via")
 
 
 def check_local(exchange: Exchange) -> None:
-    """Where no keys are configured. A proxy on this machine speaks for others. Raises PermissionDenied."""
+    """Where no keys are configured. A proxy on this machine speaks for others, and a web page for whoever wrote it, be
+    it one of those that may ask for answers (cors_origins). Raises PermissionDenied, MisdirectedHost.
+    """
+    if not exchange.is_program:
+        raise PermissionDenied("without API keys no web page may do this: configure a key with the admin scope")
     if not is_loopback(exchange.peer) or any(name in exchange.fields for name in _FORWARDED):
         raise PermissionDenied("without API keys only this machine may do this: configure a key with the admin scope")
     check_host(exchange.fields.get(b"host"), LOOPBACK)
@@ -45,7 +49,7 @@ async def unload(exchange: Exchange, service: Service) -> None:
 async def reread(exchange: Exchange, service: Service) -> None:
     admin.decode_reread(await exchange.read_body())
     _residents(service)
-    exchange.answer_json(await read_again(service, exchange.keys))
+    exchange.answer_json(await exchange.reread())
 
 
 def _residents(service: Service) -> Residents:

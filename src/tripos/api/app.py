@@ -9,6 +9,7 @@ import asyncio
 import difflib
 import logging
 import time
+from typing import Any
 
 from starlette.routing import Match
 from starlette.routing import Route as Path
@@ -22,8 +23,10 @@ from tripos.api.elsewhere import elsewhere
 from tripos.api.exchange import ClientLeft, Exchange
 from tripos.api.forwarded import Proxies
 from tripos.api.hosts import LOOPBACK, check_host
+from tripos.api.reread import reread
 from tripos.api.routes import ROUTES, Route
 from tripos.api.stored import ResponseStore
+from tripos.api.tls import Certificate
 from tripos.errors import EngineFailed, InvalidRequest, NotFound, Overloaded, RequestFailed, TriposError
 from tripos.service import RETRY_S, Service
 
@@ -39,7 +42,7 @@ class MethodNotAllowed(InvalidRequest):
 
 class App:
     """`hosts`: names that this server answers to; None: any. `cors`: whose pages may ask. `proxies`: who speak for
-    others."""
+    others. `certificate`: what the door shows, to be read again."""
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class App:
         cors: Cors | None = None,
         proxies: Proxies | None = None,
         access: access_log.Wanted = "on",
+        certificate: Certificate | None = None,
     ) -> None:
         self.service = service
         self._access = access
@@ -56,6 +60,7 @@ class App:
         self.hosts = hosts
         self.cors = cors or Cors()
         self.proxies = proxies or Proxies()
+        self.certificate = certificate
         self._stored = ResponseStore()
         self._exact = {(route.method, route.path): route for route in ROUTES if "{" not in route.path}
         self._paths_known = {route.path for route in ROUTES}
@@ -63,7 +68,7 @@ class App:
 
     async def __call__(self, exchange: Exchange) -> None:
         began_s = time.monotonic()
-        exchange.stored, exchange.keys = self._stored, self.keys
+        exchange.stored, exchange.reread = self._stored, self.reread
         route: Route | None = None
         try:
             if self.proxies:
@@ -91,6 +96,10 @@ class App:
             exchange.fail(RequestFailed(f"this request failed inside: {type(error).__name__}"))
         finally:
             self._note(exchange, route, time.monotonic() - began_s)
+
+    async def reread(self) -> dict[str, Any]:
+        """Keys, certificate and service file, at once for every connection: a report. Raises TriposError."""
+        return await reread(self.service, self.keys, self.certificate)
 
     def note_refusal(self, peer: str, request_id: str, error: TriposError, num_sent: int) -> None:
         """A request that could not be read as far as its path, and was answered by the connection."""
@@ -123,7 +132,7 @@ class App:
         """Where a request goes. Raises TriposError."""
         head = exchange.head
         path = head.decoded_path.removesuffix("/") or "/"
-        exact = self._exact.get((head.method, path))
+        exact = self._exact.get(("GET" if head.method == "HEAD" else head.method, path))
         if exact is None or not exact.is_public:  # probes of an orchestrator come under our address
             check_host(exchange.fields.get(b"host"), self.hosts)
         route = exact or self._find(exchange, path)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
-from tripos.api.auth import Keys
 from tripos.api.dialect import OPENAI, Dialect
 from tripos.api.framing import Head
 from tripos.api.stored import ResponseStore
@@ -78,8 +77,8 @@ class Exchange:
 
     __slots__ = (
         "_body", "_error", "_head_lines", "_is_chunked", "_line", "_news", "client", "code", "dialect",
-        "encode_failure", "fields", "has_left", "head", "is_over", "keeps_alive", "keys", "model", "num_sent",
-        "path_name", "principal", "request_id", "status", "stored", "usage", "work",
+        "encode_failure", "fields", "has_left", "head", "is_over", "keeps_alive", "model", "num_sent", "path_name",
+        "principal", "request_id", "reread", "status", "stored", "usage", "work",
     )  # fmt: skip
 
     def __init__(self, line: Line, head: Head) -> None:
@@ -101,7 +100,7 @@ class Exchange:
             self.request_id = new_request_id()
         self._head_lines = b"x-request-id: %b\r\n" % self.request_id.encode()
         self.stored: ResponseStore  # the app's, as these:
-        self.keys: Keys
+        self.reread: Callable[[], Awaitable[dict[str, Any]]]
         self.dialect: Dialect = OPENAI
         self.encode_failure: Callable[[TriposError], list[Any]] | None = None
         self.principal = ""
@@ -186,11 +185,11 @@ class Exchange:
         is_json = kind.strip().lower() == JSON
         if is_json and charset in (b"", b"charset=utf-8"):
             return
-        if is_json or self.dialect.needs_type or not self._is_program:
+        if is_json or self.dialect.needs_type or not self.is_program:
             raise UnsupportedMediaType("send Content-Type: application/json")
 
     @property
-    def _is_program(self) -> bool:
+    def is_program(self) -> bool:
         """Whether no web page sent this. A page may send a body that does not say that it is JSON to any server, and
         without being asked about it first; its browser then names the page.
         """

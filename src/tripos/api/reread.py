@@ -1,4 +1,4 @@
-"""Read again what may change while the server runs: the API keys, and the service file with its models."""
+"""Read again what may change while the server runs: API keys, the certificate, and the service file with its models."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tripos.api.auth import Keys
+from tripos.api.tls import Certificate
 from tripos.errors import Conflict, EnvironmentProblem
 from tripos.service import Service
 
@@ -18,22 +19,33 @@ SETTLE_S = 0.25
 MAX_LOOKS = 40
 
 
-async def reread(service: Service, keys: Keys) -> dict[str, Any]:
+async def reread(service: Service, keys: Keys, certificate: Certificate | None = None) -> dict[str, Any]:
     """A report. Keys come first, and hold whatever becomes of the models: a key that was taken away must not go on
-    because a model is wrong.
+    because a model is wrong. A certificate that is wrong keeps nothing else from changing.
 
     Raises TriposError: then nothing else has changed.
     """
     residents = service.residents
-    await _settled([path for path in (keys.path, residents.file if residents else "") if path])
+    paths = (keys.path, residents.file if residents else "", *(certificate.paths if certificate else ()))
+    await _settled([path for path in paths if path])
     try:
         changed = await asyncio.to_thread(keys.reread)
     except EnvironmentProblem as problem:
         raise Conflict(problem.message) from None
     if changed:
         log.info("API keys: %s", ", ".join(f"{number} {what}" for what, number in changed.items()))
+    shown = {} if certificate is None else {"certificate": await _read(certificate)}
     report = {} if residents is None else await residents.reread()
-    return {**report, "keys": changed}
+    return {**report, "keys": changed, **shown}
+
+
+async def _read(certificate: Certificate) -> str:
+    try:
+        await asyncio.to_thread(certificate.read)
+    except EnvironmentProblem as problem:
+        log.error("the certificate is the old one: %s", problem.message)
+        return f"the old one: {problem.message}"
+    return "read again"
 
 
 async def _settled(paths: Iterable[str]) -> None:

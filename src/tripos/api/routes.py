@@ -277,7 +277,7 @@ ROUTES = (
         "POST",
         "/admin/reread",
         admin.reread,
-        "Read tripos.toml again, as SIGHUP does",
+        "Read keys, certificate and tripos.toml again, as SIGHUP does",
         fields=admin_wire.REREAD,
         scope="admin",
     ),

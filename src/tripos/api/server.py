@@ -34,7 +34,6 @@ from tripos.api.gate import Gate
 from tripos.api.handshake import Handshake
 from tripos.api.hosts import allowed_hosts
 from tripos.api.protocol import Connection
-from tripos.api.reread import reread
 from tripos.api.tls import Certificate
 from tripos.errors import EnvironmentProblem, TriposError
 from tripos.service import Service
@@ -95,8 +94,9 @@ def serve(
     with _listening(options) as listener:
         hosts = allowed_hosts(options.allowed_hosts, _is_loopback(listener))
         gate = Gate(options.max_connections, options.max_peer_connections, proxies)
-        app = App(service, keys, hosts, Cors(options.cors_origins), proxies, cast("Wanted", options.access_log))
-        door = Door(service, app, listener, options.drain_s, gate, certificate, options.keep_alive_s, load)
+        cors, access = Cors(options.cors_origins), cast("Wanted", options.access_log)
+        app = App(service, keys, hosts, cors, proxies, access, certificate)
+        door = Door(service, app, listener, options.drain_s, gate, options.keep_alive_s, load)
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             return runner.run(_run_alone(door, on_ready))
 
@@ -205,14 +205,12 @@ class Door:
         listener: socket.socket,
         drain_s: float = 30.0,
         gate: Gate | None = None,
-        certificate: Certificate | None = None,
         keep_alive_s: float | None = None,
         load: Load | None = None,
     ) -> None:
         self.service = service
-        self._keys = app.keys
+        self._app = app
         self._load = load
-        self._certificate = certificate
         self._listener = listener
         self._drain_s = drain_s
         self.gate = gate or Gate()
@@ -220,6 +218,7 @@ class Door:
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._rereading: set[asyncio.Task[None]] = set()  # kept from the garbage collector
+        certificate = app.certificate
         make: Callable[..., asyncio.Protocol] = partial(Connection, gate=self.gate, idle_s=keep_alive_s)
         if certificate is not None:
             make = partial(Handshake, gate=self.gate, context=certificate.context, idle_s=keep_alive_s)
@@ -243,7 +242,7 @@ class Door:
         name = self._listener.getsockname()
         if isinstance(name, str):
             return f"unix:{name}"
-        scheme = "http" if self._certificate is None else "https"
+        scheme = "http" if self._app.certificate is None else "https"
         host, port = name[:2]
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
@@ -261,13 +260,8 @@ class Door:
         task.add_done_callback(self._rereading.discard)
 
     async def _reread(self) -> None:
-        if self._certificate is not None:
-            try:
-                self._certificate.read()
-            except TriposError as error:
-                log.error("SIGHUP: the certificate is the old one: %s", error.message)
         try:
-            report = await reread(self.service, self._keys)
+            report = await self._app.reread()
         except TriposError as error:
             log.error("SIGHUP: nothing was changed: %s", error.message)
         else:

@@ -19,11 +19,16 @@ class Certificate:
         self.context.set_alpn_protocols(["http/1.1"])
         self.read()
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Of the files, each once."""
+        return tuple(dict.fromkeys((self._cert, self._key)))
+
     def read(self) -> None:
         """New connections are shown what the files hold now. Raises EnvironmentProblem; then nothing changes."""
         try:
-            for path in (self._cert, self._key):
-                open_regular(path).close()  # OpenSSL would wait for a pipe
+            for path in self.paths:  # OpenSSL would wait for what writes to a pipe
+                open_regular(path).close()
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._cert, self._key, _no_password)
             self.context.load_cert_chain(self._cert, self._key, _no_password)
         except ssl.SSLError as error:
@@ -36,8 +41,7 @@ class Certificate:
                 f"{self._key} is encrypted: decrypt it, for nobody types a password here"
             ) from None
         except OSError as error:
-            files = dict.fromkeys((self._cert, self._key))
-            raise EnvironmentProblem(f"{' or '.join(files)} cannot be read: {error.strerror}") from None
+            raise EnvironmentProblem(f"{' or '.join(self.paths)} cannot be read: {error.strerror}") from None
 
 
 class _Encrypted(Exception):

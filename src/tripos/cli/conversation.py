@@ -35,6 +35,14 @@ class Turn:
     num_tokens: int
 
 
+@dataclass(frozen=True)
+class Entry:
+    """What was typed. `is_quoted`: it is a question, whatever it begins with."""
+
+    text: str
+    is_quoted: bool = False
+
+
 class Conversation:
     """`body`: what every request says besides its messages."""
 
@@ -52,19 +60,19 @@ class Conversation:
         if is_terminal:
             window = f", a window of {self._session.window:,} tokens" if self._session.window else ""
             note(f"{self._session.name}{window}. /help says what you can type, /bye ends.")
-        while (line := read_entry(is_terminal)) is not None:
+        while (entry := read_entry(is_terminal)) is not None:
             try:
-                if line.strip() and not self._take(line):
+                if entry.text.strip() and not self._take(entry):
                     return
             except KeyboardInterrupt:  # before an answer began, or after it ended
                 note("Stopped.")
 
-    def _take(self, line: str) -> bool:
+    def _take(self, entry: Entry) -> bool:
         """False: that was the end."""
-        if not line.startswith("/"):
-            self._answer(line)
+        if entry.is_quoted or not entry.text.startswith("/"):
+            self._answer(entry.text)
             return True
-        name, _, rest = line.strip().partition(" ")
+        name, _, rest = entry.text.strip().partition(" ")
         if name in ("/bye", "/exit", "/quit"):
             return False
         if name in ("/help", "/?"):
@@ -138,26 +146,28 @@ class Conversation:
         note(f"The window is full: the model no longer sees {count}.")
 
 
-def read_entry(is_terminal: bool) -> str | None:
+def read_entry(is_terminal: bool) -> Entry | None:
     """One line, or what stands between two marks of several lines; None: the input has ended."""
     line = _read_line(">>> " if is_terminal else "", is_terminal)
-    if line is None or not line.lstrip().startswith(QUOTES):
-        return line
+    if line is None:
+        return None
+    if not line.lstrip().startswith(QUOTES):
+        return Entry(line)
     text = line.lstrip()[len(QUOTES) :]
     try:
         while QUOTES not in text:
             more = _read_line("... " if is_terminal else "", is_terminal=False)
             if more is None:
                 click.echo(nl=is_terminal)
-                return text
+                break
             text += "\n" + more
     except KeyboardInterrupt:
         if not is_terminal:
             raise
         click.echo()
         note("The question is dropped.")
-        return ""
-    return text[: text.index(QUOTES)].strip("\n")
+        return Entry("")
+    return Entry(text.partition(QUOTES)[0].strip("\n"), is_quoted=True)
 
 
 def _read_line(prompt: str, is_terminal: bool) -> str | None:

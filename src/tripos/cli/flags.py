@@ -55,6 +55,8 @@ def given(flags: dict[str, Flags]) -> dict[str, str]:
 
 def server_url(options: config.ServerOptions) -> str:
     """Where a server of these settings listens, as a client of this machine reaches it."""
+    if options.unix_socket:
+        return f"unix:{options.unix_socket}"
     host = "127.0.0.1" if options.host in ("0.0.0.0", "::", "localhost") else options.host
     scheme = "https" if options.tls_cert else "http"
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{options.port}"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.group(name="models")
-@click.option("--url", default="", help="Address of the server. Default: where the settings say that it listens.")
+@click.option("--url", default="", help="Address of the server, or unix:PATH. Default: what the settings say.")
 @config_file
 @settings("api_key_file")
 @click.pass_context

@@ -95,7 +95,7 @@ def generate(
 
 @click.command()
 @click.argument("model", default="")
-@click.option("--url", default="", help="Talk with a model of the server at this address.")
+@click.option("--url", default="", help="Talk with a model of the server at this address, or unix:PATH.")
 @click.option("--system", default="", help="System message.")
 @click.option("--max-tokens", type=click.IntRange(1), default=None, help="Most tokens per answer.")
 @click.option(

@@ -29,13 +29,14 @@ class Ignored(msgspec.Struct, frozen=True):
 
 def header_value(ignored: Iterable[Ignored]) -> str:
     """Each name once, in their order, with commas between; `+N` for those without room. ASCII only."""
-    names = [quote(name, safe=_PLAIN) for name in dict.fromkeys(each.name for each in ignored)]
+    names = dict.fromkeys(each.name for each in ignored)
     kept: list[str] = []
     room = MAX_HEADER_BYTES - _ROOM
     for name in names:
-        room -= len(name) + 2
+        written = quote(name, safe=_PLAIN)
+        room -= len(written) + 2
         if room < 0:
             break
-        kept.append(name)
+        kept.append(written)
     left = len(names) - len(kept)
     return ", ".join([*kept, f"+{left}"] if left else kept)

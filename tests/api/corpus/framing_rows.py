@@ -31,7 +31,7 @@ ROWS = [
     row("H05", "http/1.1 in small letters", bare(HOST, line=b"GET / http/1.1"), INVALID),
     row("H05", "HTTP/1.10", bare(HOST, line=b"GET / HTTP/1.10"), INVALID),
     row("H06", "no Host", bare(JSON, length(), body=BODY), "400 invalid_host"),
-    row("H06", "HTTP/1.0 needs none", bare(line=b"GET /livez HTTP/1.0"), "200"),
+    row("H06", "HTTP/1.0 needs none", bare(line=b"GET /v1/models HTTP/1.0"), "200"),
     row("H07", "two Hosts", post(length(), b"host: localhost\r\n"), "400 invalid_host"),
     row("H07", "the same Host twice", post(length(), HOST), "400 invalid_host"),
     row("H08", "Host with a path", bare(b"host: a/v1?x\r\n", line=GET), "400 invalid_host"),

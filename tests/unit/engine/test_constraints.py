@@ -198,7 +198,7 @@ def test_what_is_known_is_not_tried_again(grammars: Grammars, monkeypatch: pytes
         grammars.compile(bad)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR2])
 def test_the_process_may_be_killed_at_any_time(grammars: Grammars, number: signal.Signals) -> None:
     for i in range(3):
         grammars.compile(regex(f"kill{i}{number}"))
