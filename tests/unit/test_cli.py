@@ -213,7 +213,9 @@ def test_words_of_other_servers_are_answered_with_ours(arguments: tuple[str, ...
     refused(run(*arguments), 2, words)
 
 
-@pytest.mark.parametrize("flag", ["--tls-minimum", "--chat-template", "--root-path", "--enable-metrics", "--threads-http"])
+@pytest.mark.parametrize(
+    "flag", ["--tls-minimum", "--chat-template", "--root-path", "--enable-metrics", "--threads-http"]
+)
 def test_no_flag_is_guessed_where_none_is_near(flag: str) -> None:
     done = run("serve", flag, "x")
     refused(done, 2, flag)
