@@ -62,8 +62,8 @@ def tripos() -> None:
 def serve(models: tuple[str, ...], file: str, **flags: Flags) -> None:
     """Serve models over HTTP.
 
-    MODEL is a directory, a .gguf file, hf:org/name[@revision] or demo:assistant (the default). MODELs that are named
-    here are served instead of those in the service file.
+    MODEL is a directory, a .gguf file, hf:org/name[@revision], package:name (an installed package that holds one) or
+    demo:assistant (the default). MODELs that are named here are served instead of those in the service file.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server listens to it: the file is about to be read anyway
     from tripos.api.gate import check_descriptors
