@@ -10,6 +10,8 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
+
 from tripos.errors import ConfigError, EnvironmentProblem, TriposError
 from tripos.models.files import open_regular
 
@@ -32,17 +34,17 @@ class Client:
         if key_file:
             self._headers["authorization"] = f"Bearer {_key(key_file, scope)}"
 
-    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The answer's JSON. Raises EnvironmentProblem (nobody answers), Refused."""
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None, form: Any = dict[str, Any]) -> Any:
+        """The answer's JSON, of type `form`. Raises EnvironmentProblem (nobody answers, or no Tripos), Refused."""
         try:
             with self._request(method, path, body) as response:
-                return self._read(response)
+                return self._shaped(self._read(response), form)
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from None
         finally:
             self.close()
 
-    def stream(self, path: str, body: dict[str, Any]) -> Iterator[Any]:
+    def stream(self, path: str, body: dict[str, Any], form: Any = dict[str, Any]) -> Iterator[Any]:
         """The JSON of each event that the server sends. Letting go of it hangs up. Raises as `ask`."""
         try:
             with self._request("POST", path, body) as response:
@@ -53,7 +55,7 @@ class Client:
                     if data == b"[DONE]":
                         return
                     if data:
-                        yield self._checked(self._decoded(data, response.status), 200)
+                        yield self._shaped(self._checked(self._decoded(data, response.status), 200), form)
                 raise EnvironmentProblem(f"the server at {self._url} hung up in the middle of an answer")
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from None
@@ -74,9 +76,16 @@ class Client:
 
     def _decoded(self, data: bytes, status: int) -> Any:
         try:
-            return json.loads(data)
-        except ValueError:
+            return msgspec.json.decode(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise EnvironmentProblem(f"what answers at {self._url} is no Tripos server (status {status})") from None
+
+    def _shaped(self, value: Any, form: Any) -> Any:
+        try:
+            msgspec.convert(value, form)
+        except msgspec.ValidationError as error:
+            raise EnvironmentProblem(f"what answers at {self._url} is no Tripos server: {error}") from None
+        return value
 
     def _checked(self, value: Any, status: int) -> Any:
         error = value.get("error") if isinstance(value, dict) else None
@@ -116,12 +125,14 @@ def _connection(url: str) -> tuple[http.client.HTTPConnection, str]:
     wrong = ConfigError(f"--url {url[:80]!r} is not an address such as http://127.0.0.1:8000 or unix:/path")
     try:
         parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
-        connection = kinds[parts.scheme](parts.hostname or "", parts.port, timeout=TIMEOUT_S)
+        host = (parts.hostname or "").encode("idna").decode()
+        connection = kinds[parts.scheme](host, parts.port, timeout=TIMEOUT_S)
+        path = urllib.parse.quote(parts.path, safe="/%:@!$&'()*+,;=")
     except (ValueError, KeyError, http.client.HTTPException):
         raise wrong from None
     if not parts.hostname:
         raise wrong
-    return connection, parts.path.rstrip("/").removesuffix("/v1")
+    return connection, path.rstrip("/").removesuffix("/v1")
 
 
 def _message(error: Any, status: int) -> str:

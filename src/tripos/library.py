@@ -124,6 +124,10 @@ class LLM(_Opened[LanguageModel]):
         Raises InvalidRequest before any work when a prompt is wrong, NotFound when an adapter's name is, TypeError for
         a field that Sampling has not, EngineFailed when the model is closed meanwhile.
         """
+        _check_type("sampling", sampling, Sampling | None)
+        _check_type("constraint", constraint, Constraint | None)
+        _check_type("max_tokens", max_tokens, int | None)
+        _check_type("n", n, int)
         sampling = _sampled(sampling or self.card.sampling, fields)
         listed = _listed(prompts)
         names = [adapter] * len(listed) if isinstance(adapter, str) else list(adapter)
@@ -247,6 +251,7 @@ class Embedder(_Opened[EncoderModel]):
 
         Raises InvalidRequest before any work when an input is wrong.
         """
+        _check_type("dimensions", dimensions, int | None)
         given = tuple(map(_text, _listed(inputs)))
         if not given:
             return np.zeros((0, dimensions or self.card.dimensions), np.float32)
@@ -263,7 +268,11 @@ class Embedder(_Opened[EncoderModel]):
 
         Raises InvalidRequest before any work.
         """
+        _check_type("top_n", top_n, int | None)
         given = (documents,) if isinstance(documents, str) else tuple(documents)
+        for name, text in (("query", query), *((f"documents[{i}]", each) for i, each in enumerate(given))):
+            _check_type(name, text, str)
+            _check_encodable(text)
         request = Rerank(query=query, documents=given, top_n=top_n, truncate_to=0 if truncate else None)
         hits = [Hit(i, score) for i, score in enumerate(self._answer(request).scores)]
         return sorted(hits, key=lambda hit: -hit.score)[:top_n]
@@ -314,6 +323,21 @@ def _listed(given: Any) -> list[Any]:
     return list(listed)
 
 
+def _check_type(name: str, value: object, kind: Any) -> None:
+    """Raises TypeError as a call with wrong arguments does."""
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{name} must be {getattr(kind, '__name__', kind)}, not {_shown(value)}")
+
+
+def _check_encodable(text: str) -> None:
+    """Raises InvalidRequest."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        message = f"the text holds half of a surrogate pair at character {error.start}: decode it as UTF-8 first"
+        raise InvalidRequest(message, code="invalid_encoding", param="prompt") from None
+
+
 def _is_token_id(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
@@ -329,6 +353,7 @@ def _is_conversation(prompt: Any) -> bool:
 def _text(given: Any) -> str | tuple[int, ...]:
     """Text, or token ids. Raises InvalidRequest."""
     if isinstance(given, str):
+        _check_encodable(given)
         return given
     ids = tuple(given) if isinstance(given, Iterable) and not isinstance(given, Mapping | bytes) else (None,)
     if not all(map(_is_token_id, ids)):

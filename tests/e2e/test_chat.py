@@ -272,3 +272,123 @@ def test_reasoning_is_shown_to_people_only(tmp_path: Path) -> None:
     for said in ({"reasoning_content": "plan"}, {"content": "Hi"}, {"content": " there"}):
         printer.hear({"choices": [{"delta": said}]})
     assert printer.text == "Hi there"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--stop", b"\xff"),
+        ("--regex", b"\xff"),
+        ("--json-schema", b'{"const": "\xff"}'),
+        ("--json-schema", b'{"const": "\\ud800"}'),
+        ("--json-schema", b'{"const": NaN}'),
+        ("--json-schema", b"[" * 20_000),
+        ("--json-schema", b'{"const": 1, "const": 2}'),
+    ],
+)
+def test_an_option_that_is_no_text_or_no_json_is_named(arguments: tuple[str, bytes]) -> None:
+    command = [*TRIPOS, "generate", "demo:assistant", "Hello", *arguments]
+    done = subprocess.run(command, cwd="/", capture_output=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.count(b"\n") == 1
+    assert done.stderr.startswith(f"tripos: {arguments[0]}".encode())
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("command", ["generate demo:assistant", "chat"])
+def test_a_standard_stream_that_the_shell_closed_is_empty(command: str, closed: str) -> None:
+    given = f'"{sys.executable}" -m tripos {command} {closed}'
+    done = subprocess.run(["sh", "-c", given], cwd="/", input=b"Hello\n", capture_output=True, timeout=60)
+    assert done.returncode == 0
+    assert b"Traceback" not in done.stderr
+    if closed == "2>&-":
+        assert done.stdout.decode().strip() == GREETING
+
+
+def test_a_question_that_is_no_text_is_told_so_in_every_locale() -> None:
+    given = {**os.environ, "LC_ALL": "C"}
+    done = subprocess.run(
+        [*TRIPOS, "chat"], cwd="/", input=b"\xff\nHello\n", env=given, capture_output=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"not valid UTF-8" in done.stderr
+    assert done.stdout.decode().strip() == GREETING
+
+
+@pytest.mark.parametrize(
+    "rest",
+    ["[::1", "a b", "a..b", "a" * 300, "\udcff", "", "a:port", "127.0.0.1:1/\udcff"],
+)
+def test_what_is_no_address_is_told_so(rest: str) -> None:
+    url = os.fsencode(f"http://{rest}")
+    done = subprocess.run([*TRIPOS, "chat", "--url", url], cwd="/", capture_output=True, timeout=60)
+    assert done.returncode == 2
+    assert b"is not an address such as http://127.0.0.1:8000" in done.stderr
+
+
+def test_an_interrupt_drops_a_question_of_several_lines() -> None:
+    terminal = Terminal("chat")
+    terminal.wait_for(">>> ")
+    terminal.type('"""Hello\n')
+    terminal.wait_for("... ")
+    terminal.type("\x03")
+    terminal.wait_for("The question is dropped.")
+    terminal.wait_for(">>> ")
+    terminal.type("/bye\n")
+    assert terminal.close() == 0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"[]", b"{}", b'{"data": null}', b'{"data": [5]}', b'{"data": [{}]}', b'{"data": [{"id": 5}]}', b"null",
+     b'{"data": "\\ud800"}', b"[" * 100_000],
+)  # fmt: skip
+def test_a_server_of_another_kind_is_told_so(answer: bytes) -> None:
+    with answering(answer, b"") as url:
+        done = run("chat", "--url", url)
+    assert (done.returncode, done.stderr.count(b"\n")) == (3, 1)
+    assert f"what answers at {url} is no Tripos server".encode() in done.stderr
+
+
+@pytest.mark.parametrize(
+    "event",
+    [b"[]", b"5", b'{"choices": null}', b'{"choices": [5]}', b'{"choices": [{"delta": null}]}',
+     b'{"choices": [{"delta": {"content": 5}}]}', b'{"choices": [], "usage": 5}',
+     b'{"choices": [], "usage": {"total_tokens": null}}', b'{"choices": [{"delta": {"content": "\\ud800"}}]}'],
+)  # fmt: skip
+def test_an_answer_of_another_kind_ends_the_question_alone(event: bytes) -> None:
+    listed = b'{"data": [{"id": "x", "task": "generate"}]}'
+    with answering(listed, b"data: " + event + b"\n\ndata: [DONE]\n\n") as url:
+        done = run("chat", "--stats", "--url", url, text="Hello\nHello\n")
+    assert done.returncode == 0
+    assert done.stderr.count(f"what answers at {url} is no Tripos server".encode()) == 2
+
+
+@contextmanager
+def answering(listed: bytes, events: bytes) -> Iterator[str]:
+    """A server that says these bytes: to GET, and to POST."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._say(listed)
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self._say(events)
+
+        def _say(self, data: bytes) -> None:
+            self.send_response(200)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()

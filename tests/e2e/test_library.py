@@ -104,6 +104,33 @@ def test_what_sampling_does_not_have_is_a_type_error_that_says_what_it_has(llm: 
         llm.generate("Hello", temperature=-1)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [({"sampling": {"temperature": 0}}, "sampling"), ({"constraint": {"json": {}}}, "constraint"),
+     ({"max_tokens": 1.5}, "max_tokens"), ({"max_tokens": "4"}, "max_tokens"), ({"n": True}, "n")],
+)  # fmt: skip
+def test_an_argument_of_the_wrong_type_is_named(llm: LLM, arguments: dict[str, Any], name: str) -> None:
+    with pytest.raises(TypeError, match=f"^{name} must be "):
+        llm.generate("Hello", **arguments)
+
+
+def test_what_an_encoder_cannot_take_is_named(embedder: Embedder) -> None:
+    wrong: Any = 1.5
+    with pytest.raises(TypeError, match="dimensions must be "):
+        embedder.embed("card", dimensions=wrong)
+    with pytest.raises(TypeError, match=r"documents\[1\] must be str, not float"):
+        embedder.rerank("card", ["pin", wrong])
+    with pytest.raises(TypeError, match="query must be str"):
+        embedder.rerank(wrong, ["pin"])
+
+
+def test_text_that_is_no_unicode_is_a_wrong_input(llm: LLM, embedder: Embedder) -> None:
+    for call in (llm.generate, llm.score, embedder.embed, lambda text: embedder.rerank(text, ["pin"])):
+        with pytest.raises(InvalidRequest, match="surrogate pair at character 4") as caught:
+            call("card\udcff")
+        assert caught.value.code == "invalid_encoding"
+
+
 def test_one_text_is_embedded_as_a_list_of_one(embedder: Embedder) -> None:
     (vector,) = embedder.embed(["my card"])
     framed = embedder.tokenizer.frame.around(embedder.tokenizer.encode_all(["my card"])[0])[0]

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -30,10 +31,15 @@ ASK = {
 
 
 @contextlib.contextmanager
-def serving(*flags: str, log: Path) -> Iterator[subprocess.Popen[Any]]:
-    """A server that is ready. What it says is in `log`."""
+def serving(*flags: str, log: Path, num_files: int = 0) -> Iterator[subprocess.Popen[Any]]:
+    """A server that is ready. What it says is in `log`. `num_files`: so many may it open."""
     with log.open("w") as errors:
-        process = subprocess.Popen([sys.executable, "-m", "tripos", "serve", *flags], cwd="/", stderr=errors)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tripos", "serve", *flags],
+            cwd="/",
+            stderr=errors,
+            preexec_fn=(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (num_files,) * 2)) if num_files else None,
+        )
         try:
             wait_until(lambda: "listening on " in log.read_text() or process.poll() is not None)
             assert process.poll() is None, log.read_text()
@@ -268,11 +274,51 @@ def test_a_certificate_that_became_a_pipe_stops_nobody(tmp_path: Path, certifica
         assert ask(http.client.HTTPSConnection(*address_in(log), context=context, timeout=30))[0] == 200
 
 
+def test_a_certificate_that_became_a_pipe_is_refused_and_nobody_waits(
+    tmp_path: Path, certificate: tuple[Path, Path]
+) -> None:
+    cert, key, log = tmp_path / "cert", tmp_path / "key", tmp_path / "log"
+    shutil.copy(certificate[0], cert)
+    shutil.copy(certificate[1], key)
+    with serving("--port", "0", "--tls-cert", str(cert), "--tls-key", str(key), log=log) as process:
+        cert.unlink()
+        os.mkfifo(cert)
+        process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "it is a named pipe (FIFO), expected a regular file" in log.read_text(), 10)
+        context = ssl._create_unverified_context()
+        with contextlib.closing(http.client.HTTPSConnection(*address_in(log), timeout=10, context=context)) as client:
+            assert ask(client)[0] == 200
+
+
+def test_who_connects_and_does_not_speak_tls_leaves_room_for_probes(
+    tmp_path: Path, certificate: tuple[Path, Path]
+) -> None:
+    cert, key = certificate
+    log = tmp_path / "log"
+    with serving("--port", "0", "--tls-cert", str(cert), "--tls-key", str(key), log=log, num_files=192) as process:
+        address = address_in(log)
+        context = ssl._create_unverified_context()
+        with contextlib.ExitStack() as silent:
+            for _ in range(250):
+                silent.enter_context(socket.create_connection(address, timeout=5))
+            files = Path(f"/proc/{process.pid}/fd")
+            wait_until(lambda: len(list(files.iterdir())) > 100)
+            for path, status in (("/livez", 200), ("/readyz", 200), ("/v1/models", 503)):
+                with contextlib.closing(http.client.HTTPSConnection(*address, timeout=10, context=context)) as client:
+                    client.request("GET", path)
+                    assert client.getresponse().status == status
+        wait_until(lambda: len(list(files.iterdir())) < 50)
+        with contextlib.closing(http.client.HTTPSConnection(*address, timeout=10, context=context)) as client:
+            assert ask(client)[0] == 200
+        assert "Traceback" not in log.read_text()
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         (("--tls-key", "key"), "--tls-key needs --tls-cert"),
         (("--tls-cert", "/no/such/file"), "/no/such/file cannot be read: No such file"),
+        (("--tls-cert", "/dev/zero"), "/dev/zero cannot be read: it is a device, expected a regular file"),
         (("--allowed-hosts", "http://a"), "a name without port"),
         (("--cors-origins", "a.example"), "an origin"),
         (("--trusted-proxies", "10.0.0.1/8"), "not an address, a network"),

@@ -203,8 +203,19 @@ def version() -> None:
 
 def main() -> None:
     """Runs a command and turns what went wrong into one line and an exit status."""
+    _fill_standard_streams()
     warnings.showwarning = lambda message, *_, **__: click.echo(f"tripos: warning: {message}", err=True)
     sys.exit(_status(sys.argv[1:]))
+
+
+def _fill_standard_streams() -> None:
+    """Where the shell closed one: else the next file or socket that is opened would get its number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+        name = ("stdin", "stdout", "stderr")[descriptor]
+        stream = os.fdopen(descriptor, "w" if descriptor else "r", encoding="utf-8", closefd=False)
+        setattr(sys, name, stream)
+    os.close(descriptor)
 
 
 def _status(arguments: list[str]) -> int:

@@ -23,7 +23,7 @@ HELP = f"""\
 /stats          tell after each answer how fast it went, or no more
 /bye            end; so do /exit, /quit and Ctrl-D
 {QUOTES}             begin a question of several lines, and end it. A pasted text keeps its lines as it is
-Ctrl-C          stop the answer; what was said stays in the conversation"""
+Ctrl-C          stop the answer; what was said stays in the conversation. Drop a question of several lines"""
 
 
 @dataclass
@@ -154,11 +154,19 @@ def read_entry(is_terminal: bool) -> Entry | None:
     if not line.lstrip().startswith(QUOTES):
         return Entry(line)
     text = line.lstrip()[len(QUOTES) :]
-    while QUOTES not in text:
-        more = _read_line("... " if is_terminal else "", is_terminal)
-        if more is None:
-            break
-        text += "\n" + more
+    try:
+        while QUOTES not in text:
+            more = _read_line("... " if is_terminal else "", is_terminal=False)
+            if more is None:
+                click.echo(nl=is_terminal)
+                break
+            text += "\n" + more
+    except KeyboardInterrupt:
+        if not is_terminal:
+            raise
+        click.echo()
+        note("The question is dropped.")
+        return Entry("")
     return Entry(text.partition(QUOTES)[0].strip("\n"), is_quoted=True)
 
 
@@ -167,12 +175,14 @@ def _read_line(prompt: str, is_terminal: bool) -> str | None:
         _edit_lines()
     while True:
         try:
-            return input(prompt)
+            line = input(prompt)
+            line.encode()  # in some locales what is no UTF-8 comes as halves of surrogate pairs
+            return line
         except EOFError:
             if is_terminal:
                 click.echo()
             return None
-        except UnicodeDecodeError:
+        except UnicodeError:
             note("That line is not valid UTF-8.")
         except KeyboardInterrupt:
             if not is_terminal:

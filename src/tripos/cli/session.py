@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Required, Self, TypedDict
 
 from tripos import config
 from tripos.cli.terminal import Startup, show_status
@@ -24,6 +24,42 @@ LOCAL_NAME = "local"  # the route of a model in this process, which nobody else 
 
 Kind = Literal["chat/completions", "completions"]
 Hear = Callable[[dict[str, Any]], None]
+
+
+class Served(TypedDict, total=False):
+    """A model in a server's list; another kind of server may know less of it."""
+
+    id: Required[str]
+    task: str
+    max_model_len: int
+
+
+class ServedList(TypedDict):
+    data: list[Served]
+
+
+class Usage(TypedDict):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Said(TypedDict, total=False):
+    content: str | None
+    reasoning_content: str | None
+
+
+class ChunkChoice(TypedDict, total=False):
+    delta: Said
+    text: str | None
+    finish_reason: str | None
+
+
+class Chunk(TypedDict, total=False):
+    """What is read of a stream's chunks."""
+
+    choices: list[ChunkChoice]
+    usage: Usage | None
 
 
 class Session(Protocol):
@@ -122,13 +158,14 @@ class RemoteSession:
         from tripos.client import Client
 
         self._client = Client(url, key_file)
-        served = [each for each in self._client.ask("GET", "/v1/models")["data"] if each.get("task") == "generate"]
+        listed = self._client.ask("GET", "/v1/models", form=ServedList)
+        served = [each for each in listed["data"] if each.get("task") == "generate"]
         found = [each for each in served if model in ("", each["id"])]
         if not found:
             names = ", ".join(each["id"] for each in served) or "none"
             raise NotFound(f"{url} serves no language model named {model or '(any)'}; it serves: {names}")
         self.name: str = found[0]["id"]
-        self._window: int = found[0]["max_model_len"]
+        self._window: int = found[0].get("max_model_len", 0)
 
     def __enter__(self) -> Self:
         return self
@@ -141,7 +178,7 @@ class RemoteSession:
         return self._window
 
     def ask(self, kind: Kind, body: dict[str, Any], hear: Hear) -> None:
-        for chunk in self._client.stream(f"/v1/{kind}", _streamed(body, self.name)):
+        for chunk in self._client.stream(f"/v1/{kind}", _streamed(body, self.name), Chunk):
             hear(chunk)
 
 

@@ -12,7 +12,7 @@ from tripos.cli.conversation import Conversation
 from tripos.cli.flags import MODEL_SETTINGS, Flags, given, require_utf8, settings
 from tripos.cli.session import Kind, LocalSession, RemoteSession, Session
 from tripos.cli.terminal import Printer, speed_line
-from tripos.errors import ConfigError
+from tripos.errors import ConfigError, InvalidRequest
 
 MAX_STDIN_CHARS = 4 * 2**20  # as much as a prompt may have
 
@@ -59,7 +59,8 @@ def generate(
     each on a line of its own.
     """
     text = _read_prompt(prompt)
-    require_utf8(system, "--system")
+    for name, given_text in (("--system", system), ("--regex", regex), *(("--stop", each) for each in stop)):
+        require_utf8(given_text or "", name)
     if json_schema is not None and regex is not None:
         raise click.UsageError("--json-schema and --regex exclude each other")
     if raw and system:
@@ -158,10 +159,11 @@ def _read_stdin() -> str:
 
 def _constraint(json_schema: str | None, regex: str | None) -> dict[str, Any] | None:
     if json_schema is not None:
-        import json
+        from tripos.wire.json import parse
 
+        require_utf8(json_schema, "--json-schema")
         try:
-            return {"json": json.loads(json_schema)}
-        except ValueError as error:
-            raise ConfigError(f"--json-schema is no JSON: {error}") from None
+            return {"json": parse(json_schema.encode())}
+        except InvalidRequest as error:
+            raise ConfigError(f"--json-schema: {error.message.removeprefix('the body ')}") from None
     return None if regex is None else {"regex": regex}
