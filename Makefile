@@ -115,7 +115,8 @@ $(VENV)/runtime: requirements/runtime.txt requirements/build.txt requirements/cm
 
 $(VENV)/installed: $(VENV)/runtime $(SOURCES)
 	$(if $(COMPILER),,@echo 'warning: no C++ compiler: installing without the native kernels (apt-get install g++)' >&2)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pip install --quiet --no-deps --no-build-isolation --force-reinstall \
+	@echo 'compiling the kernels and installing: about a minute' >&2
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pip install --quiet --no-deps --no-build-isolation --force-reinstall \
 	  $(if $(COMPILER),,--config-settings wheel.cmake=false) $(if $(CI),--config-settings cmake.define.TRIPOS_WERROR=ON) .
 	@touch $@
 

@@ -2,7 +2,7 @@
 
 Runs text through the executor and compares all logits: perplexity, KL divergence (nats per token, of the fp32
 distribution from the format's) and how often the likeliest token is the same. With the demo assistant also the exact
-match of its held-out questions. Prints a table per model and one JSON line.
+match of its held-out questions. Prints a table per model and one JSON line; on stderr what is measured now.
 
     python -m benchmarks.quality
     python -m benchmarks.quality --models path/to/model --text some.txt
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ ASSISTANT = "demo:assistant"
 EXACT = ("fp32", "fp32")
 FORMATS = (
     EXACT, ("bf16", "fp32"), ("fp16", "fp32"), ("int8", "fp32"), ("fp8", "fp32"), ("int4", "fp32"), ("fp32", "fp16"),
-    ("fp32", "int8"), ("int8", "fp16"), ("int8", "int8"), ("int4", "fp16"),
+    ("fp32", "int8"), ("int8", "fp16"), ("int8", "int8"), ("int4", "fp16"), ("auto", "fp32"),  # auto: as it is stored
 )  # fmt: skip
 F32 = npt.NDArray[np.float32]
 
@@ -171,6 +172,7 @@ def exact_match(source: str, weights: str, kv_cache: str, num_questions: int, th
 # -- the table ------------------------------------------------------------------------------------------------------
 def measure(source: str, arguments: argparse.Namespace) -> list[Row]:
     """All formats of one model."""
+    tell(f"{source}: fp32 weights, fp32 cache, which the others are compared with")
     opened = open_model(ModelOptions(source=source))
     tokenizer, is_assistant = opened.source.tokenizer, source == ASSISTANT
     max_len = opened.need.max_model_len
@@ -178,7 +180,8 @@ def measure(source: str, arguments: argparse.Namespace) -> list[Row]:
     judged = limited(texts, arguments.tokens)
     exact = list(log_probabilities(opened, judged, *EXACT, arguments.threads))
     rows = []
-    for weights, kv_cache in FORMATS:
+    for number, (weights, kv_cache) in enumerate(FORMATS, 1):
+        tell(f"{source}: {weights} weights, {kv_cache} cache ({number} of {len(FORMATS)})")
         found = compare(judged, exact, log_probabilities(opened, judged, weights, kv_cache, arguments.threads))
         match = None
         if is_assistant and arguments.questions:
@@ -186,6 +189,11 @@ def measure(source: str, arguments: argparse.Namespace) -> list[Row]:
         rows.append(Row(weights, kv_cache, *found, match))
     opened.source.close()
     return rows
+
+
+def tell(what: str) -> None:
+    """What is measured now, on stderr: a model takes minutes."""
+    print(what, file=sys.stderr, flush=True)
 
 
 def table(name: str, rows: list[Row]) -> str:

@@ -33,7 +33,7 @@ async def loading(*models: ModelOptions, keys: Keys | None = None) -> AsyncItera
     app, listener = App(found.service, keys), listen("127.0.0.1", 0)
 
     async def load() -> None:
-        await found.residents.fill_beside(lambda phase, done: None, lambda rows: None)
+        await found.residents.fill_beside(lambda phase, done: None, lambda rows: None, lambda name: None)
 
     door = Door(found.service, app, listener, 5.0, load=load)
     task = asyncio.create_task(door.run())

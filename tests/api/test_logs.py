@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -57,7 +58,9 @@ def test_text_has_time_level_message_and_pairs() -> None:
 
 
 def test_json_has_the_same_as_fields() -> None:
-    line = json.loads(JsonLines().format(record("request", logging.WARNING, path="/a b", status=200)))
+    line = json.loads(
+        JsonLines().format(record("request", logging.WARNING, path="/a b", status=200, code="", model=None))
+    )
     assert re.fullmatch(TIME, line.pop("time"))
     assert line == {"level": "warning", "message": "request", "path": "/a b", "status": 200}
 
@@ -236,14 +239,29 @@ def test_threads_and_warnings_speak_through_the_log() -> None:
     assert "ZeroDivisionError" in failed["traceback"]
 
 
-async def test_drain_and_stop_have_a_line(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_idle_stop_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "tripos")
     async with running(TinyModel()) as server:
         server.door.stop()
         await server.task
-    assert [line for line in caplog.messages if line.startswith(("draining", "stopping"))] == [
-        "draining: 0 calls in flight have up to 5 s",
-        "stopping after 0.0 s of draining, 0 calls are cut off",
+    assert [line for line in caplog.messages if line.startswith(("drain", "stop"))] == ["stopped"]
+
+
+async def test_calls_in_flight_are_told_when_the_server_drains(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "tripos")
+    async with running(TinyModel(step_s=0.02)) as server:
+        call = asyncio.create_task(server.post("/v1/completions", {"model": "tiny", "prompt": "a", "max_tokens": 40}))
+        async with asyncio.timeout(10):
+            while not server.service.num_in_flight:
+                await asyncio.sleep(0.005)
+        server.door.stop()
+        await server.task
+        assert (await call).status_code == 200
+    told = [re.sub(r"\d+\.\d", "N", line) for line in caplog.messages if line.startswith(("drain", "stop"))]
+    assert told == [
+        "draining: 1 calls in flight have up to 5 s",
+        "stopping after N s of draining, 0 calls are cut off",
+        "stopped",
     ]
 
 

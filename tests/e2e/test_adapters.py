@@ -97,7 +97,7 @@ def server(folders: dict[str, Path]) -> Iterator[str]:
         else:
             raise AssertionError("".join(lines))
         try:
-            yield line.rpartition("listening on ")[2].strip()
+            yield line.rpartition("listening on ")[2].split()[0]
         finally:
             process.terminate()
             process.wait(20)

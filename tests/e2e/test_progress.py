@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 
@@ -112,3 +113,42 @@ def slow_to_pack(folder: Path) -> str:
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + at)
     return str(folder)
+
+
+def log_until_ready(folder: Path, *arguments: str) -> list[str]:
+    """The lines of `tripos serve` from its start to its end, for which it is asked once it listens."""
+    log = folder / "log"
+    command = [sys.executable, "-m", "tripos", "serve", "--port", "0", *arguments]
+    with log.open("w") as stderr:
+        process = subprocess.Popen(command, cwd=folder, stderr=stderr)
+    try:
+        end_s = time.monotonic() + 60
+        while "listening on " not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end_s, log.read_text()
+            time.sleep(0.02)
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+    return log.read_text().splitlines()
+
+
+def test_the_log_names_each_model_and_then_the_address(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
+    stories = str(shared_data("lm/stories260K/derived-hf"))
+    lines = [line.partition(" INFO ")[2] for line in log_until_ready(tmp_path, "demo:assistant", stories)]
+    loaded = [line for line in lines if " was loaded: " in line]
+    times = r"pack \d+\.\d\d s, cache \d+\.\d\d s, digest \d+\.\d\d s"
+    assert [re.fullmatch(rf"(\S+) was loaded: {times}", line)[1] for line in loaded] == ["demo:assistant", "derived-hf"]  # type: ignore[index]
+    assert sum(bool(re.fullmatch(r"files were opened: open \d+\.\d\d s", line)) for line in lines) == 1
+    assert re.fullmatch(r"listening on http\S+ \(ready in \d+\.\d\d s\)", lines[-2])
+    assert lines[-1] == "stopped"
+
+
+def test_a_log_for_programs_has_the_memory_of_a_model_as_fields(tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in log_until_ready(tmp_path, "--log-format", "json")]
+    (table,) = [line for line in lines if line["message"] == "memory of a model"]
+    assert table["model"] == "demo:assistant"
+    assert {"weights", "cache", "sequences", "all_at_their_longest", "limit"} <= set(table)
+    assert not [line for line in lines if "  " in line["message"] or "" in line.values()]

@@ -187,7 +187,24 @@ def test_quantize_needs_somewhere_to_write() -> None:
         (("serve", "--served-model-name", "m"), "give --name"),
         (("serve", "-c", "4096"), "give --max-model-len"),
         (("serve", "-ngl", "99"), "runs on the processor"),
-        (("serve", "-np=4"), "give --max-sequences"),
+        (("serve", "-np=4"), "there is no flag -np here: give --max-sequences"),
+        (("serve", "-hf", "o/m"), "there is no flag -hf here: name the hub's model as the argument: tripos serve hf:"),
+        (("serve", "-md", "m"), "no flag -md here: leave it out: no second model drafts"),
+        (("serve", "-to=9"), "no flag -to here: give --max-call-s"),
+        (("serve", "-fa"), "no flag -fa here: leave it out: there is one attention"),
+        (("serve", "-c4096"), "no flag -c here: give --max-model-len"),
+        (("chat", "m", "-cnv"), "no flag -cnv here: tripos chat MODEL talks"),
+        (("generate", "m", "-xyz"), "no flag -xyz: --help"),
+        (("generate", "m", "-f", "p.txt"), "no flag -f here: pipe the file"),
+        (("serve", "--load-format", "x"), "leave it out: the model's files say how they are read"),
+        (("serve", "--max-log-len", "9"), "leave it out: prompts are never logged"),
+        (("serve", "--jinja"), "leave it out: the model's own template"),
+        (("serve", "--download-dir", "/d"), "set the environment variable HF_HOME"),
+        (("serve", "--revision", "v1"), "write hf:ORG/NAME@REVISION"),
+        (("serve", "--log-disable"), "give --access-log off"),
+        (("serve", "--seed", "1"), "leave it out: requests to a server carry seed"),
+        (("serve", "-v"), "no flag -v here: tripos version prints the version"),
+        (("run-batch",), "there is no command 'run-batch' here: there are no batch jobs"),
         (("serve", "--dtype", "bfloat16"), "give --weights"),
         (("serve", "--gpu-memory-utilization", "0.9"), "give --memory"),
         (("serve", "--gpu-memory-utilization=0.9"), "give --memory"),
@@ -200,7 +217,9 @@ def test_words_of_other_servers_are_answered_with_ours(arguments: tuple[str, ...
     refused(run(*arguments), 2, words)
 
 
-@pytest.mark.parametrize("flag", ["--tls-minimum", "--chat-template", "--root-path", "--enable-metrics"])
+@pytest.mark.parametrize(
+    "flag", ["--tls-minimum", "--chat-template", "--root-path", "--enable-metrics", "--threads-http"]
+)
 def test_no_flag_is_guessed_where_none_is_near(flag: str) -> None:
     done = run("serve", flag, "x")
     refused(done, 2, flag)
@@ -225,6 +244,14 @@ def test_every_answer_to_a_habit_names_commands_and_flags_that_there_are() -> No
                 walk(command.get_command(context, each) or command, f"{name}{each} ")
         else:
             commands.add(name.strip())
+            answers(command)
+
+    def answers(command: click.Command) -> None:
+        """No answer sends to a flag that the command at hand does not have."""
+        own = {each for parameter in command.params for each in parameter.opts}
+        for flag in set(habits.FLAGS) - own:
+            said = habits.answer_flag(flag, own).replace(flag, "", 1).partition("tripos ")[0]
+            assert set(re.findall(r"(?<!\w)--[a-z-]+", said)) <= {*own, "--help"}, (command.name, flag, said)
 
     walk(root, "")
     for said in (*habits.COMMANDS.values(), *habits.FLAGS.values()):

@@ -125,7 +125,7 @@ class TextLines(logging.Formatter):
     """time LEVEL message key=value ...; a traceback follows, indented, so that no line of it passes for an event."""
 
     def format(self, record: logging.LogRecord) -> str:
-        pairs = "".join(f" {key}={_value(value)}" for key, value in _fields(record).items() if value not in (None, ""))
+        pairs = "".join(f" {key}={_value(value)}" for key, value in _fields(record).items())
         line = f"{_time(record.created)} {record.levelname} {_CONTROL.sub(_escaped, record.getMessage())}{pairs}"
         if record.exc_info:
             line += "".join(f"\n  {_CONTROL.sub(_escaped, each)}" for each in self._traceback(record).split("\n"))
@@ -186,8 +186,9 @@ def _log_exception(failed: threading.ExceptHookArgs) -> None:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    """What is known of the event; fields that say nothing are left out."""
     found: dict[str, Any] = getattr(record, "fields", {})
-    return found
+    return {key: value for key, value in found.items() if value not in (None, "")}
 
 
 def _time(created_s: float) -> str:

@@ -303,6 +303,7 @@ class Door:
             if with_signals:
                 for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                     loop.remove_signal_handler(each)
+        log.info("stopped")
         return True
 
     async def _start(self) -> None:
@@ -313,7 +314,9 @@ class Door:
             await self.service.start()
 
     async def _drain(self) -> None:
-        log.info("draining: %d calls in flight have up to %.0f s", self.service.num_in_flight, self._drain_s)
+        num_draining = self.service.num_in_flight
+        if num_draining:
+            log.info("draining: %d calls in flight have up to %.0f s", num_draining, self._drain_s)
         began_s = time.monotonic()
         draining = asyncio.create_task(self.service.drain(self._drain_s))
         hurry = asyncio.create_task(self._stop_now.wait())
@@ -321,8 +324,9 @@ class Door:
         for task in (draining, hurry):
             task.cancel()
         await asyncio.gather(draining, hurry, return_exceptions=True)
-        num_left, seconds = self.service.num_in_flight, time.monotonic() - began_s
-        log.info("stopping after %.1f s of draining, %d calls are cut off", seconds, num_left)
+        if num_draining:
+            num_left, seconds = self.service.num_in_flight, time.monotonic() - began_s
+            log.info("stopping after %.1f s of draining, %d calls are cut off", seconds, num_left)
 
     async def _flush(self) -> None:
         """Calls that were cut off tell their clients so."""

@@ -20,7 +20,7 @@ from tripos.cli import habits
 from tripos.cli.flags import MODEL_SETTINGS, SERVER_SETTINGS, Flags, config_file, given, settings
 from tripos.cli.models import models_group
 from tripos.cli.talk import chat, generate
-from tripos.cli.terminal import Startup, echo_table, show_status, table_lines
+from tripos.cli.terminal import Startup, echo_table, show_status, table_fields, table_lines
 from tripos.errors import TriposError
 
 log = logging.getLogger(__name__)
@@ -62,8 +62,8 @@ def tripos() -> None:
 def serve(models: tuple[str, ...], file: str, **flags: Flags) -> None:
     """Serve models over HTTP.
 
-    MODEL is a directory, a .gguf file, hf:org/name[@revision] or demo:assistant (the default). MODELs that are named
-    here are served instead of those in the service file.
+    MODEL is a directory, a .gguf file, hf:org/name[@revision], package:name (an installed package that holds one) or
+    demo:assistant (the default). MODELs that are named here are served instead of those in the service file.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server listens to it: the file is about to be read anyway
     from tripos.api.gate import check_descriptors
@@ -78,14 +78,22 @@ def serve(models: tuple[str, ...], file: str, **flags: Flags) -> None:
         startup = Startup(lines.show if sys.stderr.isatty() else None)
 
         def log_table(rows: Iterable[Sequence[str]]) -> None:
+            if startup.phase == "open":
+                log.info("files were opened: %s", startup.lap())
+            if options.server.log_format == "json":
+                log.info("memory of a model", extra={"fields": table_fields(rows)})
+                return
             for line in table_lines(rows):
                 log.info(line)
 
+        def loaded(name: str) -> None:
+            log.info("%s was loaded: %s", name, startup.lap())
+
         def load() -> Awaitable[None]:
-            return residents.fill_beside(startup, log_table)
+            return residents.fill_beside(startup, log_table, loaded)
 
         def ready(address: str) -> None:
-            log.info("ready in %s, listening on %s", startup.finish(), address)
+            log.info("listening on %s (ready in %s)", address, startup.finish())
 
         try:
             was_loaded = server.serve(residents.service, options.server, ready, load)

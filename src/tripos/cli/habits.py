@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from tripos import config
@@ -22,23 +23,38 @@ COMMANDS = {
     "env": "tripos doctor shows the machine, tripos config show the settings",
     "collect-env": "tripos doctor shows the machine, tripos config show the settings",
     "rm": "delete the model's directory, or use the hub's own tool for what it downloaded",
-    "cp": "a name of your own: tripos serve MODEL --name NAME, or a route in tripos.toml",
+    "cp": "tripos serve MODEL --name NAME gives a name, or a route in tripos.toml",
     "create": "models, routes and their settings stand in tripos.toml; tripos config check reads it",
     "load": "tripos models load NAME [SOURCE] loads into a running server",
     "unload": "tripos models unload NAME takes a model out of a running server",
     "stop": "send SIGTERM to the server, or take out one model: tripos models unload NAME",
-    "start": "tripos serve [MODEL]",
-    "server": "tripos serve [MODEL]",
+    "start": "tripos serve [MODEL] starts a server",
+    "server": "tripos serve [MODEL] starts a server",
     "cli": "tripos chat MODEL talks in the terminal",
-    "bench": "make bench, in a checkout of the sources",
-    "convert": "tripos quantize SOURCE --weights FORMAT -o DIR",
-    "pack": "tripos quantize SOURCE --weights FORMAT -o DIR",
+    "bench": "run make bench in a checkout of the sources",
+    "convert": "tripos quantize SOURCE --weights FORMAT -o DIR writes packed weights",
+    "pack": "tripos quantize SOURCE --weights FORMAT -o DIR writes packed weights",
+    "run-batch": "there are no batch jobs: send the requests to a server, which answers many at once",
     "login": "hf: reads the access token of the environment variable HF_TOKEN",
 }
 
 _ARGUMENT = "the model is an argument: tripos serve MODEL"
+_HUB = "name the hub's model as the argument: tripos serve hf:ORG/NAME"
+_REVISION = "write hf:ORG/NAME@REVISION"
 _THREADS = "--threads"
-_CPU = "nothing to say: Tripos runs on the processor"
+_CPU = "leave it out: Tripos runs on the processor"
+_ONE_PROCESS = "leave it out: one process answers all requests"
+_ATTENTION = "leave it out: there is one attention, for every model"
+_SHARED = "leave it out: requests always share steps"
+_PREFIXES = "leave it out: prefixes are always reused, and answers are the same bits as without"
+_PURPOSE = "leave it out: the model's files say what it is for"
+_TOKENIZER = "leave it out: the tokenizer of the model's files is used"
+_LOADER = "leave it out: the model's files say how they are read"
+_TEMPLATE = "leave it out: the model's own template is used, chat_template.jinja in its directory"
+_METRICS = "leave it out: a server's /metrics is always there"
+_NO_PROMPTS = "leave it out: prompts are never logged"
+_SEED = "leave it out: requests to a server carry seed"
+_GRAMMAR = "--regex or --json-schema; a served model takes grammars"
 _KEYS = "--api-key-file FILE, with a key on each line"
 # A flag of vLLM, llama.cpp, TGI, SGLang or Ollama → what to say here.
 FLAGS = {
@@ -49,10 +65,11 @@ FLAGS = {
     "-m": _ARGUMENT,
     "--model-path": _ARGUMENT,
     "--model-id": _ARGUMENT,
-    "-hf": "tripos serve hf:ORG/NAME",
-    "--hf-repo": "tripos serve hf:ORG/NAME",
-    "--revision": "hf:ORG/NAME@REVISION",
-    "--download-dir": "the environment variable HF_HOME",
+    "-hf": _HUB,
+    "--hf-repo": _HUB,
+    "-hfr": _HUB,
+    "--revision": _REVISION,
+    "--download-dir": "set the environment variable HF_HOME",
     "-c": "--max-model-len",
     "--ctx-size": "--max-model-len",
     "--context-length": "--max-model-len",
@@ -91,47 +108,84 @@ FLAGS = {
     "-tp": _CPU,
     "--pipeline-parallel-size": _CPU,
     "--num-shard": _CPU,
+    "--data-parallel-size": _ONE_PROCESS,
+    "-dp": _ONE_PROCESS,
     "--device": _CPU,
-    "-fa": "nothing to say: there is one attention, and it is fast",
-    "--flash-attn": "nothing to say: there is one attention, and it is fast",
-    "--mlock": "nothing to say: packed weights stay in memory",
-    "--no-mmap": "nothing to say: weights are packed into memory",
-    "-cb": "nothing to say: requests always share steps",
-    "--cont-batching": "nothing to say: requests always share steps",
-    "--enable-prefix-caching": "nothing to say: prefixes are always reused",
-    "--enable-chunked-prefill": "nothing to say: long prompts always come in pieces",
-    "--trust-remote-code": "nothing to say: code in model directories never runs",
-    "--jinja": "nothing to say: the model's own template is always used",
+    "-fa": _ATTENTION,
+    "--flash-attn": _ATTENTION,
+    "--mlock": "leave it out: packed weights stay in memory",
+    "--no-mmap": "leave it out: weights are packed into memory",
+    "-cb": _SHARED,
+    "--cont-batching": _SHARED,
+    "--enable-prefix-caching": _PREFIXES,
+    "--no-enable-prefix-caching": _PREFIXES,
+    "--enable-chunked-prefill": "leave it out: long prompts always come in pieces",
+    "--trust-remote-code": "leave it out: code in model directories never runs",
+    "--jinja": _TEMPLATE,
+    "--chat-template": _TEMPLATE,
     "--tool-call-parser": "--tool-dialect",
-    "--enable-auto-tool-choice": "nothing to say: tools are always understood",
-    "--reasoning-parser": "nothing to say: the model's template says how it reasons",
+    "--enable-auto-tool-choice": "leave it out: tools are always understood",
+    "--reasoning-parser": "leave it out: the model's template says how it reasons",
     "--speculative-config": "--speculate",
     "--lora-modules": "--adapter NAME=PATH",
     "--lora": "--adapter NAME=PATH",
     "--enable-lora": "--adapter NAME=PATH, or --max-adapters",
     "--max-loras": "--max-adapters",
     "--max-lora-rank": "--max-adapter-rank",
+    "--embedding": _PURPOSE,
+    "--embeddings": _PURPOSE,
+    "--reranking": _PURPOSE,
+    "--rerank": _PURPOSE,
+    "--task": _PURPOSE,
+    "--runner": _PURPOSE,
+    "--tokenizer": _TOKENIZER,
+    "--tokenizer-mode": _TOKENIZER,
+    "--load-format": _LOADER,
+    "--config-format": _LOADER,
+    "--generation-config": "leave it out: the generation_config.json of the model's files holds",
+    "--mmproj": "leave it out: models read text alone",
+    "--enforce-eager": "leave it out: nothing is captured or compiled when a model starts",
+    "--metrics": _METRICS,
+    "--enable-metrics": _METRICS,
+    "--max-log-len": _NO_PROMPTS,
+    "--disable-log-requests": "--access-log off",
+    "--log-disable": "--access-log off",
+    "--root-path": "leave it out: let the proxy take its prefix off the path",
+    "--seed": _SEED,
+    "-s": _SEED,
+    "--repeat-penalty": "leave it out: requests to a server carry repetition_penalty",
     "--api-key": _KEYS,
     "--admin-api-key": _KEYS,
     "-n": "--max-tokens",
     "-p": "the prompt is an argument: tripos generate MODEL PROMPT",
     "--prompt": "the prompt is an argument: tripos generate MODEL PROMPT",
+    "-f": "pipe the file: tripos generate MODEL < FILE",
+    "--file": "pipe the file: tripos generate MODEL < FILE",
+    "-cnv": "tripos chat MODEL talks in the terminal",
+    "--conversation": "tripos chat MODEL talks in the terminal",
+    "-md": "leave it out: no second model drafts",
+    "--model-draft": "leave it out: no second model drafts",
+    "-to": "--max-call-s",
+    "--timeout": "--max-call-s",
     "--n-predict": "--max-tokens",
     "--num-predict": "--max-tokens",
     "--max-new-tokens": "--max-tokens",
     "--temp": "--temperature",
     "-sys": "--system",
     "--system-prompt": "--system",
-    "--grammar": "--regex or --json-schema; a served model takes grammars",
+    "--grammar": _GRAMMAR,
+    "--grammar-file": _GRAMMAR,
     "--format": "--json-schema",
     "--verbose": "--stats",
-    "-v": "tripos --version, or --stats for speed",
+    "-v": "tripos version prints the version",
     "--ssl-certfile": "--tls-cert",
     "--ssl-cert-file": "--tls-cert",
     "--ssl-keyfile": "--tls-key",
     "--ssl-key-file": "--tls-key",
     "--uds": "--unix-socket",
     "--allowed-origins": "--cors-origins",
+    "--allowed-headers": "leave it out: pages of --cors-origins may send any header",
+    "--allowed-methods": "leave it out: pages of --cors-origins may use every method there is",
     "--forwarded-allow-ips": "--trusted-proxies",
     "--timeout-keep-alive": "--keep-alive-s",
     "--bind": "--host",
@@ -145,22 +199,25 @@ def answer_command(name: str, known: Iterable[str]) -> str:
     """What to tell who typed a command that there is not."""
     known = list(known)
     if name in COMMANDS:
-        return f"there is no command {name} here: {COMMANDS[name]}"
+        return f"there is no command {name!r} here: {COMMANDS[name]}"
     return f"there is no command {name[:60]!r}{config.hint(name, known) or ': there are ' + ', '.join(known)}"
 
 
 def flag_given(name: str, arguments: Iterable[str]) -> str:
-    """The flag as it was typed, where `name` may be the first letter of one that has several behind one dash."""
+    """The flag as it was typed, of which `name` is what a parser of flags of one letter takes out of it."""
+    if len(name) != 2:
+        return name
     words = (argument.partition("=")[0] for argument in arguments)
-    return next((word for word in words if word.startswith(name) and word in FLAGS), name)
+    typed = [word for word in words if word[:1] == "-" != word[1:2] and name[1] in word]
+    return next((word for word in typed if word in FLAGS), name if name in FLAGS or not typed else typed[0])
 
 
 def answer_flag(name: str, known: Iterable[str]) -> str:
     """What to tell who gave a flag that a command does not have."""
     known = list(known)
-    if name in FLAGS:
-        said = FLAGS[name]
-        flag = said.split()[0].rstrip(",")
-        if not flag.startswith("-") or flag in known:
-            return f"there is no flag {name} here: {'give ' if flag.startswith('-') else ''}{said}"
-    return f"there is no flag {name[:60]}{config.hint(name, known) or ': --help lists those there are'}"
+    said = FLAGS.get(name, "")
+    named = re.findall(r"(?<!\S)--[a-z-]+", said.partition("tripos ")[0])
+    if said and set(named) <= set(known):
+        return f"there is no flag {name} here: {'give ' if said.startswith('-') else ''}{said}"
+    near = (flag for flag in known if not set(flag.split("-")) < set(name.split("-")))  # a word more: another flag
+    return f"there is no flag {name[:60]}{config.hint(name, near) or ': --help lists those there are'}"

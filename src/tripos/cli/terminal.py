@@ -35,17 +35,23 @@ class Startup:
 
     def _close(self) -> None:
         now_s = time.perf_counter()
-        if self.phase:
+        if self.phase not in ("", "ready"):
             self.phases.append((self.phase, now_s - self.phase_s))
         self.phase_s = now_s
 
-    def finish(self) -> str:
-        """Everything is loaded; how long it took."""
+    def lap(self) -> str:
+        """How long what came since the last lap took, phase by phase."""
         self._close()
         self.phase = ""
-        self._display("")
         times = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in self.phases)
-        return f"{time.perf_counter() - self.began_s:.2f} s ({times})"
+        self.phases.clear()
+        return times
+
+    def finish(self) -> str:
+        """Everything is loaded; how long it took."""
+        self.lap()
+        self._display("")
+        return f"{time.perf_counter() - self.began_s:.2f} s"
 
 
 def show_status(text: str) -> None:
@@ -58,6 +64,17 @@ def table_lines(rows: Iterable[Sequence[str]]) -> list[str]:
     cells = [tuple(str(cell) for cell in row) for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def table_fields(rows: Iterable[Sequence[str]]) -> dict[str, str | list[str]]:
+    """A model's table for programs: its name, then a field per row; what stands in it several times is a list."""
+    (_, name), *rest = rows
+    fields: dict[str, str | list[str]] = {"model": name}
+    for title, value in rest:
+        key = title.replace(" ", "_")
+        before = fields.get(key, [])
+        fields[key] = [*([before] if isinstance(before, str) else before), value] if before else value
+    return fields
 
 
 def echo_table(rows: Iterable[Sequence[str]]) -> None:

@@ -33,7 +33,7 @@ class ModelOptions:
     """How one model is loaded and how much it may hold at once."""
 
     source: str = _setting(
-        DEFAULT_MODEL, "path", "A directory, a .gguf file, hf:org/name or demo:assistant.", is_flag=False
+        DEFAULT_MODEL, "path", "A directory, a .gguf file, hf:org/name, package:name or demo:assistant.", is_flag=False
     )
     name: str = _setting("", "text", "Name that clients ask for. Default: the last part of the source.")
     threads: int = _setting(0, "count", "Threads of the native executor. 0: one per core we may use.", high=1024)

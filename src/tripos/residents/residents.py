@@ -50,21 +50,24 @@ class Residents:
     # -- at the start -----------------------------------------------------------------------------------------------
     def fill(self, progress: Progress, show: Callable[[Table], None]) -> None:
         """Load what the options name, before the service starts. Raises as `open_all`."""
-        self._load_all(progress, show)
+        self._load_all(progress, show, lambda name: None)
         self.room.route()
 
-    async def fill_beside(self, progress: Progress, show: Callable[[Table], None]) -> None:
-        """The same on a thread, while the event loop turns; `progress` and `show` are called there."""
-        await self._work(self._load_all, progress, show)
+    async def fill_beside(
+        self, progress: Progress, show: Callable[[Table], None], loaded: Callable[[str], None]
+    ) -> None:
+        """The same on a thread, while the event loop turns; `progress`, `show` and `loaded` are called there."""
+        await self._work(self._load_all, progress, show, loaded)
         self.room.route()
 
-    def _load_all(self, progress: Progress, show: Callable[[Table], None]) -> None:
+    def _load_all(self, progress: Progress, show: Callable[[Table], None], loaded: Callable[[str], None]) -> None:
         progress("open", 0.0)
         for opening, num_bytes in self.open_all(show):
             resident = self.room.residents[opening.name]
             resident.models = tuple(opening.load_models(num_bytes, progress))
             resident.held_bytes = opening.held_bytes(num_bytes)
             resident.enter("ready")
+            loaded(resident.name)
 
     def open_all(self, show: Callable[[Table], None]) -> list[tuple[Opening, int]]:
         """What is to be loaded, with its memory; `show` gets each model's table.
