@@ -19,12 +19,12 @@
 extern "C" {
 #endif
 
-#define TRIPOS_ABI 5 /* changes whenever a struct below or the plan's layout (plan/plan.h) does */
+#define TRIPOS_ABI 6 /* changes whenever a struct or type below or the plan's layout (plan/plan.h) does */
 
 typedef struct TriposExecutor TriposExecutor;
 
-/* Told now and then which part of a load is done, 0 to 1, on the thread that loads. */
-typedef void (*TriposProgress)(double done);
+/* Told now and then which part of a load is done, 0 to 1, on the thread that loads. 0: the load is to end, and fails. */
+typedef int (*TriposProgress)(double done);
 
 /* Element and block formats of checkpoint tensors (src/tripos/plan/formats.py is their definition). */
 enum TriposFormat {

@@ -211,7 +211,8 @@ class Lowering {
     out_.matrices.push_back(matrix);
     out_.matrix_of_weight[weight] = out_.matrices.size() - 1;
     out_.weight_bytes += matrix.bytes();
-    if (options_.progress != nullptr) options_.progress(static_cast<double>(out_.weight_bytes) / static_cast<double>(panel_bytes_));
+    const double done = static_cast<double>(out_.weight_bytes) / static_cast<double>(panel_bytes_);
+    if (options_.progress != nullptr && options_.progress(done) == 0) throw Error("the load was ended by whoever follows it");
     out_.kernels[std::string("linear.") + FormatName(matrix.format)] = linear_->name;
     return matrix;
   }

@@ -30,7 +30,7 @@ from tripos.models.adapters import ReadAdapter, read_adapter
 from tripos.models.config import ModelConfig, parse_config
 from tripos.models.encoders import task_of
 from tripos.models.generation import GenerationDefaults
-from tripos.models.packed import Packing, write_packed
+from tripos.models.packed import WEIGHTS_FILE, Packing, write_packed
 from tripos.models.registry import adapt_weights, check_weights, notes_on_unused, trace, with_own_head
 from tripos.models.source import Source, open_source
 from tripos.models.tokenizer import Tokenizer
@@ -280,8 +280,9 @@ def make_executor(options: ExecutorOptions) -> Executor:
 
 
 @guarded()
-def quantize_model(options: ModelOptions, folder: Path, progress: Progress = ignore_progress) -> None:
+def quantize_model(options: ModelOptions, folder: Path, progress: Progress = ignore_progress) -> tuple[int, int]:
     """Write `options.source`, its matrices packed as `options.weights`, as a directory that loads without conversion.
+    How many bytes the files of weights had, and have.
 
     Raises ModelRefused, ConfigError, EnvironmentProblem.
     """
@@ -310,6 +311,7 @@ def quantize_model(options: ModelOptions, folder: Path, progress: Progress = ign
             files=opened.source.files(),
         )
         write_packed(folder, packing, lambda done: progress("write", done), opened.source.check_unchanged)
+        return opened.source.weight_bytes, (folder / WEIGHTS_FILE).stat().st_size
     finally:
         executor.close()
         opened.source.close()
@@ -335,7 +337,7 @@ def describe_machine(options: ModelOptions) -> list[tuple[str, ...]]:
     try:
         executor.load(opened.runnable(), opened.weights)
         info = executor.info()
-        dialects = _dialects(opened.source.tokenizer, options)
+        of_language_model = _generation_rows(info, opened) if isinstance(opened, Opened) else []
     finally:
         executor.close()
         opened.source.close()
@@ -344,12 +346,19 @@ def describe_machine(options: ModelOptions) -> list[tuple[str, ...]]:
         ("cores", str(num_cores())),
         ("memory", f"{mib(available_memory_bytes())} available"),
         ("executor", f"{info.name}, {info.isa}, {info.threads} threads"),
-        ("weights", f"{info.weights}, {mib(info.weight_bytes)} packed"),
+        *([("weights", f"{info.weights}, {mib(info.weight_bytes)} packed")] * bool(info.weight_bytes)),
+        *of_language_model,
+    ]
+    return rows + [(f"kernel of {op}", kernel) for op, kernel in info.kernels.items()]
+
+
+def _generation_rows(info: ExecutorInfo, opened: Opened) -> list[tuple[str, ...]]:
+    dialects = _dialects(opened.source.tokenizer, opened.options)
+    return [
         ("cache", f"{info.kv_cache}, {info.kv_bytes_per_token:,} bytes per token"),
         ("tool calls", dialects["tool_dialect"]),
         ("reasoning", dialects["reasoning_dialect"] or "none"),
     ]
-    return rows + [(f"kernel of {op}", kernel) for op, kernel in info.kernels.items()]
 
 
 # -- the service ----------------------------------------------------------------------------------------------------

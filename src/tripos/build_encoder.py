@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from math import prod
 
 from tripos.config import ModelOptions
-from tripos.engine.memory import BYTES_PER_WEIGHT, mib, stored_format
+from tripos.engine.memory import WeightsNeed, measure_weights, mib
 from tripos.errors import ConfigError, ModelRefused
 from tripos.models.encoders import Encoder, is_expected_leftover, open_encoder
 from tripos.models.registry import check_weights
 from tripos.models.source import Source
 from tripos.models.static import is_static
-from tripos.plan.dump import cost
 from tripos.plan.ir import Plan, Weights, WeightTensor
 from tripos.plan.passes import optimize
 from tripos.predict.batcher import BatcherOptions
@@ -41,7 +40,7 @@ class OpenedEncoder:
     encoder: Encoder
     weights: Weights  # under the plan's names
     max_length: int
-    weights_format: str
+    need: WeightsNeed
     notes: tuple[str, ...]
     make_executor: Callable[[ExecutorOptions], Executor]
 
@@ -53,11 +52,12 @@ class OpenedEncoder:
     @property
     def min_bytes(self) -> int:
         """Weights as they run, tables of embeddings as they are stored, and the activations of a full step."""
-        plan = self.encoder.plan
-        packed = cost(plan, bytes_per_weight=BYTES_PER_WEIGHT[self.weights_format]).weight_bytes
-        tables = sum(self.weights[op.weights[0]].data.nbytes for op in plan.ops if op.kind == "embed")
-        widest = max(tensor.cols for tensor in plan.tensors)
-        return packed + tables + 4 * widest * LIVE_TENSORS * self.token_budget
+        return self.need.packed_bytes + self.need.table_bytes + self._activation_bytes
+
+    @property
+    def _activation_bytes(self) -> int:
+        widest = max(tensor.cols for tensor in self.plan.tensors)
+        return 4 * widest * LIVE_TENSORS * self.token_budget
 
     @property
     def max_bytes(self) -> int:
@@ -76,7 +76,7 @@ class OpenedEncoder:
         """What is taken of the memory that may be. Raises ModelRefused when it is too little."""
         if memory_bytes < self.min_bytes:
             raise ModelRefused(
-                f"{self.source.name} needs {mib(self.min_bytes)} for weights ({self.weights_format}) and a step of "
+                f"{self.source.name} needs {mib(self.min_bytes)} for weights ({self.need.formats}) and a step of "
                 f"{self.token_budget:,} tokens; {mib(memory_bytes)} may be taken: give more --memory, choose smaller "
                 "--weights or a smaller --token-budget"
             )
@@ -84,11 +84,13 @@ class OpenedEncoder:
 
     def rows(self, memory_bytes: int) -> list[tuple[str, ...]]:
         """A table for people: what the model needs and gets. Raises ModelRefused."""
+        self.held_bytes(memory_bytes)
         return [
             ("will it fit?", self.source.name),
             ("task", self.encoder.task),
-            ("weights and activations", f"{mib(self.held_bytes(memory_bytes))} as {self.weights_format}"),
-            ("inputs", f"up to {self.max_length:,} tokens each, {self.token_budget:,} tokens in a step"),
+            self.need.row(),
+            ("activations", f"{mib(self._activation_bytes)} at most, for {self.token_budget:,} tokens in a step"),
+            ("inputs", f"up to {self.max_length:,} tokens each"),
             ("limit", f"{mib(memory_bytes)} (--memory)"),
             *(("note", note) for note in self.notes),
         ]
@@ -201,7 +203,7 @@ def open_encoder_model(
             raise ConfigError(
                 f"--max-model-len {options.max_model_len}: {source.name} was made for {encoder.max_length} tokens"
             )
-        format = options.weights if options.weights != "auto" else stored_format(encoder.plan, weights)
+        need = measure_weights(encoder.plan, weights, options.weights)
     except BaseException:
         source.close()
         raise
@@ -215,4 +217,4 @@ def open_encoder_model(
     if left_over:
         notes += (f"{len(left_over)} tensors are not used, among them {left_over[0]}",)
     longest = options.max_model_len or encoder.max_length
-    return OpenedEncoder(options, source, encoder, weights, longest, format, notes, make_executor)
+    return OpenedEncoder(options, source, encoder, weights, longest, need, notes, make_executor)

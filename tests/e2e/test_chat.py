@@ -152,6 +152,8 @@ def test_commands_of_the_conversation() -> None:
         ("Hello", "tokens/s"),
         ("/system Be short.", "Be short."),
         ("/clear", "forgotten"),
+        ("/set system Be short.", "/system TEXT sets"),
+        ("/show info", "tripos doctor"),
         ("/etc/hosts is a file", "no command"),
     ):
         terminal.type(f"{typed}\n")
@@ -207,11 +209,16 @@ def test_a_full_window_forgets_the_oldest_questions() -> None:
     assert b"no longer sees" in done.stderr
 
 
-def test_a_question_longer_than_the_window_is_refused_and_the_next_one_answered() -> None:
-    done = run("chat", "--temperature", "0", "--max-model-len", "64", text="word " * 100 + "\nHello!\n")
+def test_a_question_longer_than_the_window_is_refused_and_the_conversation_stays() -> None:
+    questions = "Hello!\n" + "word " * 100 + "\nHello!\n"
+    done = run("chat", "--temperature", "0", "--max-model-len", "64", "--stats", text=questions)
     assert done.returncode == 0
-    assert b"context window" in done.stderr
-    assert done.stdout.decode().count(GREETING) == 1
+    assert done.stdout.decode().count(GREETING) == 2
+    told = done.stderr.decode().splitlines()
+    sizes = [int(found[1]) for line in told if (found := re.match(r"prompt (\d+) tokens", line))]
+    assert sizes[1] > 2 * sizes[0]  # the first question and its answer stand before the last
+    assert "window is full" not in done.stderr.decode()
+    assert "the context window 64: shorten the prompt\n" in done.stderr.decode()  # max_tokens was nobody's fault
 
 
 def test_generate_asks_a_chat_model_through_its_template() -> None:
@@ -246,12 +253,16 @@ def test_chat_with_a_server_says_what_it_serves() -> None:
         assert done.returncode == 1
         assert b"it serves: demo:assistant" in done.stderr
         assert run("chat", "--url", url, "--threads", "1").returncode == 2
+    encoder = str(Path(__file__).parents[1] / "models" / "golden_encoders" / "bert-mean")
+    with serving(encoder) as other:
+        done = run("chat", "--url", other)
+        assert done.stderr.decode() == f"tripos: {other} serves no language model; it serves: bert-mean (embed)\n"
     assert run("chat", "--url", url).returncode == 3
 
 
 @contextmanager
-def serving() -> Iterator[str]:
-    process = subprocess.Popen([*TRIPOS, "serve", "--port", "0"], cwd="/", stderr=subprocess.PIPE, text=True)
+def serving(*models: str) -> Iterator[str]:
+    process = subprocess.Popen([*TRIPOS, "serve", *models, "--port", "0"], cwd="/", stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
         for line in process.stderr:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import json
 import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
+
+import pytest
 
 from tripos.build import load_model
 from tripos.config import ModelOptions
@@ -47,6 +52,67 @@ def test_the_bar_in_a_terminal_moves_and_is_glued_to_nothing() -> None:
     bars = [part for parts in shown for part in parts[:-1] if part]
     assert all(re.fullmatch(r"\w+ +\[#*\.*\] +\d+%", bar) for bar in bars)
     assert len({bar for bar in bars if bar.startswith("pack")}) > 1
+
+
+@pytest.mark.parametrize("command", [("generate", "Hello"), ("chat",), ("quantize", "--output", "packed")])
+def test_an_interrupt_while_weights_are_packed_ends_a_command(command: tuple[str, ...], tmp_path: Path) -> None:
+    name, *rest = command
+    arguments = [name, slow_to_pack(tmp_path / "model"), *rest, "--weights", "int4", "--threads", "1"]
+    terminal, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tripos", *arguments],
+        cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    said, is_struck = b"", False
+    try:
+        while True:
+            said += os.read(terminal, 1 << 16)
+            if re.search(rb"pack +\[#+", said) and not is_struck:
+                is_struck = True
+                process.send_signal(signal.SIGINT)
+    except OSError:  # its end of the terminal is closed
+        status = process.wait(30)
+    finally:
+        process.kill()
+        os.close(terminal)
+    assert (status, is_struck) == (130, True), said
+    assert b"Traceback" not in said
+    assert b"Exception" not in said
+    assert not re.search(rb"pack .*100%", said)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def slow_to_pack(folder: Path) -> str:
+    """A language model of 128 million weights, all 0: a file of holes."""
+    demo = Path(str(importlib.resources.files("tripos"))) / "demo" / "assistant"
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        (folder / name).write_bytes((demo / name).read_bytes())
+    config = json.loads((demo / "config.json").read_text())
+    width, inner, num_layers = 1024, 4096, 8
+    config |= {
+        "hidden_size": width, "intermediate_size": inner, "num_hidden_layers": num_layers, "num_attention_heads": 16,
+        "num_key_value_heads": 16, "head_dim": 64,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    shapes: dict[str, list[int]] = {"embed_tokens": [config["vocab_size"], width], "norm": [width]}
+    for i in range(num_layers):
+        here = f"layers.{i}"
+        shapes |= {f"{here}.self_attn.{part}_proj": [width, width] for part in "qkvo"}
+        shapes |= {f"{here}.mlp.{part}_proj": [inner, width] for part in ("gate", "up")}
+        shapes |= {f"{here}.{part}_layernorm": [width] for part in ("input", "post_attention")}
+        shapes[f"{here}.mlp.down_proj"] = [width, inner]
+    header, at = {}, 0
+    for name, shape in shapes.items():
+        end = at + 2 * prod(shape)
+        header[f"model.{name}.weight"] = {"dtype": "F16", "shape": shape, "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + at)
+    return str(folder)
 
 
 def log_until_ready(folder: Path, *arguments: str) -> list[str]:

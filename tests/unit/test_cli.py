@@ -13,6 +13,10 @@ from pathlib import Path
 import pytest
 
 import tripos
+from tripos.errors import ConfigError, ModelRefused
+from tripos.models.packed import Packing, write_packed
+from tripos.models.source import open_source
+from tripos.models.weights import open_checkpoint
 
 
 def run(*arguments: str | bytes, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -158,7 +162,7 @@ def test_reader_that_left_is_no_error() -> None:
 def test_quantize_writes_a_directory_that_answers_the_same(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
     model, packed = str(shared_data("lm/stories260K/derived-hf")), str(tmp_path / "stories-int8")
     done = run("quantize", model, "--weights", "int8", "-o", packed)
-    assert (done.returncode, done.stdout) == (0, f"wrote {packed}\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, f"wrote {packed}: weights of 0.4 MiB, 1.0 MiB before\n"), done.stderr
     arguments = ("Once upon", "--temperature", "0", "--max-tokens", "16")
     assert run("generate", packed, *arguments).stdout == run("generate", model, *arguments, "--weights", "int8").stdout
     refused(run("quantize", model, "--weights", "int8", "-o", packed), 2, packed, "choose another one")
@@ -262,6 +266,66 @@ def test_help_and_version_are_commands_too() -> None:
     assert run("help").stdout == run("--help").stdout
     assert run("help", "models", "load").stdout.startswith("Usage: tripos models load")
     refused(run("help", "nothing"), 2, "nothing")
+
+
+def test_a_check_speaks_of_one_model_and_names_the_key_file_that_all_may_read(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("a-key-that-is-long-enough\n")
+    keys.chmod(0o644)
+    done = run("config", "check", "--api-key-file", str(keys))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == f"tripos: the API key file {keys} can be read by every user of this machine: chmod 600 it\n"
+    assert done.stdout.endswith("settings: 1 model, 0 routes: as it should be\n")
+
+
+@pytest.mark.parametrize("here", [".", "./", ""])
+def test_the_directory_where_somebody_is_has_its_name(
+    here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelRefused, match=f"^{tmp_path.name}: holds no config.json"):
+        open_source(here)
+    with pytest.raises(ModelRefused, match=f"^{tmp_path.name}: holds neither"):
+        open_checkpoint(Path(here))
+    (tmp_path / "inner").mkdir()
+    with pytest.raises(ModelRefused, match=f"^{tmp_path.name}: holds no config.json"):
+        open_source("inner/..")
+
+
+def test_the_directory_where_somebody_is_cannot_be_written_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="where you are"):
+        write_packed(Path("."), Packing("int8", "", (), {}, (), {}), lambda done: None)
+
+
+@pytest.mark.parametrize("command", ["chat", "generate"])
+def test_a_model_that_writes_no_text_is_told_by_its_name(command: str) -> None:
+    model = str(Path(__file__).parents[1] / "models" / "golden_encoders" / "bert-mean")
+    refused(run(command, model, *["Hello"] * (command == "generate")), 2, "bert-mean is there to embed", "tripos serve")
+
+
+def test_the_tables_about_an_encoder_tell_one_size_and_nothing_of_generation() -> None:
+    done = run(
+        "doctor", str(Path(__file__).parents[1] / "models" / "golden_encoders" / "bert-mean"), "--weights", "int8"
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("  ", 1) for line in done.stdout.splitlines() if "  " in line]
+    told = [(name, text.strip()) for name, text in rows]
+    names = {name for name, _ in told}
+    assert not names & {"cache", "tool calls", "reasoning", "weights and activations"}
+    (above, below) = (text for name, text in told if name == "weights")
+    kind, size = above.removesuffix(" packed").split(", ")
+    assert below.startswith(f"{size} packed as {kind}, ")
+
+
+def test_a_model_of_tables_alone_has_nothing_packed() -> None:
+    model = str(Path(__file__).parents[1] / "models" / "golden_encoders" / "static-mean")
+    done = run("doctor", model)
+    assert done.returncode == 0, done.stderr
+    assert "packed" not in done.stdout
+    refused(run("doctor", model, "--memory", "1KiB"), 4, "for weights (fp32)")
 
 
 def test_a_key_file_that_is_missing_is_named() -> None:

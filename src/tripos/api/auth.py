@@ -111,7 +111,7 @@ def _read(path: str) -> list[str]:
     try:
         with open_regular(path) as file:
             if os.fstat(file.fileno()).st_mode & 0o004:
-                log.warning("the API key file can be read by every user of this machine: chmod 600 it")
+                log.warning("the API key file %s can be read by every user of this machine: chmod 600 it", path)
             data = file.read(MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:
             raise ConfigError(f"the API key file is larger than {MAX_FILE_BYTES >> 20} MiB")

@@ -120,11 +120,12 @@ def quantize(model: str, output: str, **flags: Flags) -> None:
     from pathlib import Path
 
     from tripos import build
+    from tripos.engine.memory import mib
 
     startup = Startup(show_status if sys.stderr.isatty() else None)
-    build.quantize_model(options.models[0], Path(output), progress=startup)
+    before, after = build.quantize_model(options.models[0], Path(output), progress=startup)
     startup.finish()
-    click.echo(f"wrote {output}")
+    click.echo(f"wrote {output}: weights of {mib(after)}, {mib(before)} before")
 
 
 @tripos.command()
@@ -169,9 +170,12 @@ def check(file: str, **flags: Flags) -> None:
     for rows in build.check_service(options):
         echo_table(rows)
         click.echo()
-    click.echo(
-        f"{options.file or 'settings'}: {len(options.models)} models, {len(options.routes)} routes: as it should be"
-    )
+    counts = f"{_count(len(options.models), 'model')}, {_count(len(options.routes), 'route')}"
+    click.echo(f"{options.file or 'settings'}: {counts}: as it should be")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 tripos.add_command(chat)
@@ -204,6 +208,8 @@ def version() -> None:
 def main() -> None:
     """Runs a command and turns what went wrong into one line and an exit status."""
     _fill_standard_streams()
+    if logging.lastResort is not None:  # tells what is logged where no command has set up a log
+        logging.lastResort.setFormatter(logging.Formatter("tripos: %(message)s"))
     warnings.showwarning = lambda message, *_, **__: click.echo(f"tripos: warning: {message}", err=True)
     sys.exit(_status(sys.argv[1:]))
 

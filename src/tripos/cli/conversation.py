@@ -22,8 +22,14 @@ HELP = f"""\
 /system TEXT    set the system message; without TEXT: show it
 /stats          tell after each answer how fast it went, or no more
 /bye            end; so do /exit, /quit and Ctrl-D
-{QUOTES}             begin a question of several lines, and end it. A pasted text keeps its lines as it is
+{QUOTES}             begin a question of several lines, and end it. A pasted text keeps its lines as they are
 Ctrl-C          stop the answer; what was said stays in the conversation. Drop a question of several lines"""
+OLLAMA = {
+    "/set": "/system TEXT sets the system message, /stats tells the speed; all else are flags of tripos chat (--help)",
+    "/show": "/system shows the system message; tripos doctor MODEL tells what is to know about a model",
+    "/load": "/bye ends, and tripos chat MODEL talks with another model",
+    "/save": "a conversation is not kept",
+}
 
 
 @dataclass
@@ -65,6 +71,8 @@ class Conversation:
                 if entry.text.strip() and not self._take(entry):
                     return
             except KeyboardInterrupt:  # before an answer began, or after it ended
+                if is_terminal:
+                    click.echo()  # behind the ^C that the terminal shows
                 note("Stopped.")
 
     def _take(self, entry: Entry) -> bool:
@@ -86,27 +94,31 @@ class Conversation:
         elif name == "/stats":
             self._has_stats = not self._has_stats
             note(f"Speed is told after each answer: {'yes' if self._has_stats else 'no'}.")
+        elif name in OLLAMA:
+            note(f"{name} is a command of Ollama. Here {OLLAMA[name]}.")
         else:
             note(f"{name[:40]} is no command: /help lists them. A question may begin with a slash between {QUOTES}.")
         return True
 
     def _answer(self, question: str) -> None:
-        self._make_room()
-        printer = Printer()
+        num_hidden, printer = self._num_excess_turns(), Printer()
+
+        def hear(chunk: dict[str, Any]) -> None:
+            nonlocal num_hidden
+            self._forget(num_hidden)  # not before: a question that is refused costs the conversation nothing
+            num_hidden = 0
+            printer.hear(chunk)
+
         while True:
-            messages = [{"role": "system", "content": self._system}] if self._system else []
-            for turn in self._turns:
-                messages.append({"role": "user", "content": turn.question})
-                messages.append({"role": "assistant", "content": turn.answer})
-            messages.append({"role": "user", "content": question})
+            body = {**self._body, "messages": self._messages(question, num_hidden)}
             try:
-                self._session.ask("chat/completions", {**self._body, "messages": messages}, printer.hear)
+                self._session.ask("chat/completions", body, hear)
             except KeyboardInterrupt:
                 printer.end()
                 note("Stopped.")
             except TriposError as error:
-                if error.code == "context_length_exceeded" and self._turns and not printer.text:
-                    self._forget(1)
+                if error.code == "context_length_exceeded" and num_hidden < len(self._turns) and not printer.text:
+                    num_hidden += 1
                     continue
                 printer.end()
                 note(f"{error.message}")
@@ -128,18 +140,27 @@ class Conversation:
         if self._has_stats and usage:
             note(speed_line(printer.last))
 
-    def _make_room(self) -> None:
-        """Leave a quarter of the window for what comes."""
+    def _messages(self, question: str, num_hidden: int) -> list[dict[str, str]]:
+        """The conversation without its oldest turns."""
+        messages = [{"role": "system", "content": self._system}] if self._system else []
+        for turn in self._turns[num_hidden:]:
+            messages.append({"role": "user", "content": turn.question})
+            messages.append({"role": "assistant", "content": turn.answer})
+        return [*messages, {"role": "user", "content": question}]
+
+    def _num_excess_turns(self) -> int:
+        """The oldest turns without which a quarter of the window is left for what comes."""
         excess, num = self._num_tokens - self._session.window * 3 // 4, 0
         if not self._session.window:
-            return
+            return 0
         while excess > 0 and num < len(self._turns):
             excess -= self._turns[num].num_tokens
             num += 1
-        if num:
-            self._forget(num)
+        return num
 
     def _forget(self, num_turns: int) -> None:
+        if num_turns == 0:
+            return
         self._num_tokens -= sum(turn.num_tokens for turn in self._turns[:num_turns])
         del self._turns[:num_turns]
         count = "the oldest question" if num_turns == 1 else f"the oldest {num_turns} questions"

@@ -13,14 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Required, Self, TypedD
 
 from tripos import config
 from tripos.cli.terminal import Startup, show_status
-from tripos.errors import NotFound
+from tripos.errors import ConfigError, NotFound
 
 if TYPE_CHECKING:
-    from tripos.types import ModelCard
     from tripos.wire.generation import Asked
     from tripos.wire.openai.generation import Answer, Identity
-
-LOCAL_NAME = "local"  # the route of a model in this process, which nobody else sees
 
 Kind = Literal["chat/completions", "completions"]
 Hear = Callable[[dict[str, Any]], None]
@@ -81,7 +78,8 @@ class LocalSession:
     """One model in this process, for as long as a command runs."""
 
     def __init__(self, model: str, flags: dict[str, str]) -> None:
-        options = config.read_options((model,), {**flags, "name": LOCAL_NAME}, os.environ)
+        """Raises ConfigError (also for a model of another task), ModelRefused, EnvironmentProblem."""
+        options = config.read_options((model,), flags, os.environ)
         import asyncio
 
         from tripos import build
@@ -89,6 +87,13 @@ class LocalSession:
         self.name = model
         self._startup = Startup(show_status if sys.stderr.isatty() else None)
         self._service = build.build_service(options, progress=self._startup)
+        self.card = self._service.cards[0]  # adapters come after it
+        if self.card.task != "generate":
+            self._startup.finish()
+            raise ConfigError(
+                f"{self.card.name} is there to {self.card.task}, and a language model is needed to write text: "
+                f"tripos serve {model} serves it"
+            )
         self._runner = asyncio.Runner()
 
     def __enter__(self) -> Self:
@@ -101,17 +106,13 @@ class LocalSession:
         self._runner.close()
 
     @property
-    def card(self) -> ModelCard:
-        return self._service.card(LOCAL_NAME)
-
-    @property
     def window(self) -> int:
         return self.card.max_model_len
 
     @property
     def has_template(self) -> bool:
         """Whether the model was trained on conversations."""
-        tokenizer = getattr(self._service.model(LOCAL_NAME), "tokenizer", None)
+        tokenizer = getattr(self._service.model(self.card.name), "tokenizer", None)
         return getattr(tokenizer, "template_source", None) is not None
 
     def ask(self, kind: Kind, body: dict[str, Any], hear: Hear) -> None:
@@ -128,11 +129,11 @@ class LocalSession:
         from tripos.wire.openai.generation import Identity
 
         decode = chat.decode if kind == "chat/completions" else completions.decode
-        asked = for_model(decode(json.encode(_streamed(body, LOCAL_NAME))), self.card)
-        identity = Identity(id="cli", created=0, model=LOCAL_NAME, system_fingerprint="")
+        asked = for_model(decode(json.encode(_streamed(body, self.card.name))), self.card)
+        identity = Identity(id="cli", created=0, model=self.card.name, system_fingerprint="")
         answer = self._answer(kind, asked, identity)
         arrival_s = time.monotonic()
-        call = Call(id="cli", route=LOCAL_NAME, request=asked.requests[0], arrival_s=arrival_s)
+        call = Call(id="cli", route=self.card.name, request=asked.requests[0], arrival_s=arrival_s)
         events: Any = self._service.run(call)
         async with contextlib.aclosing(events):
             async for event in events:
@@ -158,12 +159,12 @@ class RemoteSession:
         from tripos.client import Client
 
         self._client = Client(url, key_file)
-        listed = self._client.ask("GET", "/v1/models", form=ServedList)
-        served = [each for each in listed["data"] if each.get("task") == "generate"]
-        found = [each for each in served if model in ("", each["id"])]
+        served = self._client.ask("GET", "/v1/models", form=ServedList)["data"]
+        found = [each for each in served if each.get("task") == "generate" and model in ("", each["id"])]
         if not found:
-            names = ", ".join(each["id"] for each in served) or "none"
-            raise NotFound(f"{url} serves no language model named {model or '(any)'}; it serves: {names}")
+            names = ", ".join(f"{each['id']} ({each.get('task') or 'of no known task'})" for each in served)
+            wanted = f"no language model{f' named {model}' if model else ''}"
+            raise NotFound(f"{url} serves {wanted}; it serves: {names or 'nothing'}")
         self.name: str = found[0]["id"]
         self._window: int = found[0].get("max_model_len", 0)
 

@@ -78,20 +78,22 @@ def check_token_ids(param: str, ids: Sequence[int], vocab_size: int) -> None:
 def max_tokens_of(request: Generate, num_prompt_tokens: int, max_num_tokens: int, usual: int | None = None) -> int:
     """The number of tokens to generate, at most what the window leaves; `usual` is the model's own where the request
     does not say. Raises ContextLengthExceeded."""
-    if request.max_tokens is None:
-        if num_prompt_tokens < max_num_tokens:
-            room = max_num_tokens - num_prompt_tokens
-            return room if usual is None else min(room, usual)
-        problem = f"the prompt has {num_prompt_tokens} tokens and the context window {max_num_tokens}"
-    else:
-        if num_prompt_tokens + request.max_tokens <= max_num_tokens:
-            return request.max_tokens
-        problem = (
-            f"{num_prompt_tokens} prompt tokens and max_tokens = {request.max_tokens} make "
-            f"{num_prompt_tokens + request.max_tokens}, the context window is {max_num_tokens}"
+    room = max_num_tokens - num_prompt_tokens
+    if request.max_tokens is not None and request.max_tokens <= room:
+        return request.max_tokens
+    if room <= 0:
+        raise ContextLengthExceeded(
+            f"the prompt has {num_prompt_tokens} tokens and the context window {max_num_tokens}: shorten the prompt",
+            param="prompt",
         )
-    param = "prompt" if num_prompt_tokens >= max_num_tokens else "max_tokens"
-    raise ContextLengthExceeded(f"{problem}: shorten the prompt or lower max_tokens", param=param)
+    if request.max_tokens is not None:
+        raise ContextLengthExceeded(
+            f"{num_prompt_tokens} prompt tokens and max_tokens = {request.max_tokens} make "
+            f"{num_prompt_tokens + request.max_tokens}, the context window is {max_num_tokens}: "
+            "shorten the prompt or lower max_tokens",
+            param="max_tokens",
+        )
+    return room if usual is None else min(room, usual)
 
 
 def _check_sampling(sampling: Sampling, vocab_size: int) -> None:

@@ -16,15 +16,6 @@ from tripos.plan.dump import cost
 from tripos.plan.formats import FORMATS
 from tripos.plan.ir import Plan, Weights, WeightTensor
 
-BYTES_PER_WEIGHT = {
-    "fp32": 4.0,
-    "bf16": 2.0,
-    "fp16": 2.0,
-    "int8": 1.01,
-    "int8_group": 1.0625,
-    "int4": 0.625,
-    "fp8": 1.01,
-}
 _PANEL = 32  # rows of a matrix that are packed side by side, and columns that share a scale
 BYTES_PER_KV = {"fp32": 4.0, "fp16": 2.0, "int8": 1.13}  # int8 with its scales
 DTYPE_FORMAT = {
@@ -71,18 +62,35 @@ class Sharing(Protocol):
 
 
 @dataclass(frozen=True)
+class WeightsNeed:
+    """What a plan's weights take, in bytes, once they are loaded."""
+
+    formats: str  # of the matrices, as the executor names them: int8, int4+int8_group; without any, of the tables
+    packed_bytes: int  # matrices
+    table_bytes: int  # tables of embeddings, as the checkpoint stores them
+
+    def row(self) -> tuple[str, ...]:
+        """For people."""
+        parts = [f"{mib(self.packed_bytes)} packed as {self.formats}"] * bool(self.packed_bytes)
+        parts += [f"{mib(self.table_bytes)} of embeddings as stored"] * bool(self.table_bytes)
+        return ("weights", ", ".join(parts))
+
+
+@dataclass(frozen=True)
 class Need:
     """What a model would take, in bytes unless named otherwise, before anybody says how much it may."""
 
     name: str
     options: MemoryOptions
-    weights_format: str
+    weights: WeightsNeed
     kv_format: str
-    weight_bytes: int
     kv_bytes_per_token: int
     max_model_len: int
     adapter_bytes: int = 0  # of max_adapters, each of the largest rank for every linear
-    table_bytes: int = 0  # of weight_bytes, what is not packed: tables of embeddings, as the checkpoint stores them
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.weights.packed_bytes + self.weights.table_bytes
 
     @property
     def standing_bytes(self) -> int:
@@ -117,7 +125,7 @@ class Need:
             if self.adapter_bytes:
                 knob += f" or fewer --max-adapters (they take {mib(self.adapter_bytes)})"
             raise ModelRefused(
-                f"{self.name} needs {mib(self.weight_bytes)} for weights ({self.weights_format}) and "
+                f"{self.name} needs {mib(self.weight_bytes)} for weights ({self.weights.formats}) and "
                 f"{mib(self.min_bytes - self.standing_bytes)} for the cache of one sequence of {self.max_model_len:,} "
                 f"tokens; {mib(limit_bytes)} may be taken: {knob}, or give more --memory"
             )
@@ -152,14 +160,10 @@ class Fit:
         is_roomy = self.num_tokens >= sequences * need.max_model_len
         full = "fits" if is_roomy else "preempts some: lower --max-sequences or --max-model-len to avoid it"
         cache_bytes = self.num_tokens * need.kv_bytes_per_token
-        tables = f"{mib(need.table_bytes)} of embeddings"
         adapters = [("adapters", f"{mib(need.adapter_bytes)} kept for {need.options.max_adapters}")]
         return [
             ("will it fit?", need.name),
-            (
-                "weights",
-                f"{mib(need.weight_bytes - need.table_bytes)} packed as {need.weights_format}, {tables} as stored",
-            ),
+            need.weights.row(),
             *(adapters if need.adapter_bytes else ()),
             ("cache", f"{mib(cache_bytes)} as {need.kv_format}, for {self.num_tokens:,} tokens"),
             ("sequences", f"{sequences} at once, each up to {need.max_model_len:,} tokens"),
@@ -182,23 +186,30 @@ def measure(name: str, plan: Plan, weights: Weights, window: int, options: Memor
         raise ConfigError(f"--max-model-len {options.max_model_len}: {name} was made for {window} tokens")
     weights_format = options.weights if options.weights != "auto" else stored_format(plan, weights)
     kv_format = cache_format(weights_format) if options.kv_cache == "auto" else options.kv_cache
-    packed = {op.weights[0] for op in plan.ops if op.kind == "linear"}
-    packed_bytes = sum(
-        _packed_bytes(weights[part], options.weights) for name in packed for part in plan.weights[name].parts
-    )
-    tables = {part for op in plan.ops if op.kind == "embed" for part in plan.weights[op.weights[0]].parts}
-    table_bytes = sum(_stored_bytes(weights[part]) for part in tables)
     return Need(
         name=name,
         options=options,
-        weights_format=weights_format,
+        weights=measure_weights(plan, weights, options.weights),
         kv_format=kv_format,
-        weight_bytes=packed_bytes + table_bytes,
         kv_bytes_per_token=cost(plan, bytes_per_kv=BYTES_PER_KV[kv_format]).kv_bytes_per_token,
         max_model_len=options.max_model_len or window,
         adapter_bytes=_adapter_bytes(plan, weights_format, options),
-        table_bytes=table_bytes,
     )
+
+
+def measure_weights(plan: Plan, weights: Weights, asked: str) -> WeightsNeed:
+    """`asked`: the format to run in; auto: as they are stored."""
+    matrices = [weights[part] for part in _parts(plan, "linear")]
+    kinds = [_packed_kind(tensor, asked) for tensor in matrices]
+    packed_bytes = sum(_packed_bytes(tensor, kind) for tensor, kind in zip(matrices, kinds, strict=True))
+    table_bytes = sum(_stored_bytes(weights[part]) for part in _parts(plan, "embed"))
+    formats = sorted(set(kinds)) or [stored_format(plan, weights)]
+    return WeightsNeed("+".join(formats), packed_bytes, table_bytes)
+
+
+def _parts(plan: Plan, kind: str) -> list[str]:
+    """The tensors that the ops of a kind read first, each once."""
+    return list({part: None for op in plan.ops if op.kind == kind for part in plan.weights[op.weights[0]].parts})
 
 
 def share(total_bytes: int, needs: Sequence[Sharing]) -> list[int]:
@@ -227,26 +238,39 @@ def cache_format(weights_format: str) -> str:
 
 
 def stored_format(plan: Plan, weights: Weights) -> str:
-    """The format that keeps the type that most of the plan's weights are stored in."""
+    """The format that keeps the type that most of the plan's matrices are stored in; without any, of its tables."""
     sizes: dict[str, int] = {}
-    for name in plan.weights:
+    for name in _parts(plan, "linear") or _parts(plan, "embed"):
         tensor = weights[name]
         kind = tensor.panels.format if tensor.panels is not None else DTYPE_FORMAT[tensor.dtype]
         sizes[kind] = sizes.get(kind, 0) + prod(tensor.shape)
     return max(sizes, key=lambda kind: sizes[kind]).removesuffix("_group")
 
 
-def _packed_bytes(tensor: WeightTensor, weights: str) -> int:
-    """Of a linear's matrix once the kernels have packed it: as asked for, or as `auto` has it."""
-    rows, cols = tensor.shape
+def _packed_kind(tensor: WeightTensor, asked: str) -> str:
+    """What the kernels pack a linear's matrix as."""
     if tensor.panels is not None:
-        kind = tensor.panels.format
-    else:
-        kind = DTYPE_FORMAT[tensor.dtype] if weights == "auto" else weights
-        if weights == "auto" and kind == "int8":
-            kind = "int8_group"  # of blocks
-    padded = -(-rows // _PANEL) * _PANEL * (-(-cols // _PANEL) * _PANEL if kind in ("int4", "int8_group") else cols)
-    return int(padded * BYTES_PER_WEIGHT[kind])
+        return tensor.panels.format
+    if asked != "auto":
+        return asked
+    kind = DTYPE_FORMAT[tensor.dtype]
+    return "int8_group" if kind == "int8" else kind  # of blocks
+
+
+def _packed_bytes(tensor: WeightTensor, kind: str) -> int:
+    """Of a matrix in panels, scales included (kernels/ops/linear_layout.h)."""
+    rows, cols = tensor.shape
+    groups = -(-cols // _PANEL)
+    panel = {
+        "fp32": 128 * cols,
+        "bf16": 64 * cols,
+        "fp16": 64 * cols,
+        "fp8": 128 + 64 * (-(-cols // 2)),
+        "int8": 128 + 1024 * groups,
+        "int8_group": 1088 * groups,
+        "int4": 640 * groups,
+    }
+    return -(-rows // _PANEL) * panel[kind]
 
 
 def _stored_bytes(tensor: WeightTensor) -> int:

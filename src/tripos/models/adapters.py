@@ -20,7 +20,7 @@ import numpy as np
 
 from tripos.errors import ModelRefused
 from tripos.models.config import parse_json
-from tripos.models.files import open_regular, unreadable
+from tripos.models.files import name_of, open_regular, unreadable
 from tripos.models.weights import PICKLE_SUFFIXES, check_finite, parse_safetensors
 from tripos.plan.adapters import Place
 from tripos.plan.formats import float32_to_bf16, to_float32
@@ -71,7 +71,7 @@ def read_adapter(folder: Path, places: Mapping[str, Place], *, max_rank: int, dt
     """
     if not folder.is_dir():
         raise ModelRefused(
-            f"{folder.name}: no such adapter; expected a directory with {CONFIG_FILE} and {WEIGHTS_FILE}"
+            f"{name_of(folder)}: no such adapter; expected a directory with {CONFIG_FILE} and {WEIGHTS_FILE}"
         )
     config_bytes = _read(folder / CONFIG_FILE, MAX_CONFIG_BYTES)
     config = _Config(parse_json(config_bytes, CONFIG_FILE), places, max_rank)

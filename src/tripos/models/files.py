@@ -58,6 +58,11 @@ def refuse_pointer(data: bytes | memoryview, name: str) -> None:
         )
 
 
+def name_of(folder: Path) -> str:
+    """What people call a directory, also where its path is "." or ends in "..", which name nothing."""
+    return folder.name if folder.name not in ("", "..") else folder.resolve().name or "/"
+
+
 def is_there(path: Path) -> bool:
     """Whether the directory holds the name: also a link to nothing, which reading refuses by name."""
     return os.path.lexists(path)

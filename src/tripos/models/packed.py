@@ -172,6 +172,9 @@ def write_packed(
 
     `check` is called when everything is read; nothing is there when it raises.
     """
+    folder = folder.resolve()
+    if folder == Path.cwd():
+        raise ConfigError(f"{folder}: is where you are, and a directory is written as a whole: name a new one")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: exists and is not an empty directory: choose another one")
     unfinished = folder.with_name(folder.name + ".unfinished")

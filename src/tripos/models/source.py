@@ -21,7 +21,7 @@ from tripos.models.config import CODE_KEYS, read_json
 from tripos.models.digest import model_digest
 from tripos.models.encoder_config import is_encoder
 from tripos.models.encoders import task_of
-from tripos.models.files import is_there, read_bytes, unreadable
+from tripos.models.files import is_there, name_of, read_bytes, unreadable
 from tripos.models.generation import (
     GenerationDefaults,
     generation_notes,
@@ -86,6 +86,11 @@ class Source:
         tokenizer = self.tokenizer
         templates = (tokenizer.template_source, tokenizer.tool_template_source)
         return model_digest(self.config, self.weights, tokenizer.identity, *templates)
+
+    @property
+    def weight_bytes(self) -> int:
+        """What the files of weights take."""
+        return sum(state.content[0] for state in self.weight_files)
 
     @property
     def file_format(self) -> str:
@@ -262,7 +267,7 @@ def _open_hub(spec: str) -> Source:
 
 def _without_config(folder: Path) -> str:
     """What a directory that is no model holds instead, and what to give."""
-    missing = f"{folder.name}: holds no config.json"
+    missing = f"{name_of(folder)}: holds no config.json"
     ggufs = sorted(path.name for path in folder.glob("*.gguf"))
     first_parts = [name for name in ggufs if not _LATER_PART.search(name)]
     if first_parts:

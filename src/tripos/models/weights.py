@@ -17,7 +17,7 @@ import numpy as np
 
 from tripos.errors import ModelRefused
 from tripos.models.config import parse_json, read_json
-from tripos.models.files import is_there, open_regular, refuse_pointer, unreadable
+from tripos.models.files import is_there, name_of, open_regular, refuse_pointer, unreadable
 from tripos.plan.ir import WeightTensor
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own ceiling
@@ -108,7 +108,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(read_safetensors(path))
     single, index = path / "model.safetensors", path / INDEX_NAME
     if is_there(single) and is_there(index):
-        raise ModelRefused(f"{path.name}: has both {single.name} and {index.name}; remove the one that is stale")
+        raise ModelRefused(f"{name_of(path)}: has both {single.name} and {index.name}; remove the one that is stale")
     if is_there(index):
         return Checkpoint(_read_shards(path, index))
     if is_there(single):
@@ -118,7 +118,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise ModelRefused(
             f"{pickles[0]}: pickled weights can run code when opened and are never read; convert them to safetensors"
         )
-    raise ModelRefused(f"{path.name}: holds neither model.safetensors nor {INDEX_NAME}")
+    raise ModelRefused(f"{name_of(path)}: holds neither model.safetensors nor {INDEX_NAME}")
 
 
 def read_safetensors(path: Path) -> dict[str, WeightTensor]:

@@ -29,8 +29,9 @@ from tripos.runtime.executor import (
     ignore_progress,
 )
 from tripos.runtime.machine import Birthplace
+from tripos.runtime.relay import relay
 
-ABI = 5  # TRIPOS_ABI
+ABI = 6  # TRIPOS_ABI
 LIBRARY_NAME = "libtripos_kernels.so"
 PEAKS = ("read", "fp32", "bf16", "int8", "barriers")
 
@@ -93,7 +94,7 @@ _SAMPLING_ARRAYS: tuple[tuple[str, type[np.generic], int], ...] = (
 )  # fmt: skip
 
 
-_Progress = ctypes.CFUNCTYPE(None, ctypes.c_double)
+_Progress = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_double)
 
 
 class _Step(ctypes.Structure):
@@ -383,12 +384,18 @@ class NativeExecutor:
         check(self._library, status, ConfigError)
 
     def load(self, plan: Plan, weights: Weights, progress: Progress = ignore_progress) -> None:
-        """Pack the weights. Raises ModelRefused naming the tensor or op that does not fit."""
+        """Pack the weights. Raises ModelRefused naming the tensor or op that does not fit, and what `progress` raises:
+        nothing is loaded then."""
         table = _WeightTable(plan, weights)
         encoded = encode_plan(plan, table.index) + table.encode()
         entries = (_Weight * len(table.entries))(*table.entries)
-        told = _Progress(progress)
-        status = self._library.tripos_load(self._open, encoded, len(encoded), entries, len(entries), told)
+        raised: list[BaseException] = []
+        told = relay(progress, raised)
+        next(told)
+        go_on = _Progress(told.send)
+        status = self._library.tripos_load(self._open, encoded, len(encoded), entries, len(entries), go_on)
+        if raised:
+            raise raised.pop()  # held by nothing else: no cycle keeps the weights
         check(self._library, status, ModelRefused)
         self._arrays = [array for name in tables_of(plan) for array in table.arrays_of(name)]
         linears = [op.weights[0] for op in plan.ops if op.kind == "linear"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.ops.executors import native
 from tests.ops.steps import random_blocks
-from tripos.engine.memory import MemoryOptions, Need, cache_format, measure, mib, share
+from tripos.engine.memory import MemoryOptions, Need, WeightsNeed, cache_format, measure, mib, share
 from tripos.errors import ModelRefused
 from tripos.plan.formats import FORMATS, float32_to_bf16
 from tripos.plan.ir import WeightTensor
@@ -54,7 +54,7 @@ def test_shares_keep_to_the_total_and_to_what_each_can_use(total: int, sizes: li
 
 
 def test_a_model_takes_no_more_than_it_can_use_and_needs_one_sequence() -> None:
-    need = Need("m", MemoryOptions(block_size=32, max_sequences=4), "fp16", "fp16", 1000, 10, 64)
+    need = Need("m", MemoryOptions(block_size=32, max_sequences=4), WeightsNeed("fp16", 900, 100), "fp16", 10, 64)
     assert (need.min_bytes, need.max_bytes) == (1000 + 640, 1000 + 4 * 640)
     assert need.within(10**6).held_bytes == need.max_bytes
     assert need.within(need.min_bytes).num_blocks == 2
@@ -90,6 +90,7 @@ def test_the_table_foretells_what_the_executor_packs(dtype: str, weights: str) -
     }
     need = measure("m", plan, stored, 64, MemoryOptions(weights=weights))
     executor = native(plan, stored, weight_format=weights)
-    assert need.weight_bytes - need.table_bytes == pytest.approx(executor.info().weight_bytes, rel=0.01)
-    assert need.table_bytes == table.nbytes
-    assert need.within(10**9).rows()[1][1].startswith(f"{mib(need.weight_bytes - need.table_bytes)} packed as ")
+    info = executor.info()
+    assert (need.weights.packed_bytes, need.weights.formats) == (info.weight_bytes, info.weights)
+    assert need.weights.table_bytes == table.nbytes
+    assert need.within(10**9).rows()[1][1].startswith(f"{mib(info.weight_bytes)} packed as {info.weights}, ")
