@@ -199,7 +199,7 @@ def test_config_shows_and_checks(tmp_path: Path) -> None:
     assert rows["server.drain_s"] == ["5", "flag", "--drain-s"]
     assert rows["models.one.max_sequences"] == ["4", "tripos.toml:7"]
     checked = tripos(tmp_path, "config", "check")
-    assert (checked.returncode, "2 models, 1 routes" in checked.stdout) == (0, True)
+    assert (checked.returncode, "2 models, 1 route:" in checked.stdout) == (0, True)
     small = tripos(tmp_path, "config", "check", "--memory", "1MiB")
     assert (small.returncode, "--memory" in small.stderr) == (4, True)
     (tmp_path / "tripos.toml").write_text(FILE)

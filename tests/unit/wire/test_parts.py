@@ -25,7 +25,11 @@ def from_chat(*texts: str, role: str = "user") -> tuple[Message, ...]:
 def from_responses(*texts: str, role: str = "user") -> tuple[Message, ...]:
     content = [{"type": "input_text", "text": text} for text in texts]
     body = {"model": "m", "input": [{"type": "message", "role": role, "content": content}]}
-    return responses.decode(json.dumps(body).encode()).messages
+    return responses.decode(json.dumps(body).encode(), _nothing_stored).messages
+
+
+def _nothing_stored(name: str) -> Any:
+    raise AssertionError(f"nobody refers to {name}")
 
 
 @pytest.mark.parametrize("read", [from_chat, from_responses])
