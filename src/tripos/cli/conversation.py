@@ -66,13 +66,15 @@ class Conversation:
         if is_terminal:
             window = f", a window of {self._session.window:,} tokens" if self._session.window else ""
             note(f"{self._session.name}{window}. /help says what you can type, /bye ends.")
-        while (entry := read_entry(is_terminal)) is not None:
+        while True:
             try:
-                if entry.text.strip() and not self._take(entry):
+                entry = read_entry(is_terminal)
+                if entry is None or (entry.text.strip() and not self._take(entry)):
                     return
-            except KeyboardInterrupt:  # before an answer began, or after it ended
-                if is_terminal:
-                    click.echo()  # behind the ^C that the terminal shows
+            except KeyboardInterrupt:  # between a question and its answer, or behind it
+                if not is_terminal:
+                    raise
+                click.echo()  # behind the ^C that the terminal shows
                 note("Stopped.")
 
     def _take(self, entry: Entry) -> bool:
