@@ -46,9 +46,15 @@ const char* tripos_about(void) {
       if (isa <= cpu.isa) isas += std::string(isas.empty() ? "" : ",") + tripos::IsaName(isa);
     }
     return tripos::Format("abi=%d\ncpu=%s\nisas=%s\nbf16=%d\ncores=%d\npanel_layout=%d\n", TRIPOS_ABI, cpu.name.c_str(), isas.c_str(),
-                          cpu.has_bf16 ? 1 : 0, cpu.num_cores, tripos::linear::kPanelLayout);
+                          cpu.has_bf16 ? 1 : 0, cpu.num_cores, tripos::linear::kPanelLayout) +
+           tripos::PrintFormats();
   }();
   return about.c_str();
+}
+
+const char* tripos_ops(void) {
+  static const std::string ops = tripos::PrintOps();
+  return ops.c_str();
 }
 
 const char* tripos_error(void) { return last_error.c_str(); }

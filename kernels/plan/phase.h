@@ -149,21 +149,6 @@ class Phase {
   }
 };
 
-// A weight that a phase reads row by row: the checkpoint's own bytes.
-struct Table {
-  struct Part {
-    linear::SourceType type;
-    const uint8_t* data;
-    int64_t rows;
-    size_t row_bytes;
-  };
-  std::vector<Part> parts;
-  int64_t rows = 0;
-  int64_t cols = 0;
-
-  void Row(int64_t row, float* out) const;
-};
-
 }  // namespace tripos
 
 #endif  // TRIPOS_PLAN_PHASE_H_
