@@ -59,8 +59,8 @@ void LowerAttention(Lowering& to, const PlanOp& op) {
 }
 
 const KnownOp kAttention({"attention", "q k v", "", "y",
-                          {IntAttr("layer"), IntAttr("num_heads"), IntAttr("num_kv_heads"), IntAttr("head_dim"),
-                           FloatAttr("scale"), IntAttr("window"), FloatAttr("softcap")},
+                          {{"layer", "int"}, {"num_heads", "int"}, {"num_kv_heads", "int"}, {"head_dim", "int"},
+                           {"scale", "float"}, {"window", "int"}, {"softcap", "float"}},
                           CheckAttention, LowerAttention});
 
 // Threads take one sequence and kv head at a time.
@@ -83,9 +83,7 @@ class SelfAttentionPhase : public Phase {
       kernels_.self_attend(args, state.scratch[static_cast<size_t>(thread)]);
     }
   }
-  void Bind(const std::vector<Buffer>& buffers) override {
-    for (Operand* operand : {&q, &k, &v, &out}) BindOperand(*operand, buffers);
-  }
+  std::vector<Operand*> Operands() override { return {&q, &k, &v, &out}; }
   std::string Name() const override { return "self_attention"; }
 
   Operand q, k, v, out;
@@ -124,8 +122,8 @@ void LowerSelfAttention(Lowering& to, const PlanOp& op) {
 }
 
 const KnownOp kSelfAttention({"self_attention", "q k v", "", "y",
-                              {IntAttr("num_heads"), IntAttr("num_kv_heads"), IntAttr("head_dim"), FloatAttr("scale"),
-                               IntAttr("left"), IntAttr("right")},
+                              {{"num_heads", "int"}, {"num_kv_heads", "int"}, {"head_dim", "int"}, {"scale", "float"},
+                               {"left", "int"}, {"right", "int"}},
                               CheckSelfAttention, LowerSelfAttention});
 
 }  // namespace

@@ -87,7 +87,7 @@ void Executor::Load(const void* bytes, size_t num_bytes, std::span<const TriposW
   num_blocks_ = 0;
   num_sliced_steps_ = 0;
   const Plan plan = ReadPlan(bytes, num_bytes, weights);
-  LoweredPlan lowered = Lower(plan, weights, {settings_.isa, settings_.weights, progress}, pool_);
+  LoweredPlan lowered = Lowering(plan, weights, {settings_.isa, settings_.weights, progress}, pool_).Run();
   Require(lowered.header.head_dim <= kMaxHeadDim, "head_dim is larger than 512");
   layout_ = KvLayout::Make(settings_.kv_type, settings_.block_size, lowered.header.num_layers, lowered.header.num_kv_heads,
                            lowered.header.head_dim);

@@ -1,6 +1,4 @@
 // The ops linear and shrink.
-#include <algorithm>
-
 #include "kernels/plan/lower.h"
 #include "kernels/util/error.h"
 
@@ -15,6 +13,41 @@ bool Adds(const PlanOp& op) { return op.Enum<Epilogue>("epilogue") == Epilogue::
 const PlanView* ShrunkOf(const PlanOp& op) {
   return op.inputs.size() == (Adds(op) ? 3u : 2u) ? &op.inputs.back() : nullptr;
 }
+
+// h = scale · A x of every row with an adapter: tasks of a chunk of rows and a panel of ranks.
+class ShrinkPhase : public Phase {
+ public:
+  explicit ShrinkPhase(const lora::Kernels& kernels) : kernels_(kernels) {}
+
+  bool IsIdle(const StepState& state) const override {
+    return state.lora == nullptr || !state.lora->Of(rows).HasSite(site);
+  }
+  void Run(const StepState& state, int) const override {
+    const std::vector<LoraChunk>& chunks = state.lora->Of(rows).chunks;
+    const int64_t num_panels = out.cols / lora::kPanel, num_tasks = static_cast<int64_t>(chunks.size()) * num_panels;
+    std::atomic<int64_t>& next = state.Counter(counter);
+    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < num_tasks;) {
+      const LoraChunk& chunk = chunks[static_cast<size_t>(task / num_panels)];
+      const int panel = static_cast<int>(task % num_panels);
+      if (!chunk.adapter->Has(site) || chunk.adapter->Panel(site, panel).data == nullptr) continue;
+      lora::Rows batch;
+      batch.count = chunk.count;
+      for (int r = 0; r < chunk.count; ++r) {
+        batch.in[r] = in.Row(state, chunk.rows[r]);
+        batch.out[r] = out.Row(state, chunk.rows[r]) + panel * lora::kPanel;
+      }
+      kernels_.shrink(chunk.adapter->type(), chunk.adapter->Panel(site, panel), in.cols, batch);
+    }
+  }
+  std::vector<Operand*> Operands() override { return {&in, &out}; }
+  std::string Name() const override { return "shrink"; }
+
+  int site = 0;
+  Operand in, out;
+
+ private:
+  const lora::Kernels& kernels_;
+};
 
 void CheckShrink(const OpCheck& c) {
   c.Demand(c.Output().rows == c.RowsOf() && c.Output().cols % lora::kPanel == 0 && c.Weight().cols == c.Cols(),
@@ -46,7 +79,7 @@ void CheckResidual(const OpCheck& c) {
   c.Demand(residual == PlanView{residual.tensor, 0, cols} && cols == c.Output().cols, "residual is not whole");
   c.Demand(residual.tensor != output && c.op.outputs[0] != output, "the plan's output is written over");
   for (size_t i = c.index + 1; i < c.plan.ops.size(); ++i) {
-    for (const PlanView& read : c.plan.ops[i].inputs) c.Demand(read.tensor != residual.tensor, "residual is read later");
+    for (const PlanView& in : c.plan.ops[i].inputs) c.Demand(in.tensor != residual.tensor, "residual is read later");
   }
 }
 
@@ -91,16 +124,14 @@ void LowerLinear(Lowering& to, const PlanOp& op) {
   to.Emit(std::move(phase), rows, reads, writes);
 }
 
-const KnownOp kShrink({"shrink", "x", "matrix", "y", {IntAttr("rank")}, CheckShrink, LowerShrink});
+const KnownOp kShrink({"shrink", "x", "matrix", "y", {{"rank", "int"}}, CheckShrink, LowerShrink});
 const KnownOp kLinear({"linear", "x residual? shrunk?", "matrix b?", "y",
-                       {EnumAttr<Epilogue>("epilogue", {{"store", Epilogue::kStore},
-                                                        {"add", Epilogue::kAdd},
-                                                        {"gelu", Epilogue::kGelu},
-                                                        {"gelu_tanh", Epilogue::kGeluTanh},
-                                                        {"glu_silu", Epilogue::kGluSilu},
-                                                        {"glu_gelu", Epilogue::kGluGelu},
-                                                        {"glu_gelu_tanh", Epilogue::kGluGeluTanh}}),
-                        BoolAttr("interleaved")},
+                       {EnumAttr<Epilogue>("epilogue",
+                                           {{"store", Epilogue::kStore}, {"add", Epilogue::kAdd},
+                                            {"gelu", Epilogue::kGelu}, {"gelu_tanh", Epilogue::kGeluTanh},
+                                            {"glu_silu", Epilogue::kGluSilu}, {"glu_gelu", Epilogue::kGluGelu},
+                                            {"glu_gelu_tanh", Epilogue::kGluGeluTanh}}),
+                        {"interleaved", "bool"}},
                        CheckLinear, LowerLinear});
 
 }  // namespace

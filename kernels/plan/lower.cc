@@ -50,13 +50,9 @@ int Lowering::NewBuffer(Rows rows, size_t row_bytes) {
 
 Operand Lowering::View(const PlanView& view) const {
   const PlanTensor& tensor = plan_.tensors[static_cast<size_t>(view.tensor)];
-  Operand operand;
-  operand.buffer = BufferOf(view.tensor);
-  operand.rows = tensor.rows;
-  operand.cols = view.cols;
-  operand.stride = RoundUp64(static_cast<size_t>(tensor.cols) * sizeof(float));
-  operand.column_bytes = static_cast<size_t>(view.offset) * sizeof(float);
-  return operand;
+  return {.buffer = BufferOf(view.tensor), .rows = tensor.rows, .cols = view.cols,
+          .stride = RoundUp64(static_cast<size_t>(tensor.cols) * sizeof(float)),
+          .column_bytes = static_cast<size_t>(view.offset) * sizeof(float)};
 }
 
 void Lowering::EachRow(const PlanOp& op, EachRowPhase::Each each) {
@@ -79,18 +75,12 @@ Operand Lowering::Prepared(const PlanView& view, linear::WeightFormat format) {
   const auto key = std::make_pair(view.tensor, view.offset);
   const auto known = prepared_.find(key);
   if (known != prepared_.end() && known->second.cols == view.cols) return known->second;
-  Operand rows;
-  rows.buffer = NewBuffer(x.rows, row_bytes);
-  rows.rows = x.rows;
-  rows.cols = view.cols;
-  rows.stride = row_bytes;
-  EmitRows<PreparePhase>({x}, {rows}, x.rows).linear_kernels = linear_kernels;
+  const Operand rows{.buffer = NewBuffer(x.rows, row_bytes), .rows = x.rows, .cols = view.cols, .stride = row_bytes};
+  EmitRows<EachRowPhase>({x}, {rows}, x.rows, "prepare", [k = linear_kernels](const OneRow& r) {
+    k->prepare(r.In(0), 0, 1, r.Cols(), r.Out());
+  });
   prepared_[key] = rows;
   return rows;
-}
-
-LoweredPlan Lower(const Plan& plan, std::span<const TriposWeight> table, const LowerOptions& options, ThreadPool& pool) {
-  return Lowering(plan, table, options, pool).Run();
 }
 
 }  // namespace tripos

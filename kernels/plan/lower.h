@@ -41,14 +41,11 @@ struct LowerOptions {
   TriposProgress progress = nullptr;
 };
 
-// Throws Error.
-LoweredPlan Lower(const Plan& plan, std::span<const TriposWeight> table, const LowerOptions& options, ThreadPool& pool);
-
 // What the rows of the op table lower with.
 class Lowering {
  public:
   Lowering(const Plan& plan, std::span<const TriposWeight> table, const LowerOptions& options, ThreadPool& pool);
-  LoweredPlan Run();
+  LoweredPlan Run();  // throws Error
 
   Operand View(const PlanView& view) const;
   Operand Whole(int tensor) const { return View({tensor, 0, plan_.tensors[static_cast<size_t>(tensor)].cols}); }

@@ -14,16 +14,6 @@ std::vector<OpRow>& Registry() {
   return rows;
 }
 
-const char* TypeName(AttrSpec::Type type) {
-  switch (type) {
-    case AttrSpec::Type::kInt: return "int";
-    case AttrSpec::Type::kFloat: return "float";
-    case AttrSpec::Type::kBool: return "bool";
-    case AttrSpec::Type::kEnum: break;
-  }
-  return "enum";
-}
-
 }  // namespace
 
 KnownOp::KnownOp(OpRow row) {
@@ -41,7 +31,7 @@ std::string PrintOps() {
     for (const AttrSpec& attr : row.attrs) {
       std::string values;
       for (const auto& [name, value] : attr.values) values += (values.empty() ? "" : "|") + std::string(name);
-      text += std::string(" ") + attr.name + "=" + (values.empty() ? TypeName(attr.type) : values);
+      text += std::string(" ") + attr.name + "=" + attr.type + values;
     }
     text += "\n";
   }
@@ -56,7 +46,7 @@ int32_t PlanOp::Int(std::string_view attr) const {
     const AttrSpec& spec = row->attrs[i];
     const int32_t value = attrs[i].value;
     if (attr != spec.name) continue;
-    return spec.type == AttrSpec::Type::kEnum ? spec.values[static_cast<size_t>(value)].second : value;
+    return spec.values.empty() ? value : spec.values[static_cast<size_t>(value)].second;
   }
   throw Error(Format("op %s has no attribute %s. This is a bug in Tripos", row->name, std::string(attr).c_str()));
 }

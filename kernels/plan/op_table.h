@@ -1,5 +1,5 @@
-// The table of ops: a row for each, made known beside the code that lowers it. src/tripos/plan/ops.py is the definition;
-// Python compares the two by name when it loads this library, so that no number here has a twin elsewhere.
+// The table of ops: a row for each, made known beside the code that lowers it. src/tripos/plan/ops.py is the
+// definition; Python compares the two by name when it loads this library, so that no number here has a twin elsewhere.
 #ifndef TRIPOS_PLAN_OP_TABLE_H_
 #define TRIPOS_PLAN_OP_TABLE_H_
 
@@ -17,18 +17,14 @@ class Lowering;
 class OpCheck;
 
 struct AttrSpec {
-  enum class Type { kInt, kFloat, kBool, kEnum };
   const char* name;
-  Type type;
-  std::vector<std::pair<const char*, int32_t>> values;  // of an enum
+  const char* type = "";  // int, float, bool; of an enum its values
+  std::vector<std::pair<const char*, int32_t>> values{};
 };
 
-inline AttrSpec IntAttr(const char* name) { return {name, AttrSpec::Type::kInt, {}}; }
-inline AttrSpec FloatAttr(const char* name) { return {name, AttrSpec::Type::kFloat, {}}; }
-inline AttrSpec BoolAttr(const char* name) { return {name, AttrSpec::Type::kBool, {}}; }
 template <typename E>
 AttrSpec EnumAttr(const char* name, std::initializer_list<std::pair<const char*, E>> values) {
-  AttrSpec attr{name, AttrSpec::Type::kEnum, {}};
+  AttrSpec attr{name};
   for (const auto& [value_name, value] : values) attr.values.emplace_back(value_name, static_cast<int32_t>(value));
   return attr;
 }

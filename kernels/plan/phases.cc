@@ -32,14 +32,12 @@ std::string RowRunPhase::Name() const {
   return name;
 }
 
-void RowRunPhase::Bind(const std::vector<Buffer>& buffers) {
-  for (const auto& phase : phases) phase->Bind(buffers);
-}
-
-void PreparePhase::RunRows(const StepState& state, int64_t first, int64_t last) const {
-  if (first == last) return;
-  const int64_t stride = static_cast<int64_t>(in[0].stride / sizeof(float));
-  linear_kernels->prepare(in[0].Row(state, first), stride, last - first, in[0].cols, out[0].Row(state, first));
+std::vector<Operand*> RowRunPhase::Operands() {
+  std::vector<Operand*> all;
+  for (const auto& phase : phases) {
+    for (Operand* operand : phase->Operands()) all.push_back(operand);
+  }
+  return all;
 }
 
 void WriteKvPhase::RunRows(const StepState& state, int64_t first, int64_t last) const {
@@ -57,12 +55,6 @@ void WriteKvPhase::RunRows(const StepState& state, int64_t first, int64_t last) 
 }
 
 std::string LinearPhase::Name() const { return Format("linear %lldx%lld", static_cast<long long>(matrix.n), static_cast<long long>(matrix.k)); }
-
-void LinearPhase::Bind(const std::vector<Buffer>& buffers) {
-  BindOperand(in, buffers);
-  BindOperand(out, buffers);
-  BindOperand(lora.shrunk, buffers);
-}
 
 void LinearPhase::Run(const StepState& state, int thread) const {
   const int64_t num_rows = state.NumRows(rows);
@@ -123,13 +115,6 @@ int64_t LinearPhase::Prefetch(const StepState& state, int thread, int64_t at) co
   if (at >= std::min(bytes, kMostAhead)) return at;
   PrefetchToL2(matrix.data + bytes * thread + at);
   return at + kPrefetchStep;
-}
-
-void AttentionPhase::Bind(const std::vector<Buffer>& buffers) {
-  BindOperand(q, buffers);
-  BindOperand(k, buffers);
-  BindOperand(v, buffers);
-  BindOperand(out, buffers);
 }
 
 bool AttentionPhase::IsSplit(const StepState& state) const {

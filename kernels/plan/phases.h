@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/plan/lora_phases.h"
+#include "kernels/plan/lora_term.h"
 #include "kernels/plan/phase.h"
 
 namespace tripos {
@@ -21,9 +21,11 @@ class RowPhase : public Phase {
     RunRows(state, range.first, range.last);
   }
   virtual void RunRows(const StepState& state, int64_t first, int64_t last) const = 0;
-  void Bind(const std::vector<Buffer>& buffers) override {
-    for (Operand& operand : in) BindOperand(operand, buffers);
-    for (Operand& operand : out) BindOperand(operand, buffers);
+  std::vector<Operand*> Operands() final {
+    std::vector<Operand*> all;
+    for (Operand& operand : in) all.push_back(&operand);
+    for (Operand& operand : out) all.push_back(&operand);
+    return all;
   }
 
   std::vector<Operand> in, out;
@@ -66,19 +68,9 @@ class RowRunPhase : public Phase {
   RowRunPhase() { is_row_wise = true; }
   void Run(const StepState& state, int thread) const override;
   std::string Name() const override;
-  void Bind(const std::vector<Buffer>& buffers) override;
+  std::vector<Operand*> Operands() override;
 
   std::vector<std::unique_ptr<RowPhase>> phases;
-};
-
-// Activations as the integer formats want them.
-class PreparePhase : public RowPhase {
- public:
-  using RowPhase::RowPhase;
-  const linear::Kernels* linear_kernels = nullptr;
-
-  std::string Name() const override { return "prepare"; }
-  void RunRows(const StepState& state, int64_t first, int64_t last) const override;
 };
 
 // in: k, v. Of tokens alone in their sequence's step attention itself writes them where `is_only_written_late`: it has
@@ -98,7 +90,7 @@ class LinearPhase : public Phase {
   void Run(const StepState& state, int thread) const override;
   int64_t Prefetch(const StepState& state, int thread, int64_t at) const override;
   std::string Name() const override;
-  void Bind(const std::vector<Buffer>& buffers) override;
+  std::vector<Operand*> Operands() override { return {&in, &out, &lora.shrunk}; }
 
   const linear::Kernels* kernels = nullptr;
   linear::PackedMatrix matrix;
@@ -139,7 +131,7 @@ class AttentionPhase : public Phase {
   void Run(const StepState& state, int thread) const override;
   int64_t Prefetch(const StepState& state, int thread, int64_t at) const override;
   std::string Name() const override { return "attention"; }
-  void Bind(const std::vector<Buffer>& buffers) override;
+  std::vector<Operand*> Operands() override { return {&q, &k, &v, &out}; }
 
   AttentionShape shape;
   Operand q, k, v, out;

@@ -35,7 +35,7 @@ const KnownOp kEmbed({"embed", "", "table", "y",
                       {EnumAttr<Source>("source", {{"token_ids", Source::kTokenIds},
                                                    {"positions", Source::kPositions},
                                                    {"token_types", Source::kTokenTypes}}),
-                       IntAttr("row_offset"), FloatAttr("scale")},
+                       {"row_offset", "int"}, {"scale", "float"}},
                       CheckEmbed, LowerEmbed});
 
 void CheckNorm(const OpCheck& c) {
@@ -65,11 +65,12 @@ void LowerNorm(Lowering& to, const PlanOp& op) {
 
 AttrSpec Norms() { return EnumAttr<NormKind>("kind", {{"rms", NormKind::kRms}, {"layer", NormKind::kLayer}}); }
 
-const KnownOp kNorm({"norm", "x", "w b?", "y", {Norms(), FloatAttr("eps")}, CheckNorm, LowerNorm});
-const KnownOp kAddNorm({"add_norm", "a b", "w b?", "sum y", {Norms(), FloatAttr("eps")}, CheckNorm, LowerNorm});
+const KnownOp kNorm({"norm", "x", "w b?", "y", {Norms(), {"eps", "float"}}, CheckNorm, LowerNorm});
+const KnownOp kAddNorm({"add_norm", "a b", "w b?", "sum y", {Norms(), {"eps", "float"}}, CheckNorm, LowerNorm});
 
 void CheckRopeTable(const OpCheck& c) {
-  c.Demand(c.Output().rows == Rows::kTokens && c.Output().cols == 2 * c.Weight().rows, "table differs from frequencies");
+  const bool fits = c.Output().rows == Rows::kTokens && c.Output().cols == 2 * c.Weight().rows;
+  c.Demand(fits, "table differs from frequencies");
 }
 
 void LowerRopeTable(Lowering& to, const PlanOp& op) {
@@ -85,7 +86,7 @@ void LowerRopeTable(Lowering& to, const PlanOp& op) {
   });
 }
 
-const KnownOp kRopeTable({"rope_table", "", "inv_freq", "y", {FloatAttr("scale")}, CheckRopeTable, LowerRopeTable});
+const KnownOp kRopeTable({"rope_table", "", "inv_freq", "y", {{"scale", "float"}}, CheckRopeTable, LowerRopeTable});
 
 void CheckRope(const OpCheck& c) {
   const int32_t head_dim = c.op.Int("head_dim"), rotary_dim = c.Cols(1);
@@ -102,7 +103,7 @@ void LowerRope(Lowering& to, const PlanOp& op) {
   });
 }
 
-const KnownOp kRope({"rope", "x table", "", "y", {IntAttr("head_dim")}, CheckRope, LowerRope});
+const KnownOp kRope({"rope", "x table", "", "y", {{"head_dim", "int"}}, CheckRope, LowerRope});
 
 // Of glu, act and add.
 void CheckElementwise(const OpCheck& c) {

@@ -88,9 +88,10 @@ std::string PrintFormats() {
 }
 
 void Table::Row(int64_t row, float* out) const {
-  for (const Part& part : parts) {
+  for (const linear::SourceMatrix& part : parts) {
     if (row < part.rows) {
-      linear::DequantizeRow(part.type, part.data + static_cast<size_t>(row) * part.row_bytes, cols, out);
+      const size_t at = static_cast<size_t>(row) * linear::SourceRowBytes(part.type, cols);
+      linear::DequantizeRow(part.type, static_cast<const uint8_t*>(part.data) + at, cols, out);
       return;
     }
     row -= part.rows;
@@ -131,7 +132,7 @@ Table WeightReader::TableOf(int weight) const {
       throw Error(Format("weight %s: %lld bytes do not hold %lld rows of %d values", part.name,
                          static_cast<long long>(part.bytes), static_cast<long long>(rows), w.cols));
     }
-    table.parts.push_back({type, static_cast<const uint8_t*>(part.data), rows, row_bytes});
+    table.parts.push_back({type, part.data, rows, w.cols});
   }
   return table;
 }
@@ -194,12 +195,11 @@ void WeightReader::Copy(const PackedMatrix& matrix, uint8_t* bytes) {
 }
 
 void WeightReader::Pack(const PackedMatrix& shape, int weight, uint8_t* bytes) {
-  std::vector<linear::SourceMatrix> parts;
-  for (const Table::Part& part : TableOf(weight).parts) parts.push_back({part.type, part.data, part.rows, shape.k});
+  const Table table = TableOf(weight);
   std::atomic<bool> is_packed{true};
   pool_.Run([&](int thread) {
     const Range range = RangeOf(shape.num_panels(), thread, pool_.num_threads());
-    if (!linear::Pack(shape, parts, range.first, range.last, bytes)) is_packed = false;
+    if (!linear::Pack(shape, table.parts, range.first, range.last, bytes)) is_packed = false;
   });
   if (!is_packed) {
     throw Error(Format("a weight of %lld x %lld cannot be packed as %s", static_cast<long long>(shape.n),

@@ -21,8 +21,8 @@ const char* FormatName(linear::WeightFormat format);
 // Lines of tripos_about: the names of checkpoint and panel formats with their numbers.
 std::string PrintFormats();
 
-// The packed matrices of a plan in one block of huge pages, in the order of their use: small ones share a page, and what
-// a step reads next follows what it reads now. A mapped file has small pages, which cost a tenth of a decode step.
+// The packed matrices of a plan in one block of huge pages, in the order of their use: small ones share a page, and
+// what a step reads next follows what it reads now. A mapped file has small pages, which cost a tenth of a decode step.
 struct PackedWeights {
   std::shared_ptr<uint8_t> panels;
   std::map<int, linear::PackedMatrix> matrices;  // by weight of the plan; in `panels`
@@ -31,13 +31,7 @@ struct PackedWeights {
 
 // A weight that a phase reads row by row: the checkpoint's own bytes.
 struct Table {
-  struct Part {
-    linear::SourceType type;
-    const uint8_t* data;
-    int64_t rows;
-    size_t row_bytes;
-  };
-  std::vector<Part> parts;
+  std::vector<linear::SourceMatrix> parts;
   int64_t rows = 0;
   int64_t cols = 0;
 

@@ -154,7 +154,7 @@ class ReferenceExecutor:
             return inputs[1] + y
         if epilogue.startswith("glu_"):
             gate, up = np.split(y, 2, axis=1)
-            return activate(gate, epilogue.removeprefix("glu_")) * up
+            return np.asarray(activate(gate, epilogue.removeprefix("glu_")) * up, np.float32)
         return activate(y, epilogue)
 
     def _shrink(self, op: Op, inputs: list[F32], step: StepInput) -> F32:
@@ -179,9 +179,8 @@ class ReferenceExecutor:
 
     def _rope_table(self, op: Op, inputs: list[F32], step: StepInput) -> F32:
         angle = step.positions[:, None].astype(np.float32) * self._weights[op.weights[0]]
-        return np.asarray(
-            np.concatenate([np.cos(angle), np.sin(angle)], axis=1) * np.float32(op.attrs["scale"]), np.float32
-        )
+        table = np.concatenate([np.cos(angle), np.sin(angle)], axis=1) * np.float32(op.attrs["scale"])
+        return np.asarray(table, np.float32)
 
     def _rope(self, op: Op, inputs: list[F32], step: StepInput) -> F32:
         cos, sin = (each[:, None] for each in np.split(inputs[1], 2, axis=1))
