@@ -7,15 +7,9 @@
 namespace tripos {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kScoreRows = 8;  // 8 rows x 2 vectors of keys in 16 accumulators
-constexpr int kValueRows = 4;  // 4 rows x 4 vectors of columns
-constexpr int kValueVecs = 4;
-#else
-constexpr int kScoreRows = 4;
+constexpr int kScoreRows = ByLanes(8, 4, 4);  // x 2 vectors of keys
 constexpr int kValueRows = 4;
-constexpr int kValueVecs = 2;
-#endif
+constexpr int kValueVecs = ByLanes(4, 2, 2);  // of columns
 constexpr float kMinusInfinity = -__builtin_inff();
 
 inline Vec LoadKv(const float* p) { return Load(p); }
@@ -55,7 +49,7 @@ struct TileView {
 template <int kVecs, typename T>
 inline void Prefetch(const T* p) {
   constexpr int kLine = 64 / static_cast<int>(sizeof(T));
-  for (int i = 0; i < kVecs * kLanes; i += kLine) __builtin_prefetch(p + i, 0, 2);
+  for (int i = 0; i < kVecs * kLanes; i += kLine) PrefetchL2(p + i);
 }
 
 // kRows dot products with the 2 * kLanes keys at `k` (rows of block_size keys, one per column of the head).
@@ -119,18 +113,7 @@ template <typename T>
 void AllScores(const TileView& view, int num_rows, int low, int high, float* scores) {
   int row = 0;
   for (; row + kScoreRows <= num_rows; row += kScoreRows) ScoreRows<kScoreRows, T>(view, row, low, high, scores);
-  switch (num_rows - row) {
-#if defined(__AVX512F__)
-    case 7: ScoreRows<7, T>(view, row, low, high, scores); break;
-    case 6: ScoreRows<6, T>(view, row, low, high, scores); break;
-    case 5: ScoreRows<5, T>(view, row, low, high, scores); break;
-    case 4: ScoreRows<4, T>(view, row, low, high, scores); break;
-#endif
-    case 3: ScoreRows<3, T>(view, row, low, high, scores); break;
-    case 2: ScoreRows<2, T>(view, row, low, high, scores); break;
-    case 1: ScoreRows<1, T>(view, row, low, high, scores); break;
-    default: break;
-  }
+  WithConstant<kScoreRows>(num_rows - row, [&](auto rows) { ScoreRows<rows(), T>(view, row, low, high, scores); });
 }
 
 // Scale, softcap and mask a row's scores, then turn them into weights. Returns through `out` the row's maximum and sum.
@@ -210,12 +193,7 @@ template <typename T>
 void AllValues(const TileView& view, int num_rows, int low, int high, const float* scores, const Partial& out) {
   int row = 0;
   for (; row + kValueRows <= num_rows; row += kValueRows) ValueRows<kValueRows, T>(view, row, low, high, scores, out);
-  switch (num_rows - row) {
-    case 3: ValueRows<3, T>(view, row, low, high, scores, out); break;
-    case 2: ValueRows<2, T>(view, row, low, high, scores, out); break;
-    case 1: ValueRows<1, T>(view, row, low, high, scores, out); break;
-    default: break;
-  }
+  WithConstant<kValueRows>(num_rows - row, [&](auto rows) { ValueRows<rows(), T>(view, row, low, high, scores, out); });
 }
 
 template <typename T>

@@ -106,17 +106,13 @@ inline void StoreOutputs(const SelfAttentionArgs& args, const QueryBlock& block,
 
 // Calls do_some(std::integral_constant<int, N>, at) for parts of [first, last) of N <= kAtOnce, of equal size give or
 // take one: a part of one would wait for its only chain.
-template <typename DoSome, int... kIndex>
-inline void InParts(int first, int last, DoSome&& do_some, std::integer_sequence<int, kIndex...>) {
+template <typename DoSome>
+inline void InParts(int first, int last, DoSome&& do_some) {
   const int count = last - first, parts = (count + kAtOnce - 1) / kAtOnce;
   for (int part = 0; part < parts; ++part) {
     const int at = first + count * part / parts, size = first + count * (part + 1) / parts - at;
-    ((size == kIndex + 1 ? do_some(std::integral_constant<int, kIndex + 1>(), at) : void()), ...);
+    WithConstant<kAtOnce>(size, [&](auto constant) { do_some(constant, at); });
   }
-}
-template <typename DoSome>
-inline void InParts(int first, int last, DoSome&& do_some) {
-  InParts(first, last, do_some, std::make_integer_sequence<int, kAtOnce>());
 }
 
 void AttendBlock(const SelfAttentionArgs& args, const QueryBlock& block, int head, const AttendScratch& scratch) {

@@ -1,6 +1,7 @@
 // The op kernels and peak loops compiled for avx2; see CMakeLists.txt for the flags.
 #if defined(__x86_64__)
 #include "kernels/util/simd-inl.h"
+#include "kernels/util/math-inl.h"
 
 #include "kernels/ops/attention-inl.h"
 #include "kernels/ops/attention_int8-inl.h"

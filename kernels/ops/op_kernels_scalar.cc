@@ -1,5 +1,6 @@
 // The op kernels and peak loops compiled for scalar; see CMakeLists.txt for the flags.
 #include "kernels/util/simd-inl.h"
+#include "kernels/util/math-inl.h"
 
 #include "kernels/ops/attention-inl.h"
 #include "kernels/ops/attention_int8-inl.h"
