@@ -1,4 +1,5 @@
-// Attention over a paged cache of floats, one tile and one key partition at a time. Needs simd-inl.h.
+// Attention over a paged cache of floats, one tile and one key partition at a time. Needs simd-inl.h and
+// math-inl.h.
 //
 // Every score is one chain of fused multiply-adds over head_dim, every output one chain over keys, whatever the tile:
 // a query's arithmetic is the same in decode, in a chunk of any size and in any batch.
@@ -239,8 +240,7 @@ void Finish(const AttentionTile& tile, const Partial& total, int head_dim, int p
                  static_cast<size_t>(row % tile.num_heads) * static_cast<size_t>(head_dim);
     const Vec inverse = Set(1.0f / total.sum[row]);
     for (int i = 0; i < head_dim; i += kLanes) {
-      const int lanes = head_dim - i < kLanes ? head_dim - i : kLanes;
-      StoreN(out + i, Mul(Load(values + i), inverse), lanes);
+      StorePart(out + i, Mul(Load(values + i), inverse), head_dim - i);
     }
   }
 }

@@ -1,4 +1,5 @@
-// Attention over the int8 cache in integer arithmetic. Needs simd-inl.h and attention-inl.h.
+// Attention over the int8 cache in integer arithmetic. Needs simd-inl.h, math-inl.h and
+// attention-inl.h.
 //
 // A query is quantized to int8 once per tile; its products with keys are exact in int32. Each run of 32 keys has a softmax
 // of its own: weights times the scale of each value row, as bytes over the run's peak, while the products of the next run
@@ -27,17 +28,6 @@ constexpr int kStreamRows = 4;  // so few rows, as in decode, wait for memory; m
 constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
 constexpr float kMasked = -1e30f;  // a score that weighs exactly 0,
 constexpr float kLeastPeak = -1e29f;  // even where none is seen
-
-// 2^x within 8e-5, far below a byte's rounding.
-inline Vec Exp2(Vec x) {
-  const Vec n = Round(x);
-  const Vec r = Sub(x, n);
-  Vec p = Set(5.517167031e-02f);
-  p = Fma(p, r, Set(2.426111252e-01f));
-  p = Fma(p, r, Set(6.932609853e-01f));
-  p = Fma(p, r, Set(9.999280730e-01f));
-  return TimesPowerOfTwo(p, n);
-}
 
 // Symmetric int8 of one head's row; the rest up to a whole vector becomes 0. Returns the scale, largest magnitude / 127,
 // or infinity for a row with NaN or infinity: it must stay poisoned, so that its request fails and answers no nonsense.

@@ -1,4 +1,5 @@
-// Attention among the tokens of one whole sequence, and the mean of its rows. Needs simd-inl.h.
+// Attention among the tokens of one whole sequence, and the mean of its rows. Needs simd-inl.h and
+// math-inl.h.
 //
 // Queries are the lanes: a block of kLanes of them is transposed, and then every score, maximum, weight and sum of theirs
 // is a vertical operation, without reductions over lanes. Every score is one chain of multiply-adds over head_dim, every
@@ -35,13 +36,13 @@ inline void TransposeQueries(const SelfAttentionArgs& args, const QueryBlock& bl
   const Vec scale = Set(args.scale);
   q += static_cast<size_t>(block.first) * args.q_stride;
   for (int column = 0; column < args.head_dim; column += kLanes) {
-    const int rest = args.head_dim - column, lanes = rest < kLanes ? rest : kLanes;
+    const int rest = args.head_dim - column;
     Vec v[kLanes];
     for (int r = 0; r < kLanes; ++r) {
-      v[r] = r < block.count ? Mul(LoadN(q + static_cast<size_t>(r) * args.q_stride + column, lanes), scale) : Set(0.0f);
+      v[r] = r < block.count ? Mul(LoadPart(q + static_cast<size_t>(r) * args.q_stride + column, rest), scale) : Set(0.0f);
     }
     Transpose(v);
-    for (int i = 0; i < lanes; ++i) Store(queries + (column + i) * kLanes, v[i]);
+    for (int i = 0; i < kLanes && i < rest; ++i) Store(queries + (column + i) * kLanes, v[i]);
   }
 }
 
@@ -96,11 +97,11 @@ void MixValues(const SelfAttentionArgs& args, const QueryBlock& block, const Att
 inline void StoreOutputs(const SelfAttentionArgs& args, const QueryBlock& block, const float* outputs, float* out) {
   out += static_cast<size_t>(block.first) * args.out_stride;
   for (int column = 0; column < args.head_dim; column += kLanes) {
-    const int rest = args.head_dim - column, lanes = rest < kLanes ? rest : kLanes;
+    const int rest = args.head_dim - column;
     Vec v[kLanes];
-    for (int i = 0; i < kLanes; ++i) v[i] = i < lanes ? Load(outputs + (column + i) * kLanes) : Set(0.0f);
+    for (int i = 0; i < kLanes; ++i) v[i] = i < rest ? Load(outputs + (column + i) * kLanes) : Set(0.0f);
     Transpose(v);
-    for (int r = 0; r < block.count; ++r) StoreN(out + static_cast<size_t>(r) * args.out_stride + column, v[r], lanes);
+    for (int r = 0; r < block.count; ++r) StorePart(out + static_cast<size_t>(r) * args.out_stride + column, v[r], rest);
   }
 }
 
@@ -144,10 +145,9 @@ void SelfAttend(const SelfAttentionArgs& args, float* memory) {
 void Mean(const float* x, size_t stride, int num_rows, int cols, float* y) {
   const Vec share = Set(1.0f / static_cast<float>(num_rows));
   for (int i = 0; i < cols; i += kLanes) {
-    const int lanes = cols - i < kLanes ? cols - i : kLanes;
     Vec sum = Set(0.0f);
-    for (int row = 0; row < num_rows; ++row) sum = Add(sum, LoadN(x + static_cast<size_t>(row) * stride + i, lanes));
-    StoreN(y + i, Mul(sum, share), lanes);
+    for (int row = 0; row < num_rows; ++row) sum = Add(sum, LoadPart(x + static_cast<size_t>(row) * stride + i, cols - i));
+    StorePart(y + i, Mul(sum, share), cols - i);
   }
 }
 

@@ -1,4 +1,4 @@
-// The text of the linear kernels, compiled once per instruction set. Needs simd-inl.h.
+// The text of the linear kernels, compiled once per instruction set. Needs simd-inl.h and math-inl.h.
 //
 // Outputs are the lanes: a tile is kRows rows x (lo, hi) vectors, where lo covers columns
 // [h*kLanes, +kLanes) of a panel's first sixteen and hi the same of its second sixteen; narrower vectors take several
@@ -11,7 +11,6 @@
 #include <cstring>
 #include <utility>
 
-#include "kernels/ops/gelu.h"
 #include "kernels/ops/linear_layout.h"
 
 namespace tripos::linear {
@@ -315,47 +314,13 @@ struct Int8GroupKernel {
 
 // -- Epilogue ----------------------------------------------------------------------------------------------------
 
-// e^x, Cephes: 2^n times a polynomial on [-ln2/2, ln2/2]; about 1 ulp.
-inline Vec Exp(Vec x) {
-  x = Min(Max(x, Set(-87.0f)), Set(88.0f));
-  const Vec n = Round(Mul(x, Set(1.44269504088896341f)));
-  Vec r = Fma(n, Set(-0.693359375f), x);
-  r = Fma(n, Set(2.12194440e-4f), r);
-  Vec p = Set(1.9875691500e-4f);
-  p = Fma(p, r, Set(1.3981999507e-3f));
-  p = Fma(p, r, Set(8.3334519073e-3f));
-  p = Fma(p, r, Set(4.1665795894e-2f));
-  p = Fma(p, r, Set(1.6666665459e-1f));
-  p = Fma(p, r, Set(5.0000001201e-1f));
-  p = Fma(Mul(r, r), p, Add(r, Set(1.0f)));
-  return Mul(p, PowerOfTwo(n));
-}
-
-// x * sigmoid(z)
-inline Vec Gate(Vec x, Vec z) {
-  return Div(x, Add(Set(1.0f), Exp(Mul(z, Set(-1.0f)))));
-}
-
-// x (1 + erf(x / sqrt(2))) / 2
-inline Vec Gelu(Vec x) {
-  const Vec z = Min(Max(Mul(x, Set(0.70710678f)), Set(-kErfEnd)), Set(kErfEnd));
-  const Vec t = Fma(Mul(z, z), Set(2.0f / (kErfEnd * kErfEnd)), Set(-1.0f));
-  Vec p = Set(kErfCoefficients[kErfDegree]);
-  for (int i = kErfDegree - 1; i >= 0; --i) p = Fma(p, t, Set(kErfCoefficients[i]));
-  const Vec half = Mul(x, Set(0.5f));
-  return Fma(half, Mul(z, p), half);
-}
-
 inline Vec Activate(Epilogue epilogue, Vec x) {
   switch (epilogue) {
     case Epilogue::kGelu:
     case Epilogue::kGluGelu: return Gelu(x);
     case Epilogue::kGeluTanh:
-    case Epilogue::kGluGeluTanh: {  // 0.5 x (1 + tanh(u)) = x sigmoid(2u)
-      const Vec cube = Mul(Mul(x, x), x);
-      return Gate(x, Mul(Set(1.5957691216057308f), Fma(Set(0.044715f), cube, x)));
-    }
-    default: return Gate(x, x);
+    case Epilogue::kGluGeluTanh: return GeluTanh(x);
+    default: return Silu(x);
   }
 }
 

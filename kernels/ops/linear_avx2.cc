@@ -1,6 +1,7 @@
 // The linear kernels compiled for avx2; see CMakeLists.txt for the flags.
 #if defined(__x86_64__)
 #include "kernels/util/simd-inl.h"
+#include "kernels/util/math-inl.h"
 
 #include "kernels/ops/linear-inl.h"
 #include "kernels/ops/linear_kernels.h"

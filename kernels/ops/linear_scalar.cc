@@ -1,5 +1,6 @@
 // The linear kernels compiled for scalar; see CMakeLists.txt for the flags.
 #include "kernels/util/simd-inl.h"
+#include "kernels/util/math-inl.h"
 
 #include "kernels/ops/linear-inl.h"
 #include "kernels/ops/linear_kernels.h"
