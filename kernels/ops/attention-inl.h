@@ -3,7 +3,7 @@
 //
 // Every score is one chain of fused multiply-adds over head_dim, every output one chain over keys, whatever the tile:
 // a query's arithmetic is the same in decode, in a chunk of any size and in any batch.
-#include "kernels/ops/op_kernels.h"
+#include "kernels/ops/attention.h"
 
 namespace tripos {
 namespace {
@@ -198,7 +198,8 @@ void AllValues(const TileView& view, int num_rows, int low, int high, const floa
 }
 
 template <typename T>
-void AttendAs(const TileView& view, float* scores, const Partial& out) {
+void AttendFloats(const KvLayout& layout, const AttentionTile& tile, int partition, float* scores, const Partial& out) {
+  const TileView view{layout, tile, partition};
   const int num_rows = view.tile.num_queries * view.tile.num_heads;
   const Visible first = view.Of(0), last = view.Of(num_rows - 1);
   if (first.low >= last.high) {  // the window has left this partition behind

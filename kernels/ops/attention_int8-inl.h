@@ -10,7 +10,7 @@
 // K lies in tiles of 16 keys: for each four dims 16 x 4 bytes, k + 128. V in quads of keys: for each dim 4 bytes.
 #include <utility>
 
-#include "kernels/ops/op_kernels.h"
+#include "kernels/ops/attention.h"
 
 namespace tripos {
 namespace {

@@ -6,7 +6,7 @@
 // sum and every output one chain over keys, so that a result depends on its own sequence alone.
 #include <utility>
 
-#include "kernels/ops/encoder_kernels.h"
+#include "kernels/ops/encoder.h"
 
 namespace tripos {
 namespace {

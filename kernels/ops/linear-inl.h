@@ -434,18 +434,6 @@ void RunFormat(const PackedMatrix& matrix, const RunArgs& args) {
   }
 }
 
-void Run(const PackedMatrix& matrix, const RunArgs& args) {
-  switch (matrix.format) {
-    case WeightFormat::kF32: return RunFormat<FloatKernel<F32Loader>>(matrix, args);
-    case WeightFormat::kBF16: return RunFormat<FloatKernel<BF16Loader>>(matrix, args);
-    case WeightFormat::kF16: return RunFormat<FloatKernel<F16Loader>>(matrix, args);
-    case WeightFormat::kFp8: return RunFormat<FloatKernel<Fp8Loader>>(matrix, args);
-    case WeightFormat::kInt8: return RunFormat<Int8Kernel>(matrix, args);
-    case WeightFormat::kInt4: return RunFormat<Int4Kernel>(matrix, args);
-    case WeightFormat::kInt8Group: return RunFormat<Int8GroupKernel>(matrix, args);
-  }
-}
-
 // -- Activations -------------------------------------------------------------------------------------------------
 
 // Symmetric per row: scale = absmax / 127. NaN and infinity end up in the scale and so in every output of the row.

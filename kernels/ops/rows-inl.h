@@ -1,5 +1,5 @@
 // Norm, rope, activations and sums: one row at a time. Needs simd-inl.h and math-inl.h.
-#include "kernels/ops/op_kernels.h"
+#include "kernels/ops/rows.h"
 
 namespace tripos {
 namespace {

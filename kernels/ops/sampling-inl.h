@@ -1,6 +1,4 @@
 // The passes over the vocabulary that sampling makes. Needs simd-inl.h and math-inl.h.
-#include "kernels/ops/op_kernels.h"
-
 namespace tripos {
 namespace {
 

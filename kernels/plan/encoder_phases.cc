@@ -37,7 +37,7 @@ void PoolPhase::RunRows(const StepState& state, int64_t first, int64_t last) con
   for (int64_t row = first; row < last; ++row) {
     const int32_t start = state.step->query_start[row], end = state.step->query_start[row + 1];
     const Operand& x = in[0];
-    encoder_kernels_.mean(x.Row(state, start), x.stride / sizeof(float), end - start, x.cols, out[0].Row(state, row));
+    kernels_.mean(x.Row(state, start), x.stride / sizeof(float), end - start, x.cols, out[0].Row(state, row));
   }
 }
 

@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "kernels/ops/encoder_kernels.h"
 #include "kernels/plan/phases.h"
 
 namespace tripos {
@@ -13,7 +12,7 @@ namespace tripos {
 // Threads take one sequence and kv head at a time.
 class SelfAttentionPhase : public Phase {
  public:
-  explicit SelfAttentionPhase(const EncoderKernels& kernels) : kernels_(kernels) {}
+  explicit SelfAttentionPhase(const Kernels& kernels) : kernels_(kernels) {}
   void Run(const StepState& state, int thread) const override;
   void Bind(const std::vector<Buffer>& buffers) override;
   std::string Name() const override { return "self_attention"; }
@@ -23,18 +22,16 @@ class SelfAttentionPhase : public Phase {
   float scale = 1.0f;
 
  private:
-  const EncoderKernels& kernels_;
+  const Kernels& kernels_;
 };
 
 class PoolPhase : public RowPhase {  // row s: the mean of sequence s
  public:
-  explicit PoolPhase(const OpKernels& kernels) : RowPhase(kernels), encoder_kernels_(ChooseEncoderKernels(kernels.isa)) {}
+  using RowPhase::RowPhase;
 
   void RunRows(const StepState& state, int64_t first, int64_t last) const override;
   std::string Name() const override { return "pool"; }
 
- private:
-  const EncoderKernels& encoder_kernels_;
 };
 
 }  // namespace tripos

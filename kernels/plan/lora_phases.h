@@ -11,7 +11,7 @@ inline constexpr size_t kAddendFloats = size_t{1} << 18;  // per thread: the add
 // h = scale · A x of every row with an adapter: tasks of a chunk of rows and a panel of ranks.
 class ShrinkPhase : public Phase {
  public:
-  explicit ShrinkPhase(const lora::Kernels& kernels) : kernels_(kernels) {}
+  explicit ShrinkPhase(const Kernels& kernels) : kernels_(kernels) {}
   bool IsIdle(const StepState& state) const override;  // no adapter of the step adds to its linear
   void Run(const StepState& state, int thread) const override;
   void Bind(const std::vector<Buffer>& buffers) override;
@@ -21,12 +21,12 @@ class ShrinkPhase : public Phase {
   Operand in, out;
 
  private:
-  const lora::Kernels& kernels_;
+  const Kernels& kernels_;
 };
 
 // What a linear adds to rows with an adapter: B h, computed for the rows and panels of a task just before it runs.
 struct LoraTerm {
-  const lora::Kernels* kernels = nullptr;  // nullptr: the linear carries no adapters
+  const Kernels* kernels = nullptr;  // nullptr: the linear carries no adapters
   int site = 0;
   Operand shrunk;
 

@@ -20,15 +20,10 @@ linear::SourceType SourceTypeOf(const TriposWeight& weight) {
   return static_cast<linear::SourceType>(weight.format);  // both lists are in the order of plan/formats.py
 }
 
-const char* FormatName(linear::WeightFormat format) {
-  constexpr const char* kNames[] = {"fp32", "bf16", "fp16", "int8", "int4", "fp8", "int8_group"};
-  return kNames[static_cast<int>(format)];
-}
-
 linear::WeightFormat FormatFor(const std::string& name, linear::SourceType source) {
   if (name == "auto" || name.empty()) return linear::NativeFormat(source);
   for (int i = 0; i <= static_cast<int>(linear::WeightFormat::kFp8); ++i) {
-    if (name == FormatName(static_cast<linear::WeightFormat>(i))) return static_cast<linear::WeightFormat>(i);
+    if (name == linear::FormatName(static_cast<linear::WeightFormat>(i))) return static_cast<linear::WeightFormat>(i);
   }
   throw Error(Format("weights \"%s\" is unknown: use auto, fp32, bf16, fp16, int8, int4 or fp8", name.c_str()));
 }
@@ -36,10 +31,7 @@ linear::WeightFormat FormatFor(const std::string& name, linear::SourceType sourc
 class Lowering {
  public:
   Lowering(const Plan& plan, std::span<const TriposWeight> table, const LowerOptions& options, ThreadPool& pool)
-      : plan_(plan), table_(table), options_(options), pool_(pool), kernels_(ChooseOpKernels(options.isa)),
-        linear_(linear::FindKernels(IsaName(options.isa))) {
-    if (linear_ == nullptr) throw Error("no kernels for linear on this CPU");
-  }
+      : plan_(plan), table_(table), options_(options), pool_(pool), kernels_(options.kernels) {}
 
   LoweredPlan Run() {
     out_.header = plan_.header;
@@ -213,7 +205,7 @@ class Lowering {
     out_.weight_bytes += matrix.bytes();
     const double done = static_cast<double>(out_.weight_bytes) / static_cast<double>(panel_bytes_);
     if (options_.progress != nullptr && options_.progress(done) == 0) throw Error("the load was ended by whoever follows it");
-    out_.kernels[std::string("linear.") + FormatName(matrix.format)] = linear_->name;
+    out_.kernels[std::string("linear.") + FormatName(matrix.format)] = kernels_.LinearOf(matrix.format).isa();
     return matrix;
   }
 
@@ -234,7 +226,7 @@ class Lowering {
     });
     if (!is_packed) {
       throw Error(Format("a weight of %lld x %lld cannot be packed as %s", static_cast<long long>(shape.n),
-                         static_cast<long long>(shape.k), FormatName(shape.format)));
+                         static_cast<long long>(shape.k), linear::FormatName(shape.format)));
     }
   }
 
@@ -256,9 +248,26 @@ class Lowering {
     return matrix;
   }
 
+  // The instruction set of an op's kernel; nullptr: it copies, or is named elsewhere.
+  const char* IsaOf(OpKind kind) const {
+    switch (kind) {
+      case OpKind::kNorm:
+      case OpKind::kAddNorm: return kernels_.norm.isa();
+      case OpKind::kRope: return kernels_.rope.isa();
+      case OpKind::kAttention: return kernels_.AttendOf(options_.kv_type).isa();
+      case OpKind::kGlu: return kernels_.glu.isa();
+      case OpKind::kAct: return kernels_.act.isa();
+      case OpKind::kAdd: return kernels_.add.isa();
+      case OpKind::kSelfAttention: return kernels_.self_attend.isa();
+      case OpKind::kPool: return kernels_.mean.isa();
+      case OpKind::kShrink: return kernels_.shrink.isa();
+      default: return nullptr;
+    }
+  }
+
   void LowerOp(const PlanOp& op, size_t index) {
     static constexpr const char* kNames[] = {"embed", "norm", "linear", "rope", "attention", "glu", "act", "add", "select", "norm", "self_attention", "pool", "shrink"};
-    if (op.kind != OpKind::kLinear) out_.kernels[kNames[static_cast<int>(op.kind)]] = IsaName(kernels_.isa);
+    if (const char* isa = IsaOf(op.kind); isa != nullptr) out_.kernels[kNames[static_cast<int>(op.kind)]] = isa;
     switch (op.kind) {
       case OpKind::kEmbed: return LowerEmbed(op);
       case OpKind::kNorm:
@@ -349,7 +358,7 @@ class Lowering {
   void LowerLinear(const PlanOp& op, size_t index) {
     const PlanOp* glu = GluOf(index);
     auto owned = std::make_unique<LinearPhase>();
-    owned->kernels = linear_;
+    owned->kernels = &kernels_;
     owned->matrix = Matrix(op.weights[0], glu != nullptr);
     if (op.num_weights > 1) owned->bias = Vector(op.weights[1]);
     owned->in = Prepared(op.inputs[0], owned->matrix);
@@ -357,12 +366,12 @@ class Lowering {
     if (glu != nullptr && owned->matrix.is_interleaved) {
       owned->epilogue = EpilogueOf(*glu);
       owned->out = Whole(glu->outputs[0]);
-      out_.kernels["glu"] = linear_->name;
+      out_.kernels["glu"] = kernels_.LinearOf(owned->matrix.format).isa();
       is_fused_[index + 1] = true;
     } else if (const PlanOp* act = ActOf(index); act != nullptr) {
       owned->epilogue = EpilogueOf(*act);
       owned->out = Whole(act->outputs[0]);
-      out_.kernels["act"] = linear_->name;
+      out_.kernels["act"] = kernels_.LinearOf(owned->matrix.format).isa();
       is_fused_[index + 1] = true;
     } else if (const int residual = ResidualOf(index); residual >= 0) {
       owned->epilogue = linear::Epilogue::kAdd;
@@ -391,13 +400,12 @@ class Lowering {
     const int site = static_cast<int>(out_.lora_sites.size());
     Require(out_.site_of_weight.emplace(op.weights[0], site).second, "two linears with adapters share a weight");
     out_.lora_sites.push_back({linear.matrix.n, linear.matrix.k, linear.matrix.is_interleaved, shrunk.cols});
-    const lora::Kernels& kernels = lora::ChooseKernels(options_.isa);
-    auto phase = std::make_unique<ShrinkPhase>(kernels);
+    auto phase = std::make_unique<ShrinkPhase>(kernels_);
     phase->site = site;
     phase->in = x;
     phase->out = shrunk;
     Emit(std::move(phase), x.rows, {x.buffer}, {shrunk.buffer});
-    linear.lora = {&kernels, site, shrunk};
+    linear.lora = {&kernels_, site, shrunk};
   }
 
   // The glu that takes both halves of this linear's output, which nothing else reads.
@@ -472,7 +480,7 @@ class Lowering {
     const auto known = prepared_.find(key);
     if (known != prepared_.end() && known->second.cols == view.cols) return known->second;
     const Operand rows = Extra(NewBuffer(x.rows, row_bytes), x.rows, view.cols, row_bytes);
-    EmitRows<PreparePhase>({x}, {rows}, x.rows).linear_kernels = linear_;
+    EmitRows<PreparePhase>({x}, {rows}, x.rows);
     prepared_[key] = rows;
     return rows;
   }
@@ -516,7 +524,7 @@ class Lowering {
   }
 
   void LowerSelfAttention(const PlanOp& op) {
-    auto phase = std::make_unique<SelfAttentionPhase>(ChooseEncoderKernels(options_.isa));
+    auto phase = std::make_unique<SelfAttentionPhase>(kernels_);
     phase->num_heads = op.num_heads;
     phase->num_kv_heads = op.num_kv_heads;
     phase->head_dim = op.head_dim;
@@ -536,8 +544,7 @@ class Lowering {
   const std::span<const TriposWeight> table_;
   const LowerOptions& options_;
   ThreadPool& pool_;
-  const OpKernels& kernels_;
-  const linear::Kernels* const linear_;
+  const Kernels& kernels_;
   LoweredPlan out_;
   size_t panel_bytes_ = 0;
   int partials_buffer_ = -1;

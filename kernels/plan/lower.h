@@ -60,7 +60,8 @@ struct LoweredPlan {
 };
 
 struct LowerOptions {
-  Isa isa = Isa::kScalar;
+  const Kernels& kernels;  // outlives the plan
+  KvType kv_type;
   std::string weights = "auto";
   TriposProgress progress = nullptr;
 };

@@ -13,7 +13,7 @@ namespace tripos {
 // Phases whose rows are independent: thread t does rows RangeOf(rows, t).
 class RowPhase : public Phase {
  public:
-  explicit RowPhase(const OpKernels& kernels) : kernels_(kernels) { is_row_wise = true; }
+  explicit RowPhase(const Kernels& kernels) : kernels_(kernels) { is_row_wise = true; }
   void Run(const StepState& state, int thread) const final {
     const Range range = RangeOf(state.NumRows(rows), thread, state.num_threads);
     RunRows(state, range.first, range.last);
@@ -27,7 +27,7 @@ class RowPhase : public Phase {
   std::vector<Operand> in, out;
 
  protected:
-  const OpKernels& kernels_;
+  const Kernels& kernels_;
 };
 
 // Row phases one after another, a few rows at a time, so that what one writes the next finds in L1.
@@ -112,7 +112,6 @@ class SelectPhase : public RowPhase {
 class PreparePhase : public RowPhase {
  public:
   using RowPhase::RowPhase;
-  const linear::Kernels* linear_kernels = nullptr;
 
   std::string Name() const override { return "prepare"; }
   void RunRows(const StepState& state, int64_t first, int64_t last) const override;
@@ -137,7 +136,7 @@ class LinearPhase : public Phase {
   std::string Name() const override;
   void Bind(const std::vector<Buffer>& buffers) override;
 
-  const linear::Kernels* kernels = nullptr;
+  const Kernels* kernels = nullptr;
   linear::PackedMatrix matrix;
   std::vector<float> bias;
   linear::Epilogue epilogue = linear::Epilogue::kStore;
@@ -172,7 +171,7 @@ struct AttentionShape {
 // Attention of all tiles. Long contexts with few tiles are split by partition; CombinePhase then folds the partials.
 class AttentionPhase : public Phase {
  public:
-  explicit AttentionPhase(const OpKernels& kernels) : kernels_(kernels) { reads_cache = true; }
+  explicit AttentionPhase(const Kernels& kernels) : kernels_(kernels) { reads_cache = true; }
   void Run(const StepState& state, int thread) const override;
   int64_t Prefetch(const StepState& state, int thread, int64_t at) const override;
   std::string Name() const override { return "attention"; }
@@ -197,7 +196,7 @@ class AttentionPhase : public Phase {
   void RunPartitions(const StepState& state, int thread) const;
   int FirstPartition(const QueryTile& tile, const StepState& state) const;
 
-  const OpKernels& kernels_;
+  const Kernels& kernels_;
 };
 
 class CombinePhase : public AttentionPhase {

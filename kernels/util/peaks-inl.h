@@ -1,6 +1,4 @@
 // Loops that do nothing but read, or multiply and add, as fast as the instruction set can. Needs simd-inl.h.
-#include "kernels/util/peaks.h"
-
 namespace tripos {
 namespace {
 

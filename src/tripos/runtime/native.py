@@ -185,7 +185,7 @@ def check(library: ctypes.CDLL, status: int, error: type[Exception]) -> None:
 
 
 def about() -> dict[str, str]:
-    """cpu, isas (best first, comma-separated), bf16, cores, panel_layout."""
+    """cpu, isas (best first, comma-separated), known_isas (also those this CPU lacks), bf16, cores, panel_layout."""
     return _lines(load_library().tripos_about())
 
 
