@@ -50,10 +50,6 @@ constexpr Kernels Table() {
   k.at_least = AtLeast;
   k.peak_read = ReadPeak;
   k.peak_fp32 = Fp32Peak;
-#if defined(__AVX512VNNI__)
-  k.peak_bf16 = Bf16Peak;
-  k.peak_int8 = Int8Peak;
-#endif
   return k;
 }
 

@@ -8,7 +8,7 @@ namespace tripos {
 
 struct Cpu {
   std::string name;
-  bool has_bf16 = false;   // AVX512-BF16
+  bool has_bf16 = false;   // vdpbf16ps
   int num_cores = 1;       // in this process's affinity mask
 };
 

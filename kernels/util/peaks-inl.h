@@ -38,34 +38,5 @@ int64_t Fp32Peak() {
   return int64_t{2} * kLanes * kChains * kRounds;
 }
 
-#if defined(__AVX512F__)
-[[gnu::target("avx512bf16")]] int64_t Bf16Peak() {
-  __m512 sums[kChains];
-  for (__m512& sum : sums) sum = _mm512_setzero_ps();
-  __m512i bits = _mm512_set1_epi32(0x3f803f80);
-  Keep(bits);
-  const __m512bh a = reinterpret_cast<__m512bh>(bits);
-  for (int i = 0; i < kRounds; ++i) {
-#pragma GCC unroll 12
-    for (int c = 0; c < kChains; ++c) sums[c] = _mm512_dpbf16_ps(sums[c], a, a);
-  }
-  for (__m512& sum : sums) Keep(sum);
-  return int64_t{2} * 32 * kChains * kRounds;
-}
-
-int64_t Int8Peak() {
-  Ints sums[kChains];
-  for (Ints& sum : sums) sum = SetInts(0);
-  Ints a = SetInts(0x01010101);
-  Keep(a);
-  for (int i = 0; i < kRounds; ++i) {
-#pragma GCC unroll 12
-    for (int c = 0; c < kChains; ++c) sums[c] = Dot(sums[c], a, a);
-  }
-  for (Ints& sum : sums) Keep(sum);
-  return int64_t{2} * 64 * kChains * kRounds;
-}
-#endif
-
 }  // namespace
 }  // namespace tripos

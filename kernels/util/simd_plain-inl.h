@@ -7,6 +7,7 @@ namespace {
 using Vec = float __attribute__((vector_size(16)));
 using Ints = int32_t __attribute__((vector_size(16)));
 using Words = uint32_t __attribute__((vector_size(16)));  // of sums modulo 2^32
+using Halves = uint16_t __attribute__((vector_size(8)));
 using Pairs = int16_t __attribute__((vector_size(16)));
 using Mask = Ints;
 using Quad = Ints;
@@ -128,24 +129,26 @@ inline void StoreSmallBytes(uint8_t* p, Vec v) {
 
 // -- Smaller floats ----------------------------------------------------------------------------------------------
 
-inline Vec LoadHalf(const uint16_t* p) {
-  return Vec{quant::FromF16(p[0]), quant::FromF16(p[1]), quant::FromF16(p[2]), quant::FromF16(p[3])};
+inline Words LoadWords(const void* p) { return __builtin_convertvector(LoadAs<Halves>(p), Words); }
+// The shifted bits are the value / 2^112, subnormals included.
+inline Vec FromHalves(Words h) {
+  const Words magnitude = (h & 0x7fffu) << 13;
+  const Words scaled = reinterpret_cast<Words>(reinterpret_cast<Vec>(magnitude) * Set(0x1p112f));
+  const Words special = reinterpret_cast<Words>(reinterpret_cast<Ints>(magnitude) >= 31 << 23) & 0x7f800000u;
+  return reinterpret_cast<Vec>(scaled | special | (h & 0x8000u) << 16);
 }
-inline Vec LoadBf16(const uint16_t* p) {
-  return Vec{quant::FromBF16(p[0]), quant::FromBF16(p[1]), quant::FromBF16(p[2]), quant::FromBF16(p[3])};
-}
+inline Vec LoadHalf(const uint16_t* p) { return FromHalves(LoadWords(p)); }
+inline Vec LoadBf16(const uint16_t* p) { return reinterpret_cast<Vec>(LoadWords(p) << 16); }
 inline void LoadBf16Pair(const void* p, Vec* low, Vec* high) {
   const Words words = LoadAs<Words>(p);
   *low = reinterpret_cast<Vec>(words << 16);
   *high = reinterpret_cast<Vec>(words & 0xffff0000u);
 }
 inline void LoadFp8Pair(const void* p, Vec* even, Vec* odd) {
-  const auto half = [p](int i) {
-    const uint32_t byte = static_cast<const uint8_t*>(p)[i];
-    return quant::FromF16(static_cast<uint16_t>((byte & 0x80u) << 8 | (byte & 0x7fu) << 7));
-  };
-  *even = Vec{half(0), half(2), half(4), half(6)};
-  *odd = Vec{half(1), half(3), half(5), half(7)};
+  const auto widen = [](Words byte) { return FromHalves((byte & 0x80u) << 8 | (byte & 0x7fu) << 7); };
+  const Words words = LoadWords(p);
+  *even = widen(words);
+  *odd = widen(words >> 8);
 }
 
 }  // namespace

@@ -78,7 +78,9 @@ def linear_alone(weights: Weights, name: str, isa: str) -> WeightTensor:
     num_rows, width = weights["table"].shape
     inner = weights[name].shape[0]
     t = Tracer()
-    plan = t.plan(t.select(t.linear(t.embed("table", num_rows, width), name, inner, bias=f"{name}.bias")), vocab_size=inner)
+    plan = t.plan(
+        t.select(t.linear(t.embed("table", num_rows, width), name, inner, bias=f"{name}.bias")), vocab_size=inner
+    )
     step = Batch((num_rows,), num_rows).step({0: num_rows})
     step.token_ids[:] = np.arange(num_rows)
     rows = logits_of(native(plan, weights, isa=isa, num_blocks=4), step)
