@@ -42,8 +42,10 @@ extern "C" {
 const char* tripos_about(void) {
   static const std::string about = [] {
     const tripos::Cpu& cpu = tripos::ThisCpu();
-    return tripos::Format("abi=%d\ncpu=%s\nisas=%s\nknown_isas=%s\nbf16=%d\ncores=%d\npanel_layout=%d\n", TRIPOS_ABI, cpu.name.c_str(), tripos::IsaNames(true).c_str(),
-                          tripos::IsaNames(false).c_str(), cpu.has_bf16 ? 1 : 0, cpu.num_cores, tripos::linear::kPanelLayout);
+    const std::string isas = tripos::IsaNames(/*only_supported=*/true), known = tripos::IsaNames(false);
+    return tripos::Format("abi=%d\ncpu=%s\nisas=%s\nknown_isas=%s\nbf16=%d\ncores=%d\npanel_layout=%d\n", TRIPOS_ABI,
+                          cpu.name.c_str(), isas.c_str(), known.c_str(), cpu.has_bf16 ? 1 : 0, cpu.num_cores,
+                          tripos::linear::kPanelLayout);
   }();
   return about.c_str();
 }

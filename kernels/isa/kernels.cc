@@ -18,8 +18,8 @@ struct InstructionSet {
   bool (*is_supported)();  // here, where no flags are, so that any CPU can ask
 };
 
-// Best first; the last one is plain C++ and runs everywhere. __builtin_cpu_supports also asks the operating system whether
-// it saves the wide registers.
+// Best first; the last one is plain C++ and runs everywhere. __builtin_cpu_supports also asks the operating system
+// whether it saves the wide registers.
 const InstructionSet kInstructionSets[] = {
 #if defined(__x86_64__)
     {"avx512", kAvx512Kernels,

@@ -1,7 +1,7 @@
 // The kernels of every op, and how the best are chosen from the list of instruction sets (kernels.cc).
 //
-// Every kernel computes a row, an attention tile or an output in an order that depends on that alone, so that results do
-// not change with the batch, the thread or the tile that computed them.
+// Every kernel computes a row, an attention tile or an output in an order that depends on that alone, so that results
+// do not change with the batch, the thread or the tile that computed them.
 #ifndef TRIPOS_ISA_KERNELS_H_
 #define TRIPOS_ISA_KERNELS_H_
 
@@ -73,13 +73,14 @@ struct Kernels {
   // The mean of `num_rows` rows, `stride` floats apart.
   Slot<void(const float* x, size_t stride, int num_rows, int cols, float* y)> mean;
 
-  // Adapters. shrink: out[0..16) = scale · Σ_k in[k] · panel[k][0..16). expand, of half panels i = 0 .. num_halves - 1:
-  // out[16 i ..] = Σ over its blocks and their ranks r of in[first_col + r] · block[r][0..16); zero without blocks.
+  // Adapters. shrink: out[0..16) = scale · Σ_k in[k] · panel[k][0..16).
+  // expand, of half panels i = 0 .. num_halves - 1: out[16 i ..] = Σ over its blocks and their ranks r of
+  // in[first_col + r] · block[r][0..16); zero without blocks.
   Slot<void(lora::Type type, const lora::ShrinkPanel& panel, int64_t k, const lora::Rows& rows)> shrink;
   Slot<void(lora::Type type, const lora::Blocks& blocks, int64_t num_halves, const lora::Rows& rows)> expand;
 
-  // Sampling, over `count` values. exp_sum: of exp(x - largest). exp_weights: exp(x / divisor - largest). at_least: writes
-  // the indices of the values >= cut, in order; returns how many.
+  // Sampling, over `count` values. exp_sum: of exp(x - largest). exp_weights: exp(x / divisor - largest).
+  // at_least: writes the indices of the values >= cut, in order; returns how many.
   Slot<float(const float* x, int64_t count)> max;
   Slot<bool(const float* x, int64_t count)> all_finite;
   Slot<double(const float* x, int64_t count, float largest)> exp_sum;
@@ -92,8 +93,9 @@ struct Kernels {
   Slot<int64_t(const void* data, int64_t bytes)> peak_read;
   Slot<int64_t()> peak_fp32, peak_bf16, peak_int8;
 
-  constexpr LinearSlot& LinearOf(linear::WeightFormat format) { return linears[static_cast<size_t>(format)]; }
-  constexpr const LinearSlot& LinearOf(linear::WeightFormat format) const { return linears[static_cast<size_t>(format)]; }
+  using WeightFormat = linear::WeightFormat;
+  constexpr LinearSlot& LinearOf(WeightFormat format) { return linears[static_cast<size_t>(format)]; }
+  constexpr const LinearSlot& LinearOf(WeightFormat format) const { return linears[static_cast<size_t>(format)]; }
   constexpr AttendSlot& AttendOf(KvType type) { return attends[static_cast<size_t>(type)]; }
   constexpr const AttendSlot& AttendOf(KvType type) const { return attends[static_cast<size_t>(type)]; }
 };

@@ -101,7 +101,8 @@ inline void StoreOutputs(const SelfAttentionArgs& args, const QueryBlock& block,
     Vec v[kLanes];
     for (int i = 0; i < kLanes; ++i) v[i] = i < rest ? Load(outputs + (column + i) * kLanes) : Set(0.0f);
     Transpose(v);
-    for (int r = 0; r < block.count; ++r) StorePart(out + static_cast<size_t>(r) * args.out_stride + column, v[r], rest);
+    float* rows = out + column;
+    for (int r = 0; r < block.count; ++r, rows += args.out_stride) StorePart(rows, v[r], rest);
   }
 }
 
@@ -146,7 +147,8 @@ void Mean(const float* x, size_t stride, int num_rows, int cols, float* y) {
   const Vec share = Set(1.0f / static_cast<float>(num_rows));
   for (int i = 0; i < cols; i += kLanes) {
     Vec sum = Set(0.0f);
-    for (int row = 0; row < num_rows; ++row) sum = Add(sum, LoadPart(x + static_cast<size_t>(row) * stride + i, cols - i));
+    const float* column = x + i;
+    for (int row = 0; row < num_rows; ++row, column += stride) sum = Add(sum, LoadPart(column, cols - i));
     StorePart(y + i, Mul(sum, share), cols - i);
   }
 }

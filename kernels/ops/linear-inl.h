@@ -16,8 +16,9 @@
 namespace tripos::linear {
 namespace {
 
-// The tallest tiles. In AVX-512 12 rows x 2 vectors are 24 accumulators, which fit the 32 registers beside two vectors of
-// weights and a broadcast: 14 loads feed 24 multiply-adds. Zen 4 does one 512-bit vpdpbusd and one 64-byte load per cycle.
+// The tallest tiles. Of 16 lanes, 12 rows x 2 vectors are 24 accumulators, which fit the 32 registers beside two vectors
+// of weights and a broadcast: 14 loads feed 24 multiply-adds. Zen 4 does one 512-bit vpdpbusd and one 64-byte load per
+// cycle.
 constexpr int kMaxRowsFloat = ByLanes(12, 6, 2);
 constexpr int kMaxRowsInt8 = ByLanes(12, 4, 2);
 constexpr int kMaxRowsGroup = ByLanes(6, 3, 2);  // int32 and float accumulators side by side

@@ -22,8 +22,8 @@ inline Vec Exp(Vec x) {
   return Select(Less(x, low), Set(0.0f), Mul(p, PowerOfTwo(n)));
 }
 
-// 2^x within 8e-5, for weights that are rounded to bytes, a step of which is fifty times that: half the work of Exp. x is
-// at most 127; far below, 0.
+// 2^x within 8e-5, for weights that are rounded to bytes, a step of which is fifty times that: half the work of Exp.
+// x is at most 127; far below, 0.
 inline Vec Exp2(Vec x) {
   const Vec n = Round(x);
   const Vec r = Sub(x, n);
@@ -56,9 +56,9 @@ inline Vec GeluTanh(Vec x) {
   return Gate(x, Mul(Set(1.5957691216057308f), Fma(Set(0.044715f), cube, x)));
 }
 
-// x (1 + erf(x / sqrt(2))) / 2, where erf(z) = z p(t) with t = 2 z^2 / kEnd^2 - 1 on [-kEnd, kEnd], and +-1 beyond, within
-// 1.2e-7. Least squares at 400 Chebyshev nodes; a Horner chain of 14 multiply-adds costs half of what exp and a division
-// do.
+// x (1 + erf(x / sqrt(2))) / 2, where erf(z) = z p(t) with t = 2 z^2 / kEnd^2 - 1 on [-kEnd, kEnd], and +-1 beyond,
+// within 1.2e-7. Least squares at 400 Chebyshev nodes; a Horner chain of 14 multiply-adds costs half of what exp and a
+// division do.
 inline Vec Gelu(Vec x) {
   constexpr float kEnd = 3.9f;
   constexpr float kCoefficients[] = {  // highest first

@@ -79,8 +79,9 @@ inline void Transpose(Vec* v) {
 
 inline Ints SetInts(int32_t x) { return Ints{x, x, x, x}; }
 inline Ints LoadInts(const void* p) { return LoadAs<Ints>(p); }
-inline Ints Add(Ints a, Ints b) { return reinterpret_cast<Ints>(reinterpret_cast<Words>(a) + reinterpret_cast<Words>(b)); }
-inline Ints Sub(Ints a, Ints b) { return reinterpret_cast<Ints>(reinterpret_cast<Words>(a) - reinterpret_cast<Words>(b)); }
+inline Words WordsOf(Ints v) { return reinterpret_cast<Words>(v); }
+inline Ints Add(Ints a, Ints b) { return reinterpret_cast<Ints>(WordsOf(a) + WordsOf(b)); }
+inline Ints Sub(Ints a, Ints b) { return reinterpret_cast<Ints>(WordsOf(a) - WordsOf(b)); }
 inline Ints Max(Ints a, Ints b) { return a > b ? a : b; }
 inline Ints Xor(Ints a, Ints b) { return a ^ b; }
 inline int32_t MaxLanes(Ints v) {
@@ -103,7 +104,7 @@ inline Quad SetQuad(const void* p) { return SetInts(LoadQuad(p)); }
 inline Ints Dot(Ints sum, Ints bytes, Quad signed_bytes) {
   const Pairs a = reinterpret_cast<Pairs>(signed_bytes);
   const Pairs even = reinterpret_cast<Pairs>(bytes & 0x00ff00ff) * ((a << 8) >> 8);
-  const Pairs odd = reinterpret_cast<Pairs>((reinterpret_cast<Words>(bytes) >> 8) & 0x00ff00ffu) * (a >> 8);
+  const Pairs odd = reinterpret_cast<Pairs>((WordsOf(bytes) >> 8) & 0x00ff00ffu) * (a >> 8);
   const Ints x = reinterpret_cast<Ints>(even), y = reinterpret_cast<Ints>(odd);
   return Add(sum, (((x << 16) >> 16) + (x >> 16)) + (((y << 16) >> 16) + (y >> 16)));
 }
