@@ -45,9 +45,15 @@ const char* tripos_about(void) {
     const std::string isas = tripos::IsaNames(/*only_supported=*/true), known = tripos::IsaNames(false);
     return tripos::Format("abi=%d\ncpu=%s\nisas=%s\nknown_isas=%s\nbf16=%d\ncores=%d\npanel_layout=%d\n", TRIPOS_ABI,
                           cpu.name.c_str(), isas.c_str(), known.c_str(), cpu.has_bf16 ? 1 : 0, cpu.num_cores,
-                          tripos::linear::kPanelLayout);
+                          tripos::linear::kPanelLayout) +
+           tripos::PrintFormats();
   }();
   return about.c_str();
+}
+
+const char* tripos_ops(void) {
+  static const std::string ops = tripos::PrintOps();
+  return ops.c_str();
 }
 
 const char* tripos_error(void) { return last_error.c_str(); }

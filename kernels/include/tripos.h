@@ -19,7 +19,7 @@
 extern "C" {
 #endif
 
-#define TRIPOS_ABI 6 /* changes whenever a struct or type below or the plan's layout (plan/plan.h) does */
+#define TRIPOS_ABI 7 /* changes whenever a struct or type below or the plan's layout (plan/plan.h) does */
 
 typedef struct TriposExecutor TriposExecutor;
 
@@ -156,8 +156,10 @@ enum TriposPeak {
   TRIPOS_PEAK_BARRIERS = 4  /* thread barriers */
 };
 
-/* Text: library version, CPU name, instruction sets that this build and this CPU share, cores. */
+/* Text: library version, CPU name, instruction sets that this build and this CPU share, cores, formats. */
 TRIPOS_API const char* tripos_about(void);
+/* The table of ops, a line for each: `name(inputs; weights) -> outputs: attribute=type ...` (plan/op_table.h). */
+TRIPOS_API const char* tripos_ops(void);
 TRIPOS_API const char* tripos_error(void);
 
 TRIPOS_API int tripos_create(const TriposOptions* options, TriposExecutor** executor);

@@ -22,19 +22,6 @@ int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
-const char* FormatName(WeightFormat format) {
-  switch (format) {
-    case WeightFormat::kF32: return "fp32";
-    case WeightFormat::kBF16: return "bf16";
-    case WeightFormat::kF16: return "fp16";
-    case WeightFormat::kInt8: return "int8";
-    case WeightFormat::kInt4: return "int4";
-    case WeightFormat::kFp8: return "fp8";
-    case WeightFormat::kInt8Group: return "int8_group";
-  }
-  return "";
-}
-
 size_t PanelBytes(WeightFormat format, int64_t k) {
   const size_t depth = static_cast<size_t>(k);
   const size_t groups = static_cast<size_t>(PaddedK(k) / kGroup);

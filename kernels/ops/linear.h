@@ -34,7 +34,6 @@ enum class WeightFormat : uint8_t {
 };
 inline constexpr size_t kNumFormats = 7;
 
-const char* FormatName(WeightFormat format);  // fp32, bf16 ...
 
 enum class SourceType : uint8_t {
   kF32 = TRIPOS_F32,

@@ -20,6 +20,8 @@ struct Buffer {
   size_t offset = 0;  // per row: the buffer starts at offset * num_rows
 };
 
+inline size_t RoundUp64(size_t n) { return (n + 63) / 64 * 64; }
+
 // Rows that a run of row phases takes through all of them at a time.
 inline constexpr int64_t kLocalRows = 8;
 

@@ -86,7 +86,7 @@ void Executor::Load(const void* bytes, size_t num_bytes, std::span<const TriposW
   num_blocks_ = 0;
   num_sliced_steps_ = 0;
   const Plan plan = ReadPlan(bytes, num_bytes, weights);
-  LoweredPlan lowered = Lower(plan, weights, {kernels_, settings_.kv_type, settings_.weights, progress}, pool_);
+  LoweredPlan lowered = Lowering(plan, weights, {kernels_, settings_.kv_type, settings_.weights, progress}, pool_).Run();
   Require(lowered.header.head_dim <= kMaxHeadDim, "head_dim is larger than 512");
   layout_ = KvLayout::Make(settings_.kv_type, settings_.block_size, lowered.header.num_layers, lowered.header.num_kv_heads,
                            lowered.header.head_dim);
@@ -124,7 +124,7 @@ SliceOptions Executor::SliceOptionsOf(const LoweredPlan& plan) const {
   options.pools = plan.pools;
   options.layers_of_window = plan.layers_of_window;
   const double key_bytes = static_cast<double>(layout_.layer_bytes()) / settings_.block_size;
-  options.key_cost = plan.weight_bytes == 0 ? 0.0 : kKeyBytesCost * key_bytes / static_cast<double>(plan.weight_bytes);
+  options.key_cost = plan.weights.bytes == 0 ? 0.0 : kKeyBytesCost * key_bytes / static_cast<double>(plan.weights.bytes);
   return options;
 }
 
@@ -160,9 +160,9 @@ void Executor::SetAdapter(int32_t slot, std::span<const TriposLowRank> given) {
 
 TriposPanels Executor::Panels(int32_t weight) const {
   Require(plan_.has_value(), "load() comes before panels()");
-  const auto found = plan_->matrix_of_weight.find(weight);
-  if (found == plan_->matrix_of_weight.end()) throw Error(Format("weight %d is not packed: no linear uses it", weight));
-  const linear::PackedMatrix& matrix = plan_->matrices[found->second];
+  const auto found = plan_->weights.matrices.find(weight);
+  if (found == plan_->weights.matrices.end()) throw Error(Format("weight %d is not packed: no linear uses it", weight));
+  const linear::PackedMatrix& matrix = found->second;
   const int32_t format = static_cast<int32_t>(matrix.format) | (matrix.is_interleaved ? kInterleavedPanels : 0);
   return {matrix.data, static_cast<int64_t>(matrix.bytes()), format, 0};
 }
@@ -347,7 +347,7 @@ const std::string& Executor::Describe() {
   if (!plan_.has_value()) return d;
   const size_t arena = token_arena_.bytes() + sampled_arena_.bytes() + private_arena_.bytes() + local_arena_.bytes() +
                        scratch_.bytes() + sampler_scratch_.bytes() + partials_.bytes() + addends_.bytes();
-  d += Format("weight_bytes=%zu\narena_bytes=%zu\nkv_bytes_per_block=%zu\nsliced_steps=%lld\n", plan_->weight_bytes, arena,
+  d += Format("weight_bytes=%zu\narena_bytes=%zu\nkv_bytes_per_block=%zu\nsliced_steps=%lld\n", plan_->weights.bytes, arena,
               layout_.block_bytes(), static_cast<long long>(num_sliced_steps_));
   // Seconds of each kind of phase, all threads together: running, and waiting for others before it.
   std::map<std::string, PhaseTimes> kinds;

@@ -6,6 +6,10 @@
 
 namespace tripos {
 
+bool LoraRows::HasSite(int site) const {
+  return std::any_of(chunks.begin(), chunks.end(), [=](const LoraChunk& c) { return c.adapter->Has(site); });
+}
+
 void LoraRows::Reserve(size_t max_rows, size_t max_adapters) {
   chunks.reserve(max_rows / lora::kMaxRows + max_adapters + 1);
   has_adapter.resize(max_rows);

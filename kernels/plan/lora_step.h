@@ -24,6 +24,7 @@ struct LoraRows {
   std::vector<LoraChunk> chunks;
   std::vector<uint8_t> has_adapter;  // per row
 
+  bool HasSite(int site) const;  // whether an adapter adds to that linear
   void Reserve(size_t max_rows, size_t max_adapters);
   void Group(int32_t num_rows, const std::vector<int32_t>& slot_of_row,
              const std::vector<std::unique_ptr<lora::Adapter>>& adapters);

@@ -1,49 +1,27 @@
-// From ops to phases: packs weights, chooses kernels, places buffers and barriers. Everything that a step need not
-// decide again is decided here.
+// From ops to phases: each op's row of the table makes its phases, one after another; nothing is fused here. Packs
+// weights, chooses kernels, places buffers and barriers: everything that a step need not decide again.
 #ifndef TRIPOS_PLAN_LOWER_H_
 #define TRIPOS_PLAN_LOWER_H_
 
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
+#include "kernels/plan/op_table.h"
 #include "kernels/plan/phases.h"
+#include "kernels/plan/weights.h"
 #include "kernels/util/thread_pool.h"
 
 namespace tripos {
-
-inline constexpr int32_t kInterleavedPanels = 256;  // in TriposPanels.panel_format
-
-// The packed matrices of a plan in one block of huge pages, in the order of their use: small ones share a page, and what
-// a step reads next follows what it reads now. A mapped file has small pages, which cost a tenth of a decode step.
-class PanelMemory {
- public:
-  explicit PanelMemory(size_t bytes = 0);  // throws Error when the system refuses
-  PanelMemory(PanelMemory&& other) noexcept { *this = std::move(other); }
-  PanelMemory& operator=(PanelMemory&& other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(bytes_, other.bytes_);
-    std::swap(used_, other.used_);
-    return *this;
-  }
-  ~PanelMemory();
-
-  uint8_t* Take(size_t bytes);  // a multiple of 64
-
- private:
-  uint8_t* data_ = nullptr;
-  size_t bytes_ = 0, used_ = 0;
-};
 
 struct LoweredPlan {
   PlanHeader header{};
   std::vector<std::unique_ptr<Phase>> phases;
   std::vector<Buffer> buffers;
-  PanelMemory panels;
-  std::vector<linear::PackedMatrix> matrices;  // in `panels`
-  std::map<int, size_t> matrix_of_weight;
+  PackedWeights weights;
   std::vector<lora::Site> lora_sites;  // linears that carry adapters
   std::map<int, int> site_of_weight;
   ArenaSize arena;
@@ -55,7 +33,6 @@ struct LoweredPlan {
   int64_t num_token_types = 0;  // token types must be less; 0: no table of them
   int self_attention_dim = 0;   // the largest head_dim; 0: no self_attention
   bool pools = false;
-  size_t weight_bytes = 0;
   std::map<std::string, std::string> kernels;  // op or format -> kernel
 };
 
@@ -66,8 +43,59 @@ struct LowerOptions {
   TriposProgress progress = nullptr;
 };
 
-// Throws Error.
-LoweredPlan Lower(const Plan& plan, std::span<const TriposWeight> table, const LowerOptions& options, ThreadPool& pool);
+// What the rows of the op table lower with.
+class Lowering {
+ public:
+  Lowering(const Plan& plan, std::span<const TriposWeight> table, const LowerOptions& options, ThreadPool& pool);
+  LoweredPlan Run();  // throws Error
+
+  Operand View(const PlanView& view) const;
+  Operand Whole(int tensor) const { return View({tensor, 0, plan_.tensors[static_cast<size_t>(tensor)].cols}); }
+  int NewBuffer(Rows rows, size_t row_bytes);
+  // A tensor lies where another did, which its op writes over.
+  void WriteOver(int tensor, int old) { alias_[tensor] = old; }
+  // What a linear of this format reads: the view itself, or its quantized rows, made once for all that read the view.
+  // The format is known here only: `auto` and packed weights bring their own.
+  Operand Prepared(const PlanView& view, linear::WeightFormat format);
+
+  // Appends a phase with the buffers that it touches.
+  template <typename P>
+  P& Emit(std::unique_ptr<P> phase, Rows rows, std::vector<int> reads, std::vector<int> writes) {
+    phase->rows = rows;
+    phase->reads = std::move(reads);
+    phase->writes = std::move(writes);
+    P& result = *phase;
+    out.phases.push_back(std::move(phase));
+    return result;
+  }
+  template <typename P, typename... Args>
+  P& EmitRows(std::vector<Operand> in, std::vector<Operand> outputs, Rows rows, Args&&... args) {
+    std::vector<int> reads, writes;
+    for (const Operand& operand : in) reads.push_back(operand.buffer);
+    for (const Operand& operand : outputs) writes.push_back(operand.buffer);
+    auto phase = std::make_unique<P>(kernels, std::forward<Args>(args)...);
+    phase->in = std::move(in);
+    phase->out = std::move(outputs);
+    return Emit(std::move(phase), rows, std::move(reads), std::move(writes));
+  }
+  // An op that is `each` of every row of its outputs.
+  void EachRow(const PlanOp& op, EachRowPhase::Each each);
+
+  const Kernels& kernels;
+  const KvType kv_type;
+  WeightReader weights;
+  LoweredPlan out;
+  int partials_buffer = -1;  // stands for the partial softmaxes of all attentions
+
+ private:
+  int BufferOf(int tensor) const;
+  const char* IsaOf(std::string_view op) const;
+  void LinkLinears();
+
+  const Plan& plan_;
+  std::map<int, int> alias_;                         // tensor -> the tensor whose buffer it shares
+  std::map<std::pair<int, int>, Operand> prepared_;  // (tensor, offset); tensors are written once
+};
 
 }  // namespace tripos
 

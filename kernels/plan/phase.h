@@ -125,8 +125,17 @@ class Phase {
     return at;
   }
   virtual std::string Name() const = 0;  // for profiles: phases of one name are added up
-  // Bound after the arena is planned.
-  virtual void Bind(const std::vector<Buffer>& buffers) = 0;
+  virtual std::vector<Operand*> Operands() = 0;
+  // After the arena is planned.
+  void Bind(const std::vector<Buffer>& buffers) {
+    for (Operand* operand : Operands()) {
+      if (operand->buffer < 0) continue;
+      const Buffer& buffer = buffers[static_cast<size_t>(operand->buffer)];
+      operand->buffer_offset = buffer.offset;
+      operand->is_private = buffer.is_private;
+      operand->is_local = buffer.is_local;
+    }
+  }
 
   std::vector<int> reads;   // buffers
   std::vector<int> writes;
@@ -138,29 +147,6 @@ class Phase {
   bool needs_barrier_single = false;  // before it in a step of one row
   bool reads_cache = false;  // also what other slices of the step have written
   int counter = -1;          // its place among the phases, see StepState::Counter
-
- protected:
-  static void BindOperand(Operand& operand, const std::vector<Buffer>& buffers) {
-    if (operand.buffer < 0) return;
-    operand.buffer_offset = buffers[static_cast<size_t>(operand.buffer)].offset;
-    operand.is_private = buffers[static_cast<size_t>(operand.buffer)].is_private;
-    operand.is_local = buffers[static_cast<size_t>(operand.buffer)].is_local;
-  }
-};
-
-// A weight that a phase reads row by row: the checkpoint's own bytes.
-struct Table {
-  struct Part {
-    linear::SourceType type;
-    const uint8_t* data;
-    int64_t rows;
-    size_t row_bytes;
-  };
-  std::vector<Part> parts;
-  int64_t rows = 0;
-  int64_t cols = 0;
-
-  void Row(int64_t row, float* out) const;
 };
 
 }  // namespace tripos

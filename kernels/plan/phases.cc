@@ -1,8 +1,6 @@
 #include "kernels/plan/phases.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 
 #include "kernels/util/error.h"
 
@@ -13,16 +11,6 @@ constexpr int64_t kSharedBytes = int64_t{8} << 10;  // of weights that a thread 
 constexpr int64_t kMostAhead = int64_t{192} << 10;   // bytes of one phase fetched into an L2 of 1 MiB, or half of that
 
 }  // namespace
-
-void Table::Row(int64_t row, float* out) const {
-  for (const Part& part : parts) {
-    if (row < part.rows) {
-      linear::DequantizeRow(part.type, part.data + static_cast<size_t>(row) * part.row_bytes, cols, out);
-      return;
-    }
-    row -= part.rows;
-  }
-}
 
 void RowRunPhase::Run(const StepState& state, int thread) const {
   if (state.is_single) {
@@ -44,81 +32,12 @@ std::string RowRunPhase::Name() const {
   return name;
 }
 
-void RowRunPhase::Bind(const std::vector<Buffer>& buffers) {
-  for (const auto& phase : phases) phase->Bind(buffers);
-}
-
-void EmbedPhase::RunRows(const StepState& state, int64_t first, int64_t last) const {
-  const int32_t* const arrays[] = {state.step->token_ids, state.step->positions, state.step->token_types};
-  const int32_t* ids = arrays[static_cast<int>(source)];
-  for (int64_t row = first; row < last; ++row) {
-    float* y = out[0].Row(state, row);
-    table.Row((ids == nullptr ? 0 : int64_t{ids[row]}) + row_offset, y);
-    if (scale != 1.0f) kernels_.scale(y, scale, out[0].cols);
+std::vector<Operand*> RowRunPhase::Operands() {
+  std::vector<Operand*> all;
+  for (const auto& phase : phases) {
+    for (Operand* operand : phase->Operands()) all.push_back(operand);
   }
-}
-
-void NormPhase::RunRows(const StepState& state, int64_t first, int64_t last) const {
-  for (int64_t row = first; row < last; ++row) {
-    const float* x = in[0].Row(state, row);
-    if (in.size() == 2) {
-      float* sum = out[0].Row(state, row);
-      kernels_.add(x, in[1].Row(state, row), sum, args.cols);
-      x = sum;
-    }
-    kernels_.norm(args, x, out.back().Row(state, row));
-  }
-}
-
-void RopeTablePhase::RunRows(const StepState& state, int64_t first, int64_t last) const {
-  const size_t half = inv_freq.size();
-  for (int64_t row = first; row < last; ++row) {
-    const float position = static_cast<float>(state.step->positions[row]);
-    float* cos = out[0].Row(state, row);
-    for (size_t i = 0; i < half; ++i) {
-      const float angle = position * inv_freq[i];
-      cos[i] = std::cos(angle) * scale;
-      cos[half + i] = std::sin(angle) * scale;
-    }
-  }
-}
-
-void RopePhase::RunRows(const StepState& state, int64_t first, int64_t last) const {
-  for (int64_t row = first; row < last; ++row) {
-    const float* cos = in[1].Row(state, row);
-    kernels_.rope(in[0].Row(state, row), out[0].Row(state, row), in[0].cols, head_dim, half, cos, cos + half);
-  }
-}
-
-void GluPhase::RunRows(const StepState& state, int64_t first, int64_t last) const {
-  for (int64_t row = first; row < last; ++row) {
-    float* y = out[0].Row(state, row);
-    const float* x = in[0].Row(state, row);
-    if (in.size() == 2) {
-      kernels_.glu(act, x, in[1].Row(state, row), y, out[0].cols);
-    } else {
-      kernels_.act(act, x, y, out[0].cols);
-    }
-  }
-}
-
-void AddPhase::RunRows(const StepState& state, int64_t first, int64_t last) const {
-  for (int64_t row = first; row < last; ++row) {
-    kernels_.add(in[0].Row(state, row), in[1].Row(state, row), out[0].Row(state, row), out[0].cols);
-  }
-}
-
-void SelectPhase::RunRows(const StepState& state, int64_t first, int64_t last) const {
-  for (int64_t row = first; row < last; ++row) {
-    const float* x = in[0].Row(state, state.step->last_rows[row]);
-    std::memcpy(out[0].Row(state, row), x, static_cast<size_t>(out[0].cols) * sizeof(float));
-  }
-}
-
-void PreparePhase::RunRows(const StepState& state, int64_t first, int64_t last) const {
-  if (first == last) return;
-  const int64_t stride = static_cast<int64_t>(in[0].stride / sizeof(float));
-  kernels_.prepare(in[0].Row(state, first), stride, last - first, in[0].cols, out[0].Row(state, first));
+  return all;
 }
 
 void WriteKvPhase::RunRows(const StepState& state, int64_t first, int64_t last) const {
@@ -136,12 +55,6 @@ void WriteKvPhase::RunRows(const StepState& state, int64_t first, int64_t last) 
 }
 
 std::string LinearPhase::Name() const { return Format("linear %lldx%lld", static_cast<long long>(matrix.n), static_cast<long long>(matrix.k)); }
-
-void LinearPhase::Bind(const std::vector<Buffer>& buffers) {
-  BindOperand(in, buffers);
-  BindOperand(out, buffers);
-  BindOperand(lora.shrunk, buffers);
-}
 
 void LinearPhase::Run(const StepState& state, int thread) const {
   const int64_t num_rows = state.NumRows(rows);
@@ -202,13 +115,6 @@ int64_t LinearPhase::Prefetch(const StepState& state, int thread, int64_t at) co
   if (at >= std::min(bytes, kMostAhead)) return at;
   PrefetchToL2(matrix.data + bytes * thread + at);
   return at + kPrefetchStep;
-}
-
-void AttentionPhase::Bind(const std::vector<Buffer>& buffers) {
-  BindOperand(q, buffers);
-  BindOperand(k, buffers);
-  BindOperand(v, buffers);
-  BindOperand(out, buffers);
 }
 
 bool AttentionPhase::IsSplit(const StepState& state) const {

@@ -1,11 +1,13 @@
-// The phases that ops become. Lowering (lower.cc) makes them; each splits its work evenly over the threads.
+// The phases that ops become. Lowering (lower.h) makes them; each splits its work evenly over the threads.
 #ifndef TRIPOS_PLAN_PHASES_H_
 #define TRIPOS_PLAN_PHASES_H_
 
+#include <functional>
 #include <optional>
+#include <utility>
 #include <vector>
 
-#include "kernels/plan/lora_phases.h"
+#include "kernels/plan/lora_term.h"
 #include "kernels/plan/phase.h"
 
 namespace tripos {
@@ -19,9 +21,11 @@ class RowPhase : public Phase {
     RunRows(state, range.first, range.last);
   }
   virtual void RunRows(const StepState& state, int64_t first, int64_t last) const = 0;
-  void Bind(const std::vector<Buffer>& buffers) override {
-    for (Operand& operand : in) BindOperand(operand, buffers);
-    for (Operand& operand : out) BindOperand(operand, buffers);
+  std::vector<Operand*> Operands() final {
+    std::vector<Operand*> all;
+    for (Operand& operand : in) all.push_back(&operand);
+    for (Operand& operand : out) all.push_back(&operand);
+    return all;
   }
 
   std::vector<Operand> in, out;
@@ -30,91 +34,43 @@ class RowPhase : public Phase {
   const Kernels& kernels_;
 };
 
+// A row of an op, for the function that computes it.
+struct OneRow {
+  const RowPhase& phase;
+  const StepState& state;
+  const int64_t row;
+
+  const float* In(size_t input, int64_t at) const { return phase.in[input].Row(state, at); }
+  const float* In(size_t input) const { return In(input, row); }
+  float* Out(size_t output = 0) const { return phase.out[output].Row(state, row); }
+  int Cols() const { return phase.out[0].cols; }
+};
+
+// An op that is a function of each row and no more.
+class EachRowPhase : public RowPhase {
+ public:
+  using Each = std::function<void(const OneRow&)>;
+  EachRowPhase(const Kernels& kernels, const char* name, Each each)
+      : RowPhase(kernels), name_(name), each_(std::move(each)) {}
+  std::string Name() const override { return name_; }
+  void RunRows(const StepState& state, int64_t first, int64_t last) const override {
+    for (int64_t row = first; row < last; ++row) each_({*this, state, row});
+  }
+
+ private:
+  const char* const name_;
+  const Each each_;
+};
+
 // Row phases one after another, a few rows at a time, so that what one writes the next finds in L1.
 class RowRunPhase : public Phase {
  public:
   RowRunPhase() { is_row_wise = true; }
   void Run(const StepState& state, int thread) const override;
   std::string Name() const override;
-  void Bind(const std::vector<Buffer>& buffers) override;
+  std::vector<Operand*> Operands() override;
 
   std::vector<std::unique_ptr<RowPhase>> phases;
-};
-
-class EmbedPhase : public RowPhase {
- public:
-  using RowPhase::RowPhase;
-  Table table;
-  Source source = Source::kTokenIds;
-  int row_offset = 0;
-  float scale = 1.0f;
-
-  std::string Name() const override { return "embed"; }
-  void RunRows(const StepState& state, int64_t first, int64_t last) const override;
-};
-
-class NormPhase : public RowPhase {  // also add_norm: two inputs, outputs sum and normed
- public:
-  using RowPhase::RowPhase;
-  NormArgs args{};
-  std::vector<float> weight, bias;
-
-  std::string Name() const override { return "norm"; }
-  void RunRows(const StepState& state, int64_t first, int64_t last) const override;
-};
-
-// cos and sin of each token's angles, once per step and table: [T, 2 * half].
-class RopeTablePhase : public RowPhase {
- public:
-  using RowPhase::RowPhase;
-  std::vector<float> inv_freq;
-  float scale = 1.0f;
-
-  std::string Name() const override { return "rope_table"; }
-  void RunRows(const StepState& state, int64_t first, int64_t last) const override;
-};
-
-class RopePhase : public RowPhase {  // in: x, table
- public:
-  using RowPhase::RowPhase;
-  int head_dim = 0, half = 0;
-
-  std::string Name() const override { return "rope"; }
-  void RunRows(const StepState& state, int64_t first, int64_t last) const override;
-};
-
-class GluPhase : public RowPhase {  // also act: one input
- public:
-  using RowPhase::RowPhase;
-  ActKind act = ActKind::kSilu;
-
-  std::string Name() const override { return "glu"; }
-  void RunRows(const StepState& state, int64_t first, int64_t last) const override;
-};
-
-class AddPhase : public RowPhase {
- public:
-  using RowPhase::RowPhase;
-
-  std::string Name() const override { return "add"; }
-  void RunRows(const StepState& state, int64_t first, int64_t last) const override;
-};
-
-class SelectPhase : public RowPhase {
- public:
-  using RowPhase::RowPhase;
-
-  std::string Name() const override { return "select"; }
-  void RunRows(const StepState& state, int64_t first, int64_t last) const override;
-};
-
-// Activations as the integer formats want them.
-class PreparePhase : public RowPhase {
- public:
-  using RowPhase::RowPhase;
-
-  std::string Name() const override { return "prepare"; }
-  void RunRows(const StepState& state, int64_t first, int64_t last) const override;
 };
 
 // in: k, v. Of tokens alone in their sequence's step attention itself writes them where `is_only_written_late`: it has
@@ -134,7 +90,7 @@ class LinearPhase : public Phase {
   void Run(const StepState& state, int thread) const override;
   int64_t Prefetch(const StepState& state, int thread, int64_t at) const override;
   std::string Name() const override;
-  void Bind(const std::vector<Buffer>& buffers) override;
+  std::vector<Operand*> Operands() override { return {&in, &out, &lora.shrunk}; }
 
   const Kernels* kernels = nullptr;
   linear::PackedMatrix matrix;
@@ -175,7 +131,7 @@ class AttentionPhase : public Phase {
   void Run(const StepState& state, int thread) const override;
   int64_t Prefetch(const StepState& state, int thread, int64_t at) const override;
   std::string Name() const override { return "attention"; }
-  void Bind(const std::vector<Buffer>& buffers) override;
+  std::vector<Operand*> Operands() override { return {&q, &k, &v, &out}; }
 
   AttentionShape shape;
   Operand q, k, v, out;

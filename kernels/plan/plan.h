@@ -1,13 +1,16 @@
-// The plan as bytes: what src/tripos/runtime/native.py writes from plan.ir.Plan and this library reads.
+// The plan as bytes: what src/tripos/runtime/plan_bytes.py writes from plan.ir.Plan and this library reads.
 //
-// PlanHeader, then num_tensors PlanTensor, num_ops PlanOp, num_weights PlanWeight, back to back, every field four
-// bytes little-endian. Raise TRIPOS_ABI with every change.
+// PlanHeader, then num_tensors PlanTensor, num_weights PlanWeight, and num_ops ops back to back, every field four bytes
+// little-endian. An op is PlanOpHeader, its inputs (PlanView), outputs (tensors), weights, and a PlanAttr for each
+// attribute of its row in the op table. Raise TRIPOS_ABI with every change.
 #ifndef TRIPOS_PLAN_PLAN_H_
 #define TRIPOS_PLAN_PLAN_H_
 
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
+#include <vector>
 
 #include "kernels/include/tripos.h"
 
@@ -15,8 +18,6 @@ namespace tripos {
 
 inline constexpr int32_t kPlanMagic = 0x4e4c5054;  // "TPLN"
 
-enum class OpKind : int32_t { kEmbed, kNorm, kLinear, kRope, kAttention, kGlu, kAct, kAdd, kSelect, kAddNorm,
-                              kSelfAttention, kPool, kShrink, kCount };
 enum class Rows : int32_t { kTokens, kSampled };
 enum class Source : int32_t { kTokenIds, kPositions, kTokenTypes };
 enum class NormKind : int32_t { kRms, kLayer };
@@ -32,43 +33,56 @@ struct PlanTensor {
   int32_t cols;
 };
 
-struct PlanView {
-  int32_t tensor, offset, cols;
-};
-
-struct PlanOp {
-  OpKind kind;
-  int32_t num_inputs;
-  PlanView inputs[3];
-  int32_t num_outputs;
-  int32_t outputs[2];
-  int32_t num_weights;
-  int32_t weights[2];
-  // Attributes as in plan/ops.py; zero where the kind has none.
-  Source source;
-  int32_t row_offset;
-  NormKind norm_kind;
-  ActKind act;
-  int32_t layer, num_heads, num_kv_heads, head_dim, rotary_dim, window;
-  int32_t left, right;  // keys that self_attention sees on each side, -1: all
-  float eps, scale, softcap;
-};
-
 // Entries [first_part, first_part + num_parts) of the weight table, stacked along rows.
 struct PlanWeight {
   int32_t rows, cols;  // a vector has cols 1
   int32_t first_part, num_parts;
 };
 
+struct PlanOpHeader {
+  int32_t kind;  // place in the op table
+  int32_t num_inputs, num_outputs, num_weights, num_attrs;
+};
+
+struct PlanView {
+  int32_t tensor, offset, cols;
+
+  friend bool operator==(const PlanView&, const PlanView&) = default;
+};
+
+struct PlanAttr {
+  int32_t tag;    // place in the row
+  int32_t value;  // of a float its bits, of an enum the place of its name
+};
+
+struct OpRow;  // op_table.h
+
 // Spans into the caller's bytes.
+struct PlanOp {
+  const OpRow* row = nullptr;
+  std::span<const PlanView> inputs;
+  std::span<const int32_t> outputs, weights;
+  std::span<const PlanAttr> attrs;
+
+  bool has_matrix() const;  // its first weight is one that is packed
+  // By the names of the row; of an enum the value behind the name.
+  int32_t Int(std::string_view attr) const;
+  float Float(std::string_view attr) const;
+  bool Bool(std::string_view attr) const { return Int(attr) != 0; }
+  template <typename E>
+  E Enum(std::string_view attr) const {
+    return static_cast<E>(Int(attr));
+  }
+};
+
 struct Plan {
   PlanHeader header{};
   std::span<const PlanTensor> tensors;
-  std::span<const PlanOp> ops;
   std::span<const PlanWeight> weights;
+  std::vector<PlanOp> ops;
 };
 
-// Reads and checks: every index in range, every shape as plan/ops.py says. Throws Error naming the op.
+// Reads and checks: every index in range, every shape as its op's row demands. Throws Error naming the op.
 Plan ReadPlan(const void* bytes, size_t num_bytes, std::span<const TriposWeight> table);
 
 }  // namespace tripos

@@ -14,7 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from tripos.build_encoder import OpenedEncoder, check_packed_as, kind_of, open_encoder_model
+from tripos.build_encoder import OpenedEncoder, check_packed_as, open_encoder_model
 from tripos.config import LimitsStage, ModelOptions, RouteOptions, ServiceOptions
 from tripos.controls.deadline import deadline
 from tripos.controls.limits import LimitsOptions, limits
@@ -99,7 +99,7 @@ class Opened:
 
     def optimized(self) -> Plan:
         """The plan that runs: fused, except across weights that are stored in different formats."""
-        return optimize(self.plan, {name: kind_of(self.weights[name]) for name in self.plan.weights})
+        return optimize(self.plan, self.weights)
 
     def runnable(self) -> Plan:
         """The same with room for adapters, where some may come."""

@@ -18,7 +18,7 @@ from tripos.models.encoders import Encoder, is_expected_leftover, open_encoder
 from tripos.models.registry import check_weights
 from tripos.models.source import Source
 from tripos.models.static import is_static
-from tripos.plan.ir import Plan, Weights, WeightTensor
+from tripos.plan.ir import Plan, Weights
 from tripos.plan.passes import optimize
 from tripos.predict.batcher import BatcherOptions
 from tripos.predict.encoder import EncoderModel, EncoderOptions
@@ -102,7 +102,7 @@ class OpenedEncoder:
 
     def optimized(self) -> Plan:
         """The plan that runs: fused, except across weights that are stored in different formats."""
-        return optimize(self.plan, {name: kind_of(self.weights[name]) for name in self.plan.weights})
+        return optimize(self.plan, self.weights)
 
     def runnable(self) -> Plan:
         """The same: encoders take no adapters."""
@@ -175,11 +175,6 @@ class OpenedEncoder:
             dimensions=encoder.dimensions if encoder.task == "embed" else 0,
             created=int(time.time()),
         )
-
-
-def kind_of(tensor: WeightTensor) -> str:
-    """Equal for weights that may be stacked: the stored type, or the stack that they were packed in."""
-    return tensor.dtype if tensor.panels is None else " ".join(tensor.panels.parts)
 
 
 def check_packed_as(source: Source, weights: str) -> None:

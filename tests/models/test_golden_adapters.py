@@ -34,8 +34,7 @@ ADAPTED = replace(OPTIONS, max_adapters=2)
 
 
 def plan_of(golden: Golden) -> Plan:
-    dtypes = {name: golden.weights[name].dtype for name in golden.weights}
-    return with_adapters(optimize(trace(golden.config), dtypes), 16)
+    return with_adapters(optimize(trace(golden.config), golden.weights), 16)
 
 
 def read(name: str, golden: Golden, dtype: str = "f32") -> ReadAdapter:

@@ -11,6 +11,7 @@ from tests.ops.executors import assert_close, logits_of, native, reference
 from tests.ops.steps import Batch, random_weights
 from tripos.plan.ir import Plan, View
 from tripos.plan.ops import Tracer
+from tripos.plan.passes import optimize
 from tripos.runtime.executor import StepInput
 
 VOCAB = 50
@@ -149,7 +150,7 @@ def encoder_plan(*, pools: bool) -> Plan:
     x = t.norm(x, "norm", bias="norm.bias", eps=1e-6, kind="layer")
     wide = t.act(t.linear(x, "wide", 100, bias="wide.bias"), act="gelu")
     x = t.add(x, t.linear(wide, "narrow", 48, bias="narrow.bias"))
-    return t.plan(t.pool(x) if pools else t.select(x), vocab_size=48)
+    return optimize(t.plan(t.pool(x) if pools else t.select(x), vocab_size=48))
 
 
 @pytest.mark.parametrize("pools", [True, False], ids=["pool", "select"])
@@ -186,7 +187,7 @@ def test_slices_count_every_row_once_and_in_place(isa: str, threads: int) -> Non
 def test_an_activation_right_after_a_linear(isa: str, act: str) -> None:
     t = Tracer()
     y = t.act(t.linear(t.embed("table", VOCAB, 40), "w", 70, bias="b"), act=act)
-    plan = t.plan(t.select(y), vocab_size=70)
+    plan = optimize(t.plan(t.select(y), vocab_size=70))
     weights = random_weights(plan, np.random.default_rng(11))
     weights["table"].data[:] *= np.linspace(0.01, 12, VOCAB, dtype=np.float32)[:, None]  # into both tails
     step = whole_step(LENGTHS)

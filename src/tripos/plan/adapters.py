@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from tripos.errors import ModelRefused
-from tripos.plan.ir import Adapter, Attr, Op, Plan, Tensor, View, WeightTensor
+from tripos.plan.ir import Adapter, Op, Plan, Tensor, View, WeightTensor
 
 RANK_STEP = 16  # ranks are rounded up to this many columns: a vector of the native kernels
 
@@ -41,8 +41,7 @@ def with_adapters(plan: Plan, max_rank: int) -> Plan:
             rows = plan.tensors[op.outputs[0]].rows
             shrunk = Tensor(len(tensors), rows, num_parts * cols, "shrunk")
             tensors.append(shrunk)
-            attrs: dict[str, Attr] = {"weight": op.weights[0], "rank": cols}
-            ops.append(Op("shrink", op.inputs, (shrunk.id,), (), attrs))
+            ops.append(Op("shrink", op.inputs[:1], (shrunk.id,), op.weights[:1], {"rank": cols}))
             ops.append(op.with_(inputs=(*op.inputs, View(shrunk.id, 0, shrunk.cols))))
         else:
             ops.append(op)
@@ -55,7 +54,7 @@ def places(plan: Plan, weights: Mapping[str, WeightTensor]) -> dict[str, Place]:
     for op in plan.ops:
         if op.kind != "shrink":
             continue
-        spec = plan.weights[str(op.attrs["weight"])]
+        spec = plan.weights[op.weights[0]]
         first_row = 0
         for i, part in enumerate(spec.parts):
             rows = weights[part].shape[0]

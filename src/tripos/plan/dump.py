@@ -37,29 +37,32 @@ def cost(plan: Plan, *, bytes_per_weight: float = 4.0, bytes_per_kv: float = 4.0
     return Cost(per_token, per_row, per_key, int(values * bytes_per_weight), int(kv * bytes_per_kv))
 
 
-def dump(plan: Plan) -> str:
-    """The plan, one line an op: outputs = kind(inputs; weights) attrs, FLOPs and weight values."""
+def dump(plan: Plan, *, bytes_per_weight: float = 4.0, bytes_per_kv: float = 4.0) -> str:
+    """The plan, one line an op: outputs = kind(inputs; weights) attrs, and of linears FLOPs per row and bytes read."""
     lines = [
         f"plan: {len(plan.ops)} ops, {len(plan.tensors)} tensors, {len(plan.weights)} weights, vocab {plan.vocab_size}"
     ]
-    lines += [_line(plan, i, op) for i, op in enumerate(plan.ops)]
-    total = cost(plan)
+    lines += [_line(plan, i, op, bytes_per_weight) for i, op in enumerate(plan.ops)]
+    total = cost(plan, bytes_per_weight=bytes_per_weight, bytes_per_kv=bytes_per_kv)
     lines.append(
         f"total: {total.flops_per_token:,} FLOP/token + {total.flops_per_row:,} FLOP/row"
-        f" + {total.flops_per_token_and_key:,} FLOP/token/key, {total.weight_bytes // 4:,} weights read"
+        f" + {total.flops_per_token_and_key:,} FLOP/token/key, {total.weight_bytes:,} bytes of weights,"
+        f" {total.kv_bytes_per_token:,} bytes of cache/token"
     )
     return "\n".join(lines)
 
 
-def _line(plan: Plan, index: int, op: Op) -> str:
+def _line(plan: Plan, index: int, op: Op, bytes_per_weight: float) -> str:
     outputs = ", ".join(f"%{t}[{plan.tensors[t].rows}, {plan.tensors[t].cols}]" for t in op.outputs)
     operands = ", ".join(_view(plan, v) for v in op.inputs)
-    weights = ", ".join(f"{name}{list(plan.weights[name].shape)}" for name in op.weights if name in plan.weights)
+    shapes = {name: spec.shape for name, spec in plan.weights.items()} | {n: c.shape for n, c in plan.constants.items()}
+    weights = ", ".join(f"{name}{list(shapes[name])}" for name in op.weights)
     attrs = " ".join(f"{k}={v}" for k, v in op.attrs.items())
-    line = f"{index:4d}  {outputs} = {op.kind}({operands}{'; ' + weights if weights else ''})"
+    line = f"{index:4d}  {outputs} = {op.kind}({operands}{'; ' + weights if weights else ''})  {attrs}".rstrip()
     if op.kind == "linear":
-        line += f"  {2 * prod(plan.weights[op.weights[0]].shape):,} FLOP/row"
-    return f"{line}  {attrs}".rstrip()
+        values = prod(plan.weights[op.weights[0]].shape)
+        line += f"  {2 * values:,} FLOP/row, {int(values * bytes_per_weight):,} bytes"
+    return line
 
 
 def _view(plan: Plan, view: View) -> str:

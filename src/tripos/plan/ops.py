@@ -1,44 +1,110 @@
-"""The op set with its shape rules, and the tracer that architectures write with.
+"""The op set: one table, with its shape rules, and the tracer that architectures write with.
 
-    op         inputs            weights            output          attrs
-    embed      –                 table [V, C]       [T, C]          source (token_ids|positions|token_types),
-                                                                    row_offset, scale
-    norm       x                 w [G] (, b [G])    like x          kind (rms|layer), eps; G divides cols: per head
-    linear     x (, shrunk)      w [N, K] (, b [N]) [rows, N]       –
-    rope       x                 table c [R/2]      like x          head_dim, rotary_dim R, scale (on sin and cos)
-    attention  q, k, v           –                  [T, H*D]        layer, num_heads, num_kv_heads, head_dim,
-                                                                    scale, window (0 = all), softcap (0 = none)
-    self_attention  q, k, v      –                  [T, H*D]        num_heads, num_kv_heads, head_dim, scale,
-                                                                    left, right (-1 = all)
-    glu        gate, up          –                  like gate       act (silu|gelu|gelu_tanh|relu|tanh)
-    act        x                 –                  like x          act
-    add        a, b              –                  like a          –
-    select     x                 –                  [S, cols]       – (the step's last_rows)
-    pool       x                 –                  [S, cols]       – (mean of each sequence's rows; S = sequences)
+OPS is the definition. The native library has a row for each op beside its kernel and prints them; runtime/library.py
+refuses a library whose rows differ. What an op computes is written in runtime/reference.py:
+
+    embed           rows of a table, picked by an array of the step (+ row_offset), times scale: [T, C]
+    norm            RMS or layer norm over groups of len(weight) columns, which divides those of x
+    linear          x · wᵀ (+ b) of a weight [N, K]: [rows, N], then its epilogue
+    rope_table      cos and sin of positions · frequencies, times scale: [T, R], half and half
+    rope            the first R columns of each head rotated, x[i] with x[i + R/2]
+    attention       causal over the paged cache, into which it first writes k and v: [T, H * D]
+    self_attention  among the tokens of a step's whole sequences, without a cache: [T, H * D]
+    glu             act(gate) · up
+    act             an activation, elementwise
+    add             a + b
+    select          the rows that the step wants logits for: [S, C]
+    pool            the mean of each sequence's rows, S being sequences: [S, C]
   made by passes:
-    add_norm   a, b              as norm            sum, normed     as norm
-    shrink     x                 –                  [rows, parts*R] weight, rank R (plan/adapters.py)
+    add_norm        a + b, and the norm of it
+    shrink          x times its row's adapter's a, scaled, one part of the weight after the other: [rows, parts * rank]
 
-Every value is float32 between ops. `rope` rotates halves (x[i], x[i + R/2]); checkpoints that interleave are
-unpermuted when they are read. `attention` first writes the rows of k and v into the cache at the step's slots,
-then lets every query see positions <= its own, no further back than window-1. `self_attention` keeps no cache: a
-step holds whole sequences, and a query at i sees keys from i - left to i + right of its own (causal: right = 0).
-`shrink` gives each row the product of x with its adapter's a, scaled, one part of the named weight after the other;
-the linear then adds the product of that with the adapter's b.
+Epilogues of a linear, made by passes too: `add` adds the residual and writes over it (no later op may read that);
+`gelu` and `gelu_tanh` activate; `glu_*` take the halves of N as gate and up: [rows, N/2]. `interleaved` is how their
+weight is packed: panels with 16 rows of either half. `shrunk` is what a shrink made of x: a linear adds the product of
+that with the adapter's b before its epilogue.
+
+Every value is float32 between ops. Checkpoints whose rope interleaves are unpermuted when they are read. `attention`
+lets a query see positions <= its own, no further back than window-1 (0: all), scores capped by softcap (0: not).
+`self_attention` lets a query at i see keys from i - left to i + right (-1: all; causal: right = 0).
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tripos.plan.ir import Attr, KVSpec, Op, Plan, Rows, Tensor, View, WeightSpec
 
-OP_KINDS = (
-    "embed", "norm", "linear", "rope", "attention", "glu", "act", "add", "select", "add_norm", "self_attention", "pool",
-    "shrink",
-)  # fmt: skip
-ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "tanh")
 SOURCES = ("token_ids", "positions", "token_types")
+NORMS = ("rms", "layer")
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "tanh")
+EPILOGUES = ("store", "add", "gelu", "gelu_tanh", "glu_silu", "glu_gelu", "glu_gelu_tanh")
+
+AttrType = str | tuple[str, ...]  # "int", "float", "bool", or the values of an enum
+HEADS: Mapping[str, AttrType] = {"num_heads": "int", "num_kv_heads": "int", "head_dim": "int", "scale": "float"}
+
+
+@dataclass(frozen=True)
+class OpSpec:
+    """A row of the op table. Operands are named in order; one that may be missing ends in "?". Executors pack a weight
+    called `matrix` as their kernels want it, and read any other as it is stored."""
+
+    name: str
+    inputs: tuple[str, ...]
+    weights: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attrs: Mapping[str, AttrType]
+    is_row_wise: bool  # row i of every output depends on row i of the inputs alone
+
+    def typed(self, attr: str, value: Attr) -> Attr:
+        """An integer where a float is wanted is one."""
+        return float(value) if self.attrs.get(attr) == "float" else value
+
+    def problem(self, op: Op) -> str | None:
+        """What is wrong with an op's operands and attributes; None: nothing. Shapes are the tracer's to check."""
+        for operands in ("inputs", "weights", "outputs"):
+            names, given = getattr(self, operands), len(getattr(op, operands))
+            if not sum(not name.endswith("?") for name in names) <= given <= len(names):
+                return f"{given} {operands}, takes {' '.join(names) or 'none'}"
+        if op.attrs.keys() != self.attrs.keys():
+            return f"attributes {sorted(op.attrs)}, takes {sorted(self.attrs)}"
+        for name, value in op.attrs.items():
+            kind = self.attrs[name]
+            if value not in kind if isinstance(kind, tuple) else type(value).__name__ != kind:
+                return f"{name} is {value!r}, must be {kind if isinstance(kind, str) else ' or '.join(kind)}"
+        return None
+
+
+def _row(name: str, inputs: str, outputs: str, weights: str = "", /, **attrs: AttrType) -> OpSpec:
+    return OpSpec(name, tuple(inputs.split()), tuple(weights.split()), tuple(outputs.split()), attrs, False)
+
+
+def _row_wise(name: str, inputs: str, outputs: str, weights: str = "", /, **attrs: AttrType) -> OpSpec:
+    return replace(_row(name, inputs, outputs, weights, **attrs), is_row_wise=True)
+
+
+OPS: Mapping[str, OpSpec] = {
+    row.name: row
+    for row in (
+        _row("embed", "", "y", "table", source=SOURCES, row_offset="int", scale="float"),
+        _row_wise("norm", "x", "y", "w b?", kind=NORMS, eps="float"),
+        _row_wise("add_norm", "a b", "sum y", "w b?", kind=NORMS, eps="float"),
+        _row_wise("linear", "x residual? shrunk?", "y", "matrix b?", epilogue=EPILOGUES, interleaved="bool"),
+        _row("shrink", "x", "y", "matrix", rank="int"),
+        _row("rope_table", "", "y", "inv_freq", scale="float"),
+        _row("rope", "x table", "y", head_dim="int"),
+        _row("attention", "q k v", "y", layer="int", **HEADS, window="int", softcap="float"),
+        _row("self_attention", "q k v", "y", **HEADS, left="int", right="int"),
+        _row_wise("glu", "gate up", "y", act=ACTIVATIONS),
+        _row_wise("act", "x", "y", act=ACTIVATIONS),
+        _row_wise("add", "a b", "y"),
+        _row("select", "x", "y"),
+        _row("pool", "x", "y"),
+    )
+}
 
 
 class ShapeError(ValueError):
@@ -53,6 +119,7 @@ class Tracer:
         self._tensors: list[Tensor] = []
         self._weights: dict[str, WeightSpec] = {}
         self._constants: dict[str, np.ndarray] = {}
+        self._rope_tables: dict[tuple[str, float], View] = {}
         self._kv: KVSpec | None = None
         self._num_layers = 0
 
@@ -85,7 +152,11 @@ class Tracer:
         /,
         **attrs: Attr,
     ) -> View:
-        self._ops.append(Op(op_kind, inputs, (output.tensor,), weights, attrs))
+        spec = OPS[op_kind]
+        op = Op(op_kind, inputs, (output.tensor,), weights, {name: spec.typed(name, attrs[name]) for name in attrs})
+        if problem := spec.problem(op):
+            raise ShapeError(f"{op_kind}: {problem}")
+        self._ops.append(op)
         return output
 
     def _rows(self, view: View) -> Rows:
@@ -103,8 +174,6 @@ class Tracer:
         scale: float = 1.0,
     ) -> View:
         """Rows of a table, picked by the step's array `source` (+ row_offset), times scale: [T, cols]."""
-        if source not in SOURCES:
-            raise ShapeError(f"embed source {source}")
         w = self._weight(table, (num_rows, cols))
         return self._emit(
             "embed", (), self._new("T", cols, table), (w,), source=source, row_offset=row_offset, scale=scale
@@ -115,8 +184,8 @@ class Tracer:
     ) -> View:
         """RMS or layer norm over each group of `group` columns (whole rows by default)."""
         size = group or x.cols
-        if x.cols % size or kind not in ("rms", "layer"):
-            raise ShapeError(f"norm {kind} of {x.cols} columns in groups of {size}")
+        if x.cols % size:
+            raise ShapeError(f"norm of {x.cols} columns in groups of {size}")
         weights = (self._weight(weight, (size,)),) + ((self._weight(bias, (size,)),) if bias else ())
         return self._emit("norm", (x,), self._new(self._rows(x), x.cols, weight), weights, kind=kind, eps=eps)
 
@@ -125,17 +194,19 @@ class Tracer:
         weights = (self._weight(weight, (out_features, x.cols)),) + (
             (self._weight(bias, (out_features,)),) if bias else ()
         )
-        return self._emit("linear", (x,), self._new(self._rows(x), out_features, weight), weights)
+        y = self._new(self._rows(x), out_features, weight)
+        return self._emit("linear", (x,), y, weights, epilogue="store", interleaved=False)
 
     def rope(self, x: View, *, head_dim: int, inv_freq: str, scale: float = 1.0) -> View:
-        """Rotate the first 2·len(inv_freq) columns of each head by position · inv_freq."""
+        """Rotate the first 2·len(inv_freq) columns of each head by position · inv_freq; equal ones share a table."""
         rotary_dim = 2 * len(self._constants[inv_freq])
         if x.cols % head_dim or rotary_dim > head_dim or self._rows(x) != "T":
             raise ShapeError(f"rope over {x.cols} columns, head_dim {head_dim}, rotary_dim {rotary_dim}")
-        return self._emit(
-            "rope", (x,), self._new("T", x.cols, "rope"), (inv_freq,),
-            head_dim=head_dim, rotary_dim=rotary_dim, scale=scale,
-        )  # fmt: skip
+        table = self._rope_tables.get((inv_freq, scale))
+        if table is None:
+            new = self._new("T", rotary_dim, inv_freq)
+            table = self._rope_tables[inv_freq, scale] = self._emit("rope_table", (), new, (inv_freq,), scale=scale)
+        return self._emit("rope", (x, table), self._new("T", x.cols, "rope"), head_dim=head_dim)
 
     def attention(
         self, q: View, k: View, v: View, *, num_heads: int, num_kv_heads: int, head_dim: int,
@@ -195,14 +266,12 @@ class Tracer:
 
     def glu(self, gate: View, up: View, *, act: str) -> View:
         """act(gate) · up."""
-        if gate.cols != up.cols or act not in ACTIVATIONS:
-            raise ShapeError(f"glu {act} of {gate.cols} and {up.cols}")
+        if gate.cols != up.cols:
+            raise ShapeError(f"glu of {gate.cols} and {up.cols}")
         return self._emit("glu", (gate, up), self._new(self._rows(gate), gate.cols, "glu"), act=act)
 
     def act(self, x: View, *, act: str) -> View:
         """Elementwise activation."""
-        if act not in ACTIVATIONS:
-            raise ShapeError(f"activation {act}")
         return self._emit("act", (x,), self._new(self._rows(x), x.cols, act), act=act)
 
     def add(self, a: View, b: View) -> View:

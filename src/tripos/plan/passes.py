@@ -1,20 +1,24 @@
-"""Plan to plan: the fusions. Each returns a plan that computes the same values with fewer, larger ops."""
+"""Plan to plan: all fusions. Each returns a plan that computes the same values with fewer, larger ops.
+
+What comes out is the plan that runs: executors lower each op by itself and fuse nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 
-from tripos.plan.ir import Op, Plan, Tensor, View, WeightSpec
+from tripos.plan.ir import Op, Plan, Tensor, View, Weights, WeightSpec, WeightTensor
+from tripos.plan.ops import EPILOGUES, OPS
+
+ROW_WISE = frozenset(name for name, spec in OPS.items() if spec.is_row_wise)
 
 
-def optimize(plan: Plan, dtypes: Mapping[str, str] | None = None) -> Plan:
-    """All fusions, in order. `dtypes` (checkpoint tensor name -> dtype) keeps linears whose weights are stored
-    in different formats apart, so that each can be packed without loss."""
-    return fuse_add_norm(stack_linears(hoist_select(plan), dtypes or {}))
-
-
-ROW_WISE = frozenset({"norm", "add_norm", "linear", "glu", "act", "add"})
+def optimize(plan: Plan, weights: Weights | None = None) -> Plan:
+    """All fusions, in order. The checkpoint's `weights` keep linears apart that are stored in different formats, so
+    that each can be packed without loss, and as they were packed where they are packed already."""
+    stored = weights or {}
+    return fuse_add_norm(fuse_epilogues(stack_linears(hoist_select(plan), stored), stored))
 
 
 def hoist_select(plan: Plan) -> Plan:
@@ -43,10 +47,7 @@ def hoist_select(plan: Plan) -> Plan:
             return View(new.tensor, new.offset + view.offset, view.cols)
         return replace(view, tensor=selected.get(view.tensor, view.tensor))
 
-    selects = [
-        Op("select", (View(each, 0, plan.tensors[each].cols),), (copy,), (), select.attrs)
-        for each, copy in selected.items()
-    ]
+    selects = [Op("select", (_whole(plan, each),), (copy,), (), select.attrs) for each, copy in selected.items()]
     rest = [op.with_(inputs=tuple(map(remap, op.inputs))) for op in (*body, *plan.ops[end + 1 :])]
     output = new.tensor if plan.output == old else plan.output
     return _tidy(replace(plan, ops=(*plan.ops[:start], *selects, *rest), tensors=tuple(tensors), output=output))
@@ -79,13 +80,13 @@ def _uncached(op: Op) -> Op:
     return op.with_(kind="self_attention", attrs={**kept, "left": int(op.attrs["window"]) - 1, "right": 0})
 
 
-def stack_linears(plan: Plan, dtypes: Mapping[str, str]) -> Plan:
+def stack_linears(plan: Plan, stored: Weights) -> Plan:
     """Linears that read the same view (q, k and v; gate and up) become one, and their outputs views of it."""
     groups: dict[object, list[Op]] = {}
     for op in plan.ops:
-        if op.kind == "linear" and op.outputs[0] != plan.output:
-            dtype = dtypes.get(plan.weights[op.weights[0]].parts[0])
-            groups.setdefault((op.inputs[0], len(op.weights), dtype), []).append(op)
+        if op.kind == "linear" and op.attrs["epilogue"] == "store" and op.outputs[0] != plan.output:
+            kind = _kind_of(stored.get(plan.weights[op.weights[0]].parts[0]))
+            groups.setdefault((op.inputs, len(op.weights), kind), []).append(op)
     stacks = [ops for ops in groups.values() if len(ops) > 1 and _are_close(plan, ops)]
     if not stacks:
         return plan
@@ -102,7 +103,7 @@ def stack_linears(plan: Plan, dtypes: Mapping[str, str]) -> Plan:
             moved[tensor.id] = View(new.id, offset, tensor.cols)
             offset += tensor.cols
         names = tuple(_stack(weights, [op.weights[i] for op in ops]) for i in range(len(ops[0].weights)))
-        fused[id(ops[0])] = Op("linear", ops[0].inputs, (new.id,), names)
+        fused[id(ops[0])] = ops[0].with_(outputs=(new.id,), weights=names)
         dropped.update(id(op) for op in ops[1:])
 
     def remap(view: View) -> View:
@@ -112,6 +113,13 @@ def stack_linears(plan: Plan, dtypes: Mapping[str, str]) -> Plan:
     kept = (fused.get(id(op), op) for op in plan.ops if id(op) not in dropped)
     ops_ = tuple(op.with_(inputs=tuple(map(remap, op.inputs))) for op in kept)
     return _tidy(replace(plan, ops=ops_, tensors=tuple(tensors), weights=weights))
+
+
+def _kind_of(tensor: WeightTensor | None) -> str:
+    """Equal for weights that may be stacked: the stored type, or the stack that they were packed in."""
+    if tensor is None:
+        return ""
+    return tensor.dtype if tensor.panels is None else " ".join(tensor.panels.parts)
 
 
 def _are_close(plan: Plan, ops: list[Op]) -> bool:
@@ -128,6 +136,57 @@ def _stack(weights: dict[str, WeightSpec], names: list[str]) -> str:
     return name
 
 
+def fuse_epilogues(plan: Plan, stored: Weights) -> Plan:
+    """A linear whose output is read by the op behind it alone does that op's work as well: an activation, the product
+    of a gated pair, or the sum with a residual, over which it then writes."""
+    reads: dict[int, list[int]] = {}  # tensor -> the ops that read it, in order
+    for index, op in enumerate(plan.ops):
+        for view in op.inputs:
+            reads.setdefault(view.tensor, []).append(index)
+    ops: list[Op] = []
+    for index, op in enumerate(plan.ops):
+        is_behind = index > 0 and ops[-1] is plan.ops[index - 1] and ops[-1].kind == "linear"
+        fused = _fused(plan, index - 1, reads, stored) if is_behind else None
+        if fused is None:
+            ops.append(op)
+        else:
+            ops[-1] = fused
+    return _tidy(replace(plan, ops=tuple(ops)))
+
+
+def _fused(plan: Plan, index: int, reads: Mapping[int, list[int]], stored: Weights) -> Op | None:
+    """The linear at `index` with the op behind it as its epilogue; None: they stay apart."""
+    op, after = plan.ops[index : index + 2]
+    whole = _whole(plan, op.outputs[0])
+    if op.attrs["epilogue"] != "store" or whole.tensor == plan.output or set(reads[whole.tensor]) != {index + 1}:
+        return None
+    if after.kind == "act" and after.inputs == (whole,) and after.attrs["act"] in EPILOGUES:
+        return _with_epilogue(op, after, str(after.attrs["act"]))
+    if after.kind == "glu" and after.inputs == _halves(whole) and f"glu_{after.attrs['act']}" in EPILOGUES:
+        panels = [stored[part].panels for part in plan.weights[op.weights[0]].parts if part in stored]
+        is_packed_apart = any(each is not None and not each.is_interleaved for each in panels)
+        return None if is_packed_apart else _with_epilogue(op, after, f"glu_{after.attrs['act']}", interleaved=True)
+    if after.kind == "add" and after.inputs.count(whole) == 1 and after.outputs[0] != plan.output:
+        residual = after.inputs[1 - after.inputs.index(whole)]
+        is_last = reads[residual.tensor][-1] == index + 1 and index not in reads[residual.tensor]
+        if is_last and residual == _whole(plan, residual.tensor) and residual.tensor != plan.output:
+            return _with_epilogue(op.with_(inputs=(*op.inputs, residual)), after, "add")
+    return None
+
+
+def _with_epilogue(linear: Op, after: Op, epilogue: str, interleaved: bool = False) -> Op:
+    return linear.with_(outputs=after.outputs, attrs={"epilogue": epilogue, "interleaved": interleaved})
+
+
+def _whole(plan: Plan, tensor: int) -> View:
+    return View(tensor, 0, plan.tensors[tensor].cols)
+
+
+def _halves(whole: View) -> tuple[View, View]:
+    half = whole.cols // 2
+    return View(whole.tensor, 0, half), View(whole.tensor, half, half)
+
+
 def fuse_add_norm(plan: Plan) -> Plan:
     """A residual sum followed by a norm of the whole sum becomes one op with both outputs."""
     norms: dict[View, Op] = {}
@@ -139,8 +198,7 @@ def fuse_add_norm(plan: Plan) -> Plan:
     for op in plan.ops:
         if op.kind != "add":
             continue
-        whole = View(op.outputs[0], 0, plan.tensors[op.outputs[0]].cols)
-        norm = norms.get(whole)
+        norm = norms.get(_whole(plan, op.outputs[0]))
         if norm is not None:
             fused[id(op)] = Op("add_norm", op.inputs, (op.outputs[0], norm.outputs[0]), norm.weights, norm.attrs)
             dropped.add(id(norm))

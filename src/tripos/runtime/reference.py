@@ -143,21 +143,29 @@ class ReferenceExecutor:
         y = inputs[0] @ self._weights[op.weights[0]].T
         if len(op.weights) > 1:
             y = y + self._weights[op.weights[1]]
-        if len(inputs) > 1:
-            for rows, place, low in self._adapted(op, op.weights[0], step):
-                shrunk = inputs[1][rows, place.first_col : place.first_col + low.rank]
+        epilogue = str(op.attrs["epilogue"])
+        if len(inputs) > 1 + (epilogue == "add"):
+            for rows, place, low in self._adapted(op, step):
+                shrunk = inputs[-1][rows, place.first_col : place.first_col + low.rank]
                 y[rows, place.first_row : place.first_row + place.shape[0]] += shrunk @ to_float32(low.b).T
-        return y
+        if epilogue == "store":
+            return y
+        if epilogue == "add":
+            return inputs[1] + y
+        if epilogue.startswith("glu_"):
+            gate, up = np.split(y, 2, axis=1)
+            return np.asarray(activate(gate, epilogue.removeprefix("glu_")) * up, np.float32)
+        return activate(y, epilogue)
 
     def _shrink(self, op: Op, inputs: list[F32], step: StepInput) -> F32:
         assert self._plan is not None
         y = np.zeros((len(inputs[0]), self._plan.tensors[op.outputs[0]].cols), np.float32)
-        for rows, place, low in self._adapted(op, str(op.attrs["weight"]), step):
+        for rows, place, low in self._adapted(op, step):
             y[rows, place.first_col : place.first_col + low.rank] = low.scale * (inputs[0][rows] @ to_float32(low.a).T)
         return y
 
-    def _adapted(self, op: Op, weight: str, step: StepInput) -> Iterator[tuple[npt.NDArray[np.intp], Place, LowRank]]:
-        """What the step's adapters add to a weight, each with the rows of `op` that it is for."""
+    def _adapted(self, op: Op, step: StepInput) -> Iterator[tuple[npt.NDArray[np.intp], Place, LowRank]]:
+        """What the step's adapters add to the op's matrix, each with the rows of `op` that it is for."""
         if step.adapter_slots is None:
             return
         assert self._plan is not None
@@ -166,18 +174,21 @@ class ReferenceExecutor:
             slots = slots[step.last_rows]
         for slot in np.unique(slots[slots >= 0]).tolist():
             for name, low in self._adapters[slot].items():
-                if self._places[name].weight == weight:
+                if self._places[name].weight == op.weights[0]:
                     yield np.flatnonzero(slots == slot), self._places[name], low
 
-    def _rope(self, op: Op, inputs: list[F32], step: StepInput) -> F32:
+    def _rope_table(self, op: Op, inputs: list[F32], step: StepInput) -> F32:
         angle = step.positions[:, None].astype(np.float32) * self._weights[op.weights[0]]
-        cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
-        half = int(op.attrs["rotary_dim"]) // 2
+        table = np.concatenate([np.cos(angle), np.sin(angle)], axis=1) * np.float32(op.attrs["scale"])
+        return np.asarray(table, np.float32)
+
+    def _rope(self, op: Op, inputs: list[F32], step: StepInput) -> F32:
+        cos, sin = (each[:, None] for each in np.split(inputs[1], 2, axis=1))
+        half = cos.shape[-1]
         x = inputs[0].reshape(len(inputs[0]), -1, int(op.attrs["head_dim"])).copy()
         a, b = x[..., :half].copy(), x[..., half : 2 * half].copy()
-        scale = np.float32(op.attrs["scale"])
-        x[..., :half] = (a * cos - b * sin) * scale
-        x[..., half : 2 * half] = (b * cos + a * sin) * scale
+        x[..., :half] = a * cos - b * sin
+        x[..., half : 2 * half] = b * cos + a * sin
         return x.reshape(inputs[0].shape)
 
     def _attention(self, op: Op, inputs: list[F32], step: StepInput) -> F32:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tests.unit.plan.small_plan import VOCAB, decoder, one_sequence, weights
 from tripos.plan.dump import cost, dump
-from tripos.plan.ir import Plan, Weights
-from tripos.plan.ops import ShapeError, Tracer
+from tripos.plan.ir import Panels, Plan, Weights
+from tripos.plan.ops import ACTIVATIONS, ShapeError, Tracer
 from tripos.plan.passes import optimize
 from tripos.runtime.executor import ExecutorOptions
 from tripos.runtime.reference import ReferenceExecutor
@@ -37,7 +39,47 @@ def test_optimize_keeps_the_values(has_bias: bool) -> None:
 def test_optimize_stacks_projections_that_read_the_same_rows() -> None:
     kinds = [op.kind for op in optimize(decoder(num_layers=1)).ops]
     assert kinds.count("linear") == 5  # qkv, o, gate+up, down, head
-    assert kinds.count("add_norm") == 2
+
+
+def test_optimize_leaves_sums_and_gated_products_to_linears() -> None:
+    plan = optimize(decoder(num_layers=1))
+    linears = [op for op in plan.ops if op.kind == "linear"]
+    assert [op.attrs["epilogue"] for op in linears] == ["store", "add", "glu_silu", "add", "store"]
+    assert [op.attrs["interleaved"] for op in linears] == [False, False, True, False, False]
+    assert not {"glu", "add", "add_norm"} & {op.kind for op in plan.ops}
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS)
+def test_a_linear_activates_where_its_kernels_can(act: str) -> None:
+    t = Tracer()
+    x = t.linear(t.embed("table", 9, 8), "w", 6)
+    plan = optimize(t.plan(t.select(t.act(x, act=act)), vocab_size=6))
+    fused = [str(op.attrs["epilogue"]) for op in plan.ops if op.kind == "linear"]
+    assert fused == [act if act in ("gelu", "gelu_tanh") else "store"]
+    assert ("act" in [op.kind for op in plan.ops]) == (fused == ["store"])
+
+
+def test_a_residual_that_is_read_again_is_not_written_over() -> None:
+    t = Tracer()
+    x = t.embed("table", 9, 8)
+    total = t.add(x, t.linear(x, "w", 8))  # the linear itself reads it
+    again = t.add(t.linear(total, "v", 8), x)  # read before, last here
+    last = t.add(t.linear(t.norm(again, "n", eps=1e-5), "u", 8), again)
+    plan = optimize(t.plan(t.select(t.add(last, total)), vocab_size=8))
+    assert [op.attrs["epilogue"] for op in plan.ops if op.kind == "linear"] == ["store", "add", "add"]
+
+
+def test_a_gated_pair_that_was_packed_row_by_row_stays_apart() -> None:
+    plan = decoder(num_layers=1)
+    values = dict(weights(plan))
+    parts = ("0.gate", "0.up")
+    panels = Panels(parts, (48, 16), "fp32", False, 1, np.zeros(0, np.uint8))
+    for part in parts:
+        values[part] = replace(values[part], panels=panels)
+    assert "glu" in [op.kind for op in optimize(plan, values).ops]
+    for part in parts:
+        values[part] = replace(values[part], panels=replace(panels, is_interleaved=True))
+    assert "glu" not in [op.kind for op in optimize(plan, values).ops]
 
 
 def test_optimize_selects_rows_before_the_last_feed_forward() -> None:
@@ -50,7 +92,9 @@ def test_optimize_selects_rows_before_the_last_feed_forward() -> None:
 
 def test_optimize_keeps_weights_of_different_formats_apart() -> None:
     plan = decoder(num_layers=1)
-    kinds = [op.kind for op in optimize(plan, {"0.q": "q4_k", "0.k": "q4_k", "0.v": "q6_k"}).ops]
+    values = dict(weights(plan))
+    values |= {name: replace(values[name], dtype=dtype) for name, dtype in (("0.q", "q4_k"), ("0.k", "q4_k"))}
+    kinds = [op.kind for op in optimize(plan, values).ops]
     assert kinds.count("linear") == 6  # qk, v, o, gate+up, down, head
 
 
@@ -85,6 +129,7 @@ def test_dump_counts_the_arithmetic() -> None:
     plan = decoder(num_layers=1)
     text = dump(plan)
     assert text.count("\n") == len(plan.ops) + 1
+    assert "epilogue=glu_silu interleaved=True  1,536 FLOP/row, 768 bytes" in dump(optimize(plan), bytes_per_weight=1)
     per_layer = 2 * (16 * 16 + 2 * 16 * 8 + 16 * 16 + 3 * 16 * 24)
     assert cost(plan).flops_per_token == per_layer
     assert cost(plan).flops_per_row == 2 * 16 * VOCAB
@@ -100,6 +145,8 @@ def test_wrong_shapes_are_refused_while_tracing() -> None:
         t.attention(x, x, x, num_heads=3, num_kv_heads=2, head_dim=8, scale=1.0)
     with pytest.raises(ShapeError):
         t.embed("e", 11, 16)
+    with pytest.raises(ShapeError, match="act is 'swish', must be silu or gelu"):
+        t.act(x, act="swish")
 
 
 def test_a_step_may_want_no_logits() -> None:

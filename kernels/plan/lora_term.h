@@ -1,28 +1,12 @@
-// The phases of adapters: the shrink before a linear, and what runs in the linear's own tasks.
-#ifndef TRIPOS_PLAN_LORA_PHASES_H_
-#define TRIPOS_PLAN_LORA_PHASES_H_
+// What adapters add to a linear, in the linear's own tasks.
+#ifndef TRIPOS_PLAN_LORA_TERM_H_
+#define TRIPOS_PLAN_LORA_TERM_H_
 
 #include "kernels/plan/phase.h"
 
 namespace tripos {
 
 inline constexpr size_t kAddendFloats = size_t{1} << 18;  // per thread: the addends of one task
-
-// h = scale · A x of every row with an adapter: tasks of a chunk of rows and a panel of ranks.
-class ShrinkPhase : public Phase {
- public:
-  explicit ShrinkPhase(const Kernels& kernels) : kernels_(kernels) {}
-  bool IsIdle(const StepState& state) const override;  // no adapter of the step adds to its linear
-  void Run(const StepState& state, int thread) const override;
-  void Bind(const std::vector<Buffer>& buffers) override;
-  std::string Name() const override { return "shrink"; }
-
-  int site = 0;
-  Operand in, out;
-
- private:
-  const Kernels& kernels_;
-};
 
 // What a linear adds to rows with an adapter: B h, computed for the rows and panels of a task just before it runs.
 struct LoraTerm {
@@ -39,4 +23,4 @@ struct LoraTerm {
 
 }  // namespace tripos
 
-#endif  // TRIPOS_PLAN_LORA_PHASES_H_
+#endif  // TRIPOS_PLAN_LORA_TERM_H_
