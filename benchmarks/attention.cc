@@ -15,8 +15,7 @@
 #include <random>
 #include <vector>
 
-#include "kernels/ops/op_kernels.h"
-#include "kernels/util/cpu.h"
+#include "kernels/isa/kernels.h"
 #include "kernels/util/memory.h"
 
 namespace {
@@ -50,7 +49,7 @@ double Now() {
 // A case's cache, filled with noise, its blocks in an order of no pattern.
 class Caches {
  public:
-  Caches(const OpKernels& kernels, KvType type, const Case& c)
+  Caches(const Kernels& kernels, KvType type, const Case& c)
       : layout(KvLayout::Make(type, kBlock, c.num_layers, c.num_kv_heads, c.head_dim)),
         blocks_per_seq((c.context + kBlock - 1) / kBlock),
         tables(static_cast<size_t>(blocks_per_seq * c.num_seqs)),
@@ -85,7 +84,7 @@ class Caches {
   Memory memory;
 };
 
-double NanosecondsPerPair(const OpKernels& kernels, KvType type, const Case& c) {
+double NanosecondsPerPair(const Kernels& kernels, KvType type, const Case& c) {
   const Caches caches(kernels, type, c);
   const KvLayout& layout = caches.layout;
   const int width = c.num_heads * c.head_dim, group = c.num_heads / c.num_kv_heads;
@@ -127,10 +126,10 @@ double NanosecondsPerPair(const OpKernels& kernels, KvType type, const Case& c) 
         t.next = {t.chunks, t.block_table + first_block, std::min(kPartition / Caches::kBlock, last / Caches::kBlock + 1 - first_block)};
         if (t.next.count <= 0) t.next = {after.chunks + layer_offset, after.block_table, std::min(kPartition / Caches::kBlock, caches.blocks_per_seq)};
         if (p == 0) {
-          kernels.attend(layout, t, 0, scratch.data(), total);
+          kernels.AttendOf(layout.type)(layout, t, 0, scratch.data(), total);
           continue;
         }
-        kernels.attend(layout, t, p, scratch.data(), part);
+        kernels.AttendOf(layout.type)(layout, t, p, scratch.data(), part);
         kernels.merge(total, part, t.num_queries * group, layout.padded_dim);
       }
       kernels.finish(t, total, layout.head_dim, layout.padded_dim);
@@ -150,8 +149,8 @@ double NanosecondsPerPair(const OpKernels& kernels, KvType type, const Case& c) 
 }  // namespace
 
 int main(int argc, char** argv) {
-  const OpKernels& kernels = ChooseOpKernels(ChooseIsa(argc > 1 ? argv[1] : "auto"));
-  std::printf("%-22s %12s %12s   ns per query, key and head (%s)\n", "", "int8", "fp16", IsaName(kernels.isa));
+  const ChosenKernels kernels = ChooseKernels(argc > 1 ? argv[1] : "auto");
+  std::printf("%-22s %12s %12s   ns per query, key and head (%s)\n", "", "int8", "fp16", kernels.isa);
   for (const Case& c : kCases) {
     if (argc > 2 && std::strstr(c.name, argv[2]) == nullptr) continue;
     std::printf("%-22s %12.3f %12.3f\n", c.name, NanosecondsPerPair(kernels, KvType::kInt8, c),

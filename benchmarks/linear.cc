@@ -12,13 +12,16 @@
 #include <cstring>
 #include <ctime>
 #include <random>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "kernels/isa/kernels.h"
 #include "kernels/ops/linear.h"
 #include "kernels/quant/floats.h"
 #include "kernels/quant/quantize.h"
+#include "kernels/util/error.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -27,6 +30,7 @@
 namespace {
 
 using namespace tripos::linear;  // NOLINT: a program about this one namespace
+using tripos::ChosenKernels;
 namespace quant = tripos::quant;
 
 struct Format {
@@ -166,7 +170,7 @@ struct Rows {
   size_t row_bytes;
 };
 
-void MakeRows(const Kernels& kernels, const Problem& p, Rows* rows) {
+void MakeRows(const ChosenKernels& kernels, const Problem& p, Rows* rows) {
   rows->row_bytes = PreparedRowBytes(p.matrix.format, p.matrix.k);
   rows->data = p.x.data();
   if (rows->row_bytes == 0) {
@@ -191,8 +195,8 @@ RunArgs Whole(const Problem& p, const Rows& rows, std::vector<float>* y, int64_t
   return args;
 }
 
-void TestProblem(const Kernels& kernels, const Format& format, int64_t m, int64_t n, int64_t k, bool interleaved) {
-  const std::string what = std::string(kernels.name) + " " + format.name + " m=" + std::to_string(m) +
+void TestProblem(const ChosenKernels& kernels, const Format& format, int64_t m, int64_t n, int64_t k, bool interleaved) {
+  const std::string what = std::string(kernels.isa) + " " + format.name + " m=" + std::to_string(m) +
                            " n=" + std::to_string(n) + " k=" + std::to_string(k) + (interleaved ? " glu" : "");
   Problem p = {{format.format, interleaved, n, k, nullptr},
                Random(static_cast<size_t>(m * k), 1, 1.0f),
@@ -221,7 +225,7 @@ void TestProblem(const Kernels& kernels, const Format& format, int64_t m, int64_
     if ((epilogue >= Epilogue::kGluSilu) != interleaved) continue;
     args = Whole(p, rows, &y, columns);
     args.epilogue = epilogue;
-    kernels.run(p.matrix, args);
+    kernels.LinearOf(p.matrix.format)(p.matrix, args);
     for (int64_t r = 0; r < m; ++r) {
       for (int64_t c = 0; c < columns; ++c) {
         const size_t at = static_cast<size_t>(r * n + c);
@@ -249,7 +253,7 @@ void TestProblem(const Kernels& kernels, const Format& format, int64_t m, int64_
     RunArgs part = Whole(p, rows, &split, columns);
     part.epilogue = args.epilogue = interleaved ? Epilogue::kGluSilu : Epilogue::kStore;
     std::fill(y.begin(), y.end(), -7.0f);
-    kernels.run(p.matrix, args);
+    kernels.LinearOf(p.matrix.format)(p.matrix, args);
     const int64_t panel_step = row_step == 1 ? panels : row_step == 5 ? 3 : 5;
     for (int64_t r = 0; r < m; r += row_step) {
       for (int64_t q = 0; q < panels; q += panel_step) {
@@ -257,7 +261,7 @@ void TestProblem(const Kernels& kernels, const Format& format, int64_t m, int64_
         part.last_row = std::min(m, r + row_step);
         part.first_panel = q;
         part.last_panel = std::min(panels, q + panel_step);
-        kernels.run(p.matrix, part);
+        kernels.LinearOf(p.matrix.format)(p.matrix, part);
       }
     }
     Expect(std::memcmp(y.data(), split.data(), y.size() * 4) == 0, what + ": other bits in rows of " +
@@ -285,7 +289,7 @@ std::vector<uint8_t> RandomBlocks(SourceType type, int64_t n, int64_t k) {
 
 // A GGUF matrix packed natively is the dequantized one: to float rounding where the levels map (Q8_0, Q4_0), to half
 // rounding of the scales (Q4_K), to half a step of int8 (Q5_K, Q6_K).
-void TestSource(const Kernels& kernels, const char* name, SourceType type, double step) {
+void TestSource(const ChosenKernels& kernels, const char* name, SourceType type, double step) {
   constexpr int64_t kM = 5, kN = 70, kK = 512;
   const std::vector<uint8_t> blocks = RandomBlocks(type, kN, kK);
   Problem p = {{NativeFormat(type), false, kN, kK, nullptr}, Random(kM * kK, 1, 1.0f), {}, std::vector<float>(kN), kM};
@@ -299,7 +303,7 @@ void TestSource(const Kernels& kernels, const char* name, SourceType type, doubl
   Rows rows;
   MakeRows(kernels, p, &rows);
   std::vector<float> y;
-  kernels.run(p.matrix, Whole(p, rows, &y, kN));
+  kernels.LinearOf(p.matrix.format)(p.matrix, Whole(p, rows, &y, kN));
   for (int64_t r = 0; r < kM; ++r) {
     const uint8_t* row = rows.bytes.data() + static_cast<size_t>(r) * rows.row_bytes;
     float scale;
@@ -317,7 +321,7 @@ void TestSource(const Kernels& kernels, const char* name, SourceType type, doubl
         slack += size * largest * step;
       }
       Expect(std::fabs(y[static_cast<size_t>(r * kN + c)] - want) <= slack,
-             std::string(kernels.name) + " " + name + ": " + std::to_string(y[static_cast<size_t>(r * kN + c)]) +
+             std::string(kernels.isa) + " " + name + ": " + std::to_string(y[static_cast<size_t>(r * kN + c)]) +
                  " want " + std::to_string(want));
     }
   }
@@ -326,33 +330,42 @@ void TestSource(const Kernels& kernels, const char* name, SourceType type, doubl
 // The worker that ends last has at most a twelfth more than an even share, on any shape of the benchmark.
 void TestSplit();
 
+std::vector<std::string> Names(const std::string& text) {
+  std::vector<std::string> names;
+  std::istringstream in(text);
+  for (std::string name; std::getline(in, name, ',');) names.push_back(name);
+  return names;
+}
+
 int Test(const char* isa) {
   TestSplit();
-  for (const Kernels* kernels : AllKernels()) {
-    if (isa != nullptr && std::strcmp(isa, kernels->name) != 0) continue;
-    if (!kernels->is_supported()) {
-      std::printf("%s: not supported by this machine, not tested\n", kernels->name);
+  for (const std::string& name : Names(tripos::IsaNames(/*only_supported=*/false))) {
+    if (isa != nullptr && name != isa) continue;
+    const std::vector<std::string> supported = Names(tripos::IsaNames(/*only_supported=*/true));
+    if (std::find(supported.begin(), supported.end(), name) == supported.end()) {
+      std::printf("%s: not supported by this machine, not tested\n", name.c_str());
       continue;
     }
+    const ChosenKernels kernels = tripos::ChooseKernels(name);
     int problems = 0;
     for (const Format& format : kFormats) {
       for (const int64_t m : {1, 2, 3, 7, 12, 13, 25, 70}) {
         for (const int64_t n : {1, 16, 31, 33, 96, 200}) {
           for (const int64_t k : {1, 5, 32, 63, 100, 576}) {
             if (m > 13 && k == 576 && n > 96) continue;
-            TestProblem(*kernels, format, m, n, k, false);
+            TestProblem(kernels, format, m, n, k, false);
             ++problems;
           }
         }
-        for (const int64_t n : {2, 32, 66, 128}) TestProblem(*kernels, format, m, n, 96, true), ++problems;
+        for (const int64_t n : {2, 32, 66, 128}) TestProblem(kernels, format, m, n, 96, true), ++problems;
       }
     }
-    TestSource(*kernels, "q8_0", SourceType::kQ8_0, 4e-6);
-    TestSource(*kernels, "q4_0", SourceType::kQ4_0, 4e-6);
-    TestSource(*kernels, "q4_k", SourceType::kQ4_K, 2.0 / 2048);
-    TestSource(*kernels, "q5_k", SourceType::kQ5_K, 1.1 / 254);
-    TestSource(*kernels, "q6_k", SourceType::kQ6_K, 1.1 / 254);
-    std::printf("%s: %d problems, %d failures\n", kernels->name, problems, failures);
+    TestSource(kernels, "q8_0", SourceType::kQ8_0, 4e-6);
+    TestSource(kernels, "q4_0", SourceType::kQ4_0, 4e-6);
+    TestSource(kernels, "q4_k", SourceType::kQ4_K, 2.0 / 2048);
+    TestSource(kernels, "q5_k", SourceType::kQ5_K, 1.1 / 254);
+    TestSource(kernels, "q6_k", SourceType::kQ6_K, 1.1 / 254);
+    std::printf("%s: %d problems, %d failures\n", kernels.isa, problems, failures);
   }
   return failures == 0 ? 0 : 1;
 }
@@ -420,27 +433,6 @@ double BestSeconds(Work work, double budget_s) {
 }
 
 #if defined(__x86_64__)
-constexpr int kPeakLoops = 200000;
-constexpr double kPeakInstructions = 12.0 * kPeakLoops;
-
-// Twelve independent chains of one instruction in registers.
-#define TRIPOS_CHAIN(op, n) op " %%zmm30, %%zmm31, %%zmm" #n "\n"
-#define TRIPOS_CHAINS(op)                                                                             \
-  TRIPOS_CHAIN(op, 0) TRIPOS_CHAIN(op, 1) TRIPOS_CHAIN(op, 2) TRIPOS_CHAIN(op, 3) TRIPOS_CHAIN(op, 4)  \
-  TRIPOS_CHAIN(op, 5) TRIPOS_CHAIN(op, 6) TRIPOS_CHAIN(op, 7) TRIPOS_CHAIN(op, 8) TRIPOS_CHAIN(op, 9)  \
-  TRIPOS_CHAIN(op, 10) TRIPOS_CHAIN(op, 11)
-#define TRIPOS_CLOBBERS                                                                                \
-  "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11"
-
-void VnniLoop() {
-  for (int i = 0; i < kPeakLoops; ++i) asm volatile(TRIPOS_CHAINS("vpdpbusd")::: TRIPOS_CLOBBERS);
-}
-
-void FmaLoop() {
-  asm volatile("vpxord %%zmm30, %%zmm30, %%zmm30" ::: "memory");  // no subnormals
-  for (int i = 0; i < kPeakLoops; ++i) asm volatile(TRIPOS_CHAINS("vfmadd231ps")::: TRIPOS_CLOBBERS);
-}
-
 __attribute__((target("avx2"))) void ReadAll(const uint8_t* p, size_t bytes) {
   __m256i sum[4] = {};
   for (size_t i = 0; i + 128 <= bytes; i += 128) {
@@ -492,7 +484,7 @@ void TestSplit() {
   }
 }
 
-void BenchShape(const Kernels& kernels, const Format& format, const Shape& shape, Team* team, int threads) {
+void BenchShape(const ChosenKernels& kernels, const Format& format, const Shape& shape, Team* team, int threads) {
   PackedMatrix matrix = {format.format, false, shape.n, shape.k, nullptr};
   // As in a model, a matrix comes from memory: copies in turn, more of them than caches hold.
   const int64_t copies = 1 + kColdBytes / static_cast<int64_t>(matrix.bytes());
@@ -549,7 +541,7 @@ void BenchShape(const Kernels& kernels, const Format& format, const Shape& shape
               for (int64_t task; task = next[owner].fetch_add(1), split.TaskOf(owner, task, &args);) {
                 args.after = split.PanelsOf(matrix, owner, task + 1);
                 if (args.after.empty()) args.after = split.PanelsOf(following, thread, 0);
-                kernels.run(matrix, args);
+                kernels.LinearOf(matrix.format)(matrix, args);
               }
             }
           });
@@ -592,7 +584,7 @@ void BenchPack(const Format& format) {
   std::printf("\n");
 }
 
-void BenchPrepare(const Kernels& kernels) {
+void BenchPrepare(const ChosenKernels& kernels) {
   for (const int64_t k : {576, 1024, 3072}) {
     const std::vector<float> x = Random(static_cast<size_t>(64 * k), 1, 1.0f);
     Bytes rows(PreparedRowBytes(WeightFormat::kInt8, k) * 64);
@@ -602,26 +594,24 @@ void BenchPrepare(const Kernels& kernels) {
 }
 
 int Bench(const char* isa, const char* name, int threads, const char* only) {
-  const Kernels* kernels = FindKernels(isa);
-  if (kernels == nullptr) {
-    std::fprintf(stderr, "this machine has no %s\n", isa);
-    return 1;
-  }
+  const ChosenKernels kernels = tripos::ChooseKernels(isa == nullptr ? "auto" : isa);
   if (threads == 1) bench_clock = CLOCK_THREAD_CPUTIME_ID;
   Team team(threads);
-  if (FindKernels("avx512") != nullptr) {
-    const double vnni = BestSeconds([&] { team.Run([](int) { VnniLoop(); }); }, 0.2);
-    const double fma = BestSeconds([&] { team.Run([](int) { FmaLoop(); }); }, 0.2);
-    std::printf("peaks, %d threads: vpdpbusd %.0f GOP/s, fp32 FMA %.0f GFLOP/s\n", threads,
-                threads * kPeakInstructions * 128e-9 / vnni, threads * kPeakInstructions * 32e-9 / fma);
-  }
-  BenchPrepare(*kernels);
+  const auto peak = [&](const auto& loop) {
+    std::atomic<int64_t> operations;
+    const double seconds = BestSeconds([&] { team.Run([&](int) { operations = loop(); }); }, 0.2);
+    return 1e-9 * static_cast<double>(operations * threads) / seconds;
+  };
+  std::printf("peaks, %d threads: fp32 %.0f GFLOP/s", threads, peak(kernels.peak_fp32));
+  if (kernels.peak_int8) std::printf(", int8 %.0f GOP/s", peak(kernels.peak_int8));
+  std::printf("\n");
+  BenchPrepare(kernels);
   for (const Format& format : kFormats) {
     if (name != nullptr && std::strcmp(name, "all") != 0 && std::strcmp(name, format.name) != 0) continue;
     BenchPack(format);
     for (const Shape& shape : kShapes)
       if (only == nullptr || std::strstr(shape.name, only) != nullptr)
-        BenchShape(*kernels, format, shape, &team, threads);
+        BenchShape(kernels, format, shape, &team, threads);
   }
   return 0;
 }
@@ -630,9 +620,14 @@ int Bench(const char* isa, const char* name, int threads, const char* only) {
 
 int main(int argc, char** argv) {
   const auto arg = [&](int i) -> const char* { return i < argc ? argv[i] : nullptr; };
-  if (arg(1) != nullptr && std::strcmp(arg(1), "test") == 0) return Test(arg(2));
-  if (arg(1) != nullptr && std::strcmp(arg(1), "bench") == 0)
-    return Bench(arg(2), arg(3), arg(4) != nullptr ? std::atoi(arg(4)) : 1, arg(5));
+  try {
+    if (arg(1) != nullptr && std::strcmp(arg(1), "test") == 0) return Test(arg(2));
+    if (arg(1) != nullptr && std::strcmp(arg(1), "bench") == 0)
+      return Bench(arg(2), arg(3), arg(4) != nullptr ? std::atoi(arg(4)) : 1, arg(5));
+  } catch (const tripos::Error& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
   std::fprintf(stderr, "usage: linear test [isa] | bench [isa] [format|all] [threads] [shape]\n");
   return 2;
 }

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "kernels/include/tripos.h"
+#include "kernels/isa/kernels.h"
 #include "kernels/ops/linear.h"
 #include "kernels/plan/executor.h"
 #include "kernels/util/cpu.h"
@@ -41,12 +42,10 @@ extern "C" {
 const char* tripos_about(void) {
   static const std::string about = [] {
     const tripos::Cpu& cpu = tripos::ThisCpu();
-    std::string isas;
-    for (tripos::Isa isa : {tripos::Isa::kAvx512, tripos::Isa::kAvx2, tripos::Isa::kScalar}) {
-      if (isa <= cpu.isa) isas += std::string(isas.empty() ? "" : ",") + tripos::IsaName(isa);
-    }
-    return tripos::Format("abi=%d\ncpu=%s\nisas=%s\nbf16=%d\ncores=%d\npanel_layout=%d\n", TRIPOS_ABI, cpu.name.c_str(), isas.c_str(),
-                          cpu.has_bf16 ? 1 : 0, cpu.num_cores, tripos::linear::kPanelLayout) +
+    const std::string isas = tripos::IsaNames(/*only_supported=*/true), known = tripos::IsaNames(false);
+    return tripos::Format("abi=%d\ncpu=%s\nisas=%s\nknown_isas=%s\nbf16=%d\ncores=%d\npanel_layout=%d\n", TRIPOS_ABI,
+                          cpu.name.c_str(), isas.c_str(), known.c_str(), cpu.has_bf16 ? 1 : 0, cpu.num_cores,
+                          tripos::linear::kPanelLayout) +
            tripos::PrintFormats();
   }();
   return about.c_str();
@@ -106,7 +105,7 @@ int tripos_dequantize(int32_t format, const void* blocks, int64_t count, float* 
 }
 
 int tripos_measure(int32_t peak, const char* isa, int32_t threads, int64_t bytes, double* per_second) {
-  return Guard([&] { *per_second = tripos::MeasurePeak(peak, tripos::ChooseIsa(isa), threads, bytes); });
+  return Guard([&] { *per_second = tripos::MeasurePeak(peak, tripos::ChooseKernels(isa), threads, bytes); });
 }
 
 }  // extern "C"

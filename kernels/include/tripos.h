@@ -56,7 +56,7 @@ typedef struct {
   int32_t reserved;
   const char* weights;  /* auto, fp32, bf16, fp16, int8, int4, fp8 */
   const char* kv_cache; /* auto, fp32, fp16, int8 */
-  const char* isa;      /* auto, avx512, avx2, scalar */
+  const char* isa;      /* auto, or one that tripos_about names */
 } TriposOptions;
 
 /* A checkpoint tensor: rows of `cols` values (a vector is one row). Matrices of linears are packed or copied by load;

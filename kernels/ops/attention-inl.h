@@ -1,21 +1,16 @@
-// Attention over a paged cache of floats, one tile and one key partition at a time. Needs simd-inl.h.
+// Attention over a paged cache of floats, one tile and one key partition at a time. Needs simd-inl.h and
+// math-inl.h.
 //
 // Every score is one chain of fused multiply-adds over head_dim, every output one chain over keys, whatever the tile:
 // a query's arithmetic is the same in decode, in a chunk of any size and in any batch.
-#include "kernels/ops/op_kernels.h"
+#include "kernels/ops/attention.h"
 
 namespace tripos {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kScoreRows = 8;  // 8 rows x 2 vectors of keys in 16 accumulators
-constexpr int kValueRows = 4;  // 4 rows x 4 vectors of columns
-constexpr int kValueVecs = 4;
-#else
-constexpr int kScoreRows = 4;
+constexpr int kScoreRows = ByLanes(8, 4, 4);  // x 2 vectors of keys
 constexpr int kValueRows = 4;
-constexpr int kValueVecs = 2;
-#endif
+constexpr int kValueVecs = ByLanes(4, 2, 2);  // of columns
 constexpr float kMinusInfinity = -__builtin_inff();
 
 inline Vec LoadKv(const float* p) { return Load(p); }
@@ -55,7 +50,7 @@ struct TileView {
 template <int kVecs, typename T>
 inline void Prefetch(const T* p) {
   constexpr int kLine = 64 / static_cast<int>(sizeof(T));
-  for (int i = 0; i < kVecs * kLanes; i += kLine) __builtin_prefetch(p + i, 0, 2);
+  for (int i = 0; i < kVecs * kLanes; i += kLine) PrefetchL2(p + i);
 }
 
 // kRows dot products with the 2 * kLanes keys at `k` (rows of block_size keys, one per column of the head).
@@ -119,18 +114,7 @@ template <typename T>
 void AllScores(const TileView& view, int num_rows, int low, int high, float* scores) {
   int row = 0;
   for (; row + kScoreRows <= num_rows; row += kScoreRows) ScoreRows<kScoreRows, T>(view, row, low, high, scores);
-  switch (num_rows - row) {
-#if defined(__AVX512F__)
-    case 7: ScoreRows<7, T>(view, row, low, high, scores); break;
-    case 6: ScoreRows<6, T>(view, row, low, high, scores); break;
-    case 5: ScoreRows<5, T>(view, row, low, high, scores); break;
-    case 4: ScoreRows<4, T>(view, row, low, high, scores); break;
-#endif
-    case 3: ScoreRows<3, T>(view, row, low, high, scores); break;
-    case 2: ScoreRows<2, T>(view, row, low, high, scores); break;
-    case 1: ScoreRows<1, T>(view, row, low, high, scores); break;
-    default: break;
-  }
+  WithConstant<kScoreRows>(num_rows - row, [&](auto rows) { ScoreRows<rows(), T>(view, row, low, high, scores); });
 }
 
 // Scale, softcap and mask a row's scores, then turn them into weights. Returns through `out` the row's maximum and sum.
@@ -210,16 +194,12 @@ template <typename T>
 void AllValues(const TileView& view, int num_rows, int low, int high, const float* scores, const Partial& out) {
   int row = 0;
   for (; row + kValueRows <= num_rows; row += kValueRows) ValueRows<kValueRows, T>(view, row, low, high, scores, out);
-  switch (num_rows - row) {
-    case 3: ValueRows<3, T>(view, row, low, high, scores, out); break;
-    case 2: ValueRows<2, T>(view, row, low, high, scores, out); break;
-    case 1: ValueRows<1, T>(view, row, low, high, scores, out); break;
-    default: break;
-  }
+  WithConstant<kValueRows>(num_rows - row, [&](auto rows) { ValueRows<rows(), T>(view, row, low, high, scores, out); });
 }
 
 template <typename T>
-void AttendAs(const TileView& view, float* scores, const Partial& out) {
+void AttendFloats(const KvLayout& layout, const AttentionTile& tile, int partition, float* scores, const Partial& out) {
+  const TileView view{layout, tile, partition};
   const int num_rows = view.tile.num_queries * view.tile.num_heads;
   const Visible first = view.Of(0), last = view.Of(num_rows - 1);
   if (first.low >= last.high) {  // the window has left this partition behind
@@ -261,8 +241,7 @@ void Finish(const AttentionTile& tile, const Partial& total, int head_dim, int p
                  static_cast<size_t>(row % tile.num_heads) * static_cast<size_t>(head_dim);
     const Vec inverse = Set(1.0f / total.sum[row]);
     for (int i = 0; i < head_dim; i += kLanes) {
-      const int lanes = head_dim - i < kLanes ? head_dim - i : kLanes;
-      StoreN(out + i, Mul(Load(values + i), inverse), lanes);
+      StorePart(out + i, Mul(Load(values + i), inverse), head_dim - i);
     }
   }
 }

@@ -1,4 +1,5 @@
-// Attention over the int8 cache in integer arithmetic. Needs simd-inl.h and attention-inl.h.
+// Attention over the int8 cache in integer arithmetic. Needs simd-inl.h, math-inl.h and
+// attention-inl.h.
 //
 // A query is quantized to int8 once per tile; its products with keys are exact in int32. Each run of 32 keys has a softmax
 // of its own: weights times the scale of each value row, as bytes over the run's peak, while the products of the next run
@@ -9,112 +10,15 @@
 // K lies in tiles of 16 keys: for each four dims 16 x 4 bytes, k + 128. V in quads of keys: for each dim 4 bytes.
 #include <utility>
 
-#include "kernels/ops/op_kernels.h"
+#include "kernels/ops/attention.h"
 
 namespace tripos {
 namespace {
 
-#if defined(__AVX512VNNI__)
-
-using Ints = __m512i;
-constexpr int32_t kKeyBias = 128;  // what DotKeys adds to each k
-constexpr float kWeightLevels = 255.0f, kLogLevels = 7.99435344f;
-constexpr int kMaxKeyRows = 8;
-constexpr int kMaxValueRows = 6;
-
-inline Ints SetInts(int32_t x) { return _mm512_set1_epi32(x); }
-inline Ints LoadInts(const uint8_t* p) { return _mm512_loadu_si512(p); }
-// Not the intrinsic: gcc 12 copies every accumulator around it.
-inline Ints Dot(Ints sum, Ints bytes, Ints signed_bytes) {
-  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(bytes), "v"(signed_bytes));
-  return sum;
-}
-inline Ints DotKeys(Ints sum, Ints keys, int32_t query) { return Dot(sum, keys, SetInts(query)); }
-inline Ints DotValues(Ints sum, int32_t weights, Ints values) { return Dot(sum, SetInts(weights), values); }
-inline Vec ToFloats(Ints x) { return _mm512_cvtepi32_ps(x); }
-inline Vec BitsToFloats(Vec x) { return ToFloats(_mm512_castps_si512(x)); }
-inline void StoreInt8(int8_t* p, Vec x) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x)));
-}
-inline void StoreUint8(uint8_t* p, Vec x) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(x)));
-}
-inline Vec TimesPowerOfTwo(Vec x, Vec n) { return _mm512_scalef_ps(x, n); }  // 0 for n as low as -1e30
-
-#elif defined(__AVX2__)
-
-using Ints = __m256i;
-constexpr int32_t kKeyBias = 0;
-constexpr float kWeightLevels = 127.0f, kLogLevels = 6.98868469f;  // two products of a byte of weight and one of V fit 16 bits
-constexpr int kMaxKeyRows = 4;
-constexpr int kMaxValueRows = 2;
-
-inline Ints SetInts(int32_t x) { return _mm256_set1_epi32(x); }
-inline Ints LoadInts(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-inline Ints DotValues(Ints sum, int32_t weights, Ints values) {
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(SetInts(weights), values), _mm256_set1_epi16(1)));
-}
-inline Ints DotKeys(Ints sum, Ints keys, int32_t query) {
-  const Ints k = _mm256_xor_si256(keys, _mm256_set1_epi8(-128)), q = SetInts(query);
-  const Ints pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(k, q));
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-}
-inline Vec ToFloats(Ints x) { return _mm256_cvtepi32_ps(x); }
-inline Vec BitsToFloats(Vec x) { return ToFloats(_mm256_castps_si256(x)); }
-inline void StoreInt8(int8_t* p, Vec x) {
-  const Ints i = _mm256_cvtps_epi32(x);
-  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
-  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
-}
-inline void StoreUint8(uint8_t* p, Vec x) { StoreInt8(reinterpret_cast<int8_t*>(p), x); }  // at most kWeightLevels
-// Zero where n is below -126.
-inline Vec TimesPowerOfTwo(Vec x, Vec n) {
-  const Vec low = Set(-126.0f);
-  return Select(Less(n, low), Set(0.0f), Mul(x, PowerOfTwo(Max(low, n))));
-}
-
-#else
-
-using Ints = int32_t __attribute__((vector_size(16)));
-constexpr int32_t kKeyBias = 128;
-constexpr float kWeightLevels = 255.0f, kLogLevels = 7.99435344f;
-constexpr int kMaxKeyRows = 4;
-constexpr int kMaxValueRows = 2;
-
-inline Ints SetInts(int32_t x) { return Ints{x, x, x, x}; }
-inline Ints LoadInts(const uint8_t* p) {
-  Ints v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
-// Byte j of every lane, as unsigned and as signed.
-inline Ints UnsignedByte(Ints x, int j) { return (x >> (8 * j)) & 255; }
-inline Ints SignedByte(Ints x, int j) { return (UnsignedByte(x, j) ^ 128) - 128; }
-inline Ints DotKeys(Ints sum, Ints keys, int32_t query) {
-  for (int j = 0; j < 4; ++j) sum += UnsignedByte(keys, j) * SignedByte(SetInts(query), j);
-  return sum;
-}
-inline Ints DotValues(Ints sum, int32_t weights, Ints values) {
-  for (int j = 0; j < 4; ++j) sum += UnsignedByte(SetInts(weights), j) * SignedByte(values, j);
-  return sum;
-}
-inline Vec ToFloats(Ints x) { return __builtin_convertvector(x, Vec); }
-inline Vec BitsToFloats(Vec x) { return ToFloats(reinterpret_cast<Ints>(x)); }
-inline void StoreInt8(int8_t* p, Vec x) {
-  const Vec rounded = Round(x);
-  for (int i = 0; i < kLanes; ++i) p[i] = rounded[i] >= -127.0f && rounded[i] <= 127.0f ? static_cast<int8_t>(rounded[i]) : int8_t{0};
-}
-inline void StoreUint8(uint8_t* p, Vec x) {
-  const Vec rounded = Round(x);
-  for (int i = 0; i < kLanes; ++i) p[i] = rounded[i] >= 0.0f && rounded[i] <= 255.0f ? static_cast<uint8_t>(rounded[i]) : uint8_t{0};
-}
-inline Vec TimesPowerOfTwo(Vec x, Vec n) {
-  const Vec low = Set(-126.0f);
-  return Select(Less(n, low), Set(0.0f), Mul(x, PowerOfTwo(Max(low, n))));
-}
-
-#endif
-
+// A weight is a byte of its run's peak.
+constexpr float kWeightLevels = kSmallByte, kLogLevels = kSmallByte == 255 ? 7.99435344f : 6.98868469f;
+constexpr int kMaxKeyRows = ByLanes(8, 4, 4);
+constexpr int kMaxValueRows = ByLanes(6, 2, 2);
 constexpr int kWeightRun = 32;      // keys whose weights share a scale
 constexpr int kRuns = kPartition / kWeightRun;
 constexpr int kKeyTile = 16;  // keys that lie together
@@ -125,48 +29,13 @@ constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
 constexpr float kMasked = -1e30f;  // a score that weighs exactly 0,
 constexpr float kLeastPeak = -1e29f;  // even where none is seen
 
-// Lane r: the largest lane of v[r].
-template <int kRows>
-inline Vec MaxEach(const Vec* v) {
-#if defined(__AVX512F__)
-  static_assert(kRows <= 8);
-  const auto at = [v](int r) { return v[r < kRows ? r : 0]; };
-  const auto quad = [&at](int r) {  // rows r to r + 3, in every 128 bits
-    const Vec a = Max(_mm512_unpacklo_ps(at(r), at(r + 1)), _mm512_unpackhi_ps(at(r), at(r + 1)));
-    const Vec b = Max(_mm512_unpacklo_ps(at(r + 2), at(r + 3)), _mm512_unpackhi_ps(at(r + 2), at(r + 3)));
-    const __m512d c = _mm512_castps_pd(a), d = _mm512_castps_pd(b);
-    return Max(_mm512_castpd_ps(_mm512_unpacklo_pd(c, d)), _mm512_castpd_ps(_mm512_unpackhi_pd(c, d)));
-  };
-  const Vec low = quad(0), high = kRows > 4 ? quad(4) : low;
-  const Vec both = Max(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
-  return Max(_mm512_shuffle_f32x4(both, both, 0x88), _mm512_shuffle_f32x4(both, both, 0xdd));
-#else
-  static_assert(kRows <= kLanes);
-  float largest[kLanes] = {};
-  for (int r = 0; r < kRows; ++r) largest[r] = MaxLanes(v[r]);
-  return Load(largest);
-#endif
-}
-
-// 2^x within 8e-5, far below a byte's rounding.
-inline Vec Exp2(Vec x) {
-  if constexpr (kLanes < 16) x = Max(Set(-1e4f), x);  // in this order NaN stays NaN
-  const Vec n = Round(x);
-  const Vec r = Sub(x, n);
-  Vec p = Set(5.517167031e-02f);
-  p = Fma(p, r, Set(2.426111252e-01f));
-  p = Fma(p, r, Set(6.932609853e-01f));
-  p = Fma(p, r, Set(9.999280730e-01f));
-  return TimesPowerOfTwo(p, n);
-}
-
 // Symmetric int8 of one head's row; the rest up to a whole vector becomes 0. Returns the scale, largest magnitude / 127,
 // or infinity for a row with NaN or infinity: it must stay poisoned, so that its request fails and answers no nonsense.
 // `total`: the sum of the bytes.
 inline float QuantizeHead(const float* x, int n, int8_t* out, float* total) {
   Vec largest = Set(0.0f), poison = Set(0.0f);
   for (int i = 0; i < n; i += kLanes) {
-    const Vec v = LoadN(x + i, n - i < kLanes ? n - i : kLanes);
+    const Vec v = LoadPart(x + i, n - i);
     largest = Max(largest, Abs(v));
     poison = Fma(v, Set(0.0f), poison);
   }
@@ -174,7 +43,7 @@ inline float QuantizeHead(const float* x, int n, int8_t* out, float* total) {
   const Vec inverse = Set(peak > 1e-30f ? 127.0f / peak : 0.0f);
   Vec sum = Set(0.0f);  // of integers, so exact
   for (int i = 0; i < n; i += kLanes) {
-    const Vec v = Round(Mul(LoadN(x + i, n - i < kLanes ? n - i : kLanes), inverse));
+    const Vec v = Round(Mul(LoadPart(x + i, n - i), inverse));
     StoreInt8(out + i, v);
     sum = Add(sum, v);
   }
@@ -221,7 +90,7 @@ struct Int8Tile {
     int i = 0;
     for (int block = 0; block < following.count; ++block) {
       const uint8_t* chunk = following.chunks + static_cast<size_t>(following.table[block]) * kv.block_bytes();
-      for (size_t line = kv.scale_offset; line < kv.chunk_bytes; line += 64) __builtin_prefetch(chunk + line, 0, 2);
+      for (size_t line = kv.scale_offset; line < kv.chunk_bytes; line += 64) PrefetchL2(chunk + line);
       for (int half = 0; half < halves && i < 2 * num_tiles; ++half) next[at(i++)] = chunk + static_cast<size_t>(half * quads) * kKeyTile * 4;
       for (int half = 0; half < halves && i < 2 * num_tiles; ++half) next[at(i++)] = chunk + kv.v_offset + static_cast<size_t>(half * dim) * kKeyTile;
     }
@@ -235,7 +104,7 @@ struct Int8Tile {
       const float q_scale = QuantizeHead(view.Query(row), view.layout.head_dim, q, &sum);
       scale[row] = q_scale * view.tile.scale * (view.tile.softcap > 0.0f ? 1.0f : kLog2E);
       const bool is_finite = sum - sum == 0.0f;  // else the scale is infinite, and the row fails
-      bias[row] = is_finite ? -kKeyBias * static_cast<int32_t>(sum) : 0;
+      bias[row] = is_finite ? -kDotBias * static_cast<int32_t>(sum) : 0;
     }
   }
 
@@ -260,12 +129,6 @@ struct Int8Tile {
 inline size_t TileOf(int key, int v) { return static_cast<unsigned>(key + v * kLanes) / kKeyTile; }
 inline size_t InTile(int key, int v) { return static_cast<unsigned>(key + v * kLanes) % kKeyTile; }
 
-inline int32_t LoadQuad(const void* p) {
-  int32_t quad;
-  std::memcpy(&quad, p, sizeof quad);
-  return quad;
-}
-
 // `v`, or `masked` where a row does not see the key.
 inline Vec Masked(Vec v, int key, Visible visible, Vec masked) {
   const Vec lane = Add(Ramp(), Set(static_cast<float>(key)));
@@ -275,7 +138,7 @@ inline Vec Masked(Vec v, int key, Visible visible, Vec masked) {
 
 // At least log2 of a scale, by at most 0.09, and at least -64; infinity stays.
 inline Vec LogBound(Vec scale) {
-  return Max(Fma(BitsToFloats(scale), Set(0x1p-23f), Set(-126.913f)), Fma(scale, Set(1e-37f), Set(-64.0f)));
+  return Max(Fma(ToFloats(BitsOf(scale)), Set(0x1p-23f), Set(-126.913f)), Fma(scale, Set(1e-37f), Set(-64.0f)));
 }
 
 // A run of keys whose scores with kRows rows are known, and are being turned into weights.
@@ -297,7 +160,7 @@ inline void WeighRow(const ScoredRun<kRows>& run, int r) {
   for (int v = 0; v < kRunVecs; ++v) {
     const Vec p = Exp2(Sub(Load(run.scores[r] + v * kLanes), peak));
     sum = v == 0 ? p : Add(sum, p);
-    StoreUint8(run.weights + r * kPartition + v * kLanes, Mul(p, Load(run.value_scales + v * kLanes)));
+    StoreSmallBytes(run.weights + r * kPartition + v * kLanes, Mul(p, Load(run.value_scales + v * kLanes)));
   }
   Store(run.sums + r * kRuns * kLanes, sum);
 }
@@ -319,12 +182,12 @@ struct KeyProducts {
     Ints x[kVecs];
     for (int v = 0; v < kVecs; ++v) {
       x[v] = LoadInts(k[v] + quad * kKeyTile * 4);
-      if constexpr (kRows <= kStreamRows) __builtin_prefetch(next[v] + quad * kKeyTile * 4, 0, 2);
+      if constexpr (kRows <= kStreamRows) PrefetchL2(next[v] + quad * kKeyTile * 4);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      const int32_t four = LoadQuad(q + r * dim + 4 * quad);
-      for (int v = 0; v < kVecs; ++v) sum[r][v] = DotKeys(sum[r][v], x[v], four);
+      const Ints query = SetInts(LoadQuad(q + r * dim + 4 * quad));
+      for (int v = 0; v < kVecs; ++v) sum[r][v] = DotBiased(sum[r][v], x[v], query);
     }
   }
 
@@ -454,12 +317,12 @@ inline void ValueSums(const Int8Tile& t, int row, int low, int high, int column,
         Ints x[kVecs];
         for (int c = 0; c < kVecs; ++c) {
           x[c] = LoadInts(v + c * kLanes * 4);
-          if constexpr (kRows <= kStreamRows) __builtin_prefetch(next + c * kLanes * 4, 0, 2);
+          if constexpr (kRows <= kStreamRows) PrefetchL2(next + c * kLanes * 4);
         }
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) {
-          const int32_t weights = LoadQuad(w + r * kPartition);
-          for (int c = 0; c < kVecs; ++c) sum[r][c] = DotValues(sum[r][c], weights, x[c]);
+          const Ints weights = SetInts(LoadQuad(w + r * kPartition));
+          for (int c = 0; c < kVecs; ++c) sum[r][c] = DotSmall(sum[r][c], weights, x[c]);
         }
       }
     }

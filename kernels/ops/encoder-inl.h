@@ -1,11 +1,12 @@
-// Attention among the tokens of one whole sequence, and the mean of its rows. Needs simd-inl.h.
+// Attention among the tokens of one whole sequence, and the mean of its rows. Needs simd-inl.h and
+// math-inl.h.
 //
 // Queries are the lanes: a block of kLanes of them is transposed, and then every score, maximum, weight and sum of theirs
 // is a vertical operation, without reductions over lanes. Every score is one chain of multiply-adds over head_dim, every
 // sum and every output one chain over keys, so that a result depends on its own sequence alone.
 #include <utility>
 
-#include "kernels/ops/encoder_kernels.h"
+#include "kernels/ops/encoder.h"
 
 namespace tripos {
 namespace {
@@ -35,13 +36,13 @@ inline void TransposeQueries(const SelfAttentionArgs& args, const QueryBlock& bl
   const Vec scale = Set(args.scale);
   q += static_cast<size_t>(block.first) * args.q_stride;
   for (int column = 0; column < args.head_dim; column += kLanes) {
-    const int rest = args.head_dim - column, lanes = rest < kLanes ? rest : kLanes;
+    const int rest = args.head_dim - column;
     Vec v[kLanes];
     for (int r = 0; r < kLanes; ++r) {
-      v[r] = r < block.count ? Mul(LoadN(q + static_cast<size_t>(r) * args.q_stride + column, lanes), scale) : Set(0.0f);
+      v[r] = r < block.count ? Mul(LoadPart(q + static_cast<size_t>(r) * args.q_stride + column, rest), scale) : Set(0.0f);
     }
     Transpose(v);
-    for (int i = 0; i < lanes; ++i) Store(queries + (column + i) * kLanes, v[i]);
+    for (int i = 0; i < kLanes && i < rest; ++i) Store(queries + (column + i) * kLanes, v[i]);
   }
 }
 
@@ -96,27 +97,24 @@ void MixValues(const SelfAttentionArgs& args, const QueryBlock& block, const Att
 inline void StoreOutputs(const SelfAttentionArgs& args, const QueryBlock& block, const float* outputs, float* out) {
   out += static_cast<size_t>(block.first) * args.out_stride;
   for (int column = 0; column < args.head_dim; column += kLanes) {
-    const int rest = args.head_dim - column, lanes = rest < kLanes ? rest : kLanes;
+    const int rest = args.head_dim - column;
     Vec v[kLanes];
-    for (int i = 0; i < kLanes; ++i) v[i] = i < lanes ? Load(outputs + (column + i) * kLanes) : Set(0.0f);
+    for (int i = 0; i < kLanes; ++i) v[i] = i < rest ? Load(outputs + (column + i) * kLanes) : Set(0.0f);
     Transpose(v);
-    for (int r = 0; r < block.count; ++r) StoreN(out + static_cast<size_t>(r) * args.out_stride + column, v[r], lanes);
+    float* rows = out + column;
+    for (int r = 0; r < block.count; ++r, rows += args.out_stride) StorePart(rows, v[r], rest);
   }
 }
 
 // Calls do_some(std::integral_constant<int, N>, at) for parts of [first, last) of N <= kAtOnce, of equal size give or
 // take one: a part of one would wait for its only chain.
-template <typename DoSome, int... kIndex>
-inline void InParts(int first, int last, DoSome&& do_some, std::integer_sequence<int, kIndex...>) {
+template <typename DoSome>
+inline void InParts(int first, int last, DoSome&& do_some) {
   const int count = last - first, parts = (count + kAtOnce - 1) / kAtOnce;
   for (int part = 0; part < parts; ++part) {
     const int at = first + count * part / parts, size = first + count * (part + 1) / parts - at;
-    ((size == kIndex + 1 ? do_some(std::integral_constant<int, kIndex + 1>(), at) : void()), ...);
+    WithConstant<kAtOnce>(size, [&](auto constant) { do_some(constant, at); });
   }
-}
-template <typename DoSome>
-inline void InParts(int first, int last, DoSome&& do_some) {
-  InParts(first, last, do_some, std::make_integer_sequence<int, kAtOnce>());
 }
 
 void AttendBlock(const SelfAttentionArgs& args, const QueryBlock& block, int head, const AttendScratch& scratch) {
@@ -148,10 +146,10 @@ void SelfAttend(const SelfAttentionArgs& args, float* memory) {
 void Mean(const float* x, size_t stride, int num_rows, int cols, float* y) {
   const Vec share = Set(1.0f / static_cast<float>(num_rows));
   for (int i = 0; i < cols; i += kLanes) {
-    const int lanes = cols - i < kLanes ? cols - i : kLanes;
     Vec sum = Set(0.0f);
-    for (int row = 0; row < num_rows; ++row) sum = Add(sum, LoadN(x + static_cast<size_t>(row) * stride + i, lanes));
-    StoreN(y + i, Mul(sum, share), lanes);
+    const float* column = x + i;
+    for (int row = 0; row < num_rows; ++row, column += stride) sum = Add(sum, LoadPart(column, cols - i));
+    StorePart(y + i, Mul(sum, share), cols - i);
   }
 }
 

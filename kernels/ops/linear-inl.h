@@ -1,5 +1,4 @@
-// The text of the linear kernels, compiled once per instruction set. The including file defines, in namespace
-// tripos::linear::{anonymous}, `struct Simd` (vectors and a few operations) and then includes this file once.
+// The text of the linear kernels, compiled once per instruction set. Needs simd-inl.h and math-inl.h.
 //
 // Outputs are the lanes: a tile is kRows rows x (lo, hi) vectors, where lo covers columns
 // [h*kLanes, +kLanes) of a panel's first sixteen and hi the same of its second sixteen; narrower vectors take several
@@ -12,20 +11,22 @@
 #include <cstring>
 #include <utility>
 
-#include "kernels/ops/gelu.h"
 #include "kernels/ops/linear_layout.h"
 
 namespace tripos::linear {
 namespace {
 
-using F = Simd::F;
-using I = Simd::I;
-
-inline constexpr int kPasses = 16 / Simd::kLanes;
+// The tallest tiles. Of 16 lanes, 12 rows x 2 vectors are 24 accumulators, which fit the 32 registers beside two vectors
+// of weights and a broadcast: 14 loads feed 24 multiply-adds. Zen 4 does one 512-bit vpdpbusd and one 64-byte load per
+// cycle.
+constexpr int kMaxRowsFloat = ByLanes(12, 6, 2);
+constexpr int kMaxRowsInt8 = ByLanes(12, 4, 2);
+constexpr int kMaxRowsGroup = ByLanes(6, 3, 2);  // int32 and float accumulators side by side
+constexpr int kPasses = 16 / kLanes;
 
 template <int kRows>
 struct Tile {
-  F v[kRows][2];
+  Vec v[kRows][2];
 };
 
 // What a tile reads.
@@ -45,11 +46,11 @@ struct TileInput {
 template <bool kIsTall>
 inline void PrefetchLines(const uint8_t* p) {
   if constexpr (kIsTall) {
-    Simd::PrefetchL2(p);
-    Simd::PrefetchL2(p + 64);
+    PrefetchL2(p);
+    PrefetchL2(p + 64);
   } else {
-    Simd::Prefetch(p);
-    Simd::Prefetch(p + 64);
+    Prefetch(p);
+    Prefetch(p + 64);
   }
 }
 
@@ -60,10 +61,10 @@ struct F32Loader {
   static constexpr int kBytes = 128;
   static constexpr int kHeader = 0;
   static constexpr float kScale = 1.0f;
-  static void Load(const uint8_t* p, int pass, F (*w)[2]) {
-    const float* f = reinterpret_cast<const float*>(p) + pass * Simd::kLanes;
-    w[0][0] = Simd::Load(f);
-    w[0][1] = Simd::Load(f + 16);
+  static void Read(const uint8_t* p, int pass, Vec (*w)[2]) {
+    const float* f = reinterpret_cast<const float*>(p) + pass * kLanes;
+    w[0][0] = Load(f);
+    w[0][1] = Load(f + 16);
   }
 };
 
@@ -72,8 +73,8 @@ struct BF16Loader {
   static constexpr int kBytes = 64;
   static constexpr int kHeader = 0;
   static constexpr float kScale = 1.0f;
-  static void Load(const uint8_t* p, int pass, F (*w)[2]) {
-    Simd::LoadBF16Pair(p + pass * Simd::kLanes * 4, &w[0][0], &w[0][1]);
+  static void Read(const uint8_t* p, int pass, Vec (*w)[2]) {
+    LoadBf16Pair(p + pass * kLanes * 4, &w[0][0], &w[0][1]);
   }
 };
 
@@ -82,10 +83,10 @@ struct F16Loader {
   static constexpr int kBytes = 64;
   static constexpr int kHeader = 0;
   static constexpr float kScale = 1.0f;
-  static void Load(const uint8_t* p, int pass, F (*w)[2]) {
-    const uint16_t* f = reinterpret_cast<const uint16_t*>(p) + pass * Simd::kLanes;
-    w[0][0] = Simd::LoadF16(f);
-    w[0][1] = Simd::LoadF16(f + 16);
+  static void Read(const uint8_t* p, int pass, Vec (*w)[2]) {
+    const uint16_t* f = reinterpret_cast<const uint16_t*>(p) + pass * kLanes;
+    w[0][0] = LoadHalf(f);
+    w[0][1] = LoadHalf(f + 16);
   }
 };
 
@@ -95,22 +96,22 @@ struct Fp8Loader {
   static constexpr int kBytes = 64;
   static constexpr int kHeader = kPanelCols * 4;
   static constexpr float kScale = 256.0f;
-  static void Load(const uint8_t* p, int pass, F (*w)[2]) {
-    const uint8_t* q = p + pass * Simd::kLanes * 2;
-    Simd::LoadFp8Pair(q, &w[0][0], &w[1][0]);
-    Simd::LoadFp8Pair(q + 32, &w[0][1], &w[1][1]);
+  static void Read(const uint8_t* p, int pass, Vec (*w)[2]) {
+    const uint8_t* q = p + pass * kLanes * 2;
+    LoadFp8Pair(q, &w[0][0], &w[1][0]);
+    LoadFp8Pair(q + 32, &w[0][1], &w[1][1]);
   }
 };
 
 template <class Loader>
 struct FloatKernel {
-  static constexpr int kMaxRows = Simd::kMaxRowsFloat;
+  static constexpr int kMaxRows = kMaxRowsFloat;
 
   template <int kRows>
   static inline void Compute(const TileInput& in, Tile<kRows>* out) {
     constexpr int kStep = Loader::kStep;
-    F acc[kRows][2];
-    for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = Simd::Zero();
+    Vec acc[kRows][2];
+    for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = Set(0.0f);
     const uint8_t* w = in.panel + Loader::kHeader;
     const uint8_t* next = in.next;
     const size_t next_step = Loader::kBytes == 128 ? in.next_step : (in.next_step + 1) / 2;
@@ -120,36 +121,36 @@ struct FloatKernel {
     for (int r = 0; r < kRows; r += 3) x[r / 3] = in.rows + r * stride;
     int64_t k = 0;
     for (; k + kStep <= in.k; k += kStep, w += Loader::kBytes, next += next_step) {
-      F b[kStep][2];
+      Vec b[kStep][2];
       PrefetchLines<(2 * kRows >= kMaxRows)>(next);
-      Loader::Load(w, in.pass, b);
+      Loader::Read(w, in.pass, b);
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
         const uint8_t* row = x[r / 3] + (r % 3 == 0 ? 0 : r % 3 == 1 ? stride : twice);
 #pragma GCC unroll 2
         for (int s = 0; s < kStep; ++s) {
-          const F a = Simd::Set1(reinterpret_cast<const float*>(row)[k + s]);
-          acc[r][0] = Simd::Fma(a, b[s][0], acc[r][0]);
-          acc[r][1] = Simd::Fma(a, b[s][1], acc[r][1]);
+          const Vec a = Set(reinterpret_cast<const float*>(row)[k + s]);
+          acc[r][0] = Fma(a, b[s][0], acc[r][0]);
+          acc[r][1] = Fma(a, b[s][1], acc[r][1]);
         }
       }
     }
     if (kStep == 2 && k < in.k) {  // odd k
-      F b[kStep][2];
-      Loader::Load(w, in.pass, b);
+      Vec b[kStep][2];
+      Loader::Read(w, in.pass, b);
       for (int r = 0; r < kRows; ++r) {
-        const F a = Simd::Set1(reinterpret_cast<const float*>(in.rows + r * in.row_bytes)[k]);
-        acc[r][0] = Simd::Fma(a, b[0][0], acc[r][0]);
-        acc[r][1] = Simd::Fma(a, b[0][1], acc[r][1]);
+        const Vec a = Set(reinterpret_cast<const float*>(in.rows + r * in.row_bytes)[k]);
+        acc[r][0] = Fma(a, b[0][0], acc[r][0]);
+        acc[r][1] = Fma(a, b[0][1], acc[r][1]);
       }
     }
     if constexpr (Loader::kHeader > 0) {
-      const float* scales = reinterpret_cast<const float*>(in.panel) + in.pass * Simd::kLanes;
-      const F lo = Simd::Mul(Simd::Load(scales), Simd::Set1(Loader::kScale));
-      const F hi = Simd::Mul(Simd::Load(scales + 16), Simd::Set1(Loader::kScale));
+      const float* scales = reinterpret_cast<const float*>(in.panel) + in.pass * kLanes;
+      const Vec lo = Mul(Load(scales), Set(Loader::kScale));
+      const Vec hi = Mul(Load(scales + 16), Set(Loader::kScale));
       for (int r = 0; r < kRows; ++r) {
-        out->v[r][0] = Simd::Mul(acc[r][0], lo);
-        out->v[r][1] = Simd::Mul(acc[r][1], hi);
+        out->v[r][0] = Mul(acc[r][0], lo);
+        out->v[r][1] = Mul(acc[r][1], hi);
       }
     } else {
       for (int r = 0; r < kRows; ++r) {
@@ -164,39 +165,39 @@ struct FloatKernel {
 
 // Weights are stored as w + 128 (unsigned): sum((w + 128) a) - 128 sum(a) = sum(w a), exact modulo 2^32.
 struct Int8Kernel {
-  static constexpr int kMaxRows = Simd::kMaxRowsInt8;
+  static constexpr int kMaxRows = kMaxRowsInt8;
 
   template <int kRows>
   static inline void Compute(const TileInput& in, Tile<kRows>* out) {
-    I acc[kRows][2];
+    Ints acc[kRows][2];
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = Simd::ZeroI();
-    const uint8_t* w = in.panel + kPanelCols * 4 + in.pass * Simd::kLanes * 4;
+    for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = SetInts(0);
+    const uint8_t* w = in.panel + kPanelCols * 4 + in.pass * kLanes * 4;
     const uint8_t* a = in.rows + kRowHeaderBytes;
     const uint8_t* next = in.next;
     const int64_t quads = PaddedK(in.k) / 4;
     for (int64_t q = 0; q < quads; ++q, w += 128, a += 4, next += in.next_step) {
-      I b[2];
+      Ints b[2];
       PrefetchLines<(2 * kRows >= kMaxRows)>(next);
-      b[0] = Simd::LoadI(w);
-      b[1] = Simd::LoadI(w + 64);
+      b[0] = LoadInts(w);
+      b[1] = LoadInts(w + 64);
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
-        const Simd::Quad x = Simd::BroadcastQuad(a + r * in.row_bytes);
-        acc[r][0] = Simd::Dot(acc[r][0], b[0], x);
-        acc[r][1] = Simd::Dot(acc[r][1], b[1], x);
+        const Quad x = SetQuad(a + r * in.row_bytes);
+        acc[r][0] = Dot(acc[r][0], b[0], x);
+        acc[r][1] = Dot(acc[r][1], b[1], x);
       }
     }
-    const float* scales = reinterpret_cast<const float*>(in.panel) + in.pass * Simd::kLanes;
-    const F lo = Simd::Load(scales);
-    const F hi = Simd::Load(scales + 16);
+    const float* scales = reinterpret_cast<const float*>(in.panel) + in.pass * kLanes;
+    const Vec lo = Load(scales);
+    const Vec hi = Load(scales + 16);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const RowHeader* header = reinterpret_cast<const RowHeader*>(in.rows + r * in.row_bytes);
-      const I offset = Simd::Set1I(static_cast<int32_t>(128u * static_cast<uint32_t>(header->sum)));
-      const F scale = Simd::Set1(header->scale);
-      out->v[r][0] = Simd::Mul(Simd::Mul(Simd::ToFloat(Simd::SubI(acc[r][0], offset)), lo), scale);
-      out->v[r][1] = Simd::Mul(Simd::Mul(Simd::ToFloat(Simd::SubI(acc[r][1], offset)), hi), scale);
+      const Ints offset = SetInts(static_cast<int32_t>(128u * static_cast<uint32_t>(header->sum)));
+      const Vec scale = Set(header->scale);
+      out->v[r][0] = Mul(Mul(ToFloats(Sub(acc[r][0], offset)), lo), scale);
+      out->v[r][1] = Mul(Mul(ToFloats(Sub(acc[r][1], offset)), hi), scale);
     }
   }
 };
@@ -205,49 +206,49 @@ struct Int8Kernel {
 
 // Per group of 32 k: an exact int32 dot product, then float adds in group order.
 struct Int4Kernel {
-  static constexpr int kMaxRows = Simd::kMaxRowsGroup;
+  static constexpr int kMaxRows = kMaxRowsGroup;
 
   template <int kRows>
   static inline void Compute(const TileInput& in, Tile<kRows>* out) {
-    F acc[kRows][2];
+    Vec acc[kRows][2];
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = Simd::Zero();
+    for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = Set(0.0f);
     const int64_t groups = PaddedK(in.k) / kGroup;
     const size_t sums = GroupSumOffset(in.k);
     const uint8_t* next = in.next;
     for (int64_t g = 0; g < groups; ++g) {
       const uint8_t* w = in.panel + g * kInt4GroupBytes;
       const uint8_t* a = in.rows + kRowHeaderBytes + g * kGroup;
-      I dot[kRows][2];
+      Ints dot[kRows][2];
 #pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) dot[r][0] = dot[r][1] = Simd::ZeroI();
+      for (int r = 0; r < kRows; ++r) dot[r][0] = dot[r][1] = SetInts(0);
 #pragma GCC unroll 4
       for (int c = 0; c < 4; ++c, next += in.next_step) {
-        I low[2], high[2];
-        const uint8_t* wp = w + 128 + c * 128 + in.pass * Simd::kLanes * 4;
+        Ints low[2], high[2];
+        const uint8_t* wp = w + 128 + c * 128 + in.pass * kLanes * 4;
         PrefetchLines<(2 * kRows >= kMaxRows)>(next);
-        Simd::LoadNibbles(wp, &low[0], &high[0]);
-        Simd::LoadNibbles(wp + 64, &low[1], &high[1]);
+        LoadNibbles(wp, &low[0], &high[0]);
+        LoadNibbles(wp + 64, &low[1], &high[1]);
 #pragma GCC unroll 16
         for (int r = 0; r < kRows; ++r) {
-          const Simd::NibbleQuad x0 = Simd::BroadcastNibbleQuad(a + r * in.row_bytes + c * 8);
-          const Simd::NibbleQuad x1 = Simd::BroadcastNibbleQuad(a + r * in.row_bytes + c * 8 + 4);
-          dot[r][0] = Simd::DotNibble(dot[r][0], low[0], x0);
-          dot[r][1] = Simd::DotNibble(dot[r][1], low[1], x0);
-          dot[r][0] = Simd::DotNibble(dot[r][0], high[0], x1);
-          dot[r][1] = Simd::DotNibble(dot[r][1], high[1], x1);
+          const Ints x0 = SetInts(LoadQuad(a + r * in.row_bytes + c * 8));
+          const Ints x1 = SetInts(LoadQuad(a + r * in.row_bytes + c * 8 + 4));
+          dot[r][0] = DotSmall(dot[r][0], low[0], x0);
+          dot[r][1] = DotSmall(dot[r][1], low[1], x0);
+          dot[r][0] = DotSmall(dot[r][0], high[0], x1);
+          dot[r][1] = DotSmall(dot[r][1], high[1], x1);
         }
       }
-      const uint16_t* half = reinterpret_cast<const uint16_t*>(w) + in.pass * Simd::kLanes;
-      const F scale[2] = {Simd::LoadF16(half), Simd::LoadF16(half + 16)};
-      const F minimum[2] = {Simd::LoadF16(half + 32), Simd::LoadF16(half + 48)};
+      const uint16_t* half = reinterpret_cast<const uint16_t*>(w) + in.pass * kLanes;
+      const Vec scale[2] = {LoadHalf(half), LoadHalf(half + 16)};
+      const Vec minimum[2] = {LoadHalf(half + 32), LoadHalf(half + 48)};
       PrefetchLines<(2 * kRows >= kMaxRows)>(next);
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
-        const F sum = Simd::Set1(reinterpret_cast<const float*>(in.rows + r * in.row_bytes + sums)[g]);
+        const Vec sum = Set(reinterpret_cast<const float*>(in.rows + r * in.row_bytes + sums)[g]);
         for (int j = 0; j < 2; ++j) {
-          acc[r][j] = Simd::Fma(Simd::ToFloat(dot[r][j]), scale[j], acc[r][j]);
-          acc[r][j] = Simd::Fma(sum, minimum[j], acc[r][j]);
+          acc[r][j] = Fma(ToFloats(dot[r][j]), scale[j], acc[r][j]);
+          acc[r][j] = Fma(sum, minimum[j], acc[r][j]);
         }
       }
       next += in.next_step;
@@ -256,57 +257,57 @@ struct Int4Kernel {
   }
 
   template <int kRows>
-  static inline void ScaleRows(const TileInput& in, F (*acc)[2], Tile<kRows>* out) {
+  static inline void ScaleRows(const TileInput& in, Vec (*acc)[2], Tile<kRows>* out) {
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
-      const F scale = Simd::Set1(reinterpret_cast<const RowHeader*>(in.rows + r * in.row_bytes)->scale);
-      out->v[r][0] = Simd::Mul(acc[r][0], scale);
-      out->v[r][1] = Simd::Mul(acc[r][1], scale);
+      const Vec scale = Set(reinterpret_cast<const RowHeader*>(in.rows + r * in.row_bytes)->scale);
+      out->v[r][0] = Mul(acc[r][0], scale);
+      out->v[r][1] = Mul(acc[r][1], scale);
     }
   }
 };
 
 struct Int8GroupKernel {
-  static constexpr int kMaxRows = Simd::kMaxRowsGroup;
+  static constexpr int kMaxRows = kMaxRowsGroup;
 
   template <int kRows>
   static inline void Compute(const TileInput& in, Tile<kRows>* out) {
-    F acc[kRows][2];
+    Vec acc[kRows][2];
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = Simd::Zero();
+    for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = Set(0.0f);
     const int64_t groups = PaddedK(in.k) / kGroup;
     const size_t sums = GroupSumOffset(in.k);
     const uint8_t* next = in.next;
     for (int64_t g = 0; g < groups; ++g) {
       const uint8_t* w = in.panel + g * kInt8GroupBytes;
       const uint8_t* a = in.rows + kRowHeaderBytes + g * kGroup;
-      I dot[kRows][2];
+      Ints dot[kRows][2];
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
         const float sum = reinterpret_cast<const float*>(in.rows + r * in.row_bytes + sums)[g];
-        const I offset = Simd::Set1I(-128 * static_cast<int32_t>(sum));
+        const Ints offset = SetInts(-128 * static_cast<int32_t>(sum));
         dot[r][0] = dot[r][1] = offset;
       }
 #pragma GCC unroll 8
       for (int c = 0; c < 8; ++c, next += in.next_step) {
-        I b[2];
-        const uint8_t* wp = w + 64 + c * 128 + in.pass * Simd::kLanes * 4;
+        Ints b[2];
+        const uint8_t* wp = w + 64 + c * 128 + in.pass * kLanes * 4;
         PrefetchLines<(2 * kRows >= kMaxRows)>(next);
-        b[0] = Simd::LoadI(wp);
-        b[1] = Simd::LoadI(wp + 64);
+        b[0] = LoadInts(wp);
+        b[1] = LoadInts(wp + 64);
 #pragma GCC unroll 16
         for (int r = 0; r < kRows; ++r) {
-          const Simd::Quad x = Simd::BroadcastQuad(a + r * in.row_bytes + c * 4);
-          dot[r][0] = Simd::Dot(dot[r][0], b[0], x);
-          dot[r][1] = Simd::Dot(dot[r][1], b[1], x);
+          const Quad x = SetQuad(a + r * in.row_bytes + c * 4);
+          dot[r][0] = Dot(dot[r][0], b[0], x);
+          dot[r][1] = Dot(dot[r][1], b[1], x);
         }
       }
-      const uint16_t* half = reinterpret_cast<const uint16_t*>(w) + in.pass * Simd::kLanes;
-      const F scale[2] = {Simd::LoadF16(half), Simd::LoadF16(half + 16)};
+      const uint16_t* half = reinterpret_cast<const uint16_t*>(w) + in.pass * kLanes;
+      const Vec scale[2] = {LoadHalf(half), LoadHalf(half + 16)};
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r)
         for (int j = 0; j < 2; ++j)
-          acc[r][j] = Simd::Fma(Simd::ToFloat(dot[r][j]), scale[j], acc[r][j]);
+          acc[r][j] = Fma(ToFloats(dot[r][j]), scale[j], acc[r][j]);
     }
     Int4Kernel::ScaleRows<kRows>(in, acc, out);
   }
@@ -314,62 +315,14 @@ struct Int8GroupKernel {
 
 // -- Epilogue ----------------------------------------------------------------------------------------------------
 
-// e^x, Cephes: 2^n times a polynomial on [-ln2/2, ln2/2]; about 1 ulp.
-inline F Exp(F x) {
-  x = Simd::Min(Simd::Max(x, Simd::Set1(-87.0f)), Simd::Set1(88.0f));
-  const F n = Simd::Round(Simd::Mul(x, Simd::Set1(1.44269504088896341f)));
-  F r = Simd::Fma(n, Simd::Set1(-0.693359375f), x);
-  r = Simd::Fma(n, Simd::Set1(2.12194440e-4f), r);
-  F p = Simd::Set1(1.9875691500e-4f);
-  p = Simd::Fma(p, r, Simd::Set1(1.3981999507e-3f));
-  p = Simd::Fma(p, r, Simd::Set1(8.3334519073e-3f));
-  p = Simd::Fma(p, r, Simd::Set1(4.1665795894e-2f));
-  p = Simd::Fma(p, r, Simd::Set1(1.6666665459e-1f));
-  p = Simd::Fma(p, r, Simd::Set1(5.0000001201e-1f));
-  p = Simd::Fma(Simd::Mul(r, r), p, Simd::Add(r, Simd::Set1(1.0f)));
-  return Simd::Mul(p, Simd::Pow2(n));
-}
-
-// x * sigmoid(z)
-inline F Gate(F x, F z) {
-  return Simd::Div(x, Simd::Add(Simd::Set1(1.0f), Exp(Simd::Mul(z, Simd::Set1(-1.0f)))));
-}
-
-// x (1 + erf(x / sqrt(2))) / 2
-inline F Gelu(F x) {
-  const F z = Simd::Min(Simd::Max(Simd::Mul(x, Simd::Set1(0.70710678f)), Simd::Set1(-kErfEnd)), Simd::Set1(kErfEnd));
-  const F t = Simd::Fma(Simd::Mul(z, z), Simd::Set1(2.0f / (kErfEnd * kErfEnd)), Simd::Set1(-1.0f));
-  F p = Simd::Set1(kErfCoefficients[kErfDegree]);
-  for (int i = kErfDegree - 1; i >= 0; --i) p = Simd::Fma(p, t, Simd::Set1(kErfCoefficients[i]));
-  const F half = Simd::Mul(x, Simd::Set1(0.5f));
-  return Simd::Fma(half, Simd::Mul(z, p), half);
-}
-
-inline F Activate(Epilogue epilogue, F x) {
+inline Vec Activate(Epilogue epilogue, Vec x) {
   switch (epilogue) {
     case Epilogue::kGelu:
     case Epilogue::kGluGelu: return Gelu(x);
     case Epilogue::kGeluTanh:
-    case Epilogue::kGluGeluTanh: {  // 0.5 x (1 + tanh(u)) = x sigmoid(2u)
-      const F cube = Simd::Mul(Simd::Mul(x, x), x);
-      return Gate(x, Simd::Mul(Simd::Set1(1.5957691216057308f), Simd::Fma(Simd::Set1(0.044715f), cube, x)));
-    }
-    default: return Gate(x, x);
+    case Epilogue::kGluGeluTanh: return GeluTanh(x);
+    default: return Silu(x);
   }
-}
-
-inline F LoadPart(const float* p, int64_t count) {
-  if (count >= Simd::kLanes) return Simd::Load(p);
-  alignas(64) float v[Simd::kLanes] = {};
-  for (int64_t i = 0; i < count; ++i) v[i] = p[i];
-  return Simd::Load(v);
-}
-
-inline void StorePart(float* p, int64_t count, F x) {
-  if (count >= Simd::kLanes) return Simd::Store(p, x);
-  alignas(64) float v[Simd::kLanes];
-  Simd::Store(v, x);
-  for (int64_t i = 0; i < count; ++i) p[i] = v[i];
 }
 
 template <int kRows>
@@ -379,7 +332,7 @@ inline void AddAddends(const RunArgs& args, int64_t row, int64_t panel, int pass
     if (args.has_addend[row + r] == 0) continue;
     const float* addend = args.addend + (row + r - args.first_row) * stride + (panel - args.first_panel) * kPanelCols;
     for (int j = 0; j < 2; ++j) {
-      tile->v[r][j] = Simd::Add(tile->v[r][j], Simd::Load(addend + j * 16 + pass * Simd::kLanes));
+      tile->v[r][j] = Add(tile->v[r][j], Load(addend + j * 16 + pass * kLanes));
     }
   }
 }
@@ -392,32 +345,32 @@ inline void Finish(const PackedMatrix& matrix, const RunArgs& args, int64_t row,
   int64_t column[2], count[2];  // of lo and hi, in the order of the parts
   for (int j = 0; j < 2; ++j) {
     if (matrix.is_interleaved) {
-      const int64_t first = panel * 16 + pass * Simd::kLanes;
+      const int64_t first = panel * 16 + pass * kLanes;
       column[j] = j * half_n + first;
       count[j] = half_n - first;
     } else {
-      column[j] = panel * kPanelCols + j * 16 + pass * Simd::kLanes;
+      column[j] = panel * kPanelCols + j * 16 + pass * kLanes;
       count[j] = matrix.n - column[j];
     }
     if (args.bias != nullptr && count[j] > 0) {
-      const F bias = LoadPart(args.bias + column[j], count[j]);
-      for (int r = 0; r < kRows; ++r) tile->v[r][j] = Simd::Add(tile->v[r][j], bias);
+      const Vec bias = LoadPart(args.bias + column[j], count[j]);
+      for (int r = 0; r < kRows; ++r) tile->v[r][j] = Add(tile->v[r][j], bias);
     }
   }
   if (args.addend != nullptr) AddAddends<kRows>(args, row, panel, pass, tile);
   for (int r = 0; r < kRows; ++r) {
     float* y = args.y + (row + r) * args.y_stride;
-    F* v = tile->v[r];
+    Vec* v = tile->v[r];
     if (is_glu) {
-      if (count[0] > 0) StorePart(y + column[0], count[0], Simd::Mul(Activate(args.epilogue, v[0]), v[1]));
+      if (count[0] > 0) StorePart(y + column[0], Mul(Activate(args.epilogue, v[0]), v[1]), count[0]);
       continue;
     }
     for (int j = 0; j < 2; ++j) {
       if (count[j] <= 0) continue;
       float* out = y + column[j];
-      if (args.epilogue == Epilogue::kAdd) v[j] = Simd::Add(LoadPart(out, count[j]), v[j]);
+      if (args.epilogue == Epilogue::kAdd) v[j] = Add(LoadPart(out, count[j]), v[j]);
       if (args.epilogue >= Epilogue::kGelu) v[j] = Activate(args.epilogue, v[j]);
-      StorePart(out, count[j], v[j]);
+      StorePart(out, v[j], count[j]);
     }
   }
 }
@@ -482,40 +435,28 @@ void RunFormat(const PackedMatrix& matrix, const RunArgs& args) {
   }
 }
 
-void Run(const PackedMatrix& matrix, const RunArgs& args) {
-  switch (matrix.format) {
-    case WeightFormat::kF32: return RunFormat<FloatKernel<F32Loader>>(matrix, args);
-    case WeightFormat::kBF16: return RunFormat<FloatKernel<BF16Loader>>(matrix, args);
-    case WeightFormat::kF16: return RunFormat<FloatKernel<F16Loader>>(matrix, args);
-    case WeightFormat::kFp8: return RunFormat<FloatKernel<Fp8Loader>>(matrix, args);
-    case WeightFormat::kInt8: return RunFormat<Int8Kernel>(matrix, args);
-    case WeightFormat::kInt4: return RunFormat<Int4Kernel>(matrix, args);
-    case WeightFormat::kInt8Group: return RunFormat<Int8GroupKernel>(matrix, args);
-  }
-}
-
 // -- Activations -------------------------------------------------------------------------------------------------
 
 // Symmetric per row: scale = absmax / 127. NaN and infinity end up in the scale and so in every output of the row.
 void PrepareRow(const float* x, int64_t k, uint8_t* out) {
-  I largest = Simd::ZeroI();  // of the bits of |x|: ordered like the values, NaN on top
-  const int64_t whole = k / Simd::kLanes * Simd::kLanes;  // what whole vectors hold
-  for (int64_t i = 0; i < whole; i += Simd::kLanes) largest = Simd::MaxI(largest, Simd::AbsBits(Simd::Load(x + i)));
-  if (whole < k) largest = Simd::MaxI(largest, Simd::AbsBits(LoadPart(x + whole, k - whole)));
-  const int32_t bits = Simd::MaxLanes(largest);
+  Ints largest = SetInts(0);  // of the bits of |x|: ordered like the values, NaN on top
+  const int64_t whole = k / kLanes * kLanes;  // what whole vectors hold
+  for (int64_t i = 0; i < whole; i += kLanes) largest = Max(largest, BitsOf(Abs(Load(x + i))));
+  if (whole < k) largest = Max(largest, BitsOf(Abs(LoadPart(x + whole, k - whole))));
+  const int32_t bits = MaxLanes(largest);
   float absmax;
   std::memcpy(&absmax, &bits, 4);
 
   const bool is_zero = absmax < 1e-30f;  // below, 127 / absmax may overflow
-  const F inverse = Simd::Set1(is_zero ? 0.0f : 127.0f / absmax);
+  const Vec inverse = Set(is_zero ? 0.0f : 127.0f / absmax);
   int8_t* values = reinterpret_cast<int8_t*>(out + kRowHeaderBytes);
-  const auto quantize = [&](int64_t i, F v) { Simd::StoreBytes(values + i, Simd::RoundToInt(Simd::Mul(v, inverse))); };
-  for (int64_t i = 0; i < whole; i += Simd::kLanes) quantize(i, Simd::Load(x + i));
-  for (int64_t i = whole; i < PaddedK(k); i += Simd::kLanes) quantize(i, LoadPart(x + i, k - i));
+  const auto quantize = [&](int64_t i, Vec v) { StoreInt8(values + i, Mul(v, inverse)); };
+  for (int64_t i = 0; i < whole; i += kLanes) quantize(i, Load(x + i));
+  for (int64_t i = whole; i < PaddedK(k); i += kLanes) quantize(i, LoadPart(x + i, std::max<int64_t>(0, k - i)));
   float* sums = reinterpret_cast<float*>(out + GroupSumOffset(k));
   int32_t total = 0;
   for (int64_t g = 0; g * kGroup < k; ++g) {
-    const int32_t sum = Simd::SumGroup(values + g * kGroup);
+    const int32_t sum = Sum32(values + g * kGroup);
     sums[g] = static_cast<float>(sum);
     total += sum;
   }

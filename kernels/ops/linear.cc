@@ -1,13 +1,11 @@
-// Sizes, memory, the list of kernels and how to split work: what does not depend on the instruction set.
+// Sizes, memory and how to split work: what does not depend on the instruction set.
 #include "kernels/ops/linear.h"
 
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
 
-#include "kernels/ops/linear_kernels.h"
 #include "kernels/ops/linear_layout.h"
 
 namespace tripos::linear {
@@ -21,14 +19,6 @@ constexpr size_t kRowBlockBytes = size_t{448} << 10;  // of activations, beside 
 size_t RoundUp(size_t x, size_t unit) { return (x + unit - 1) / unit * unit; }
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-const Kernels* const kKernels[] = {
-#if defined(__x86_64__)
-    &kAvx512Kernels,
-    &kAvx2Kernels,
-#endif
-    &kScalarKernels,
-};
 
 }  // namespace
 
@@ -79,16 +69,6 @@ uint8_t* AllocatePacked(size_t bytes) {
 
 void FreePacked(uint8_t* data, size_t bytes) {
   if (data != nullptr) munmap(data, RoundUp(std::max<size_t>(bytes, 1), kHugePage));
-}
-
-std::span<const Kernels* const> AllKernels() { return kKernels; }
-
-const Kernels* FindKernels(const char* isa) {
-  const bool is_auto = isa == nullptr || *isa == '\0' || std::strcmp(isa, "auto") == 0;
-  for (const Kernels* kernels : kKernels) {
-    if ((is_auto || std::strcmp(isa, kernels->name) == 0) && kernels->is_supported()) return kernels;
-  }
-  return nullptr;
 }
 
 Split SuggestSplit(const PackedMatrix& matrix, int64_t num_rows, int threads) {

@@ -1,6 +1,6 @@
 // Matrix multiplication y = x · wᵀ (+ bias) over prepacked weights.
 //
-// Owns: the packed layout, activation quantization, the kernels of every weight format and instruction set.
+// Owns: the packed layout, activation quantization, the kernels of every weight format (chosen in isa/kernels.h).
 // Refuses to know: threads, plans, files. The caller splits work (SuggestSplit) and calls Run on each part.
 //
 // Every y[m, n] is computed in an order that depends only on (k, format, instruction set): never on the number of
@@ -14,6 +14,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+
+#include "kernels/include/tripos.h"
 
 namespace tripos::linear {
 
@@ -30,8 +32,24 @@ enum class WeightFormat : uint8_t {
   kFp8 = 5,        // e4m3, one float scale per output channel
   kInt8Group = 6,  // groups of 32 along k, each with a half scale (GGUF Q8_0 without loss)
 };
+inline constexpr size_t kNumFormats = 7;
 
-enum class SourceType : uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_K, kQ5_K, kQ6_K, kQ4_1, kQ5_0, kQ5_1, kQ2_K, kQ3_K };
+
+enum class SourceType : uint8_t {
+  kF32 = TRIPOS_F32,
+  kF16 = TRIPOS_F16,
+  kBF16 = TRIPOS_BF16,
+  kQ8_0 = TRIPOS_Q8_0,
+  kQ4_0 = TRIPOS_Q4_0,
+  kQ4_K = TRIPOS_Q4_K,
+  kQ5_K = TRIPOS_Q5_K,
+  kQ6_K = TRIPOS_Q6_K,
+  kQ4_1 = TRIPOS_Q4_1,
+  kQ5_0 = TRIPOS_Q5_0,
+  kQ5_1 = TRIPOS_Q5_1,
+  kQ2_K = TRIPOS_Q2_K,
+  kQ3_K = TRIPOS_Q3_K,
+};
 
 // Row-major [rows, cols] as stored in the checkpoint; not owned.
 struct SourceMatrix {
@@ -111,20 +129,6 @@ struct RunArgs {
   Epilogue epilogue = Epilogue::kStore;
   std::span<const uint8_t> after;  // the panels that this thread reads after these: fetched meanwhile
 };
-
-// One instruction set's kernels. The list is ordered best first and ends in "scalar".
-struct Kernels {
-  const char* name;  // "avx512", "avx2", "scalar"
-  bool (*is_supported)();
-  // Quantizes rows [0, rows) of x (stride in floats) into out, PreparedRowBytes each.
-  void (*prepare)(const float* x, int64_t x_stride, int64_t rows, int64_t k, void* out);
-  void (*run)(const PackedMatrix& matrix, const RunArgs& args);
-};
-
-std::span<const Kernels* const> AllKernels();
-
-// The best supported kernels for "auto" (or nullptr), else the named ones if this machine has them, else nullptr.
-const Kernels* FindKernels(const char* isa);
 
 // How [num_rows, num_panels] is dealt to threads. Each owns a block, which it takes in tasks of at most row_step x
 // panel_step, panel-fastest; who has none left goes on with the tasks of others.

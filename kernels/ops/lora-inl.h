@@ -6,24 +6,10 @@ namespace {
 
 constexpr int kPasses = kPanel / kLanes;
 constexpr int kChains = 4;  // partial sums along k of each output, so that additions need not wait for each other
-constexpr int kTileRows = kLanes == 16 ? 4 : 2;
+constexpr int kTileRows = ByLanes(4, 2, 2);
 
 inline Vec LoadWeights(const float* p) { return Load(p); }
-inline Vec LoadWeights(const uint16_t* p) {
-#if defined(__AVX512F__)
-  return _mm512_castsi512_ps(
-      _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
-#elif defined(__AVX2__)
-  return _mm256_castsi256_ps(
-      _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
-#else
-  uint32_t bits[kLanes];
-  for (int i = 0; i < kLanes; ++i) bits[i] = static_cast<uint32_t>(p[i]) << 16;
-  Vec v;
-  std::memcpy(&v, bits, sizeof v);
-  return v;
-#endif
-}
+inline Vec LoadWeights(const uint16_t* p) { return LoadBf16(p); }
 
 // Chain c sums k = c, c + 4, c + 8 ...; the rest of k goes to the first chains. Then (0 + 1) + (2 + 3).
 template <typename T, int kRows>

@@ -1,4 +1,4 @@
-// Packing of adapters and the list of kernels: what does not depend on the instruction set.
+// Packing of adapters: what does not depend on the instruction set.
 #include "kernels/ops/lora.h"
 
 #include <cstring>
@@ -6,27 +6,6 @@
 #include "kernels/util/error.h"
 
 namespace tripos::lora {
-
-extern const Kernels kScalarKernels;
-#if defined(__x86_64__)
-extern const Kernels kAvx2Kernels;
-extern const Kernels kAvx512Kernels;
-#endif
-
-// Best first; the last one runs everywhere.
-const Kernels& ChooseKernels(Isa isa) {
-  static const Kernels* const kAll[] = {
-#if defined(__x86_64__)
-      &kAvx512Kernels,
-      &kAvx2Kernels,
-#endif
-      &kScalarKernels,
-  };
-  for (const Kernels* kernels : kAll) {
-    if (kernels->isa <= isa) return *kernels;
-  }
-  return kScalarKernels;
-}
 
 namespace {
 

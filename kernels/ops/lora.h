@@ -13,7 +13,6 @@
 #include <span>
 #include <vector>
 
-#include "kernels/util/cpu.h"
 #include "kernels/util/memory.h"
 
 namespace tripos::lora {
@@ -107,18 +106,6 @@ struct Rows {
   float* out[kMaxRows];
   int count = 0;
 };
-
-// One instruction set's kernels.
-struct Kernels {
-  Isa isa;
-  // out[0..16) = scale · Σ_k in[k] · panel[k][0..16)
-  void (*shrink)(Type type, const ShrinkPanel& panel, int64_t k, const Rows& rows);
-  // Of half panels i = 0 .. num_halves - 1: out[16 i ..] = Σ over its blocks and their ranks r of in[first_col + r] ·
-  // block[r][0..16); zero without blocks.
-  void (*expand)(Type type, const Blocks& blocks, int64_t num_halves, const Rows& rows);
-};
-
-const Kernels& ChooseKernels(Isa isa);
 
 }  // namespace tripos::lora
 

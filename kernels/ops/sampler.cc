@@ -24,7 +24,7 @@ double Uniform(uint64_t seed, uint64_t counter) {
 
 class RowSampler {
  public:
-  RowSampler(const OpKernels& kernels, const TriposStep& step, int row, float* logits, int64_t vocab_size,
+  RowSampler(const Kernels& kernels, const TriposStep& step, int row, float* logits, int64_t vocab_size,
              const SamplerScratch& scratch)
       : kernels_(kernels), step_(step), row_(row), logits_(logits), vocab_size_(vocab_size), scratch_(scratch) {}
 
@@ -204,7 +204,7 @@ class RowSampler {
     return static_cast<int32_t>(IdOf(chosen));
   }
 
-  const OpKernels& kernels_;
+  const Kernels& kernels_;
   const TriposStep& step_;
   const int row_;
   float* const logits_;
@@ -235,7 +235,7 @@ void TopLogprobs(const float* logits, int64_t vocab_size, int64_t count, float n
 
 }  // namespace
 
-void SampleRow(const OpKernels& kernels, const TriposStep& step, int row, float* logits, int64_t vocab_size,
+void SampleRow(const Kernels& kernels, const TriposStep& step, int row, float* logits, int64_t vocab_size,
                const SamplerScratch& scratch, const TriposOutput& out) {
   int32_t& token = out.token_ids[row];
   token = 0;

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <utility>
 
-#include "kernels/ops/op_kernels.h"
+#include "kernels/isa/kernels.h"
 
 namespace tripos {
 
@@ -24,7 +24,7 @@ struct SamplerScratch {
 };
 
 // Draws row `row` of the step. `logits` [vocab_size] is changed in place (after its logprobs are taken).
-void SampleRow(const OpKernels& kernels, const TriposStep& step, int row, float* logits, int64_t vocab_size,
+void SampleRow(const Kernels& kernels, const TriposStep& step, int row, float* logits, int64_t vocab_size,
                const SamplerScratch& scratch, const TriposOutput& out);
 
 }  // namespace tripos

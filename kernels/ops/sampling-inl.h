@@ -1,6 +1,4 @@
-// The passes over the vocabulary that sampling makes. Needs simd-inl.h.
-#include "kernels/ops/op_kernels.h"
-
+// The passes over the vocabulary that sampling makes. Needs simd-inl.h and math-inl.h.
 namespace tripos {
 namespace {
 
@@ -45,8 +43,7 @@ double ExpSum(const float* x, int64_t count, float largest) {
 void ExpWeights(const float* x, int64_t count, float largest, float divisor, float* y) {
   const Vec d = Set(divisor), peak = Set(largest);
   for (int64_t i = 0; i < count; i += kLanes) {
-    const int lanes = count - i < kLanes ? static_cast<int>(count - i) : kLanes;
-    StoreN(y + i, Exp(Sub(Div(LoadN(x + i, lanes), d), peak)), lanes);
+    StorePart(y + i, Exp(Sub(Div(LoadPart(x + i, count - i), d), peak)), count - i);
   }
 }
 
@@ -56,7 +53,7 @@ double Sum(const float* x, int64_t count) {
   for (int64_t start = 0; start < count; start += kRun) {
     const int64_t end = start + kRun < count ? start + kRun : count;
     Vec sum = Set(0.0f);
-    for (int64_t i = start; i < end; i += kLanes) sum = Add(sum, LoadN(x + i, end - i < kLanes ? static_cast<int>(end - i) : kLanes));
+    for (int64_t i = start; i < end; i += kLanes) sum = Add(sum, LoadPart(x + i, end - i));
     total += static_cast<double>(SumLanes(sum));
   }
   return total;

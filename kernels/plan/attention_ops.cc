@@ -1,7 +1,6 @@
 // The ops attention and self_attention.
 #include <algorithm>
 
-#include "kernels/ops/encoder_kernels.h"
 #include "kernels/plan/lower.h"
 #include "kernels/util/error.h"
 
@@ -66,7 +65,7 @@ const KnownOp kAttention({"attention", "q k v", "", "y",
 // Threads take one sequence and kv head at a time.
 class SelfAttentionPhase : public Phase {
  public:
-  explicit SelfAttentionPhase(const EncoderKernels& kernels) : kernels_(kernels) {}
+  explicit SelfAttentionPhase(const Kernels& kernels) : kernels_(kernels) {}
 
   void Run(const StepState& state, int thread) const override {
     const int64_t num_units = int64_t{state.step->num_seqs} * num_kv_heads;
@@ -91,7 +90,7 @@ class SelfAttentionPhase : public Phase {
   SelfAttentionArgs shape{};  // of a kv head
 
  private:
-  const EncoderKernels& kernels_;
+  const Kernels& kernels_;
 };
 
 void CheckSelfAttention(const OpCheck& c) {
@@ -100,7 +99,7 @@ void CheckSelfAttention(const OpCheck& c) {
 }
 
 void LowerSelfAttention(Lowering& to, const PlanOp& op) {
-  auto phase = std::make_unique<SelfAttentionPhase>(ChooseEncoderKernels(to.isa));
+  auto phase = std::make_unique<SelfAttentionPhase>(to.kernels);
   phase->q = to.View(op.inputs[0]);
   phase->k = to.View(op.inputs[1]);
   phase->v = to.View(op.inputs[2]);

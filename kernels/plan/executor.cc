@@ -6,9 +6,9 @@
 #include <map>
 #include <utility>
 
-#include "kernels/ops/encoder_kernels.h"
 #include "kernels/ops/sampler.h"
 #include "kernels/plan/step_check.h"
+#include "kernels/util/cpu.h"
 #include "kernels/util/error.h"
 
 namespace tripos {
@@ -33,8 +33,7 @@ ExecutorSettings SettingsOf(const TriposOptions& o) {
   Require(o.max_adapters >= 0 && o.max_adapters <= 4096, "max_adapters must be 0 to 4096");
   const int threads = o.threads > 0 ? o.threads : ThisCpu().num_cores;
   if (threads > 1024) throw Error(Format("%d threads are too many", threads));
-  return {o.block_size, o.max_num_tokens, o.max_num_rows, threads, o.weights, KvTypeOf(o.kv_cache), ChooseIsa(o.isa),
-          o.max_adapters, o.profile != 0};
+  return {o.block_size, o.max_num_tokens, o.max_num_rows, threads, o.weights, KvTypeOf(o.kv_cache), o.max_adapters, o.profile != 0};
 }
 
 // What a thread does while it waits in a step of few rows: ask for the memory that the phases to come will read.
@@ -74,7 +73,7 @@ class FetchAhead {
 }  // namespace
 
 Executor::Executor(const TriposOptions& options)
-    : settings_(SettingsOf(options)), kernels_(ChooseOpKernels(settings_.isa)), pool_(settings_.threads) {}
+    : settings_(SettingsOf(options)), kernels_(ChooseKernels(options.isa)), pool_(settings_.threads) {}
 
 size_t Executor::ScratchFloats(const LoweredPlan& plan) const {
   const size_t cached = kAttendScratchFloats + 2 * Partial::Floats(layout_.padded_dim);
@@ -87,7 +86,7 @@ void Executor::Load(const void* bytes, size_t num_bytes, std::span<const TriposW
   num_blocks_ = 0;
   num_sliced_steps_ = 0;
   const Plan plan = ReadPlan(bytes, num_bytes, weights);
-  LoweredPlan lowered = Lowering(plan, weights, {settings_.isa, settings_.weights, progress}, pool_).Run();
+  LoweredPlan lowered = Lowering(plan, weights, {kernels_, settings_.kv_type, settings_.weights, progress}, pool_).Run();
   Require(lowered.header.head_dim <= kMaxHeadDim, "head_dim is larger than 512");
   layout_ = KvLayout::Make(settings_.kv_type, settings_.block_size, lowered.header.num_layers, lowered.header.num_kv_heads,
                            lowered.header.head_dim);
@@ -342,10 +341,9 @@ void Executor::SampleLogits(const TriposStep& step, int64_t row, float* logits, 
 }
 
 const std::string& Executor::Describe() {
-  static constexpr const char* kKvNames[] = {"fp32", "fp16", "int8"};
   std::string& d = description_;
-  d = Format("isa=%s\nthreads=%d\nkv_cache=%s\n", IsaName(settings_.isa), settings_.threads,
-             kKvNames[static_cast<int>(settings_.kv_type)]);
+  d = Format("isa=%s\nthreads=%d\nkv_cache=%s\n", kernels_.isa, settings_.threads,
+             KvTypeName(settings_.kv_type));
   if (!plan_.has_value()) return d;
   const size_t arena = token_arena_.bytes() + sampled_arena_.bytes() + private_arena_.bytes() + local_arena_.bytes() +
                        scratch_.bytes() + sampler_scratch_.bytes() + partials_.bytes() + addends_.bytes();

@@ -22,7 +22,6 @@ struct ExecutorSettings {
   int threads;
   std::string weights;
   KvType kv_type;
-  Isa isa;
   int max_adapters;
   bool has_profile;
 };
@@ -63,7 +62,7 @@ class Executor {
   }
 
   const ExecutorSettings settings_;
-  const OpKernels& kernels_;
+  const ChosenKernels kernels_;
   ThreadPool pool_;
   std::optional<LoweredPlan> plan_;
   KvLayout layout_;

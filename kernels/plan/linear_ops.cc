@@ -17,7 +17,7 @@ const PlanView* ShrunkOf(const PlanOp& op) {
 // h = scale · A x of every row with an adapter: tasks of a chunk of rows and a panel of ranks.
 class ShrinkPhase : public Phase {
  public:
-  explicit ShrinkPhase(const lora::Kernels& kernels) : kernels_(kernels) {}
+  explicit ShrinkPhase(const Kernels& kernels) : kernels_(kernels) {}
 
   bool IsIdle(const StepState& state) const override {
     return state.lora == nullptr || !state.lora->Of(rows).HasSite(site);
@@ -46,7 +46,7 @@ class ShrinkPhase : public Phase {
   Operand in, out;
 
  private:
-  const lora::Kernels& kernels_;
+  const Kernels& kernels_;
 };
 
 void CheckShrink(const OpCheck& c) {
@@ -63,9 +63,7 @@ void LowerShrink(Lowering& to, const PlanOp& op) {
   Require(to.out.site_of_weight.emplace(weight, site).second, "two linears with adapters share a weight");
   const PlanWeight& shape = to.weights.ShapeInPlan(weight);
   to.out.lora_sites.push_back({shape.rows, shape.cols, false, shrunk.cols});
-  const lora::Kernels& kernels = lora::ChooseKernels(to.isa);
-  to.out.kernels["shrink"] = IsaName(kernels.isa);
-  auto phase = std::make_unique<ShrinkPhase>(kernels);
+  auto phase = std::make_unique<ShrinkPhase>(to.kernels);
   phase->site = site;
   phase->in = x;
   phase->out = shrunk;
@@ -104,9 +102,9 @@ void CheckLinear(const OpCheck& c) {
 
 void LowerLinear(Lowering& to, const PlanOp& op) {
   auto phase = std::make_unique<LinearPhase>();
-  phase->kernels = to.linear_kernels;
+  phase->kernels = &to.kernels;
   phase->matrix = to.weights.Matrix(op.weights[0], op.Bool("interleaved"));
-  to.out.kernels[std::string("linear.") + FormatName(phase->matrix.format)] = to.linear_kernels->name;
+  to.out.kernels[std::string("linear.") + FormatName(phase->matrix.format)] = to.kernels.LinearOf(phase->matrix.format).isa();
   if (op.weights.size() > 1) phase->bias = to.weights.Vector(op.weights[1]);
   phase->in = to.Prepared(op.inputs[0], phase->matrix.format);
   phase->epilogue = op.Enum<Epilogue>("epilogue");
@@ -116,7 +114,7 @@ void LowerLinear(Lowering& to, const PlanOp& op) {
   if (const PlanView* shrunk = ShrunkOf(op); shrunk != nullptr) {
     const int site = to.out.site_of_weight.at(op.weights[0]);
     to.out.lora_sites[static_cast<size_t>(site)].is_interleaved = phase->matrix.is_interleaved;
-    phase->lora = {&lora::ChooseKernels(to.isa), site, to.View(*shrunk)};
+    phase->lora = {&to.kernels, site, to.View(*shrunk)};
     reads.push_back(phase->lora.shrunk.buffer);
   }
   const Rows rows = phase->out.rows;

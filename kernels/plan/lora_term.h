@@ -10,7 +10,7 @@ inline constexpr size_t kAddendFloats = size_t{1} << 18;  // per thread: the add
 
 // What a linear adds to rows with an adapter: B h, computed for the rows and panels of a task just before it runs.
 struct LoraTerm {
-  const lora::Kernels* kernels = nullptr;  // nullptr: the linear carries no adapters
+  const Kernels* kernels = nullptr;  // nullptr: the linear carries no adapters
   int site = 0;
   Operand shrunk;
 

@@ -6,9 +6,8 @@
 namespace tripos {
 
 Lowering::Lowering(const Plan& plan, std::span<const TriposWeight> table, const LowerOptions& options, ThreadPool& pool)
-    : isa(options.isa), kernels(ChooseOpKernels(isa)), linear_kernels(linear::FindKernels(IsaName(isa))),
+    : kernels(options.kernels), kv_type(options.kv_type),
       weights(plan, table, options.weights, options.progress, pool), plan_(plan) {
-  Require(linear_kernels != nullptr, "no kernels for linear on this CPU");
 }
 
 LoweredPlan Lowering::Run() {
@@ -16,7 +15,7 @@ LoweredPlan Lowering::Run() {
   for (const PlanTensor& t : plan_.tensors) NewBuffer(t.rows, static_cast<size_t>(t.cols) * sizeof(float));
   partials_buffer = NewBuffer(Rows::kTokens, 0);
   for (const PlanOp& op : plan_.ops) {
-    if (!op.has_matrix()) out.kernels[op.row->name] = IsaName(kernels.isa);
+    if (const char* isa = IsaOf(op.row->name); isa != nullptr) out.kernels[op.row->name] = isa;
     op.row->lower(*this, op);
   }
   out.weights = weights.Finish();
@@ -31,6 +30,21 @@ LoweredPlan Lowering::Run() {
   out.logits = Whole(output);
   out.logits.buffer_offset = out.buffers[static_cast<size_t>(output)].offset;
   return std::move(out);
+}
+
+// The instruction set of an op's kernel; nullptr: it copies, or is named where it is lowered.
+const char* Lowering::IsaOf(std::string_view op) const {
+  const std::pair<std::string_view, const char*> isas[] = {
+      {"norm", kernels.norm.isa()},       {"add_norm", kernels.norm.isa()},
+      {"rope", kernels.rope.isa()},       {"attention", kernels.AttendOf(kv_type).isa()},
+      {"glu", kernels.glu.isa()},         {"act", kernels.act.isa()},
+      {"add", kernels.add.isa()},         {"self_attention", kernels.self_attend.isa()},
+      {"pool", kernels.mean.isa()},       {"shrink", kernels.shrink.isa()},
+  };
+  for (const auto& [name, isa] : isas) {
+    if (name == op) return isa;
+  }
+  return nullptr;
 }
 
 void Lowering::LinkLinears() {
@@ -76,7 +90,7 @@ Operand Lowering::Prepared(const PlanView& view, linear::WeightFormat format) {
   const auto known = prepared_.find(key);
   if (known != prepared_.end() && known->second.cols == view.cols) return known->second;
   const Operand rows{.buffer = NewBuffer(x.rows, row_bytes), .rows = x.rows, .cols = view.cols, .stride = row_bytes};
-  EmitRows<EachRowPhase>({x}, {rows}, x.rows, "prepare", [k = linear_kernels](const OneRow& r) {
+  EmitRows<EachRowPhase>({x}, {rows}, x.rows, "prepare", [k = &kernels](const OneRow& r) {
     k->prepare(r.In(0), 0, 1, r.Cols(), r.Out());
   });
   prepared_[key] = rows;

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -36,7 +37,8 @@ struct LoweredPlan {
 };
 
 struct LowerOptions {
-  Isa isa = Isa::kScalar;
+  const Kernels& kernels;  // outlives the plan
+  KvType kv_type;
   std::string weights = "auto";
   TriposProgress progress = nullptr;
 };
@@ -79,15 +81,15 @@ class Lowering {
   // An op that is `each` of every row of its outputs.
   void EachRow(const PlanOp& op, EachRowPhase::Each each);
 
-  const Isa isa;
-  const OpKernels& kernels;
-  const linear::Kernels* const linear_kernels;
+  const Kernels& kernels;
+  const KvType kv_type;
   WeightReader weights;
   LoweredPlan out;
   int partials_buffer = -1;  // stands for the partial softmaxes of all attentions
 
  private:
   int BufferOf(int tensor) const;
+  const char* IsaOf(std::string_view op) const;
   void LinkLinears();
 
   const Plan& plan_;

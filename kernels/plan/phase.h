@@ -10,8 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/ops/linear.h"
-#include "kernels/ops/op_kernels.h"
+#include "kernels/isa/kernels.h"
 #include "kernels/plan/arena.h"
 #include "kernels/plan/lora_step.h"
 #include "kernels/plan/plan.h"

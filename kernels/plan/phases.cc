@@ -80,7 +80,7 @@ void LinearPhase::Run(const StepState& state, int thread) const {
       args.after = split.PanelsOf(matrix, owner, task + 1);
       if (args.after.empty() && following != nullptr) args.after = following->FirstPanels(state, thread);
       if (has_adapters) lora.Expand(state, rows, thread, args);
-      kernels->run(matrix, args);
+      kernels->LinearOf(matrix.format)(matrix, args);
     }
   }
 }
@@ -96,7 +96,7 @@ void LinearPhase::RunFewRows(const StepState& state, int thread, linear::RunArgs
   const int64_t num_panels = matrix.num_panels(), own = OwnPanels(state);
   args.first_panel = own * thread;
   args.last_panel = args.first_panel + own;
-  if (own > 0) kernels->run(matrix, args);
+  if (own > 0) kernels->LinearOf(matrix.format)(matrix, args);
   const int64_t least = std::max<int64_t>(1, kSharedBytes / static_cast<int64_t>(matrix.panel_bytes()));
   std::atomic<int64_t>& next = state.Counter(counter);
   int64_t first = own * state.num_threads;
@@ -106,7 +106,7 @@ void LinearPhase::RunFewRows(const StepState& state, int thread, linear::RunArgs
     if (first >= num_panels) return;
     args.first_panel = first;
     args.last_panel = first += PieceAt(state, first, least);
-    kernels->run(matrix, args);
+    kernels->LinearOf(matrix.format)(matrix, args);
   }
 }
 
@@ -229,7 +229,7 @@ void AttentionPhase::RunWhole(const StepState& state, int thread) const {
         tile.next = {};
       }
       WriteOnly(state, query_tile, static_cast<int>(*unit % NumHeadTiles()), p);
-      kernels_.attend(layout, tile, p, scores, p == first ? total : part);
+      kernels_.AttendOf(layout.type)(layout, tile, p, scores, p == first ? total : part);
       if (p > first) kernels_.merge(total, part, tile.num_queries * tile.num_heads, layout.padded_dim);
     }
     kernels_.finish(tile, total, layout.head_dim, layout.padded_dim);
@@ -248,7 +248,7 @@ void AttentionPhase::RunPartitions(const StepState& state, int thread) const {
     if (partition >= query_tile.num_partitions || partition < FirstPartition(query_tile, state)) continue;
     const AttentionTile tile = TileOf(state, query_tile, static_cast<int>(unit % NumHeadTiles()));
     WriteOnly(state, query_tile, static_cast<int>(unit % NumHeadTiles()), partition);
-    kernels_.attend(state.cache.layout, tile, partition, scores, PartialOf(state, unit, partition));
+    kernels_.AttendOf(state.cache.layout.type)(state.cache.layout, tile, partition, scores, PartialOf(state, unit, partition));
   }
 }
 

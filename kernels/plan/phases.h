@@ -15,7 +15,7 @@ namespace tripos {
 // Phases whose rows are independent: thread t does rows RangeOf(rows, t).
 class RowPhase : public Phase {
  public:
-  explicit RowPhase(const OpKernels& kernels) : kernels_(kernels) { is_row_wise = true; }
+  explicit RowPhase(const Kernels& kernels) : kernels_(kernels) { is_row_wise = true; }
   void Run(const StepState& state, int thread) const final {
     const Range range = RangeOf(state.NumRows(rows), thread, state.num_threads);
     RunRows(state, range.first, range.last);
@@ -31,7 +31,7 @@ class RowPhase : public Phase {
   std::vector<Operand> in, out;
 
  protected:
-  const OpKernels& kernels_;
+  const Kernels& kernels_;
 };
 
 // A row of an op, for the function that computes it.
@@ -50,7 +50,7 @@ struct OneRow {
 class EachRowPhase : public RowPhase {
  public:
   using Each = std::function<void(const OneRow&)>;
-  EachRowPhase(const OpKernels& kernels, const char* name, Each each)
+  EachRowPhase(const Kernels& kernels, const char* name, Each each)
       : RowPhase(kernels), name_(name), each_(std::move(each)) {}
   std::string Name() const override { return name_; }
   void RunRows(const StepState& state, int64_t first, int64_t last) const override {
@@ -92,7 +92,7 @@ class LinearPhase : public Phase {
   std::string Name() const override;
   std::vector<Operand*> Operands() override { return {&in, &out, &lora.shrunk}; }
 
-  const linear::Kernels* kernels = nullptr;
+  const Kernels* kernels = nullptr;
   linear::PackedMatrix matrix;
   std::vector<float> bias;
   linear::Epilogue epilogue = linear::Epilogue::kStore;
@@ -127,7 +127,7 @@ struct AttentionShape {
 // Attention of all tiles. Long contexts with few tiles are split by partition; CombinePhase then folds the partials.
 class AttentionPhase : public Phase {
  public:
-  explicit AttentionPhase(const OpKernels& kernels) : kernels_(kernels) { reads_cache = true; }
+  explicit AttentionPhase(const Kernels& kernels) : kernels_(kernels) { reads_cache = true; }
   void Run(const StepState& state, int thread) const override;
   int64_t Prefetch(const StepState& state, int thread, int64_t at) const override;
   std::string Name() const override { return "attention"; }
@@ -152,7 +152,7 @@ class AttentionPhase : public Phase {
   void RunPartitions(const StepState& state, int thread) const;
   int FirstPartition(const QueryTile& tile, const StepState& state) const;
 
-  const OpKernels& kernels_;
+  const Kernels& kernels_;
 };
 
 class CombinePhase : public AttentionPhase {

@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "kernels/ops/encoder_kernels.h"
 #include "kernels/plan/lower.h"
 
 namespace tripos {
@@ -153,7 +152,7 @@ void LowerSelect(Lowering& to, const PlanOp& op) {
 // Row s: the mean of sequence s.
 void LowerPool(Lowering& to, const PlanOp& op) {
   to.out.pools = true;
-  to.EachRow(op, [k = &ChooseEncoderKernels(to.isa)](const OneRow& r) {
+  to.EachRow(op, [k = &to.kernels](const OneRow& r) {
     const int32_t start = r.state.step->query_start[r.row], end = r.state.step->query_start[r.row + 1];
     k->mean(r.In(0, start), r.phase.in[0].stride / sizeof(float), end - start, r.Cols(), r.Out());
   });

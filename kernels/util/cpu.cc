@@ -4,8 +4,6 @@
 
 #include <thread>
 
-#include "kernels/util/error.h"
-
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
@@ -34,16 +32,6 @@ std::string BrandName() {
   return name;
 }
 
-// __builtin_cpu_supports also asks the operating system whether it saves the wide registers.
-Isa BestIsa() {
-  __builtin_cpu_init();
-  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-                          __builtin_cpu_supports("avx512vnni");
-  if (has_avx2 && has_avx512) return Isa::kAvx512;
-  return has_avx2 ? Isa::kAvx2 : Isa::kScalar;
-}
 #endif
 
 Cpu Detect() {
@@ -51,8 +39,7 @@ Cpu Detect() {
   cpu.num_cores = NumCores();
 #if defined(__x86_64__)
   cpu.name = BrandName();
-  cpu.isa = BestIsa();
-  cpu.has_bf16 = cpu.isa == Isa::kAvx512 && __builtin_cpu_supports("avx512bf16");
+  cpu.has_bf16 = __builtin_cpu_supports("avx512bf16");
 #else
   cpu.name = "unknown";
 #endif
@@ -64,26 +51,6 @@ Cpu Detect() {
 const Cpu& ThisCpu() {
   static const Cpu cpu = Detect();
   return cpu;
-}
-
-const char* IsaName(Isa isa) {
-  switch (isa) {
-    case Isa::kAvx512: return "avx512";
-    case Isa::kAvx2: return "avx2";
-    case Isa::kScalar: break;
-  }
-  return "scalar";
-}
-
-Isa ChooseIsa(const std::string& name) {
-  const Isa best = ThisCpu().isa;
-  if (name == "auto" || name.empty()) return best;
-  for (Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
-    if (name != IsaName(isa)) continue;
-    if (isa > best) throw Error(Format("this CPU has no %s; the best here is %s", name.c_str(), IsaName(best)));
-    return isa;
-  }
-  throw Error(Format("isa \"%s\" is unknown: use auto, avx512, avx2 or scalar", name.c_str()));
 }
 
 }  // namespace tripos

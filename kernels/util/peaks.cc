@@ -6,31 +6,17 @@
 #include <vector>
 
 #include "kernels/include/tripos.h"
+#include "kernels/util/cpu.h"
 #include "kernels/util/error.h"
 #include "kernels/util/memory.h"
 #include "kernels/util/thread_pool.h"
 
 namespace tripos {
 
-extern const PeakKernels kPeakKernelsScalar;
-#if defined(__x86_64__)
-extern const PeakKernels kPeakKernelsAvx2;
-extern const PeakKernels kPeakKernelsAvx512;
-#endif
-
 namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr double kSeconds = 0.05;
-
-const PeakKernels& KernelsOf(Isa isa) {
-#if defined(__x86_64__)
-  if (isa == Isa::kAvx512) return kPeakKernelsAvx512;
-  if (isa == Isa::kAvx2) return kPeakKernelsAvx2;
-#endif
-  (void)isa;
-  return kPeakKernelsScalar;
-}
 
 double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -54,7 +40,7 @@ double PerSecond(ThreadPool& pool, F&& work) {
   return sum;
 }
 
-double MeasureRead(ThreadPool& pool, const PeakKernels& kernels, int64_t bytes) {
+double MeasureRead(ThreadPool& pool, const Kernels& kernels, int64_t bytes) {
   if (bytes < 4096) throw Error("the working set must be at least 4096 bytes");
   std::vector<Memory> sets;
   for (int i = 0; i < pool.num_threads(); ++i) {
@@ -64,7 +50,7 @@ double MeasureRead(ThreadPool& pool, const PeakKernels& kernels, int64_t bytes) 
   const int64_t repeats = bytes < (1 << 20) ? (1 << 20) / bytes : 1;  // amortize reading the clock
   return PerSecond(pool, [&](int thread) {
     int64_t done = 0;
-    for (int64_t i = 0; i < repeats; ++i) done += kernels.read(sets[static_cast<size_t>(thread)].As<void>(), bytes);
+    for (int64_t i = 0; i < repeats; ++i) done += kernels.peak_read(sets[static_cast<size_t>(thread)].As<void>(), bytes);
     return done;
   });
 }
@@ -83,16 +69,15 @@ double MeasureBarriers(ThreadPool& pool) {
 
 }  // namespace
 
-double MeasurePeak(int32_t peak, Isa isa, int threads, int64_t bytes) {
+double MeasurePeak(int32_t peak, const Kernels& kernels, int threads, int64_t bytes) {
   if (threads < 1 || threads > 1024) throw Error("threads must be 1 to 1024");
   ThreadPool pool(threads);
-  const PeakKernels& kernels = KernelsOf(isa);
-  const auto rate = [&](int64_t (*work)()) { return work == nullptr ? -1.0 : PerSecond(pool, [&](int) { return work(); }); };
+  const auto rate = [&](const auto& work) { return work ? PerSecond(pool, [&](int) { return work(); }) : -1.0; };
   switch (peak) {
     case TRIPOS_PEAK_READ: return MeasureRead(pool, kernels, bytes);
-    case TRIPOS_PEAK_FP32: return rate(kernels.fp32);
-    case TRIPOS_PEAK_BF16: return rate(ThisCpu().has_bf16 ? kernels.bf16 : nullptr);
-    case TRIPOS_PEAK_INT8: return rate(kernels.int8);
+    case TRIPOS_PEAK_FP32: return rate(kernels.peak_fp32);
+    case TRIPOS_PEAK_BF16: return ThisCpu().has_bf16 ? rate(kernels.peak_bf16) : -1.0;
+    case TRIPOS_PEAK_INT8: return rate(kernels.peak_int8);
     case TRIPOS_PEAK_BARRIERS: return MeasureBarriers(pool);
     default: throw Error("unknown peak");
   }

@@ -7,7 +7,7 @@ import pytest
 from tripos.runtime import native
 
 
-@pytest.fixture(params=["avx512", "avx2", "scalar"])
+@pytest.fixture(params=native.about()["known_isas"].split(","))
 def isa(request: pytest.FixtureRequest) -> str:
     name = str(request.param)
     if name not in native.about()["isas"].split(","):

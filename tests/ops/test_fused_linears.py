@@ -7,7 +7,7 @@ import pytest
 
 from tests.ops.executors import assert_close, logits_of, native, reference
 from tests.ops.steps import Batch, random_weights
-from tripos.plan.ir import Plan, View
+from tripos.plan.ir import Plan, View, Weights, WeightTensor
 from tripos.plan.ops import ACTIVATIONS, Tracer
 from tripos.plan.passes import optimize
 
@@ -44,6 +44,47 @@ def check(plan: Plan, isa: str, threads: int) -> None:
     step = Batch((13, 1, 6), VOCAB).step({0: 13, 1: 1, 2: 6})
     want = logits_of(reference(plan, weights, num_blocks=9), step)
     assert_close(logits_of(native(plan, weights, isa=isa, threads=threads, num_blocks=9), step), want, terms=200)
+
+
+@pytest.mark.parametrize("is_gated", [False, True], ids=["act", "glu"])
+@pytest.mark.parametrize("act", ACTIVATIONS)
+def test_a_fused_activation_has_the_bits_of_one_on_its_own(isa: str, act: str, is_gated: bool) -> None:
+    width, inner, num_rows = 24, 37, 30
+    names = ("gate", "up") if is_gated else ("gate",)
+
+    def activated(t: Tracer, views: list[View]) -> View:
+        return t.glu(*views, act=act) if is_gated else t.act(*views, act=act)
+
+    def linears(t: Tracer) -> list[View]:
+        x = t.embed("table", num_rows, width)
+        return [t.linear(x, name, inner, bias=f"{name}.bias") for name in names]
+
+    t = Tracer()
+    fused = optimize(t.plan(t.select(activated(t, linears(t))), vocab_size=inner))
+    weights = random_weights(fused, np.random.default_rng(7))
+    weights["table"].data[:] *= np.float32(3)  # to where activations bend
+    step = Batch((num_rows,), num_rows).step({0: num_rows})
+    got = logits_of(native(fused, weights, isa=isa, num_blocks=4), step)
+
+    t = Tracer()
+    views = [t.embed(name, num_rows, inner) for name in names]
+    alone = t.plan(t.select(activated(t, views)), vocab_size=inner)
+    tables = {name: linear_alone(weights, name, isa) for name in names}
+    np.testing.assert_array_equal(got, logits_of(native(alone, tables, isa=isa, num_blocks=4), step))
+
+
+def linear_alone(weights: Weights, name: str, isa: str) -> WeightTensor:
+    """The named linear's outputs of every row of the table, in the order of token ids."""
+    num_rows, width = weights["table"].shape
+    inner = weights[name].shape[0]
+    t = Tracer()
+    plan = t.plan(
+        t.select(t.linear(t.embed("table", num_rows, width), name, inner, bias=f"{name}.bias")), vocab_size=inner
+    )
+    step = Batch((num_rows,), num_rows).step({0: num_rows})
+    step.token_ids[:] = np.arange(num_rows)
+    rows = logits_of(native(plan, weights, isa=isa, num_blocks=4), step)
+    return WeightTensor(name, "f32", rows.shape, rows)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

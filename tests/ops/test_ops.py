@@ -84,6 +84,18 @@ def test_activations_of_large_values(isa: str, act: str) -> None:
     np.testing.assert_allclose(got, want, rtol=2e-6, atol=2e-5)
 
 
+@pytest.mark.parametrize("act", ACTIVATIONS)
+def test_activations_keep_what_is_not_a_number(isa: str, act: str) -> None:
+    values = np.ones((VOCAB, 9), np.float32)
+    values[3, :] = values[4, 8] = np.nan  # in a whole vector, and in what a row has left
+    plan = plan_of(9, lambda t, x: t.act(x, act=act))
+    step = Batch((VOCAB,), VOCAB).step({0: VOCAB})
+    step.token_ids[:] = np.arange(VOCAB)
+    weights = {"table": WeightTensor("table", "f32", values.shape, values)}
+    got = logits_of(native(plan, weights, isa=isa, num_blocks=3), step)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(values))
+
+
 @pytest.mark.parametrize(("head_dim", "rotary_dim"), [(2, 2), (8, 8), (16, 8), (64, 64), (80, 32), (128, 128)])
 def test_rope(isa: str, threads: int, head_dim: int, rotary_dim: int) -> None:
     def body(t: Tracer, x: View) -> View:

@@ -119,7 +119,7 @@ class ExecutorOptions:
     threads: int = 0  # 0: one per core that we may use
     weights: str = "auto"  # auto = the checkpoint's own type; fp32, bf16, fp16, int8, int4, fp8
     kv_cache: str = "auto"  # fp32, fp16, int8
-    isa: str = "auto"  # auto, avx512, avx2, scalar
+    isa: str = "auto"  # auto, or one of what native.about() names
     keep_logits: bool = False
     max_adapters: int = 0  # slots for low-rank adapters; the plan must have gone through plan.adapters.with_adapters
     profile: bool = False  # time each kind of phase; costs about 1 %

@@ -157,7 +157,8 @@ def check(library: ctypes.CDLL, status: int, error: type[Exception]) -> None:
 
 
 def about() -> dict[str, str]:
-    """cpu, isas (best first, comma-separated), bf16, cores, panel_layout, stored_formats and panel_formats."""
+    """cpu, isas (best first, comma-separated), known_isas (also those this CPU lacks), bf16, cores, panel_layout,
+    stored_formats and panel_formats."""
     return _lines(load_library().tripos_about())
 
 

@@ -1,28 +1,16 @@
-// The kernels of every op but linear: one table per instruction set, chosen once at load.
-//
-// Each computes a row (or an attention tile) in an order that depends on that row alone, so that results do not
-// change with the batch, the thread or the tile that computed them.
-#ifndef TRIPOS_OPS_OP_KERNELS_H_
-#define TRIPOS_OPS_OP_KERNELS_H_
+// The paged cache and what attention over it is asked for.
+#ifndef TRIPOS_OPS_ATTENTION_H_
+#define TRIPOS_OPS_ATTENTION_H_
 
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/plan/plan.h"
-#include "kernels/util/cpu.h"
-
 namespace tripos {
 
-struct NormArgs {
-  const float* weight;
-  const float* bias;  // or nullptr
-  int cols;           // of the row
-  int group;          // columns normalized together; divides cols
-  NormKind kind;
-  float eps;
-};
-
 enum class KvType : int32_t { kF32, kF16, kInt8 };
+inline constexpr size_t kNumKvTypes = 3;
+
+const char* KvTypeName(KvType type);  // fp32, fp16, int8
 
 // How the cache is laid out: [block][layer][kv head] chunks of K [head_dim][block_size] and V [block_size][padded_dim], K
 // transposed so that tokens are vector lanes. Blocks are outermost, so that only blocks in use take memory. int8 lies as
@@ -85,35 +73,6 @@ struct Partial {
   }
 };
 
-struct OpKernels {
-  Isa isa;
-  void (*norm)(const NormArgs& args, const float* x, float* y);
-  void (*rope)(const float* x, float* y, int cols, int head_dim, int half, const float* cos, const float* sin);
-  void (*glu)(ActKind act, const float* gate, const float* up, float* y, int cols);
-  void (*act)(ActKind act, const float* x, float* y, int cols);
-  void (*add)(const float* a, const float* b, float* y, int cols);
-  void (*scale)(float* x, float factor, int cols);
-
-  // One token's k and v of one kv head into its slot. `chunks`: the layer's cache, at the head's chunk of block 0.
-  void (*write_kv)(const KvLayout& layout, uint8_t* chunks, int32_t slot, const float* k, const float* v);
-  // A tile's partial softmax over one partition. scratch: kAttendScratchFloats.
-  void (*attend)(const KvLayout& layout, const AttentionTile& tile, int partition, float* scratch, const Partial& out);
-  // Folds `next` into `total`; the order of calls is the order of partitions.
-  void (*merge)(const Partial& total, const Partial& next, int num_rows, int padded_dim);
-  void (*finish)(const AttentionTile& tile, const Partial& total, int head_dim, int padded_dim);
-
-  // Sampling, over `count` values.
-  float (*max)(const float* x, int64_t count);
-  bool (*all_finite)(const float* x, int64_t count);
-  double (*exp_sum)(const float* x, int64_t count, float largest);                  // of exp(x - largest)
-  void (*exp_weights)(const float* x, int64_t count, float largest, float divisor, float* y);  // exp(x/d - largest)
-  double (*sum)(const float* x, int64_t count);
-  // Writes the indices of the values >= cut, in order; returns how many.
-  int64_t (*at_least)(const float* x, int64_t count, float cut, int32_t* ids);
-};
-
-const OpKernels& ChooseOpKernels(Isa isa);
-
 }  // namespace tripos
 
-#endif  // TRIPOS_OPS_OP_KERNELS_H_
+#endif  // TRIPOS_OPS_ATTENTION_H_

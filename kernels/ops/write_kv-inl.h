@@ -1,17 +1,8 @@
-// The cache's formats behind one face: writing a token, attending a tile. Needs the two attention headers.
-#include "kernels/ops/op_kernels.h"
+// Writing a token into the cache. Needs simd-inl.h and attention_int8-inl.h.
+#include "kernels/ops/attention.h"
 
 namespace tripos {
 namespace {
-
-void Attend(const KvLayout& layout, const AttentionTile& tile, int partition, float* scratch, const Partial& out) {
-  const TileView view{layout, tile, partition};
-  switch (layout.type) {
-    case KvType::kF32: return AttendAs<float>(view, scratch, out);
-    case KvType::kF16: return AttendAs<uint16_t>(view, scratch, out);
-    case KvType::kInt8: return AttendInt8(layout, tile, partition, scratch, out);
-  }
-}
 
 void WriteKv(const KvLayout& layout, uint8_t* chunks, int32_t slot, const float* k, const float* v) {
   const int size = layout.block_size, dim = layout.head_dim, at = slot % size;

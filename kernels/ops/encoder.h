@@ -1,14 +1,9 @@
-// The kernels that only encoders need: attention among the tokens of whole sequences, and pooling. One table per
-// instruction set, chosen once at load.
-//
-// A result depends on its sequence alone: not on the batch, the thread or what ran before.
-#ifndef TRIPOS_OPS_ENCODER_KERNELS_H_
-#define TRIPOS_OPS_ENCODER_KERNELS_H_
+// What attention among the tokens of a whole sequence is asked for.
+#ifndef TRIPOS_OPS_ENCODER_H_
+#define TRIPOS_OPS_ENCODER_H_
 
 #include <cstddef>
 #include <cstdint>
-
-#include "kernels/util/cpu.h"
 
 namespace tripos {
 
@@ -32,15 +27,6 @@ inline size_t SelfAttentionScratchFloats(int head_dim, int max_num_tokens) {
   return 16 * (2 * padded + static_cast<size_t>(max_num_tokens));
 }
 
-struct EncoderKernels {
-  Isa isa;
-  void (*self_attend)(const SelfAttentionArgs& args, float* scratch);
-  // The mean of `num_rows` rows, `stride` floats apart.
-  void (*mean)(const float* x, size_t stride, int num_rows, int cols, float* y);
-};
-
-const EncoderKernels& ChooseEncoderKernels(Isa isa);
-
 }  // namespace tripos
 
-#endif  // TRIPOS_OPS_ENCODER_KERNELS_H_
+#endif  // TRIPOS_OPS_ENCODER_H_

@@ -1,31 +1,30 @@
-#include "kernels/ops/op_kernels.h"
+#include "kernels/ops/attention.h"
 
 namespace tripos {
+namespace {
 
-extern const OpKernels kOpKernelsScalar;
-#if defined(__x86_64__)
-extern const OpKernels kOpKernelsAvx2;
-extern const OpKernels kOpKernelsAvx512;
-#endif
-
-// Best first; the last one runs everywhere.
-const OpKernels& ChooseOpKernels(Isa isa) {
-  static const OpKernels* const kAll[] = {
-#if defined(__x86_64__)
-      &kOpKernelsAvx512,
-      &kOpKernelsAvx2,
-#endif
-      &kOpKernelsScalar,
-  };
-  for (const OpKernels* kernels : kAll) {
-    if (kernels->isa <= isa) return *kernels;
+size_t BytesOf(KvType type) {
+  switch (type) {
+    case KvType::kF32: return 4;
+    case KvType::kF16: return 2;
+    case KvType::kInt8: return 1;
   }
-  return kOpKernelsScalar;
+  return 0;
+}
+
+}  // namespace
+
+const char* KvTypeName(KvType type) {
+  switch (type) {
+    case KvType::kF32: return "fp32";
+    case KvType::kF16: return "fp16";
+    case KvType::kInt8: return "int8";
+  }
+  return "";
 }
 
 KvLayout KvLayout::Make(KvType type, int block_size, int num_layers, int num_kv_heads, int head_dim) {
-  constexpr size_t kBytes[] = {4, 2, 1};
-  const size_t element = kBytes[static_cast<int>(type)];
+  const size_t element = BytesOf(type);
   const auto round_up = [](size_t n) { return (n + 63) / 64 * 64; };
   KvLayout layout;
   layout.type = type;

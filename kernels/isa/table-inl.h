@@ -1,0 +1,57 @@
+// All kernels, compiled for this translation unit's instruction set, in one table.
+#include "kernels/isa/kernels.h"
+#include "kernels/util/simd-inl.h"
+#include "kernels/util/math-inl.h"
+
+#include "kernels/ops/rows-inl.h"
+#include "kernels/ops/linear-inl.h"
+#include "kernels/ops/attention-inl.h"
+#include "kernels/ops/attention_int8-inl.h"
+#include "kernels/ops/write_kv-inl.h"
+#include "kernels/ops/encoder-inl.h"
+#include "kernels/ops/lora-inl.h"
+#include "kernels/ops/sampling-inl.h"
+#include "kernels/util/peaks-inl.h"
+
+namespace tripos {
+namespace {
+
+constexpr Kernels Table() {
+  Kernels k;
+  k.norm = Norm;
+  k.rope = Rope;
+  k.glu = Glu;
+  k.act = Act;
+  k.add = AddRows;
+  k.scale = ScaleRow;
+  k.LinearOf(linear::WeightFormat::kF32) = linear::RunFormat<linear::FloatKernel<linear::F32Loader>>;
+  k.LinearOf(linear::WeightFormat::kBF16) = linear::RunFormat<linear::FloatKernel<linear::BF16Loader>>;
+  k.LinearOf(linear::WeightFormat::kF16) = linear::RunFormat<linear::FloatKernel<linear::F16Loader>>;
+  k.LinearOf(linear::WeightFormat::kFp8) = linear::RunFormat<linear::FloatKernel<linear::Fp8Loader>>;
+  k.LinearOf(linear::WeightFormat::kInt8) = linear::RunFormat<linear::Int8Kernel>;
+  k.LinearOf(linear::WeightFormat::kInt4) = linear::RunFormat<linear::Int4Kernel>;
+  k.LinearOf(linear::WeightFormat::kInt8Group) = linear::RunFormat<linear::Int8GroupKernel>;
+  k.prepare = linear::Prepare;
+  k.write_kv = WriteKv;
+  k.AttendOf(KvType::kF32) = AttendFloats<float>;
+  k.AttendOf(KvType::kF16) = AttendFloats<uint16_t>;
+  k.AttendOf(KvType::kInt8) = AttendInt8;
+  k.merge = Merge;
+  k.finish = Finish;
+  k.self_attend = SelfAttend;
+  k.mean = Mean;
+  k.shrink = lora::Shrink;
+  k.expand = lora::Expand;
+  k.max = MaxOf;
+  k.all_finite = AllFinite;
+  k.exp_sum = ExpSum;
+  k.exp_weights = ExpWeights;
+  k.sum = Sum;
+  k.at_least = AtLeast;
+  k.peak_read = ReadPeak;
+  k.peak_fp32 = Fp32Peak;
+  return k;
+}
+
+}  // namespace
+}  // namespace tripos
