@@ -33,6 +33,7 @@ void LowerAttention(Lowering& to, const PlanOp& op) {
           "attention layers with different numbers of heads in one plan are not supported");
   to.out.queries_per_tile = shape.queries_per_tile();
   ++to.out.layers_of_window[shape.window];
+  to.NameKernel(op, to.kernels.AttendOf(to.kv_type).isa());
 
   const int cache = to.NewBuffer(Rows::kTokens, 0);  // stands for this layer's cache in the placing of barriers
   WriteKvPhase& write = to.EmitRows<WriteKvPhase>({to.View(op.inputs[1]), to.View(op.inputs[2])}, {}, Rows::kTokens);
@@ -99,6 +100,7 @@ void CheckSelfAttention(const OpCheck& c) {
 }
 
 void LowerSelfAttention(Lowering& to, const PlanOp& op) {
+  to.NameKernel(op, to.kernels.self_attend.isa());
   auto phase = std::make_unique<SelfAttentionPhase>(to.kernels);
   phase->q = to.View(op.inputs[0]);
   phase->k = to.View(op.inputs[1]);

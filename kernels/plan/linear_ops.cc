@@ -63,6 +63,7 @@ void LowerShrink(Lowering& to, const PlanOp& op) {
   Require(to.out.site_of_weight.emplace(weight, site).second, "two linears with adapters share a weight");
   const PlanWeight& shape = to.weights.ShapeInPlan(weight);
   to.out.lora_sites.push_back({shape.rows, shape.cols, false, shrunk.cols});
+  to.NameKernel(op, to.kernels.shrink.isa());
   auto phase = std::make_unique<ShrinkPhase>(to.kernels);
   phase->site = site;
   phase->in = x;
@@ -87,7 +88,7 @@ void CheckLinear(const OpCheck& c) {
   const int32_t n = c.Weight().rows;
   c.Demand(c.Weight().cols == c.Cols() && n == c.Output().cols * (is_glu ? 2 : 1) && c.Output().rows == c.RowsOf(),
            "weight differs from operands");
-  c.Demand(op.weights.size() == 1 || c.Weight(1).rows == n, "bias differs from weight");
+  c.Demand(op.weights.size() == 1 || c.VectorSize(1) == n, "bias differs from weight");
   c.Demand(is_glu == op.Bool("interleaved"), "interleaved is what gated pairs are, and nothing else");
   const size_t least = Adds(op) ? 2 : 1;
   c.Demand(op.inputs.size() == least || op.inputs.size() == least + 1, "wrong number of inputs");
@@ -104,9 +105,10 @@ void LowerLinear(Lowering& to, const PlanOp& op) {
   auto phase = std::make_unique<LinearPhase>();
   phase->kernels = &to.kernels;
   phase->matrix = to.weights.Matrix(op.weights[0], op.Bool("interleaved"));
-  to.out.kernels[std::string("linear.") + FormatName(phase->matrix.format)] = to.kernels.LinearOf(phase->matrix.format).isa();
+  const linear::WeightFormat format = phase->matrix.format;
+  to.out.kernels[std::string("linear.") + FormatName(format)] = to.kernels.LinearOf(format).isa();
   if (op.weights.size() > 1) phase->bias = to.weights.Vector(op.weights[1]);
-  phase->in = to.Prepared(op.inputs[0], phase->matrix.format);
+  phase->in = to.Prepared(op.inputs[0], format);
   phase->epilogue = op.Enum<Epilogue>("epilogue");
   if (Adds(op)) to.WriteOver(op.outputs[0], op.inputs[1].tensor);
   phase->out = to.Whole(op.outputs[0]);

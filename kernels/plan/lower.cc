@@ -7,17 +7,13 @@ namespace tripos {
 
 Lowering::Lowering(const Plan& plan, std::span<const TriposWeight> table, const LowerOptions& options, ThreadPool& pool)
     : kernels(options.kernels), kv_type(options.kv_type),
-      weights(plan, table, options.weights, options.progress, pool), plan_(plan) {
-}
+      weights(plan, table, options.weights, options.progress, pool), plan_(plan) {}
 
 LoweredPlan Lowering::Run() {
   out.header = plan_.header;
   for (const PlanTensor& t : plan_.tensors) NewBuffer(t.rows, static_cast<size_t>(t.cols) * sizeof(float));
   partials_buffer = NewBuffer(Rows::kTokens, 0);
-  for (const PlanOp& op : plan_.ops) {
-    if (const char* isa = IsaOf(op.row->name); isa != nullptr) out.kernels[op.row->name] = isa;
-    op.row->lower(*this, op);
-  }
+  for (const PlanOp& op : plan_.ops) op.row->lower(*this, op);
   out.weights = weights.Finish();
   const int output = plan_.header.output;
   MarkRepeated(out.phases, out.buffers, output);
@@ -30,21 +26,6 @@ LoweredPlan Lowering::Run() {
   out.logits = Whole(output);
   out.logits.buffer_offset = out.buffers[static_cast<size_t>(output)].offset;
   return std::move(out);
-}
-
-// The instruction set of an op's kernel; nullptr: it copies, or is named where it is lowered.
-const char* Lowering::IsaOf(std::string_view op) const {
-  const std::pair<std::string_view, const char*> isas[] = {
-      {"norm", kernels.norm.isa()},       {"add_norm", kernels.norm.isa()},
-      {"rope", kernels.rope.isa()},       {"attention", kernels.AttendOf(kv_type).isa()},
-      {"glu", kernels.glu.isa()},         {"act", kernels.act.isa()},
-      {"add", kernels.add.isa()},         {"self_attention", kernels.self_attend.isa()},
-      {"pool", kernels.mean.isa()},       {"shrink", kernels.shrink.isa()},
-  };
-  for (const auto& [name, isa] : isas) {
-    if (name == op) return isa;
-  }
-  return nullptr;
 }
 
 void Lowering::LinkLinears() {

@@ -78,6 +78,8 @@ class Lowering {
     phase->out = std::move(outputs);
     return Emit(std::move(phase), rows, std::move(reads), std::move(writes));
   }
+  // Tells which instruction set an op's kernel is of; one that only copies has none.
+  void NameKernel(const PlanOp& op, const char* isa) { out.kernels[op.row->name] = isa; }
   // An op that is `each` of every row of its outputs.
   void EachRow(const PlanOp& op, EachRowPhase::Each each);
 
@@ -89,7 +91,6 @@ class Lowering {
 
  private:
   int BufferOf(int tensor) const;
-  const char* IsaOf(std::string_view op) const;
   void LinkLinears();
 
   const Plan& plan_;

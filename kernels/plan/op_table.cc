@@ -57,6 +57,11 @@ void OpCheck::Demand(bool holds, const char* what) const {
   if (!holds) throw Error(Format("op %zu of the plan (%s): %s", index, op.row->name, what));
 }
 
+int32_t OpCheck::VectorSize(size_t i) const {
+  Demand(Weight(i).cols == 1, "weight is not a vector");
+  return Weight(i).rows;
+}
+
 void OpCheck::OutputLikeInput(size_t output) const {
   Demand(Output(output).cols == Cols() && Output(output).rows == RowsOf(), "output is not shaped like its input");
 }

@@ -56,6 +56,7 @@ class OpCheck {
   void Demand(bool holds, const char* what) const;  // throws Error
   const PlanTensor& Output(size_t i = 0) const { return plan.tensors[static_cast<size_t>(op.outputs[i])]; }
   const PlanWeight& Weight(size_t i = 0) const { return plan.weights[static_cast<size_t>(op.weights[i])]; }
+  int32_t VectorSize(size_t i = 0) const;  // of a weight that must be one
   int32_t Cols(size_t input = 0) const { return op.inputs[input].cols; }
   Rows RowsOf(size_t input = 0) const { return plan.tensors[static_cast<size_t>(op.inputs[input].tensor)].rows; }
   void OutputLikeInput(size_t output = 0) const;

@@ -8,6 +8,8 @@
 namespace tripos {
 namespace {
 
+constexpr int32_t kMaxCols = 1 << 28;
+
 bool InRange(int32_t i, size_t size) { return i >= 0 && static_cast<size_t>(i) < size; }
 
 class Reader {
@@ -104,11 +106,26 @@ Plan ReadPlan(const void* bytes, size_t num_bytes, std::span<const TriposWeight>
   for (int32_t i = 0; i < h.num_ops; ++i) plan.ops.push_back(reader.TakeOp());
   Require(h.num_layers >= 0 && h.num_kv_heads > 0 && h.head_dim > 0 && h.vocab_size > 0, "the plan's header is wrong");
   Require(InRange(h.output, plan.tensors.size()), "the plan's output is not a tensor");
-  for (const PlanTensor& tensor : plan.tensors) Require(tensor.cols > 0, "the plan has a tensor without columns");
+  for (const PlanTensor& tensor : plan.tensors) {
+    const bool has_rows = tensor.rows == Rows::kTokens || tensor.rows == Rows::kSampled;
+    Require(has_rows && tensor.cols > 0 && tensor.cols <= kMaxCols, "the plan has a tensor of no known shape");
+  }
   const PlanTensor& output = plan.tensors[static_cast<size_t>(h.output)];
   Require(output.rows == Rows::kSampled && output.cols == h.vocab_size, "the plan's output is not [S, vocab_size]");
   for (size_t i = 0; i < plan.weights.size(); ++i) CheckWeight(plan.weights[i], table, i);
-  for (size_t i = 0; i < plan.ops.size(); ++i) CheckOp({plan, i});
+  std::vector<bool> is_written(plan.tensors.size());  // once, and before it is read: what shares memory relies on it
+  for (size_t i = 0; i < plan.ops.size(); ++i) {
+    const OpCheck check(plan, i);
+    CheckOp(check);
+    for (const PlanView& view : check.op.inputs) {
+      check.Demand(is_written[static_cast<size_t>(view.tensor)], "input is not written before");
+    }
+    for (const int32_t output_tensor : check.op.outputs) {
+      check.Demand(!is_written[static_cast<size_t>(output_tensor)], "output is written before");
+      is_written[static_cast<size_t>(output_tensor)] = true;
+    }
+  }
+  Require(is_written[static_cast<size_t>(h.output)], "the plan's output is not written");
   return plan;
 }
 

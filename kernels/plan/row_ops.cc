@@ -40,14 +40,15 @@ const KnownOp kEmbed({"embed", "", "table", "y",
 void CheckNorm(const OpCheck& c) {
   c.InputsAlike();
   for (size_t i = 0; i < c.op.outputs.size(); ++i) c.OutputLikeInput(i);
-  c.Demand(c.Cols() % c.Weight().rows == 0, "weight does not divide the columns");
-  c.Demand(c.op.weights.size() == 1 || c.Weight(1).rows == c.Weight().rows, "bias differs from weight");
+  c.Demand(c.Cols() % c.VectorSize() == 0, "weight does not divide the columns");
+  c.Demand(c.op.weights.size() == 1 || c.VectorSize(1) == c.VectorSize(), "bias differs from weight");
 }
 
 void LowerNorm(Lowering& to, const PlanOp& op) {
   std::vector<float> weight = to.weights.Vector(op.weights[0]), bias;
   if (op.weights.size() > 1) bias = to.weights.Vector(op.weights[1]);
   const bool adds = op.inputs.size() == 2;
+  to.NameKernel(op, to.kernels.norm.isa());
   NormArgs shape{};
   shape.cols = op.inputs[0].cols;
   shape.group = static_cast<int>(weight.size());
@@ -68,7 +69,7 @@ const KnownOp kNorm({"norm", "x", "w b?", "y", {Norms(), {"eps", "float"}}, Chec
 const KnownOp kAddNorm({"add_norm", "a b", "w b?", "sum y", {Norms(), {"eps", "float"}}, CheckNorm, LowerNorm});
 
 void CheckRopeTable(const OpCheck& c) {
-  const bool fits = c.Output().rows == Rows::kTokens && c.Output().cols == 2 * c.Weight().rows;
+  const bool fits = c.Output().rows == Rows::kTokens && c.Output().cols == 2 * c.VectorSize();
   c.Demand(fits, "table differs from frequencies");
 }
 
@@ -97,6 +98,7 @@ void CheckRope(const OpCheck& c) {
 
 void LowerRope(Lowering& to, const PlanOp& op) {
   const int head_dim = op.Int("head_dim"), half = op.inputs[1].cols / 2;
+  to.NameKernel(op, to.kernels.rope.isa());
   to.EachRow(op, [=, k = &to.kernels](const OneRow& r) {
     k->rope(r.In(0), r.Out(), r.Cols(), head_dim, half, r.In(1), r.In(1) + half);
   });
@@ -111,18 +113,21 @@ void CheckElementwise(const OpCheck& c) {
 }
 
 void LowerGlu(Lowering& to, const PlanOp& op) {
+  to.NameKernel(op, to.kernels.glu.isa());
   to.EachRow(op, [act = op.Enum<ActKind>("act"), k = &to.kernels](const OneRow& r) {
     k->glu(act, r.In(0), r.In(1), r.Out(), r.Cols());
   });
 }
 
 void LowerAct(Lowering& to, const PlanOp& op) {
+  to.NameKernel(op, to.kernels.act.isa());
   to.EachRow(op, [act = op.Enum<ActKind>("act"), k = &to.kernels](const OneRow& r) {
     k->act(act, r.In(0), r.Out(), r.Cols());
   });
 }
 
 void LowerAdd(Lowering& to, const PlanOp& op) {
+  to.NameKernel(op, to.kernels.add.isa());
   to.EachRow(op, [k = &to.kernels](const OneRow& r) { k->add(r.In(0), r.In(1), r.Out(), r.Cols()); });
 }
 
@@ -152,6 +157,7 @@ void LowerSelect(Lowering& to, const PlanOp& op) {
 // Row s: the mean of sequence s.
 void LowerPool(Lowering& to, const PlanOp& op) {
   to.out.pools = true;
+  to.NameKernel(op, to.kernels.mean.isa());
   to.EachRow(op, [k = &to.kernels](const OneRow& r) {
     const int32_t start = r.state.step->query_start[r.row], end = r.state.step->query_start[r.row + 1];
     k->mean(r.In(0, start), r.phase.in[0].stride / sizeof(float), end - start, r.Cols(), r.Out());

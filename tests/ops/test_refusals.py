@@ -13,11 +13,15 @@ from hypothesis import strategies as st
 from tests.ops.executors import native
 from tests.ops.steps import Batch, random_weights
 from tests.ops.test_attention import VOCAB, attention_plan, weights_for
+from tests.unit.plan import small_plan
 from tripos.errors import ConfigError, EnvironmentProblem, ModelRefused
-from tripos.plan.ir import WeightTensor
+from tripos.plan.adapters import with_adapters
+from tripos.plan.ir import Plan, Weights, WeightTensor
 from tripos.plan.ops import Tracer
+from tripos.plan.passes import optimize
 from tripos.runtime.executor import ExecutorOptions, SamplingInput, StepInput
-from tripos.runtime.native import NativeExecutor, load_library
+from tripos.runtime.native import ABI, NativeExecutor, about, load_library, ops
+from tripos.runtime.plan_bytes import WeightTable, encode_plan
 
 ARRAYS = ("token_ids", "positions", "query_start", "seq_lens", "block_tables", "slots", "last_rows")
 SAMPLING_ARRAYS = (
@@ -152,3 +156,42 @@ def test_a_missing_library_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("TRIPOS_NATIVE_LIBRARY", "/nowhere/lib.so")
     with pytest.raises(EnvironmentProblem, match="not built"):
         load_library()
+
+
+def small_decoder() -> tuple[Plan, Weights]:
+    """A plan of every op that a decoder has once passes and adapters are through with it."""
+    traced = small_plan.decoder(has_bias=True)
+    return with_adapters(optimize(traced), 4), small_plan.weights(traced)
+
+
+def test_a_plan_that_writes_over_what_it_reads_later_is_refused() -> None:
+    t = Tracer()
+    x = t.embed("table", 9, 8)
+    y = t.linear(t.norm(x, "n", eps=1e-5), "w", 8)
+    plan = t.plan(t.select(t.add(t.add(x, y), x)), vocab_size=8)
+    embed, norm, linear, total, *rest = plan.ops
+    attrs = {"epilogue": "add", "interleaved": False}
+    fused = linear.with_(inputs=(*linear.inputs, total.inputs[0]), outputs=total.outputs, attrs=attrs)
+    with pytest.raises(ModelRefused, match=r"\(linear\): residual is read later"):
+        native(replace(plan, ops=(embed, norm, fused, *rest)), random_weights(plan, np.random.default_rng(0)))
+
+
+DECODER, DECODER_WEIGHTS = small_decoder()
+TABLE = WeightTable(DECODER, DECODER_WEIGHTS, about())
+ENCODED = np.frombuffer(encode_plan(DECODER, TABLE, ops(), ABI), np.int32)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    at=st.integers(0, len(ENCODED) - 1),
+    value=st.one_of(st.integers(-2, 80), st.sampled_from([-(2**31), 2**31 - 1, 2**30])),
+)
+def test_a_plan_with_one_wrong_number_is_refused_or_harmless(at: int, value: int) -> None:
+    encoded = ENCODED.copy()
+    encoded[at] = value
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(ModelRefused, EnvironmentProblem, ValueError):
+        patch.setattr("tripos.runtime.native.encode_plan", lambda *_: encoded.tobytes())
+        executor = NativeExecutor(ExecutorOptions(max_num_tokens=16, max_num_rows=16, threads=2, max_adapters=1))
+        executor.load(DECODER, DECODER_WEIGHTS)
+        executor.reserve(2)
+        executor.run(Batch((7,), 8).step({0: 7}))
