@@ -15,10 +15,8 @@ from tripos.plan.dump import Cost
 
 BYTES_PER_WEIGHT = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.625}
 BYTES_PER_KV = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.0}
-PEAKS = {
-    "fp32": ("fp32",), "bf16": ("fp32", "bf16"), "fp16": ("fp32",), "fp8": ("fp32", "bf16"), "int8": ("int8",),
-    "int4": ("int8",),
-}  # fmt: skip
+HALF, BYTE = ("fp32", "bf16", "amx_bf16"), ("int8", "amx_int8")
+PEAKS = {"fp32": ("fp32",), "bf16": HALF, "fp16": HALF, "fp8": HALF, "int8": BYTE, "int4": BYTE}
 LARGEST_SET = 1 << 30  # bytes; what is larger is read as slowly
 
 

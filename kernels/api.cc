@@ -5,6 +5,7 @@
 #include "kernels/include/tripos.h"
 #include "kernels/ops/linear.h"
 #include "kernels/plan/executor.h"
+#include "kernels/util/amx.h"
 #include "kernels/util/cpu.h"
 #include "kernels/util/error.h"
 #include "kernels/util/guard.h"
@@ -45,8 +46,8 @@ const char* tripos_about(void) {
     for (tripos::Isa isa : {tripos::Isa::kAvx512, tripos::Isa::kAvx2, tripos::Isa::kScalar}) {
       if (isa <= cpu.isa) isas += std::string(isas.empty() ? "" : ",") + tripos::IsaName(isa);
     }
-    return tripos::Format("abi=%d\ncpu=%s\nisas=%s\nbf16=%d\ncores=%d\npanel_layout=%d\n", TRIPOS_ABI, cpu.name.c_str(), isas.c_str(),
-                          cpu.has_bf16 ? 1 : 0, cpu.num_cores, tripos::linear::kPanelLayout);
+    return tripos::Format("abi=%d\ncpu=%s\nisas=%s\nbf16=%d\namx_problem=%s\ncores=%d\npanel_layout=%d\n", TRIPOS_ABI, cpu.name.c_str(), isas.c_str(),
+                          cpu.has_bf16 ? 1 : 0, tripos::AmxProblem().c_str(), cpu.num_cores, tripos::linear::kPanelLayout);
   }();
   return about.c_str();
 }

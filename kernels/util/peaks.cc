@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/include/tripos.h"
+#include "kernels/util/amx.h"
 #include "kernels/util/error.h"
 #include "kernels/util/memory.h"
 #include "kernels/util/thread_pool.h"
@@ -88,11 +89,14 @@ double MeasurePeak(int32_t peak, Isa isa, int threads, int64_t bytes) {
   ThreadPool pool(threads);
   const PeakKernels& kernels = KernelsOf(isa);
   const auto rate = [&](int64_t (*work)()) { return work == nullptr ? -1.0 : PerSecond(pool, [&](int) { return work(); }); };
+  const bool has_tiles = isa == ThisCpu().isa && AmxIsUsable();
   switch (peak) {
     case TRIPOS_PEAK_READ: return MeasureRead(pool, kernels, bytes);
     case TRIPOS_PEAK_FP32: return rate(kernels.fp32);
     case TRIPOS_PEAK_BF16: return rate(ThisCpu().has_bf16 ? kernels.bf16 : nullptr);
     case TRIPOS_PEAK_INT8: return rate(kernels.int8);
+    case TRIPOS_PEAK_AMX_INT8: return rate(has_tiles ? kAmxPeakKernels.int8 : nullptr);
+    case TRIPOS_PEAK_AMX_BF16: return rate(has_tiles ? kAmxPeakKernels.bf16 : nullptr);
     case TRIPOS_PEAK_BARRIERS: return MeasureBarriers(pool);
     default: throw Error("unknown peak");
   }

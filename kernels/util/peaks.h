@@ -22,6 +22,13 @@ struct PeakKernels {
   int64_t (*int8)();
 };
 
+// The same for tiles. Call only where AmxIsUsable().
+struct AmxPeakKernels {
+  int64_t (*int8)();
+  int64_t (*bf16)();
+};
+extern const AmxPeakKernels kAmxPeakKernels;
+
 }  // namespace tripos
 
 #endif  // TRIPOS_UTIL_PEAKS_H_

@@ -33,7 +33,7 @@ from tripos.runtime.relay import relay
 
 ABI = 6  # TRIPOS_ABI
 LIBRARY_NAME = "libtripos_kernels.so"
-PEAKS = ("read", "fp32", "bf16", "int8", "barriers")
+PEAKS = ("read", "fp32", "bf16", "int8", "barriers", "amx_int8", "amx_bf16")  # in the order of TriposPeak
 
 _FORMATS = tuple(FORMATS)  # in the order of TriposFormat
 _PANELS = 255  # TRIPOS_PANELS
@@ -185,13 +185,13 @@ def check(library: ctypes.CDLL, status: int, error: type[Exception]) -> None:
 
 
 def about() -> dict[str, str]:
-    """cpu, isas (best first, comma-separated), bf16, cores, panel_layout."""
+    """cpu, isas (best first, comma-separated), bf16, amx_problem (empty where AMX is usable), cores, panel_layout."""
     return _lines(load_library().tripos_about())
 
 
 def measure(peak: str, *, threads: int = 1, working_set_bytes: int = 1 << 28, isa: str = "auto") -> float | None:
-    """A peak of this machine per second, all threads together: bytes ("read"), operations ("fp32", "bf16", "int8")
-    or "barriers". None where the CPU has no such operation. Takes about 0.1 s.
+    """A peak of this machine per second, all threads together: bytes ("read"), operations ("fp32", "bf16", "int8", and
+    of tiles "amx_int8", "amx_bf16") or "barriers". None where the CPU has no such operation. Takes about 0.1 s.
     """
     library, result = load_library(), ctypes.c_double()
     status = library.tripos_measure(PEAKS.index(peak), isa.encode(), threads, working_set_bytes, ctypes.byref(result))
