@@ -8,6 +8,7 @@
 
 #if defined(__x86_64__) && defined(__linux__)
 #include <cpuid.h>
+#include <sys/auxv.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -18,6 +19,7 @@ namespace {
 #if defined(__x86_64__) && defined(__linux__)
 // arch_prctl(2) and the kernel's Documentation/arch/x86/xstate.rst; older headers do not name them.
 constexpr int kGetPermission = 0x1022, kRequestPermission = 0x1023;
+constexpr unsigned long kSignalStackBytes = 51;  // AT_MINSIGSTKSZ
 constexpr uint64_t kTileConfig = 17, kTileData = 18;  // components of the extended state
 
 bool CpuHasAmx() {
@@ -38,7 +40,10 @@ bool SystemSavesTiles() {
 
 std::string Refusal(int error) {
   if (error == EINVAL) return "the kernel does not give out AMX: it needs Linux 5.16 or newer";
-  if (error == ENOSPC) return "the kernel refuses AMX: a thread's alternate signal stack is too small for the tile registers";
+  if (error == ENOSPC) {
+    return Format("the kernel refuses AMX: a thread has an alternate signal stack of less than %lu bytes (sigaltstack)",
+                  getauxval(kSignalStackBytes));
+  }
   return Format("the kernel refuses AMX: %s", std::strerror(error));
 }
 

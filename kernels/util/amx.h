@@ -8,7 +8,7 @@ namespace tripos {
 
 // Asks for the permission on the first call of either; the answer holds for the life of the process. The kernel gives
 // the permission to all threads of the process and to its forks, and takes it back at exec. From then on it refuses
-// alternate signal stacks that cannot hold the tile registers (8 KiB and more).
+// alternate signal stacks of less than AT_MINSIGSTKSZ, some 12 KiB; where a thread has one already, it refuses AMX.
 bool AmxIsUsable();
 
 // Why not; empty: it is usable.

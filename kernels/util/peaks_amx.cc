@@ -1,6 +1,6 @@
 // Tiles from L1, multiplied as fast as AMX can: blocks of two by two, of whose four operands three are loaded anew in each
-// round. The fourth load, which a product of long rows needs, takes a fifth of the speed on Intel's model 167 (5.6 for
-// 6.8 TOP/s of int8): this is what the multiplier can do at most, not what a kernel will.
+// round. A fourth load, which a product of long rows needs, costs a fifth of the speed (5.6 for 6.8 TOP/s of int8 on one
+// core of a Xeon): this is what the multiplier can do at most, not what a kernel will.
 #include <cstdint>
 #include <cstring>
 
@@ -22,15 +22,14 @@ struct TileConfiguration {
   uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
-// Static, and read through memory that the compiler must have written: gcc 12 takes _tile_loadconfig for a read of
-// eight bytes and _tile_loadd for none, and drops what is stored only for them.
+// Static, for gcc 12 takes _tile_loadconfig for a read of eight bytes and drops the stores of the others.
 alignas(64) constinit const TileConfiguration kWholeTiles;
 
 struct Operands {
   alignas(64) uint8_t tiles[4][kTileBytes];
 };
 
-// Bytes of 0x3f are 63, and 0.75 as bf16.
+// Bytes of 0x3f are 63, and 0.75 as bf16. The asm: gcc 12 takes _tile_loadd for a read of nothing.
 void Fill(Operands& operands) {
   std::memset(&operands, 0x3f, sizeof operands);
   asm volatile("" : "+m"(operands));
