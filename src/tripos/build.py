@@ -42,7 +42,8 @@ from tripos.predict.encoder import EncoderModel
 from tripos.residents import Parts, Residents
 from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
 from tripos.runtime.guard import guarded
-from tripos.runtime.machine import available_memory_bytes, cpu_name, give_back_freed_memory, num_cores
+from tripos.runtime.machine import available_memory_bytes, give_back_freed_memory, num_cores
+from tripos.runtime.peaks import machine_rows
 from tripos.service import Service
 from tripos.types import Model, ModelCard, Priority, Sampling, Stage
 from tripos.wire.tools.adapt import reasoning_of
@@ -331,7 +332,7 @@ def _recommended(defaults: GenerationDefaults) -> Sampling:
 # -- tables for people ----------------------------------------------------------------------------------------------
 @guarded()
 def describe_machine(options: ModelOptions) -> list[tuple[str, ...]]:
-    """The processor, its memory, and the kernel that each op of the model got."""
+    """The processor, its memory, what it reaches, and the kernel that each op of the model got."""
     opened = open_any(options)
     executor = make_executor(opened.executor_options())
     try:
@@ -342,8 +343,7 @@ def describe_machine(options: ModelOptions) -> list[tuple[str, ...]]:
         executor.close()
         opened.source.close()
     rows: list[tuple[str, ...]] = [
-        ("processor", cpu_name()),
-        ("cores", str(num_cores())),
+        *machine_rows(info),
         ("memory", f"{mib(available_memory_bytes())} available"),
         ("executor", f"{info.name}, {info.isa}, {info.threads} threads"),
         *([("weights", f"{info.weights}, {mib(info.weight_bytes)} packed")] * bool(info.weight_bytes)),
