@@ -44,7 +44,24 @@ class Slot<Result(Args...)> {
   const char* isa_ = nullptr;
 };
 
-using LinearSlot = Slot<void(const linear::PackedMatrix& matrix, const linear::RunArgs& args)>;
+// The linear of one weight format, and how it reads rows.
+class LinearSlot : public Slot<void(const linear::PackedMatrix& matrix, const linear::RunArgs& args)> {
+ public:
+  constexpr LinearSlot() = default;
+  constexpr LinearSlot(void (*kernel)(const linear::PackedMatrix&, const linear::RunArgs&), linear::RowFormat rows)
+      : Slot(kernel), row_format_(rows) {}
+
+  linear::RowFormat row_format() const { return row_format_; }
+
+  void Take(const LinearSlot& other, const char* isa) {
+    if (!*this) row_format_ = other.row_format_;
+    Slot::Take(other, isa);
+  }
+
+ private:
+  linear::RowFormat row_format_ = linear::RowFormat::kFloat;
+};
+using PrepareSlot = Slot<void(const float* x, int64_t x_stride, int64_t rows, int64_t k, void* out)>;
 using AttendSlot =
     Slot<void(const KvLayout& layout, const AttentionTile& tile, int partition, float* scratch, const Partial& out)>;
 
@@ -57,10 +74,11 @@ struct Kernels {
   Slot<void(const float* a, const float* b, float* y, int cols)> add;
   Slot<void(float* x, float factor, int cols)> scale;
 
-  // By WeightFormat. prepare: rows [0, rows) of x (stride in floats) as the integer formats read them, PreparedRowBytes
-  // each.
+  // By WeightFormat.
   std::array<LinearSlot, linear::kNumFormats> linears;
-  Slot<void(const float* x, int64_t x_stride, int64_t rows, int64_t k, void* out)> prepare;
+  // By RowFormat, none for kFloat: rows [0, rows) of x (stride in floats) into out, PreparedRowBytes each. A choice has
+  // those that its linears read.
+  std::array<PrepareSlot, linear::kNumRowFormats> prepares;
 
   // One token's k and v of one kv head into its slot. `chunks`: the layer's cache, at the head's chunk of block 0.
   Slot<void(const KvLayout& layout, uint8_t* chunks, int32_t slot, const float* k, const float* v)> write_kv;
@@ -96,6 +114,10 @@ struct Kernels {
   using WeightFormat = linear::WeightFormat;
   constexpr LinearSlot& LinearOf(WeightFormat format) { return linears[static_cast<size_t>(format)]; }
   constexpr const LinearSlot& LinearOf(WeightFormat format) const { return linears[static_cast<size_t>(format)]; }
+  constexpr PrepareSlot& PrepareOf(linear::RowFormat format) { return prepares[static_cast<size_t>(format)]; }
+  constexpr const PrepareSlot& PrepareOf(linear::RowFormat format) const {
+    return prepares[static_cast<size_t>(format)];
+  }
   constexpr AttendSlot& AttendOf(KvType type) { return attends[static_cast<size_t>(type)]; }
   constexpr const AttendSlot& AttendOf(KvType type) const { return attends[static_cast<size_t>(type)]; }
 };

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 #include <set>
+#include <tuple>
 #include <utility>
 
 #include "kernels/plan/barriers.h"
@@ -471,16 +472,17 @@ class Lowering {
     }
   }
 
-  // The activation itself, or its quantized rows: once per activation, since tensors are written once.
+  // The activation itself, or its rows as the kernel of the matrix reads them: once per activation, since tensors are written once.
   Operand Prepared(const PlanView& view, const linear::PackedMatrix& matrix) {
     const Operand x = View(view);
-    const size_t row_bytes = linear::PreparedRowBytes(matrix.format, matrix.k);
+    const linear::RowFormat format = kernels_.LinearOf(matrix.format).row_format();
+    const size_t row_bytes = linear::PreparedRowBytes(format, matrix.k);
     if (row_bytes == 0) return x;
-    const auto key = std::make_pair(view.tensor, view.offset);
+    const auto key = std::make_tuple(view.tensor, view.offset, format);
     const auto known = prepared_.find(key);
     if (known != prepared_.end() && known->second.cols == view.cols) return known->second;
     const Operand rows = Extra(NewBuffer(x.rows, row_bytes), x.rows, view.cols, row_bytes);
-    EmitRows<PreparePhase>({x}, {rows}, x.rows);
+    EmitRows<PreparePhase>({x}, {rows}, x.rows).format = format;
     prepared_[key] = rows;
     return rows;
   }
@@ -553,7 +555,7 @@ class Lowering {
   std::set<size_t> has_sum_;                // add_norms whose sum an earlier phase makes
   std::map<int, int> alias_;                // tensor -> the tensor whose buffer it shares
   std::map<std::pair<int, float>, Operand> rope_tables_;    // (table, scale)
-  std::map<std::pair<int, int>, Operand> prepared_;         // (tensor, offset)
+  std::map<std::tuple<int, int, linear::RowFormat>, Operand> prepared_;  // (tensor, offset, format)
 };
 
 }  // namespace

@@ -112,6 +112,7 @@ class SelectPhase : public RowPhase {
 class PreparePhase : public RowPhase {
  public:
   using RowPhase::RowPhase;
+  linear::RowFormat format = linear::RowFormat::kInt8;
 
   std::string Name() const override { return "prepare"; }
   void RunRows(const StepState& state, int64_t first, int64_t last) const override;
