@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "kernels/include/tripos.h"
-#include "kernels/util/amx.h"
 #include "kernels/util/cpu.h"
 #include "kernels/util/error.h"
 #include "kernels/util/memory.h"
@@ -74,14 +73,13 @@ double MeasurePeak(int32_t peak, const Kernels& kernels, int threads, int64_t by
   if (threads < 1 || threads > 1024) throw Error("threads must be 1 to 1024");
   ThreadPool pool(threads);
   const auto rate = [&](const auto& work) { return work ? PerSecond(pool, [&](int) { return work(); }) : -1.0; };
-  const auto tiles = [&](int64_t (*work)()) { return rate(AmxIsUsable() ? work : nullptr); };
   switch (peak) {
     case TRIPOS_PEAK_READ: return MeasureRead(pool, kernels, bytes);
     case TRIPOS_PEAK_FP32: return rate(kernels.peak_fp32);
     case TRIPOS_PEAK_BF16: return ThisCpu().has_bf16 ? rate(kernels.peak_bf16) : -1.0;
     case TRIPOS_PEAK_INT8: return rate(kernels.peak_int8);
-    case TRIPOS_PEAK_AMX_INT8: return tiles(kAmxPeakKernels.int8);
-    case TRIPOS_PEAK_AMX_BF16: return tiles(kAmxPeakKernels.bf16);
+    case TRIPOS_PEAK_AMX_INT8: return rate(kernels.peak_tiles_int8);
+    case TRIPOS_PEAK_AMX_BF16: return rate(kernels.peak_tiles_bf16);
     case TRIPOS_PEAK_BARRIERS: return MeasureBarriers(pool);
     default: throw Error("unknown peak");
   }

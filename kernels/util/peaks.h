@@ -11,13 +11,6 @@ namespace tripos {
 // Runs for some 50 ms on each of `threads` threads. `peak` is a TriposPeak. -1: there is no such operation. Throws Error.
 double MeasurePeak(int32_t peak, const Kernels& kernels, int threads, int64_t bytes);
 
-// The same for tiles. Call only where AmxIsUsable().
-struct AmxPeakKernels {
-  int64_t (*int8)();
-  int64_t (*bf16)();
-};
-extern const AmxPeakKernels kAmxPeakKernels;
-
 }  // namespace tripos
 
 #endif  // TRIPOS_UTIL_PEAKS_H_
