@@ -44,7 +44,8 @@ size_t PackedMatrix::panel_bytes() const { return PanelBytes(format, k); }
 size_t PreparedRowBytes(RowFormat format, int64_t k) {
   switch (format) {
     case RowFormat::kFloat: return 0;
-    case RowFormat::kInt8: return RoundUp(GroupSumOffset(k) + static_cast<size_t>(PaddedK(k) / kGroup) * 4, kAlignment);
+    case RowFormat::kInt8:
+      return RoundUp(GroupSumOffset(k) + static_cast<size_t>(PaddedK(k) / kGroup) * 4, kAlignment);
     case RowFormat::kBF16: return static_cast<size_t>(PaddedK(k)) * 2;
   }
   return 0;

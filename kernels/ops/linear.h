@@ -98,8 +98,8 @@ size_t SourceRowBytes(SourceType type, int64_t k);
 uint8_t* AllocatePacked(size_t bytes);
 void FreePacked(uint8_t* data, size_t bytes);
 
-// How kernels read x: as it is, quantized per row to int8 (symmetric absmax), or rounded to bf16. Rows are prepared once
-// for all matrices that read the same x in the same way.
+// How kernels read x: as it is, quantized per row to int8 (symmetric absmax), or rounded to bf16. Rows are prepared
+// once for all matrices that read the same x in the same way.
 enum class RowFormat : uint8_t { kFloat, kInt8, kBF16 };
 inline constexpr size_t kNumRowFormats = 3;
 size_t PreparedRowBytes(RowFormat format, int64_t k);  // 0 for kFloat: kernels read x itself

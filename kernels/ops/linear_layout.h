@@ -8,8 +8,8 @@
 //   int4   per 32 k: 32 halves scale, 32 halves minimum, then 4 x 32 x 4 bytes: low nibbles k = 8i .. 8i+3, high
 //          nibbles k = 8i+4 .. 8i+7; value = scale * q + minimum
 //   int8g  per 32 k: 32 halves scale, then 8 x 32 x 4 bytes, w + 128
-// Prepared row: of int8 RowHeader, PaddedK values, PaddedK / 32 floats (the sums of the groups, exact integers); of bf16
-// PaddedK values.
+// Prepared row: of int8 RowHeader, PaddedK values, PaddedK / 32 floats (the sums of the groups, exact integers); of
+// bf16 PaddedK values.
 #ifndef TRIPOS_KERNELS_OPS_LINEAR_LAYOUT_H_
 #define TRIPOS_KERNELS_OPS_LINEAR_LAYOUT_H_
 

@@ -1,7 +1,7 @@
 // Linear kernels over tile registers. Needs linear-inl.h and tiles-inl.h.
 //
-// A block is up to 32 rows of x and one panel of 32 outputs: two by two tiles of sums, two of rows, two of weights. Panels
-// lie as the tiles want them: four bytes (or two bf16) of each column side by side, row by row of k.
+// A block is up to 32 rows of x and one panel of 32 outputs: two by two tiles of sums, two of rows, two of weights.
+// Panels lie as the tiles want them: four bytes (or two bf16) of each column side by side, row by row of k.
 //
 // The tile unit multiplies by itself; what turns the sums of the block before into outputs is placed between its
 // instructions, so that both units are busy.
@@ -22,8 +22,8 @@ struct PendingBlock {
   const int32_t* sums = nullptr;  // [kBlockRows][kPanelCols]
 };
 
-// What a format does with tiles. kRowBytes, kPanelHeader: of a value of x, and before a panel's first step; kIsUnpacked: a
-// panel is first turned into one of bf16.
+// What a format does with tiles. kRowBytes, kPanelHeader: of a value of x, and before a panel's first step;
+// kIsUnpacked: a panel is first turned into one of bf16.
 struct Int8Tiles {
   static constexpr int64_t kRowBytes = 1;
   static constexpr size_t kPanelHeader = kPanelCols * 4;
@@ -129,7 +129,8 @@ class TileRun {
         Configure(height);
         if (has_tail_) CopyRowTail(row, height);
         for (int64_t p = panel; p < last; ++p) {
-          next_ = after_ == nullptr ? PanelAt(p) + kPrefetchBytes : after_ + static_cast<size_t>((p - panel) * blocks + b) * share_;
+          next_ = after_ == nullptr ? PanelAt(p) + kPrefetchBytes
+                                    : after_ + static_cast<size_t>((p - panel) * blocks + b) * share_;
           Block(row, height, p);
         }
       }
@@ -140,9 +141,12 @@ class TileRun {
 
  private:
   const uint8_t* PanelAt(int64_t panel) const { return matrix_.data + static_cast<size_t>(panel) * panel_bytes_; }
-  const uint8_t* RowAt(int64_t row) const { return static_cast<const uint8_t*>(args_.rows) + static_cast<size_t>(row) * args_.row_bytes; }
+  const uint8_t* RowAt(int64_t row) const {
+    return static_cast<const uint8_t*>(args_.rows) + static_cast<size_t>(row) * args_.row_bytes;
+  }
 
-  // What each block asks for meanwhile: one block of rows looks ahead in its own stream, several share out the panels after.
+  // What each block asks for meanwhile: one block of rows looks ahead in its own stream, several share out the panels
+  // after.
   void PlanAhead(int64_t panel, int64_t last, int64_t blocks) {
     after_ = nullptr;
     lines_ = static_cast<int>(kPanelStepBytes / 64);
@@ -154,7 +158,8 @@ class TileRun {
     }
     after_ = after.data();
     share_ = after.size() / static_cast<size_t>((last - panel) * blocks) / 64 * 64;
-    lines_ = static_cast<int>((share_ / 64 + static_cast<size_t>(steps_) - 1) / static_cast<size_t>(std::max<int64_t>(steps_, 1)));
+    const size_t steps = static_cast<size_t>(std::max<int64_t>(steps_, 1));
+    lines_ = static_cast<int>((share_ / 64 + steps - 1) / steps);
   }
 
   void Configure(int height) {

@@ -1,5 +1,5 @@
 // Two-dimensional tile registers: eight of up to 16 rows of 64 bytes, loaded from and stored to strided memory, and
-// multiplied as small matrices. One interface over Intel AMX (compile with -mamx-tile -mamx-int8 -mamx-bf16) and over an
+// multiplied as small matrices. One interface over Intel AMX (where the flags allow all three parts) and over an
 // emulation in plain C++ that gives the same bits on any machine (Intel SDM vol. 2, TDPBSUD, TDPBUSD, TDPBF16PS).
 //
 // A product is sum[M, N] += a[M, K] · b[K, N]: a holds K values of a row side by side; b holds in row i the values
