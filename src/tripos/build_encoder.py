@@ -18,7 +18,7 @@ from tripos.models.encoders import Encoder, is_expected_leftover, open_encoder
 from tripos.models.registry import check_weights
 from tripos.models.source import Source
 from tripos.models.static import is_static
-from tripos.plan.ir import Plan, Weights, WeightTensor
+from tripos.plan.ir import Plan, Weights
 from tripos.plan.passes import optimize
 from tripos.predict.batcher import BatcherOptions
 from tripos.predict.encoder import EncoderModel, EncoderOptions
@@ -102,7 +102,7 @@ class OpenedEncoder:
 
     def optimized(self) -> Plan:
         """The plan that runs: fused, except across weights that are stored in different formats."""
-        return optimize(self.plan, {name: kind_of(self.weights[name]) for name in self.plan.weights})
+        return optimize(self.plan, {name: self.weights[name].kind for name in self.plan.weights})
 
     def runnable(self) -> Plan:
         """The same: encoders take no adapters."""
@@ -177,26 +177,12 @@ class OpenedEncoder:
         )
 
 
-def kind_of(tensor: WeightTensor) -> str:
-    """Equal for weights that may be stacked: the stored type, or the stack that they were packed in."""
-    return tensor.dtype if tensor.panels is None else " ".join(tensor.panels.parts)
-
-
-def check_packed_as(source: Source, weights: str) -> None:
-    """Raises ConfigError when a packed source is to run in another format than its own."""
-    if source.packed_as is not None and weights not in ("auto", source.packed_as):
-        raise ConfigError(
-            f"{source.name} is packed as {source.packed_as} and cannot run as {weights}: "
-            "leave --weights out, or give the model that it was packed from"
-        )
-
-
 def open_encoder_model(
     options: ModelOptions, source: Source, make_executor: Callable[[ExecutorOptions], Executor]
 ) -> OpenedEncoder:
     """Open and check. Raises ModelRefused, ConfigError."""
     try:
-        check_packed_as(source, options.weights)
+        source.check_packed_as(options.weights)
         encoder, weights = open_encoder(source.config, source.weights, source.file)
         left_over = [name for name in check_weights(encoder.plan, weights) if not is_expected_leftover(name)]
         if options.max_model_len > encoder.max_length:

@@ -6,21 +6,18 @@ for hf: names.
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.resources
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from tripos.errors import EnvironmentProblem, ModelRefused
+from tripos.errors import ConfigError, EnvironmentProblem, ModelRefused
 from tripos.models.config import CODE_KEYS, read_json
 from tripos.models.digest import model_digest
 from tripos.models.encoder_config import is_encoder
-from tripos.models.encoders import task_of
 from tripos.models.files import is_there, name_of, read_bytes, unreadable
 from tripos.models.generation import (
     GenerationDefaults,
@@ -29,20 +26,17 @@ from tripos.models.generation import (
     gguf_generation_notes,
     parse_generation,
 )
-from tripos.models.gguf import GgufFile, files_of, part_suffix, read_gguf
-from tripos.models.modules import MODULES, read_modules, with_module_weights, with_tokenizer_facts
 from tripos.models.packed import MANIFEST, PackedWeights, open_packed
-from tripos.models.quantized import read_quantized
-from tripos.models.static import ARCHITECTURE as STATIC
-from tripos.models.static import open_static
+from tripos.models.task import MODULES, STATIC, task_of
 from tripos.models.tokenizer import Tokenizer, tokenizer_from_json
 from tripos.models.tokenizer_check import MAX_TOKENIZER_BYTES
 from tripos.models.tokenizer_settings import with_settings
-from tripos.models.translation import TranslatedWeights, translated_config, unread_keys
 from tripos.models.unchanged import FileState, check_unchanged, states_of
-from tripos.models.vocabulary import end_ids, vocabulary_json
 from tripos.models.weights import PICKLE_SUFFIXES, check_finite, open_checkpoint
 from tripos.plan.ir import Weights
+
+if TYPE_CHECKING:
+    from tripos.models.gguf import GgufFile
 
 MAX_TEMPLATE_BYTES = 1 << 20
 TEMPLATE_FILE = "chat_template.jinja"
@@ -94,7 +88,7 @@ class Source:
 
     @property
     def file_format(self) -> str:
-        return "gguf" if isinstance(self.weights, TranslatedWeights) else "safetensors"
+        return "gguf" if self.file.endswith(".gguf") else "safetensors"
 
     @property
     def packed_as(self) -> str | None:
@@ -117,6 +111,14 @@ class Source:
         elif template is not None:
             files["chat_template.jinja"] = template.encode()
         return files
+
+    def check_packed_as(self, weights: str) -> None:
+        """Raises ConfigError when what is packed is to run in another format than its own."""
+        if self.packed_as is not None and weights not in ("auto", self.packed_as):
+            raise ConfigError(
+                f"{self.name} is packed as {self.packed_as} and cannot run as {weights}: "
+                "leave --weights out, or give the model that it was packed from"
+            )
 
     def check_unchanged(self) -> None:
         """After weights are read. Raises ModelRefused when a file of them was written over since it was opened."""
@@ -172,6 +174,8 @@ def model_folder(spec: str) -> Path:
     if _PACKAGE_NAME.fullmatch(spec) is None:
         raise ModelRefused(f"{spec[:80]}: expected package:name, as pip calls it")
     name = spec.removeprefix("package:")
+    import importlib.metadata  # 15 ms
+
     try:
         files = importlib.metadata.distribution(name).files or []
     except importlib.metadata.PackageNotFoundError:
@@ -187,23 +191,19 @@ def _open_folder(folder: Path, name: str) -> Source:
         raise ModelRefused(_without_config(folder))
     files = states_of((*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")))
     packed = open_packed(folder) if is_there(folder / MANIFEST) else None
-    modules = None if packed else read_modules(folder)
-    main = folder / modules["path"] if modules else folder  # of the first module
-    if modules and not main.is_dir():
-        raise ModelRefused(f"modules.json: path {modules['path']!a} of {modules['kinds'][0]} is no folder")
+    modules, main = (None, folder) if packed else _modules(folder)
     generation = _optional_json(main / "generation_config.json")
     settings = _optional_json(main / "tokenizer_config.json")
-    if modules and modules["kinds"][0] == STATIC:
-        config, checkpoint = open_static(main)
+    if packed is not None:
+        config, weights = read_json(main / "config.json"), cast("Weights", packed)
     else:
-        config, checkpoint = read_json(main / "config.json"), None
-    if packed is None and (modules is not None or is_encoder(config)):
-        config[MODULES] = with_tokenizer_facts(modules or {}, settings, config)
-    weights: Weights = packed or with_module_weights(checkpoint or open_checkpoint(main), folder, modules or {})
+        config, weights = _config_and_weights(folder, main, modules, settings)
     quantized: tuple[str, ...] = ()
     if (quantization := config.pop("quantization_config", None)) is not None:
-        weights = read_quantized(quantization, weights)
-        quantized = weights.notes
+        from tripos.models.quantized import read_quantized
+
+        read = read_quantized(quantization, weights)
+        weights, quantized = read, read.notes
     tokenizer = _read_tokenizer(main, config, generation, settings)
     notes = quantized + _notes(folder, config, tokenizer) + generation_notes(generation)
     defaults = parse_generation(generation, vocab_size=_vocab_size(config))
@@ -211,7 +211,41 @@ def _open_folder(folder: Path, name: str) -> Source:
     return _checked(source, TEMPLATE_FILE if is_there(main / TEMPLATE_FILE) else "tokenizer_config.json")
 
 
+def _modules(folder: Path) -> tuple[dict[str, Any] | None, Path]:
+    """The files of sentence-transformers, if there are any, and where the first module's lie."""
+    if not is_there(folder / "modules.json"):
+        return None, folder
+    from tripos.models.modules import read_modules
+
+    modules = read_modules(folder)
+    main = folder / modules["path"] if modules else folder
+    if modules and not main.is_dir():
+        raise ModelRefused(f"modules.json: path {modules['path']!a} of {modules['kinds'][0]} is no folder")
+    return modules, main
+
+
+def _config_and_weights(
+    folder: Path, main: Path, modules: dict[str, Any] | None, settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], Weights]:
+    """Of a checkpoint that is not packed."""
+    if modules and modules["kinds"][0] == STATIC:
+        from tripos.models.static import open_static
+
+        config, checkpoint = open_static(main)
+    else:
+        config, checkpoint = read_json(main / "config.json"), None
+    if modules is None and not is_encoder(config):
+        return config, open_checkpoint(main)
+    from tripos.models.modules import with_module_weights, with_tokenizer_facts
+
+    config[MODULES] = with_tokenizer_facts(modules or {}, settings, config)
+    return config, with_module_weights(checkpoint or open_checkpoint(main), folder, modules or {})
+
+
 def _open_gguf(path: Path) -> Source:
+    from tripos.models.gguf import files_of, part_suffix, read_gguf
+    from tripos.models.translation import TranslatedWeights, translated_config
+
     files = states_of(files_of(path))
     gguf = read_gguf(path)
     config = translated_config(gguf)
@@ -230,6 +264,9 @@ def _vocab_size(config: Mapping[str, Any]) -> int:
 
 
 def _gguf_notes(gguf: GgufFile) -> tuple[str, ...]:
+    from tripos.models.translation import unread_keys
+    from tripos.models.vocabulary import end_ids
+
     notes = [f"{gguf.file}: {key} is not known and ignored" for key in unread_keys(gguf)]
     if texts := end_ids(gguf)[1]:
         notes.append(
@@ -239,7 +276,7 @@ def _gguf_notes(gguf: GgufFile) -> tuple[str, ...]:
 
 
 def _open_demo(name: str) -> Source:
-    folder = Path(str(importlib.resources.files("tripos"))) / "demo" / name
+    folder = Path(__file__).parents[1] / "demo" / name
     if not folder.is_dir():
         raise ModelRefused(f"demo:{name}: this installation ships no such model")
     return _open_folder(folder, f"demo:{name}")
@@ -320,6 +357,8 @@ def _read_tokenizer(
 
 
 def _gguf_tokenizer(gguf: GgufFile) -> Tokenizer:
+    from tripos.models.vocabulary import end_ids, vocabulary_json
+
     tokenizer = tokenizer_from_json(vocabulary_json(gguf), gguf.file)
     template = gguf.metadata.get("tokenizer.chat_template")
     tool_template = gguf.metadata.get(f"tokenizer.chat_template.{_TOOL_USE}")

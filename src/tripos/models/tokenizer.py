@@ -6,7 +6,6 @@ and decoding that never shows half a character. Knows nothing of chat messages (
 
 from __future__ import annotations
 
-import asyncio
 import codecs
 import hashlib
 import itertools
@@ -83,7 +82,7 @@ def _guarded(make_error: type[TriposError], what: str) -> Iterator[None]:
     """Rust panics arrive as BaseException. Turn every failure but a deliberate stop into one of our errors."""
     try:
         yield
-    except (make_error, KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError):
+    except (make_error, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as problem:
         raise make_error(f"{what}: {str(problem)[:200] or type(problem).__name__}") from problem
@@ -481,7 +480,7 @@ def _backend(data: bytes, definition: Definition) -> tokenizers.Tokenizer:
 
     model = definition.model
     merges = model.bpe_merges()
-    if merges is None:
+    if merges is None or isinstance(model.vocab, list):
         return tokenizers.Tokenizer.from_str(data.decode())
     backend = tokenizers.Tokenizer.from_str(without_model(data).decode())
     backend.model = tokenizers.models.BPE(model.vocab, merges, **model.bpe_settings())

@@ -70,8 +70,8 @@ class Model(msgspec.Struct):
         return {name: value for name, value in given.items() if value is not None}
 
     def bpe_merges(self) -> list[tuple[str, str]] | None:
-        """Pairs of pieces in the order of their ranks; None: it is no BPE, or its merges are written in no usual way."""
-        if self.type != "BPE" or not isinstance(self.vocab, dict):
+        """Pairs of pieces, the first to be merged first; None: it is no BPE, or its merges are in no usual form."""
+        if self.type != "BPE":
             return None
         try:
             return msgspec.json.decode(self.merges, type=list[tuple[str, str]])
@@ -98,8 +98,9 @@ class Definition(msgspec.Struct):
     def pieces(self) -> dict[int, str]:
         """Token id -> text of the model's vocabulary, without the added tokens."""
         vocab = self.model.vocab
-        texts = enumerate(text for text, _ in vocab) if isinstance(vocab, list) else zip(vocab.values(), vocab)
-        return dict(texts)
+        if isinstance(vocab, list):
+            return dict(enumerate(text for text, _ in vocab))
+        return dict(zip(vocab.values(), vocab, strict=True))
 
 
 @dataclass(frozen=True)
