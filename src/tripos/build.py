@@ -6,10 +6,11 @@ models need is imported where they are made: a process is to answer soon after i
 
 from __future__ import annotations
 
+import gc
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -51,6 +52,18 @@ MEMORY_RESERVE_BYTES = 512 * 2**20  # left free for activations, the front and t
 MAX_NUM_ROWS = 256  # logits rows of a step: sampled tokens and prompt logprobs
 
 
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Inside, no garbage is looked for: a vocabulary is made of hundreds of thousands of objects that all stay."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def ignore_progress(phase: str, done: float) -> None:
     """For callers that show none."""
 
@@ -66,12 +79,17 @@ class Opened:
     plan: Plan  # as traced
     weights: Weights  # under the plan's names
     need: Need
-    notes: tuple[str, ...]  # what was found and is not used
+    unused: tuple[str, ...]  # what was found in the weights
 
     @property
     def name(self) -> str:
         """That clients ask for."""
         return self.options.name or self.source.name
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was found and is not used."""
+        return self.source.notes + self.unused
 
     @property
     def min_bytes(self) -> int:
@@ -111,8 +129,7 @@ class Opened:
         give_back_freed_memory()
         executor = make_executor(self.executor_options())
         try:
-            with guarded(), ThreadPoolExecutor(1, thread_name_prefix="tripos-digest") as pool:
-                digest = pool.submit(lambda: self.source.digest)  # releases the GIL, so it runs beside packing
+            with guarded(), self.source.hashed():
                 progress("pack", 0.0)
                 plan = self.runnable()
                 executor.load(plan, self.weights, lambda done: progress("pack", done))
@@ -120,7 +137,7 @@ class Opened:
                 num_blocks = executor.reserve(fit.num_blocks)
                 adapters = make_adapters(self.options, executor, places(plan, self.weights))
                 progress("digest", 0.0)
-                card = self._card(executor.info(), digest.result())
+                card = self._card(executor.info(), self.source.digest)
                 self.source.check_unchanged()
         except BaseException:
             executor.close()
@@ -185,20 +202,21 @@ def open_model(options: ModelOptions, source: Source | None = None) -> Opened:
         config, notes = with_own_head(parse_config(source.config, source.file), source.weights)
         plan = trace(config)
         weights = adapt_weights(config, source.weights)
-        notes = source.notes + notes + notes_on_unused(check_weights(plan, weights), config.num_layers)
+        unused = notes + notes_on_unused(check_weights(plan, weights), config.num_layers)
         need = measure(source.name, plan, weights, config.max_position_embeddings, _memory_options(options))
     except BaseException:
         source.close()
         raise
-    return Opened(options, source, config, plan, weights, need, notes)
+    return Opened(options, source, config, plan, weights, need, unused)
 
 
 def load_model(options: ModelOptions, progress: Progress = ignore_progress) -> LanguageModel:
     """One model alone: open, check, pack and reserve. Raises ModelRefused, ConfigError, EnvironmentProblem."""
     progress("open", 0.0)
-    with guarded():
-        opened = open_model(options)
-    return opened.load(options.memory or free_memory_bytes(), progress)
+    with without_collection(), guarded():
+        source = open_source(options.source, is_patient=False)
+        with source.hashed():
+            return open_model(options, source).load(options.memory or free_memory_bytes(), progress)
 
 
 def load_encoder(options: ModelOptions, progress: Progress = ignore_progress) -> EncoderModel:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 
@@ -122,12 +121,11 @@ class OpenedEncoder:
         give_back_freed_memory()
         executor = self.make_executor(self.executor_options())
         try:
-            with guarded(), ThreadPoolExecutor(1, thread_name_prefix="tripos-digest") as pool:
-                digest = pool.submit(lambda: self.source.digest)  # releases the GIL, so it runs beside packing
+            with guarded(), self.source.hashed():
                 progress("pack", 0.0)
                 executor.load(self.runnable(), self.weights, lambda done: progress("pack", done))
                 progress("digest", 0.0)
-                card = self._card(executor.info(), digest.result())
+                card = self._card(executor.info(), self.source.digest)
                 self.source.check_unchanged()
         except BaseException:
             executor.close()

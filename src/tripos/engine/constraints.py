@@ -203,6 +203,8 @@ def _unless_refused(found: CompiledConstraint | InvalidRequest, constraint: Cons
 
 
 def _tokens(tokenizer: Tokenizer, vocab_size: int) -> Tokens:
+    from tripos.engine.compile_process import Tokens
+
     tokens = list(tokenizer.all_token_bytes[:vocab_size])
     tokens += [b""] * (vocab_size - len(tokens))
     return Tokens(

@@ -20,6 +20,20 @@ GRACE_S = 5.0
 Value = TypeVar("Value")
 
 
+def beside(function: Callable[[], Value]) -> Future[Value]:
+    """What a function gives or raises, run in a thread of its own that nobody waits for at the end of the process."""
+    future: Future[Value] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as problem:  # whoever asks gets it, a panic in a library too
+            future.set_exception(problem)
+
+    threading.Thread(target=run, name="tripos-beside", daemon=True).start()
+    return future
+
+
 class SideThread:
     """Runs one function after the other, in the order in which they came. `most_s`: how long a caller waits at most."""
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +29,7 @@ from tripos.models.generation import (
     parse_generation,
 )
 from tripos.models.packed import MANIFEST, PackedWeights, open_packed
+from tripos.models.side_thread import beside
 from tripos.models.task import MODULES, STATIC, task_of
 from tripos.models.tokenizer import Tokenizer, tokenizer_from_json
 from tripos.models.tokenizer_check import MAX_TOKENIZER_BYTES
@@ -64,16 +67,45 @@ class Source:
     name: str
     config: dict[str, Any]  # as config.json; models/config.py checks it
     weights: Weights
-    tokenizer: Tokenizer
+    reading: Future[Tokenizer]  # beside all else: a vocabulary takes as long as the imports of a whole program
     generation: GenerationDefaults
-    notes: tuple[str, ...] = ()  # what was found and not used, for the person who starts the server
+    found: tuple[str, ...] = ()  # and not used; what is known without the tokenizer
     file: str = "config.json"  # that config was read from
     weight_files: tuple[FileState, ...] = ()  # as they were before anything was read
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Waits for it. Raises ModelRefused naming the field that is wrong."""
+        return self.reading.result()
+
     @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What was found and not used, for the person who starts the server."""
+        if self.tokenizer.eos_ids or task_of(self.config) != "generate":
+            return self.found
+        return (*self.found, "no end-of-sequence token is named: answers end at max_tokens or at a stop string")
+
+    @cached_property
+    def digesting(self) -> Future[str]:
+        """The digest, computed from the first time that this is asked for."""
+        return beside(self._digest)
+
+    @contextmanager
+    def hashed(self) -> Iterator[None]:
+        """Inside, the digest is computed beside all else; what it reads is let go of at the end. Nests."""
+        digesting = self.digesting
+        try:
+            yield
+        finally:
+            wait([digesting])
+
+    @property
     def digest(self) -> str:
         """SHA-256 over tensors, tokenizer, template and config. Reads every weight once, and raises ModelRefused naming
         the tensor that is damaged: of packed ones every bit is known, of others that they are finite."""
+        return self.digesting.result()
+
+    def _digest(self) -> str:
         if isinstance(self.weights, PackedWeights):
             return self.weights.verify()
         check_finite(self.weights)
@@ -125,17 +157,25 @@ class Source:
         check_unchanged(self.weight_files)
 
     def close(self) -> None:
-        """Let go of the files, if their reader holds any."""
+        """Let go of the files, if their reader holds any, once nothing reads them."""
+        if "digesting" in self.__dict__:
+            wait([self.digesting])
         close = getattr(self.weights, "close", None)
         if close is not None:
             close()
 
 
-def open_source(spec: str) -> Source:
-    """Open what `spec` names. Raises ModelRefused naming the file and field that is wrong, EnvironmentProblem when
-    the hub cannot be reached."""
+def open_source(spec: str, *, is_patient: bool = True) -> Source:
+    """Open what `spec` names. Unless `is_patient`, its tokenizer may still be read, and raise once it is asked for.
+
+    Raises ModelRefused naming the file and field that is wrong, EnvironmentProblem when the hub cannot be reached.
+    """
     try:
-        return _open(spec)
+        source = _open(spec)
+        if is_patient:
+            wait([source.reading])
+            source.tokenizer  # noqa: B018  raises
+        return source
     except OSError as problem:  # a directory that may not be searched, a name that is too long
         name = Path(str(problem.filename or spec)).name
         raise unreadable(name[:80], problem) from problem
@@ -204,11 +244,11 @@ def _open_folder(folder: Path, name: str) -> Source:
 
         read = read_quantized(quantization, weights)
         weights, quantized = read, read.notes
-    tokenizer = _read_tokenizer(main, config, generation, settings)
-    notes = quantized + _notes(folder, config, tokenizer) + generation_notes(generation)
+    template_file = TEMPLATE_FILE if is_there(main / TEMPLATE_FILE) else "tokenizer_config.json"
+    reading = beside(lambda: _checked(_read_tokenizer(main, config, generation, settings), config, template_file))
+    notes = quantized + _notes(folder, config) + generation_notes(generation)
     defaults = parse_generation(generation, vocab_size=_vocab_size(config))
-    source = Source(name, config, weights, tokenizer, defaults, notes, weight_files=files)
-    return _checked(source, TEMPLATE_FILE if is_there(main / TEMPLATE_FILE) else "tokenizer_config.json")
+    return Source(name, config, weights, reading, defaults, notes, weight_files=files)
 
 
 def _modules(folder: Path) -> tuple[dict[str, Any] | None, Path]:
@@ -249,12 +289,11 @@ def _open_gguf(path: Path) -> Source:
     files = states_of(files_of(path))
     gguf = read_gguf(path)
     config = translated_config(gguf)
-    tokenizer = _gguf_tokenizer(gguf)
-    notes = _notes(None, config, tokenizer) + _gguf_notes(gguf)
+    reading = beside(lambda: _checked(_gguf_tokenizer(gguf), config, path.name))
+    notes = _notes(None, config) + _gguf_notes(gguf)
     name = path.stem.removesuffix(part_suffix(1, gguf.num_parts))
     defaults = parse_generation(gguf_generation(gguf.metadata), f"{gguf.file}: general.sampling")
-    source = Source(name, config, TranslatedWeights(gguf), tokenizer, defaults, notes, path.name, files)
-    return _checked(source, path.name)
+    return Source(name, config, TranslatedWeights(gguf), reading, defaults, notes, path.name, files)
 
 
 def _vocab_size(config: Mapping[str, Any]) -> int:
@@ -415,9 +454,9 @@ def _read_text(path: Path) -> str:
         raise ModelRefused(f"{path.name}: is not UTF-8") from problem
 
 
-def _checked(source: Source, template_file: str) -> Source:
-    """The parts that must agree with each other; and the template, which must compile before anyone asks."""
-    rows, tokenizer = source.config.get("vocab_size"), source.tokenizer
+def _checked(tokenizer: Tokenizer, config: Mapping[str, Any], template_file: str) -> Tokenizer:
+    """It must agree with the config; and the template must compile before anyone asks."""
+    rows = config.get("vocab_size")
     if type(rows) is int and tokenizer.vocab_size > rows:
         raise ModelRefused(
             f"tokenizer.json: has ids up to {tokenizer.vocab_size - 1}, which is too many: vocab_size is {rows}"
@@ -427,16 +466,14 @@ def _checked(source: Source, template_file: str) -> Source:
             tokenizer.chat_template, tokenizer.tool_template  # noqa: B018  compiles
         except ModelRefused as refused:
             raise ModelRefused(f"{template_file}: {refused.message}") from refused
-    return source
+    return tokenizer
 
 
-def _notes(folder: Path | None, config: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[str, ...]:
+def _notes(folder: Path | None, config: Mapping[str, Any]) -> tuple[str, ...]:
     notes = [
         f"config.json: {key} asks for code from the model's directory; ignored" for key in CODE_KEYS if key in config
     ]
     if folder is not None:
         unread = (*PICKLE_SUFFIXES, ".py")
         notes += [f"{path.name}: never read" for path in sorted(folder.iterdir()) if path.suffix in unread]
-    if not tokenizer.eos_ids and task_of(config) == "generate":
-        notes.append("no end-of-sequence token is named: answers end at max_tokens or at a stop string")
     return tuple(notes)
