@@ -52,7 +52,9 @@ class Places:
         quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "DO_NOT_TRACK": "1"}
         ours = os.environ.get("PYTHONPATH", "") if environment == OURS else ""
         path = os.pathsep.join(filter(None, (str(ROOT), ours)))
-        return os.environ | threads | quiet | {"PYTHONPATH": path}
+        # Peers are installed with their bytecode; ours writes it with its first run.
+        inherited = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+        return inherited | threads | quiet | {"PYTHONPATH": path}
 
 
 def prepare(engine: Engine, places: Places, timeout_s: float) -> None:
