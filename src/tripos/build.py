@@ -35,6 +35,7 @@ from tripos.plan.adapters import Place, places, with_adapters
 from tripos.plan.ir import Plan, Weights
 from tripos.plan.passes import optimize
 from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
+from tripos.runtime.executor import ignore_progress as unheard
 from tripos.runtime.guard import guarded
 from tripos.runtime.machine import available_memory_bytes, cpu_name, give_back_freed_memory, num_cores
 from tripos.types import Model, ModelCard, Sampling
@@ -132,7 +133,8 @@ class Opened:
             with guarded(), self.source.hashed():
                 progress("pack", 0.0)
                 plan = self.runnable()
-                executor.load(plan, self.weights, lambda done: progress("pack", done))
+                is_copied = self.source.packed_as is not None and progress is ignore_progress
+                executor.load(plan, self.weights, unheard if is_copied else lambda done: progress("pack", done))
                 progress("cache", 0.0)
                 num_blocks = executor.reserve(fit.num_blocks)
                 adapters = make_adapters(self.options, executor, places(plan, self.weights))

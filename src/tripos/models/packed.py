@@ -33,7 +33,7 @@ AGAIN = "pack the model again with tripos quantize"
 _PAGE = 4096  # the data begins on a page, so that panels are aligned as the kernels want them
 _DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}  # the others are stored as bytes
 _THREADS = 2
-_PART_BYTES = 32 << 20  # hashed in one call: few enough that a thread which holds the interpreter delays little
+_PART_BYTES = 16 << 20  # hashed in one call: few enough that a thread which holds the interpreter delays little
 
 
 class PanelsEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -81,6 +81,7 @@ class Model(msgspec.Struct):
             lines = msgspec.json.decode(self.merges, type=list[str])
         except msgspec.DecodeError:
             return None
+        lines = [line for line in lines if not line.startswith("#version")]  # as in merges.txt
         pairs = [(left, right) for left, _, right in (line.partition(" ") for line in lines)]
         return pairs if all(left and right and " " not in right for left, right in pairs) else None
 
