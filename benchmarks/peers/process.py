@@ -68,7 +68,9 @@ class Places:
         ours = os.environ.get("PYTHONPATH", "") if environment == OURS else ""
         root = self._baseline if environment == BASELINE else ROOT
         path = os.pathsep.join(filter(None, (str(root), ours)))
-        return os.environ | threads | quiet | {"PYTHONPATH": path}
+        # Peers are installed with their bytecode; ours writes it with its first run.
+        inherited = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+        return inherited | threads | quiet | {"PYTHONPATH": path}
 
 
 def prepare(engine: Engine, places: Places, timeout_s: float) -> None:

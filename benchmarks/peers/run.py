@@ -21,10 +21,10 @@ from benchmarks import checkpoint, limits
 from benchmarks.limits import Limits
 from benchmarks.peers import engines, report
 from benchmarks.peers.engines import Engine
-from benchmarks.peers.figures import FIRST_TOKEN, WARM_UP, Loaded, Measured, first_token
+from benchmarks.peers.figures import WARM_UP, Loaded, Measured, first_token
 from benchmarks.peers.process import ROOT, Driver, Failed, Places, prepare
 from benchmarks.peers.report import Table
-from benchmarks.peers.work import work
+from benchmarks.peers.work import COLD, work
 
 ROWS = "decode,pp512,pp2048,batch16,batch64,cold"
 OURS = "int8,int4"
@@ -153,7 +153,7 @@ class Comparison:
         return loaded
 
     def _first_token(self, engine: Engine, turn: int) -> Measured:
-        return first_token(lambda: self._start(engine, [FIRST_TOKEN]), turn, self.arguments.timeout)
+        return first_token(lambda: self._start(engine, [COLD]), turn, self.arguments.timeout)
 
     def fail(self, engine: Engine, row: str, problem: Exception) -> None:
         print(f"{engine.name} {row}: {problem}", file=sys.stderr, flush=True)
@@ -215,7 +215,7 @@ def main() -> None:
         print(*(peer.name for peer in named), sep="\n")
         sys.exit(None if arguments.list else f"--only {arguments.only}: no such peer")
     for row in arguments.workloads.split(","):
-        _ = row == "cold" or work(row)  # a wrong name now, not in an hour
+        work(row)  # a wrong name now, not in an hour
     table = Table(arguments.shape, arguments.threads)
     comparison = Comparison(arguments, table)
     comparison.make_checkpoint()

@@ -226,7 +226,8 @@ class NativeExecutor:
         raised: list[BaseException] = []
         told = relay(progress, raised)
         next(told)
-        go_on = _Progress(told.send)
+        # A call back waits for the interpreter, which another thread may hold: none where nobody listens.
+        go_on = _Progress() if progress is ignore_progress else _Progress(told.send)
         status = self._library.tripos_load(self._open, encoded, len(encoded), entries, len(entries), go_on)
         if raised:
             raise raised.pop()  # held by nothing else: no cycle keeps the weights
