@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from tripos.plan.ir import Op, Plan, Tensor, View, Weights, WeightSpec, WeightTensor
+from tripos.plan.ir import Op, Plan, Tensor, View, Weights, WeightSpec
 from tripos.plan.ops import EPILOGUES, OPS
 
 ROW_WISE = frozenset(name for name, spec in OPS.items() if spec.is_row_wise)
@@ -85,8 +85,8 @@ def stack_linears(plan: Plan, stored: Weights) -> Plan:
     groups: dict[object, list[Op]] = {}
     for op in plan.ops:
         if op.kind == "linear" and op.attrs["epilogue"] == "store" and op.outputs[0] != plan.output:
-            tensor = stored.get(plan.weights[op.weights[0]].parts[0])
-            kind = "" if tensor is None else tensor.kind
+            source = stored.get(plan.weights[op.weights[0]].parts[0])
+            kind = "" if source is None else source.kind
             groups.setdefault((op.inputs, len(op.weights), kind), []).append(op)
     stacks = [ops for ops in groups.values() if len(ops) > 1 and _are_close(plan, ops)]
     if not stacks:
