@@ -26,9 +26,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # python benchmark
 
 from benchmarks import checkpoint, limits
 from benchmarks.peers import engines
-from benchmarks.peers.figures import FIRST_TOKEN, WARM_UP, Loaded, Measured, first_token
+from benchmarks.peers.figures import WARM_UP, Loaded, Measured, first_token
 from benchmarks.peers.process import Driver, Failed, Places, prepare
 from benchmarks.peers.report import median_share, number, round_json, spread
+from benchmarks.peers.work import COLD
 
 ALONE = ("decode", "pp512", "pp2048")
 PACK_S, ANSWER_S = 1800.0, 3600.0
@@ -74,10 +75,10 @@ class Bench:
                 for turn in self._rounds(row):
                     for threads, one in loaded.items():
                         found[threads].setdefault(row, []).append(one.measure(row, turn))
-        for turn in self._rounds("cold"):
+        for turn in self._rounds(COLD):
             for threads, rows in found.items():
-                start = functools.partial(self._start, threads, [FIRST_TOKEN])
-                rows.setdefault("cold", []).append(first_token(start, turn, ANSWER_S))
+                start = functools.partial(self._start, threads, [COLD])
+                rows.setdefault(COLD, []).append(first_token(start, turn, ANSWER_S))
         return found
 
     def _load(self, stack: contextlib.ExitStack, threads: int) -> Loaded:

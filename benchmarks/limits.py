@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from benchmarks import machine
 from benchmarks.peers.work import Timing, tokens_per_s, work
 from tripos.plan.dump import Cost
+from tripos.runtime.peaks import ARITHMETIC
 
 BYTES_PER_WEIGHT = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.625}
 BYTES_PER_KV = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.0}
+HALF = ARITHMETIC["fp32"] + ARITHMETIC["bf16"]
 PEAKS = {
-    "fp32": ("fp32",), "bf16": ("fp32", "bf16"), "fp16": ("fp32",), "fp8": ("fp32", "bf16"), "int8": ("int8",),
-    "int4": ("int8",),
+    "fp32": ARITHMETIC["fp32"], "bf16": HALF, "fp16": HALF, "fp8": HALF,
+    "int8": ARITHMETIC["int8"], "int4": ARITHMETIC["int8"],
 }  # fmt: skip
 LARGEST_SET = 1 << 30  # bytes; what is larger is read as slowly
 

@@ -171,14 +171,15 @@ struct Rows {
 };
 
 void MakeRows(const ChosenKernels& kernels, const Problem& p, Rows* rows) {
-  rows->row_bytes = PreparedRowBytes(p.matrix.format, p.matrix.k);
+  const RowFormat format = kernels.LinearOf(p.matrix.format).row_format();
+  rows->row_bytes = PreparedRowBytes(format, p.matrix.k);
   rows->data = p.x.data();
   if (rows->row_bytes == 0) {
     rows->row_bytes = static_cast<size_t>(p.matrix.k) * 4;
     return;
   }
   rows->bytes.assign(rows->row_bytes * static_cast<size_t>(p.m), 0xEE);
-  kernels.prepare(p.x.data(), p.matrix.k, p.m, p.matrix.k, rows->bytes.data());
+  kernels.PrepareOf(format)(p.x.data(), p.matrix.k, p.m, p.matrix.k, rows->bytes.data());
   rows->data = rows->bytes.data();
 }
 
@@ -215,7 +216,14 @@ void TestProblem(const ChosenKernels& kernels, const Format& format, int64_t m, 
   Rows rows;
   MakeRows(kernels, p, &rows);
   std::vector<double> expected, bound;
-  Reference(p, !rows.bytes.empty(), &expected, &bound);
+  const RowFormat row_format = kernels.LinearOf(format.format).row_format();
+  if (row_format == RowFormat::kBF16) {  // what tiles multiply
+    for (float& x : p.x) x = quant::FromBF16(quant::ToBF16(x));
+    if (format.format == WeightFormat::kF16) {
+      for (float& w : p.w) w = quant::FromBF16(quant::ToBF16(quant::FromF16(quant::ToF16(w))));
+    }
+  }
+  Reference(p, row_format == RowFormat::kInt8, &expected, &bound);
   const int64_t columns = interleaved ? n / 2 : n;
 
   std::vector<float> y;
@@ -461,7 +469,7 @@ void TestSplit() {
     for (const int64_t m : {1, 2, 8, 16, 64, 100, 512, 2048}) {
       for (const int threads : {1, 2, 3, 4, 8}) {
         const PackedMatrix matrix = {WeightFormat::kInt8, false, shape.n, shape.k, nullptr};
-        const Split split = SuggestSplit(matrix, m, threads);
+        const Split split = SuggestSplit(matrix, PreparedRowBytes(RowFormat::kInt8, shape.k), m, threads);
         const std::string what = std::string(shape.name) + " m=" + std::to_string(m) + " threads " +
                                  std::to_string(threads) + ": split " + std::to_string(split.row_step) + " x " +
                                  std::to_string(split.panel_step);
@@ -520,7 +528,7 @@ void BenchShape(const ChosenKernels& kernels, const Format& format, const Shape&
     Rows prepared;
     MakeRows(kernels, p, &prepared);
     Bytes y(static_cast<size_t>(m * shape.n) * 4);
-    const Split split = SuggestSplit(matrix, m, threads);
+    const Split split = SuggestSplit(matrix, prepared.row_bytes, m, threads);
     std::atomic<int64_t> next[64];
     int64_t copy = 0;
     const double seconds = BestSeconds(
@@ -587,8 +595,8 @@ void BenchPack(const Format& format) {
 void BenchPrepare(const ChosenKernels& kernels) {
   for (const int64_t k : {576, 1024, 3072}) {
     const std::vector<float> x = Random(static_cast<size_t>(64 * k), 1, 1.0f);
-    Bytes rows(PreparedRowBytes(WeightFormat::kInt8, k) * 64);
-    const double seconds = BestSeconds([&] { kernels.prepare(x.data(), k, 64, k, rows.data()); }, 0.05);
+    Bytes rows(PreparedRowBytes(RowFormat::kInt8, k) * 64);
+    const double seconds = BestSeconds([&] { kernels.PrepareOf(RowFormat::kInt8)(x.data(), k, 64, k, rows.data()); }, 0.05);
     std::printf("prepare k=%ld: %.2f GB/s of float32\n", static_cast<long>(k), 64e-9 * k * 4 / seconds);
   }
 }

@@ -19,7 +19,7 @@ from tripos.runtime import native
 
 MIB = 2**20
 WORKING_SETS = (64 * MIB, 135 * MIB, 269 * MIB, 1024 * MIB)  # bytes, all threads together
-PEAKS = ("fp32", "bf16", "int8")  # x86 without AVX512-FP16 has no half-precision arithmetic to measure
+PEAKS = ("fp32", "bf16", "int8", "amx_bf16", "amx_int8")  # of half precision no kernel makes use
 ROUNDS = 3
 WATCHED = 135 * MIB  # the working set of --seconds
 

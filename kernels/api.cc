@@ -6,6 +6,7 @@
 #include "kernels/isa/kernels.h"
 #include "kernels/ops/linear.h"
 #include "kernels/plan/executor.h"
+#include "kernels/util/amx.h"
 #include "kernels/util/cpu.h"
 #include "kernels/util/error.h"
 #include "kernels/util/guard.h"
@@ -43,9 +44,9 @@ const char* tripos_about(void) {
   static const std::string about = [] {
     const tripos::Cpu& cpu = tripos::ThisCpu();
     const std::string isas = tripos::IsaNames(/*only_supported=*/true), known = tripos::IsaNames(false);
-    return tripos::Format("abi=%d\ncpu=%s\nisas=%s\nknown_isas=%s\nbf16=%d\ncores=%d\npanel_layout=%d\n", TRIPOS_ABI,
-                          cpu.name.c_str(), isas.c_str(), known.c_str(), cpu.has_bf16 ? 1 : 0, cpu.num_cores,
-                          tripos::linear::kPanelLayout) +
+    return tripos::Format("abi=%d\ncpu=%s\nisas=%s\nknown_isas=%s\nbf16=%d\namx_problem=%s\ncores=%d\npanel_layout=%d\n", TRIPOS_ABI,
+                          cpu.name.c_str(), isas.c_str(), known.c_str(), cpu.has_bf16 ? 1 : 0,
+                          tripos::AmxProblem().c_str(), cpu.num_cores, tripos::linear::kPanelLayout) +
            tripos::PrintFormats();
   }();
   return about.c_str();

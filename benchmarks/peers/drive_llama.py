@@ -5,6 +5,9 @@ Each job gets a context of its own size. Sequences keep separate caches, so that
 
 from __future__ import annotations
 
+import ctypes
+from pathlib import Path
+
 import llama_cpp as llama
 import numpy as np
 
@@ -53,15 +56,21 @@ class Context:
         llama.llama_free(self._context)
 
 
-def load(setup: work.Setup) -> work.Answer:
-    llama.llama_log_set(quiet, None)
-    llama.llama_backend_init()
-    model = llama.llama_model_load_from_file(setup.model.encode(), llama.llama_model_default_params())
-    if not model:
-        raise RuntimeError(f"{setup.model} was not loaded")
+class Llama:
+    """A loaded model."""
 
-    def answer(prompts: list[list[int]], max_tokens: int) -> work.Timing:
-        context = Context(model, setup, len(prompts), max(map(len, prompts)) + max_tokens)
+    def __init__(self, setup: work.Setup) -> None:
+        llama.llama_log_set(quiet, None)
+        llama.llama_backend_init()
+        params = llama.llama_model_default_params()
+        params.use_extra_bufts = has_sound_kernels()
+        self._setup = setup
+        self._model = llama.llama_model_load_from_file(setup.model.encode(), params)
+        if not self._model:
+            raise RuntimeError(f"{setup.model} was not loaded")
+
+    def __call__(self, prompts: list[list[int]], max_tokens: int) -> work.Timing:
+        context = Context(self._model, self._setup, len(prompts), max(map(len, prompts)) + max_tokens)
         clock = work.Clock()
         latest = prefill(context, prompts, clock)
         for step in range(max_tokens - 1):
@@ -73,7 +82,22 @@ def load(setup: work.Setup) -> work.Answer:
         context.close()
         return timing
 
-    return answer
+    def complete(self, text: str) -> str:
+        """The likeliest first token behind a text."""
+        vocab, data = llama.llama_model_get_vocab(self._model), text.encode()
+        ids, piece = (llama.llama_token * len(data))(), ctypes.create_string_buffer(256)
+        count = llama.llama_tokenize(vocab, data, len(data), ids, len(data), True, False)
+        context = Context(self._model, self._setup, 1, count + 1)
+        token = prefill(context, [list(ids[:count])], work.Clock())[0]
+        size = llama.llama_token_to_piece(vocab, token, piece, len(piece), 0, True)
+        context.close()
+        return piece.raw[:size].decode(errors="replace")
+
+
+def has_sound_kernels() -> bool:
+    """Where there is AMX, kernels for weights in types of its own (use_extra_bufts) end the process of version 0.3.36
+    by a general protection fault at ldtilecfg."""
+    return " amx_int8 " not in Path("/proc/cpuinfo").read_text()
 
 
 def prefill(context: Context, prompts: list[list[int]], clock: work.Clock) -> dict[int, int]:
@@ -92,4 +116,4 @@ def prefill(context: Context, prompts: list[list[int]], clock: work.Clock) -> di
 
 
 if __name__ == "__main__":
-    work.serve(load, "llama_cpp_python")
+    work.serve(Llama, "llama_cpp_python")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.peers.work import Setup
 
-OURS = "tripos"
+OURS, BASELINE = "tripos", "baseline"  # environments of our own; the second is another build of ours
 KV_CACHE = {"fp32": "fp32", "bf16": "fp16", "fp16": "fp16", "fp8": "int8", "int8": "int8", "int4": "int8"}  # ours
 BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "q8_0": 8, "w8a8": 8, "int4": 4, "q4_0": 4}  # nominal
 EXPORT = ("optimum-cli", "export", "openvino", "--model", "{checkpoint}", "--task", "text-generation-with-past")
@@ -29,6 +30,7 @@ class Engine:
     prepare_in: str = ""
     prepare: tuple[str, ...] = ()
     mode: str = ""
+    preload: tuple[str, ...] = ()  # libraries: of the environment, or of the system where the path is absolute
     only: tuple[str, ...] = ("decode", "pp", "batch", "cold")  # kinds of rows that tell something new
 
     @property
@@ -50,18 +52,18 @@ class Engine:
         )
 
 
-def ours(weights: str, kv_cache: str = "") -> Engine:
+def ours(weights: str, kv_cache: str = "", environment: str = OURS) -> Engine:
     if weights not in KV_CACHE:
         raise ValueError(f"weights {weights}: expected one of {', '.join(KV_CACHE)}")
     return Engine(
-        name=f"{OURS}-{weights}",
-        title="Tripos",
-        environment=OURS,
+        name=f"{environment}-{weights}",
+        title="Tripos" if environment == OURS else "Tripos, baseline",
+        environment=environment,
         driver="drive_tripos",
         weights=weights,
         kv_cache=kv_cache or KV_CACHE[weights],
-        model=f"{OURS}-{weights}",
-        prepare_in=OURS,
+        model=f"{environment}-{weights}",
+        prepare_in=environment,
         prepare=("python", "-m", "tripos", "quantize", "{checkpoint}", "--weights", weights, "-o", "{model}"),
     )
 
@@ -81,6 +83,7 @@ def llama(weights: str) -> Engine:
 
 
 def openvino(weights: str, *options: str) -> Engine:
+    """Without options the weights stay as the checkpoint has them, bf16."""
     return Engine(
         name=f"openvino-{weights}",
         title="OpenVINO GenAI",
@@ -90,7 +93,21 @@ def openvino(weights: str, *options: str) -> Engine:
         kv_cache="u8",
         model=f"openvino-{weights}",
         prepare_in="convert",
-        prepare=(*EXPORT, "--weight-format", weights, *options, "{model}"),
+        prepare=(*EXPORT, *options, "{model}"),
+    )
+
+
+def vllm(weights: str, **model: Any) -> Engine:
+    """With the two libraries that its documentation wants loaded first, where they are."""
+    return Engine(
+        name=f"vllm-{weights}",
+        title="vLLM CPU",
+        environment="vllm",
+        driver="drive_vllm",
+        weights=weights,
+        kv_cache="bf16",
+        preload=("lib/libiomp5.so", "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4"),
+        **model,
     )
 
 
@@ -111,8 +128,10 @@ PEERS = (
     llama("q4_0"),
     llama("q8_0"),
     llama("bf16"),
-    openvino("int8"),
-    openvino("int4", "--sym", "--group-size", "64", "--ratio", "1.0"),  # 64 divides every row of the shapes
+    openvino("bf16"),
+    openvino("int8", "--weight-format", "int8"),
+    # A group of 64 divides every row of the shapes.
+    openvino("int4", "--weight-format", "int4", "--sym", "--group-size", "64", "--ratio", "1.0"),
     Engine(
         name="onnx-int4",
         title="ONNX Runtime GenAI",
@@ -127,20 +146,13 @@ PEERS = (
             "--extra_options", "int4_accuracy_level=4", "int4_block_size=32",
         ),
     ),
-    Engine(
-        name="vllm-w8a8",
-        title="vLLM CPU",
-        environment="vllm",
-        driver="drive_vllm",
-        weights="w8a8",
-        kv_cache="bf16",
+    vllm(
+        "w8a8",
         model="w8a8",
         prepare_in="vllm",
         prepare=("python", "-m", "benchmarks.peers.write_w8a8", "{checkpoint}", "{model}"),
     ),
-    Engine(
-        name="vllm-bf16", title="vLLM CPU", environment="vllm", driver="drive_vllm", weights="bf16", kv_cache="bf16"
-    ),
+    vllm("bf16"),
     transformers("fp32"),
     transformers("bf16"),
     transformers("bf16", "padded", only=("batch",)),

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from benchmarks.peers.engines import OURS, Engine
+from benchmarks.peers.engines import BASELINE, OURS, Engine
 from benchmarks.peers.work import Setup
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,6 +31,7 @@ class Places:
     environments: Path
     models: Path
     threads: int
+    baseline: Path | None = None  # the checkout of another build of ours
 
     @property
     def logs(self) -> Path:
@@ -39,6 +40,8 @@ class Places:
     def program(self, environment: str, name: str = "python") -> str:
         if environment == OURS:
             return sys.executable
+        if environment == BASELINE:
+            return str(self._baseline / ".venv" / "bin" / "python")
         path = self.environments / environment / "bin" / name
         failed = self.environments / environment / "failed"
         if failed.exists():
@@ -47,12 +50,27 @@ class Places:
             raise Failed(f"not installed: no {environment}/bin/{name}")
         return str(path)
 
+    @property
+    def _baseline(self) -> Path:
+        if self.baseline is None:
+            raise Failed("no baseline was named")
+        return self.baseline
+
+    def preload(self, engine: Engine) -> dict[str, str]:
+        """Those that are there."""
+        found = [self.environments / engine.environment / library for library in engine.preload]
+        paths = os.pathsep.join(str(path) for path in found if path.exists())
+        return {"LD_PRELOAD": paths} if paths else {}
+
     def variables(self, environment: str) -> dict[str, str]:
         threads = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "DO_NOT_TRACK": "1"}
         ours = os.environ.get("PYTHONPATH", "") if environment == OURS else ""
-        path = os.pathsep.join(filter(None, (str(ROOT), ours)))
-        return os.environ | threads | quiet | {"PYTHONPATH": path}
+        root = self._baseline if environment == BASELINE else ROOT
+        path = os.pathsep.join(filter(None, (str(root), ours)))
+        # Peers are installed with their bytecode; ours writes it with its first run.
+        inherited = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+        return inherited | threads | quiet | {"PYTHONPATH": path}
 
 
 def prepare(engine: Engine, places: Places, timeout_s: float) -> None:
@@ -94,7 +112,7 @@ class Driver:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=places.variables(engine.environment),
+                env=places.variables(engine.environment) | places.preload(engine),
                 start_new_session=True,
             )
         self._unread = b""

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.limits import Rates
-from benchmarks.peers.engines import OURS, Engine
+from benchmarks.peers.engines import BASELINE, OURS, Engine
 from benchmarks.peers.figures import Measured
 
 UNITS = {"decode": "tokens/s", "pp": "prompt tokens/s", "batch": "generated tokens/s, whole run", "cold": "seconds"}
@@ -23,9 +23,13 @@ class Pairs:
     row: str
     rounds: list[tuple[Measured, Measured]] = field(default_factory=list)
 
+    def ratios(self) -> list[float]:
+        """How many times as fast ours was, round by round."""
+        return [faster(self.row, ours.figure, theirs.figure) for ours, theirs in self.rounds]
+
     def ratio(self) -> float:
-        """How many times as fast ours was: the median of the rounds' own ratios."""
-        return median(faster(self.row, ours.figure, theirs.figure) for ours, theirs in self.rounds)
+        """The median of the rounds' own ratios."""
+        return median(self.ratios())
 
 
 def faster(row: str, ours: float, theirs: float) -> float:
@@ -95,7 +99,7 @@ class Table:
         candidates = [
             (engine, median(one.figure for one in figures))
             for engine, figures in self.measured(row).items()
-            if engine.environment != OURS and engine.bits >= ours.bits
+            if engine.environment not in (OURS, BASELINE) and engine.bits >= ours.bits
         ]
         if not candidates:
             return None
@@ -122,8 +126,12 @@ class Table:
             for engine, figures in self.measured(row).items()
         ]
         ratios = [
-            {"row": p.row, "ours": p.ours.name, "peer": p.peer.name, "ratio": round(p.ratio(), 3)} for p in self.pairs
-        ]
+            {
+                "row": p.row, "ours": p.ours.name, "peer": p.peer.name, "ratio": round(p.ratio(), 3),
+                "least": round(min(p.ratios()), 3), "most": round(max(p.ratios()), 3),
+            }
+            for p in self.pairs
+        ]  # fmt: skip
         failures = [{"engine": engine.name, "row": row, "reason": reason} for engine, row, reason in self.failures]
         return {
             "shape": self.shape, "cpu": self.cpu, "threads": self.threads, "date": self.date, "machine": self.rates(),
@@ -176,10 +184,11 @@ def markdown(table: Table) -> str:
         f"# {table.shape} beside its peers",
         "",
         f"{table.date}, {table.cpu}, {table.threads} threads. Medians of rounds in turn (ours, peer, ours, peer …).",
-        "The ratio is the median of the rounds' own ratios (of the medians where the two were not measured in turn);",
-        "below 1 ours is slower. The limit is what the machine could do at most with weights of so many bits, by the",
-        "better of its rates right before and right after the same round; the part of it is the median of the rounds'",
-        "own parts. Memory asked: 1.3 times the packed checkpoint and the cache of the row's tokens, and 120 MB.",
+        "The ratio is the median of the rounds' own ratios, with the least and the most (of the medians where the",
+        "two were not measured in turn); below 1 ours is slower. The limit is what the machine could do at most with",
+        "weights of so many bits, by the better of its rates right before and right after the same round; the part of",
+        "it is the median of the rounds' own parts. Memory asked: 1.3 times the packed checkpoint and the cache of the",
+        "row's tokens, and 120 MB.",
         "",
         "## Ours beside the best peer with the same bits or more",
         "",
@@ -212,7 +221,7 @@ def row_lines(table: Table, row: str) -> list[str]:
         values = [one.figure for one in figures]
         middle, peak_mb = median(values), max(one.peak_mb for one in figures)
         share = "–" if (part := median_share(figures)) is None else f"{part:.0%}"
-        beside = f"{ratios[engine].ratio():.2f} ({ratios[engine].ours.weights})" if engine in ratios else ""
+        beside = times_as_fast(ratios[engine]) if engine in ratios else ""
         lines.append(
             f"| {engine.title} | {engine.weights} | {number(middle)} | {number(min(values))} – {number(max(values))} |"
             f" {len(values)} | {limits_of(figures)} | {share} | {peak_mb:,} | {beside} |"
@@ -223,6 +232,11 @@ def row_lines(table: Table, row: str) -> list[str]:
         if failed in (row, "") and engine not in table.measured(row)
     ]
     return lines
+
+
+def times_as_fast(pairs: Pairs) -> str:
+    least, middle, most = (f"{value:.2f}" for value in (min(pairs.ratios()), pairs.ratio(), max(pairs.ratios())))
+    return f"{middle} ({least} – {most}, {pairs.ours.weights})"
 
 
 def limits_of(figures: list[Measured]) -> str:

@@ -21,10 +21,10 @@ from benchmarks import checkpoint, limits
 from benchmarks.limits import Limits
 from benchmarks.peers import engines, report
 from benchmarks.peers.engines import Engine
-from benchmarks.peers.figures import FIRST_TOKEN, WARM_UP, Loaded, Measured, first_token
+from benchmarks.peers.figures import WARM_UP, Loaded, Measured, first_token
 from benchmarks.peers.process import ROOT, Driver, Failed, Places, prepare
 from benchmarks.peers.report import Table
-from benchmarks.peers.work import work
+from benchmarks.peers.work import COLD, work
 
 ROWS = "decode,pp512,pp2048,batch16,batch64,cold"
 OURS = "int8,int4"
@@ -38,6 +38,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--workloads", default=ROWS, help=f"of {ROWS}; any pp<tokens> and batch<requests>")
     parser.add_argument("--only", default="", help="peers, by the beginning of their name: llama,openvino-int8")
     parser.add_argument("--ours", default=OURS, help="our types of weights, weights:kv-cache where not ours")
+    parser.add_argument(
+        "--baseline",
+        type=lambda text: Path(text).resolve(),
+        help="checkout of another build of ours, with its .venv: a peer",
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--row-limit", type=float, default=900, help="seconds of a row, then no further round")
@@ -58,7 +63,7 @@ class Comparison:
         self.rows = arguments.workloads.split(",")
         self.vocab_size: int = SHAPES[arguments.shape]["vocab_size"]
         models = arguments.environments / "models" / arguments.shape
-        self.places = Places(arguments.environments, models, arguments.threads)
+        self.places = Places(arguments.environments, models, arguments.threads, arguments.baseline)
         self._turns = itertools.count(1)  # no prompt comes twice: ours has a prefix cache
         self._limits = measurable_limits(arguments)
 
@@ -71,7 +76,7 @@ class Comparison:
             done.touch()
 
     def pack(self, ours: Engine) -> None:
-        """Ours anew in each run, for kernels change and their layouts with them. Raises Failed."""
+        """Ours (of either build) anew in each run, for kernels change and their layouts with them. Raises Failed."""
         (self.places.models / f"{ours.model}.done").unlink(missing_ok=True)
         shutil.rmtree(self.places.models / ours.model, ignore_errors=True)
         prepare(ours, self.places, PREPARE_S)
@@ -103,6 +108,11 @@ class Comparison:
                         our = self._load(ours, our_driver)
                         while left:
                             row = left.pop(0)
+                            if not row.startswith("batch"):  # long rows would take too long; their median drops it
+                                doing = ours
+                                our.warm_up(row, next(self._turns))
+                                doing = peer
+                                theirs.warm_up(row, next(self._turns))
                             for turn in self._rounds(peer, row):
                                 doing = ours
                                 figure = our.measure(row, turn)
@@ -143,11 +153,16 @@ class Comparison:
         return loaded
 
     def _first_token(self, engine: Engine, turn: int) -> Measured:
-        return first_token(lambda: self._start(engine, [FIRST_TOKEN]), turn, self.arguments.timeout)
+        return first_token(lambda: self._start(engine, [COLD]), turn, self.arguments.timeout)
 
     def fail(self, engine: Engine, row: str, problem: Exception) -> None:
         print(f"{engine.name} {row}: {problem}", file=sys.stderr, flush=True)
         self.table.fail(engine, row, str(problem))
+
+
+def baseline(ours: Engine) -> Engine:
+    """The same of the other build."""
+    return engines.ours(ours.weights, ours.kv_cache, engines.BASELINE)
 
 
 def beside(ours: list[Engine], peer: Engine) -> Engine:
@@ -193,17 +208,18 @@ def write_results(arguments: argparse.Namespace, table: Table, text: str, found:
 def main() -> None:
     arguments = parse_arguments()
     prefixes = tuple(filter(None, arguments.only.split(",")))
-    peers = [peer for peer in engines.PEERS if not prefixes or peer.name.startswith(prefixes)]
+    ours = [engines.ours(*name.split(":")) for name in arguments.ours.split(",")]
+    named = [*(baseline(engine) for engine in ours if arguments.baseline), *engines.PEERS]
+    peers = [peer for peer in named if not prefixes or peer.name.startswith(prefixes)]
     if arguments.list or not peers:
-        print(*(peer.name for peer in engines.PEERS), sep="\n")
+        print(*(peer.name for peer in named), sep="\n")
         sys.exit(None if arguments.list else f"--only {arguments.only}: no such peer")
     for row in arguments.workloads.split(","):
-        _ = row == "cold" or work(row)  # a wrong name now, not in an hour
-    ours = [engines.ours(*name.split(":")) for name in arguments.ours.split(",")]
+        work(row)  # a wrong name now, not in an hour
     table = Table(arguments.shape, arguments.threads)
     comparison = Comparison(arguments, table)
     comparison.make_checkpoint()
-    for engine in ours:
+    for engine in (*ours, *(peer for peer in peers if peer.environment == engines.BASELINE)):
         try:
             comparison.pack(engine)
         except Failed as problem:

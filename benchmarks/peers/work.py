@@ -14,11 +14,12 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 
 DECODE_TOKENS = 128  # of prompt, and of output, in decode; of output in a batch
 BATCH_PROMPTS = (64, 512)  # tokens, uniform
+COLD = "cold"  # a fresh process gets a text and gives one token; of 16 tokens where an engine takes ids only
+COLD_TOKENS, COLD_WORDS = 16, 5
 CACHE_UNIT = 64  # tokens; caches come in blocks, of 16 to 32 tokens in most engines
 
 
@@ -71,10 +72,12 @@ class Work:
 
 
 def work(name: str) -> Work:
-    """By name: decode, pp512 (any number of prompt tokens), batch16 (any number of requests)."""
+    """By name: cold, decode, pp512 (any number of prompt tokens), batch16 (any number of requests)."""
+    if name == COLD:
+        return Work((COLD_TOKENS,), 1)
     found = re.fullmatch(r"(decode|pp|batch)(\d*)", name)
     if found is None or (found[1] == "decode") == bool(found[2]):
-        raise ValueError(f"workload {name}: expected decode, pp<tokens> or batch<requests>")
+        raise ValueError(f"workload {name}: expected cold, decode, pp<tokens> or batch<requests>")
     if found[1] == "decode":
         return Work((DECODE_TOKENS,), DECODE_TOKENS)
     if found[1] == "pp":
@@ -88,6 +91,12 @@ def prompts(name: str, turn: int, vocab_size: int) -> list[list[int]]:
     draw = random.Random(f"{name}/{turn}")
     usable = range(16, min(vocab_size, 49_000))  # special tokens lie at the ends
     return [draw.choices(usable, k=length) for length in work(name).lengths]
+
+
+def text(turn: int) -> str:
+    """The prompt of a cold start: at most COLD_TOKENS tokens of any vocabulary that is measured here."""
+    draw = random.Random(f"{COLD}/{turn}")
+    return " ".join("".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=4)) for _ in range(COLD_WORDS))
 
 
 @dataclass(frozen=True)
@@ -127,11 +136,14 @@ class Clock:
         return Timing(self._first_s, total_s)
 
 
-Answer = Callable[[list[list[int]], int], Timing]  # prompts, output tokens of each; may carry `facts` of the engine
+Answer = Callable[[list[list[int]], int], Timing]
+"""(prompts, output tokens of each) → Timing. May carry `facts` of the engine, and `complete`: (text) → the text of the
+first token, for an engine whose tokenizer is part of its cold start."""
 
 
 def serve(load: Callable[[Setup], Answer], *distributions: str) -> None:
-    """Load once, then answer jobs until standard input ends. `distributions` are named with their versions."""
+    """Load once, then answer jobs until standard input ends. `distributions` are named with their versions. A cold
+    start answers its one job first and then says what it is."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # engines that print do not disturb the conversation
 
@@ -142,8 +154,10 @@ def serve(load: Callable[[Setup], Answer], *distributions: str) -> None:
     setup = Setup(**json.loads(sys.argv[1]))
     began_s = time.perf_counter()
     answer = load(setup)
-    load_s, facts = time.perf_counter() - began_s, getattr(answer, "facts", {})
-    reply(load_s=load_s, version=_versions(distributions), facts=facts, peak_mb=_peak_mb())
+    load_s = time.perf_counter() - began_s
+    cold = _first_token(answer, setup) if setup.rows == [COLD] else {}
+    facts = getattr(answer, "facts", {})
+    reply(load_s=load_s, version=_versions(distributions), facts=facts, peak_mb=_peak_mb(), **cold)
     for line in sys.stdin:
         job = json.loads(line)
         given = prompts(job["work"], job["turn"], setup.vocab_size)
@@ -152,7 +166,19 @@ def serve(load: Callable[[Setup], Answer], *distributions: str) -> None:
         reply(**asdict(timing), done_s=time.time(), peak_mb=_peak_mb())
 
 
+def _first_token(answer: Answer, setup: Setup) -> dict[str, object]:
+    """When it came, and which one it was."""
+    turn = json.loads(sys.stdin.readline())["turn"]
+    complete = getattr(answer, "complete", None)
+    found = complete(text(turn)) if complete is not None else None
+    if complete is None:
+        answer(prompts(COLD, turn, setup.vocab_size), 1)
+    return {"done_s": time.time(), "first": found}
+
+
 def _versions(distributions: tuple[str, ...]) -> str:
+    from importlib import metadata  # takes long, and a cold start counts
+
     found = []
     for name in distributions:
         try:

@@ -10,7 +10,7 @@ import sys
 import time
 
 from benchmarks.serve import OUTPUT, PROMPTS, STREAMS
-from tripos import build
+from tripos import build, build_service
 from tripos.config import ModelOptions, ServerOptions, ServiceOptions
 
 
@@ -25,7 +25,7 @@ def options(checkpoint: str, weights: str) -> ModelOptions:
 def serve(model: ModelOptions, port: int) -> None:
     from tripos.api import server
 
-    service = build.build_service(ServiceOptions(models=(model,)))
+    service = build_service.build_service(ServiceOptions(models=(model,)))
     logging.getLogger("tripos.access").setLevel(logging.WARNING)
     server.serve(service, ServerOptions(port=port), lambda address: print("ready", flush=True))
 

@@ -153,10 +153,13 @@ enum TriposPeak {
   TRIPOS_PEAK_FP32 = 1,     /* float operations, fused multiply-add */
   TRIPOS_PEAK_BF16 = 2,     /* bf16 dot product operations; -1 where the CPU has none */
   TRIPOS_PEAK_INT8 = 3,     /* int8 dot product operations (VNNI); -1 where the CPU has none */
-  TRIPOS_PEAK_BARRIERS = 4  /* thread barriers */
+  TRIPOS_PEAK_BARRIERS = 4, /* thread barriers */
+  TRIPOS_PEAK_AMX_INT8 = 5, /* int8 tile operations; -1 where the CPU has none or the kernel refuses them */
+  TRIPOS_PEAK_AMX_BF16 = 6  /* bf16 tile operations; -1 as above */
 };
 
-/* Text: library version, CPU name, instruction sets that this build and this CPU share, cores, formats. */
+/* Text: library version, CPU name, instruction sets that this build and this CPU share, why there is no AMX (empty: it
+ * is usable), cores, formats. The first call asks the kernel for AMX. */
 TRIPOS_API const char* tripos_about(void);
 /* The table of ops, a line for each: `name(inputs; weights) -> outputs: attribute=type ...` (plan/op_table.h). */
 TRIPOS_API const char* tripos_ops(void);

@@ -4,11 +4,13 @@
 #include <span>
 #include <tuple>
 
+#include "kernels/util/amx.h"
 #include "kernels/util/error.h"
 
 namespace tripos {
 
-extern const Kernels kAvx512Kernels, kAvx2Kernels, kScalarKernels;  // each in the file of its name
+// Each in the file of its name.
+extern const Kernels kAmxKernels, kAvx512Kernels, kAvx2Kernels, kTilesKernels, kScalarKernels;
 
 namespace {
 
@@ -16,30 +18,36 @@ struct InstructionSet {
   const char* name;
   const Kernels& kernels;
   bool (*is_supported)();  // here, where no flags are, so that any CPU can ask
+  bool is_only_by_name = false;
 };
+
+#if defined(__x86_64__)
+bool HasAvx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+#endif
 
 // Best first; the last one is plain C++ and runs everywhere. __builtin_cpu_supports also asks the operating system
 // whether it saves the wide registers.
 const InstructionSet kInstructionSets[] = {
 #if defined(__x86_64__)
-    {"avx512", kAvx512Kernels,
-     [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-              __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-     }},
+    {"amx", kAmxKernels, [] { return HasAvx512() && __builtin_cpu_supports("avx512bf16") && AmxIsUsable(); }},
+    {"avx512", kAvx512Kernels, HasAvx512},
     {"avx2", kAvx2Kernels,
      [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }},
 #endif
+    {"tiles", kTilesKernels, [] { return true; }, /*is_only_by_name=*/true},
     {"scalar", kScalarKernels, [] { return true; }},
 };
 
 // Every slot, or array of slots.
 template <typename AnyKernels>
 auto SlotsOf(AnyKernels& k) {
-  return std::tie(k.norm, k.rope, k.glu, k.act, k.add, k.scale, k.linears, k.prepare, k.write_kv, k.attends, k.merge,
+  return std::tie(k.norm, k.rope, k.glu, k.act, k.add, k.scale, k.linears, k.prepares, k.write_kv, k.attends, k.merge,
                   k.finish, k.self_attend, k.mean, k.shrink, k.expand, k.max, k.all_finite, k.exp_sum, k.exp_weights,
-                  k.sum, k.at_least, k.peak_read, k.peak_fp32, k.peak_bf16, k.peak_int8);
+                  k.sum, k.at_least, k.peak_read, k.peak_fp32, k.peak_bf16, k.peak_int8, k.peak_tiles_bf16, k.peak_tiles_int8);
 }
 
 template <typename... Slots>
@@ -73,6 +81,7 @@ ChosenKernels ChooseKernels(const std::string& isa) {
   const bool is_auto = isa == "auto" || isa.empty();
   ChosenKernels chosen;
   for (const InstructionSet& set : kInstructionSets) {
+    if (set.is_only_by_name && isa != set.name) continue;
     const bool is_named = is_auto || isa == set.name;
     if (chosen.isa == nullptr && !is_named) continue;  // better than what is asked for
     if (set.is_supported()) {

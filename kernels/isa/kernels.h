@@ -44,7 +44,24 @@ class Slot<Result(Args...)> {
   const char* isa_ = nullptr;
 };
 
-using LinearSlot = Slot<void(const linear::PackedMatrix& matrix, const linear::RunArgs& args)>;
+// The linear of one weight format, and how it reads rows.
+class LinearSlot : public Slot<void(const linear::PackedMatrix& matrix, const linear::RunArgs& args)> {
+ public:
+  constexpr LinearSlot() = default;
+  constexpr LinearSlot(void (*kernel)(const linear::PackedMatrix&, const linear::RunArgs&), linear::RowFormat rows)
+      : Slot(kernel), row_format_(rows) {}
+
+  linear::RowFormat row_format() const { return row_format_; }
+
+  void Take(const LinearSlot& other, const char* isa) {
+    if (!*this) row_format_ = other.row_format_;
+    Slot::Take(other, isa);
+  }
+
+ private:
+  linear::RowFormat row_format_ = linear::RowFormat::kFloat;
+};
+using PrepareSlot = Slot<void(const float* x, int64_t x_stride, int64_t rows, int64_t k, void* out)>;
 using AttendSlot =
     Slot<void(const KvLayout& layout, const AttentionTile& tile, int partition, float* scratch, const Partial& out)>;
 
@@ -57,10 +74,11 @@ struct Kernels {
   Slot<void(const float* a, const float* b, float* y, int cols)> add;
   Slot<void(float* x, float factor, int cols)> scale;
 
-  // By WeightFormat. prepare: rows [0, rows) of x (stride in floats) as the integer formats read them, PreparedRowBytes
-  // each.
+  // By WeightFormat.
   std::array<LinearSlot, linear::kNumFormats> linears;
-  Slot<void(const float* x, int64_t x_stride, int64_t rows, int64_t k, void* out)> prepare;
+  // By RowFormat, none for kFloat: rows [0, rows) of x (stride in floats) into out, PreparedRowBytes each. A choice has
+  // those that its linears read.
+  std::array<PrepareSlot, linear::kNumRowFormats> prepares;
 
   // One token's k and v of one kv head into its slot. `chunks`: the layer's cache, at the head's chunk of block 0.
   Slot<void(const KvLayout& layout, uint8_t* chunks, int32_t slot, const float* k, const float* v)> write_kv;
@@ -88,14 +106,18 @@ struct Kernels {
   Slot<double(const float* x, int64_t count)> sum;
   Slot<int64_t(const float* x, int64_t count, float cut, int32_t* ids)> at_least;
 
-  // Loops that measure the machine; each returns the operations (or bytes) that it did. Those of bf16 and int8 may be
-  // missing in a choice too; call that of bf16 only where the CPU has it.
+  // Loops that measure the machine; each returns the operations (or bytes) that it did. All but those of reading and fp32
+  // may be missing in a choice too; call that of bf16 only where the CPU has it.
   Slot<int64_t(const void* data, int64_t bytes)> peak_read;
-  Slot<int64_t()> peak_fp32, peak_bf16, peak_int8;
+  Slot<int64_t()> peak_fp32, peak_bf16, peak_int8, peak_tiles_bf16, peak_tiles_int8;
 
   using WeightFormat = linear::WeightFormat;
   constexpr LinearSlot& LinearOf(WeightFormat format) { return linears[static_cast<size_t>(format)]; }
   constexpr const LinearSlot& LinearOf(WeightFormat format) const { return linears[static_cast<size_t>(format)]; }
+  constexpr PrepareSlot& PrepareOf(linear::RowFormat format) { return prepares[static_cast<size_t>(format)]; }
+  constexpr const PrepareSlot& PrepareOf(linear::RowFormat format) const {
+    return prepares[static_cast<size_t>(format)];
+  }
   constexpr AttendSlot& AttendOf(KvType type) { return attends[static_cast<size_t>(type)]; }
   constexpr const AttendSlot& AttendOf(KvType type) const { return attends[static_cast<size_t>(type)]; }
 };

@@ -17,6 +17,7 @@ namespace tripos {
 namespace {
 
 constexpr Kernels Table() {
+  using linear::RowFormat, linear::WeightFormat;
   Kernels k;
   k.norm = Norm;
   k.rope = Rope;
@@ -24,14 +25,14 @@ constexpr Kernels Table() {
   k.act = Act;
   k.add = AddRows;
   k.scale = ScaleRow;
-  k.LinearOf(linear::WeightFormat::kF32) = linear::RunFormat<linear::FloatKernel<linear::F32Loader>>;
-  k.LinearOf(linear::WeightFormat::kBF16) = linear::RunFormat<linear::FloatKernel<linear::BF16Loader>>;
-  k.LinearOf(linear::WeightFormat::kF16) = linear::RunFormat<linear::FloatKernel<linear::F16Loader>>;
-  k.LinearOf(linear::WeightFormat::kFp8) = linear::RunFormat<linear::FloatKernel<linear::Fp8Loader>>;
-  k.LinearOf(linear::WeightFormat::kInt8) = linear::RunFormat<linear::Int8Kernel>;
-  k.LinearOf(linear::WeightFormat::kInt4) = linear::RunFormat<linear::Int4Kernel>;
-  k.LinearOf(linear::WeightFormat::kInt8Group) = linear::RunFormat<linear::Int8GroupKernel>;
-  k.prepare = linear::Prepare;
+  k.LinearOf(WeightFormat::kF32) = {linear::RunFormat<linear::FloatKernel<linear::F32Loader>>, RowFormat::kFloat};
+  k.LinearOf(WeightFormat::kBF16) = {linear::RunFormat<linear::FloatKernel<linear::BF16Loader>>, RowFormat::kFloat};
+  k.LinearOf(WeightFormat::kF16) = {linear::RunFormat<linear::FloatKernel<linear::F16Loader>>, RowFormat::kFloat};
+  k.LinearOf(WeightFormat::kFp8) = {linear::RunFormat<linear::FloatKernel<linear::Fp8Loader>>, RowFormat::kFloat};
+  k.LinearOf(WeightFormat::kInt8) = {linear::RunFormat<linear::Int8Kernel>, RowFormat::kInt8};
+  k.LinearOf(WeightFormat::kInt4) = {linear::RunFormat<linear::Int4Kernel>, RowFormat::kInt8};
+  k.LinearOf(WeightFormat::kInt8Group) = {linear::RunFormat<linear::Int8GroupKernel>, RowFormat::kInt8};
+  k.PrepareOf(RowFormat::kInt8) = linear::PrepareInt8;
   k.write_kv = WriteKv;
   k.AttendOf(KvType::kF32) = AttendFloats<float>;
   k.AttendOf(KvType::kF16) = AttendFloats<uint16_t>;

@@ -69,12 +69,14 @@ struct F32Loader {
 };
 
 struct BF16Loader {
-  static constexpr int kStep = 1;
-  static constexpr int kBytes = 64;
+  static constexpr int kStep = 2;
+  static constexpr int kBytes = 128;
   static constexpr int kHeader = 0;
   static constexpr float kScale = 1.0f;
   static void Read(const uint8_t* p, int pass, Vec (*w)[2]) {
-    LoadBf16Pair(p + pass * kLanes * 4, &w[0][0], &w[0][1]);
+    const uint8_t* words = p + pass * kLanes * 4;
+    LoadBf16Pair(words, &w[0][0], &w[1][0]);
+    LoadBf16Pair(words + 64, &w[0][1], &w[1][1]);
   }
 };
 
@@ -188,6 +190,12 @@ struct Int8Kernel {
         acc[r][1] = Dot(acc[r][1], b[1], x);
       }
     }
+    Scale<kRows>(in, acc, out);
+  }
+
+  // Outputs from the products of the rows with w + 128.
+  template <int kRows>
+  static inline void Scale(const TileInput& in, const Ints (*sums)[2], Tile<kRows>* out) {
     const float* scales = reinterpret_cast<const float*>(in.panel) + in.pass * kLanes;
     const Vec lo = Load(scales);
     const Vec hi = Load(scales + 16);
@@ -196,8 +204,8 @@ struct Int8Kernel {
       const RowHeader* header = reinterpret_cast<const RowHeader*>(in.rows + r * in.row_bytes);
       const Ints offset = SetInts(static_cast<int32_t>(128u * static_cast<uint32_t>(header->sum)));
       const Vec scale = Set(header->scale);
-      out->v[r][0] = Mul(Mul(ToFloats(Sub(acc[r][0], offset)), lo), scale);
-      out->v[r][1] = Mul(Mul(ToFloats(Sub(acc[r][1], offset)), hi), scale);
+      out->v[r][0] = Mul(Mul(ToFloats(Sub(sums[r][0], offset)), lo), scale);
+      out->v[r][1] = Mul(Mul(ToFloats(Sub(sums[r][1], offset)), hi), scale);
     }
   }
 };
@@ -337,10 +345,11 @@ inline void AddAddends(const RunArgs& args, int64_t row, int64_t panel, int pass
   }
 }
 
+// `epilogue`: that of the arguments, a constant where the caller has one for each.
 template <int kRows>
-inline void Finish(const PackedMatrix& matrix, const RunArgs& args, int64_t row, int64_t panel, int pass,
-                   Tile<kRows>* tile) {
-  const bool is_glu = args.epilogue >= Epilogue::kGluSilu;
+[[gnu::always_inline]] inline void Finish(const PackedMatrix& matrix, const RunArgs& args, Epilogue epilogue,
+                                          int64_t row, int64_t panel, int pass, Tile<kRows>* tile) {
+  const bool is_glu = epilogue >= Epilogue::kGluSilu;
   const int64_t half_n = matrix.n / 2;
   int64_t column[2], count[2];  // of lo and hi, in the order of the parts
   for (int j = 0; j < 2; ++j) {
@@ -362,14 +371,14 @@ inline void Finish(const PackedMatrix& matrix, const RunArgs& args, int64_t row,
     float* y = args.y + (row + r) * args.y_stride;
     Vec* v = tile->v[r];
     if (is_glu) {
-      if (count[0] > 0) StorePart(y + column[0], Mul(Activate(args.epilogue, v[0]), v[1]), count[0]);
+      if (count[0] > 0) StorePart(y + column[0], Mul(Activate(epilogue, v[0]), v[1]), count[0]);
       continue;
     }
     for (int j = 0; j < 2; ++j) {
       if (count[j] <= 0) continue;
       float* out = y + column[j];
-      if (args.epilogue == Epilogue::kAdd) v[j] = Add(LoadPart(out, count[j]), v[j]);
-      if (args.epilogue >= Epilogue::kGelu) v[j] = Activate(args.epilogue, v[j]);
+      if (epilogue == Epilogue::kAdd) v[j] = Add(LoadPart(out, count[j]), v[j]);
+      if (epilogue >= Epilogue::kGelu) v[j] = Activate(epilogue, v[j]);
       StorePart(out, v[j], count[j]);
     }
   }
@@ -390,7 +399,7 @@ void RunTile(const PackedMatrix& matrix, const RunArgs& args, int64_t row, int64
                           next_step};
     Tile<kRows> tile;
     Kernel::template Compute<kRows>(in, &tile);
-    Finish<kRows>(matrix, args, row, panel, pass, &tile);
+    Finish<kRows>(matrix, args, args.epilogue, row, panel, pass, &tile);
   }
 }
 
@@ -438,7 +447,7 @@ void RunFormat(const PackedMatrix& matrix, const RunArgs& args) {
 // -- Activations -------------------------------------------------------------------------------------------------
 
 // Symmetric per row: scale = absmax / 127. NaN and infinity end up in the scale and so in every output of the row.
-void PrepareRow(const float* x, int64_t k, uint8_t* out) {
+inline void PrepareRow(const float* x, int64_t k, uint8_t* out) {
   Ints largest = SetInts(0);  // of the bits of |x|: ordered like the values, NaN on top
   const int64_t whole = k / kLanes * kLanes;  // what whole vectors hold
   for (int64_t i = 0; i < whole; i += kLanes) largest = Max(largest, BitsOf(Abs(Load(x + i))));
@@ -452,7 +461,7 @@ void PrepareRow(const float* x, int64_t k, uint8_t* out) {
   int8_t* values = reinterpret_cast<int8_t*>(out + kRowHeaderBytes);
   const auto quantize = [&](int64_t i, Vec v) { StoreInt8(values + i, Mul(v, inverse)); };
   for (int64_t i = 0; i < whole; i += kLanes) quantize(i, Load(x + i));
-  for (int64_t i = whole; i < PaddedK(k); i += kLanes) quantize(i, LoadPart(x + i, std::max<int64_t>(0, k - i)));
+  for (int64_t i = whole; i < PaddedK(k); i += kLanes) quantize(i, LoadPart(x + i, k - i));
   float* sums = reinterpret_cast<float*>(out + GroupSumOffset(k));
   int32_t total = 0;
   for (int64_t g = 0; g * kGroup < k; ++g) {
@@ -465,8 +474,8 @@ void PrepareRow(const float* x, int64_t k, uint8_t* out) {
   header->sum = total;
 }
 
-void Prepare(const float* x, int64_t x_stride, int64_t rows, int64_t k, void* out) {
-  const size_t row_bytes = PreparedRowBytes(WeightFormat::kInt8, k);
+inline void PrepareInt8(const float* x, int64_t x_stride, int64_t rows, int64_t k, void* out) {
+  const size_t row_bytes = PreparedRowBytes(RowFormat::kInt8, k);
   for (int64_t r = 0; r < rows; ++r) PrepareRow(x + r * x_stride, k, static_cast<uint8_t*>(out) + r * row_bytes);
 }
 

@@ -27,7 +27,7 @@ size_t PanelBytes(WeightFormat format, int64_t k) {
   const size_t groups = static_cast<size_t>(PaddedK(k) / kGroup);
   switch (format) {
     case WeightFormat::kF32: return depth * 128;
-    case WeightFormat::kBF16:
+    case WeightFormat::kBF16: return groups * 2048;
     case WeightFormat::kF16: return depth * 64;
     case WeightFormat::kFp8: return 128 + (depth + 1) / 2 * 64;
     case WeightFormat::kInt8: return 128 + groups * 1024;
@@ -41,14 +41,14 @@ int64_t NumPanels(int64_t n) { return CeilDiv(n, kPanelCols); }
 int64_t PackedMatrix::num_panels() const { return is_interleaved ? CeilDiv(n / 2, 16) : NumPanels(n); }
 size_t PackedMatrix::panel_bytes() const { return PanelBytes(format, k); }
 
-size_t PreparedRowBytes(WeightFormat format, int64_t k) {
+size_t PreparedRowBytes(RowFormat format, int64_t k) {
   switch (format) {
-    case WeightFormat::kInt8:
-    case WeightFormat::kInt4:
-    case WeightFormat::kInt8Group:
+    case RowFormat::kFloat: return 0;
+    case RowFormat::kInt8:
       return RoundUp(GroupSumOffset(k) + static_cast<size_t>(PaddedK(k) / kGroup) * 4, kAlignment);
-    default: return 0;
+    case RowFormat::kBF16: return static_cast<size_t>(PaddedK(k)) * 2;
   }
+  return 0;
 }
 
 uint8_t* AllocatePacked(size_t bytes) {
@@ -71,7 +71,7 @@ void FreePacked(uint8_t* data, size_t bytes) {
   if (data != nullptr) munmap(data, RoundUp(std::max<size_t>(bytes, 1), kHugePage));
 }
 
-Split SuggestSplit(const PackedMatrix& matrix, int64_t num_rows, int threads) {
+Split SuggestSplit(const PackedMatrix& matrix, size_t row_bytes, int64_t num_rows, int threads) {
   const int64_t workers = std::max(1, threads);
   Split split;
   split.num_rows = num_rows;
@@ -81,8 +81,6 @@ Split SuggestSplit(const PackedMatrix& matrix, int64_t num_rows, int threads) {
   }
   split.panel_parts = workers / split.row_parts;
   // Rows: blocks of equal height that fit in L2, so that a panel is reused from L1 or L2 within its block.
-  const size_t prepared = PreparedRowBytes(matrix.format, matrix.k);
-  const size_t row_bytes = prepared > 0 ? prepared : static_cast<size_t>(matrix.k) * sizeof(float);
   const int64_t tallest = std::max<int64_t>(kRowsPerThread, static_cast<int64_t>(kRowBlockBytes / row_bytes));
   const int64_t rows = CeilDiv(std::max<int64_t>(num_rows, 1), split.row_parts);
   split.row_step = CeilDiv(rows, CeilDiv(rows, tallest));

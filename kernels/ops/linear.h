@@ -20,7 +20,7 @@
 namespace tripos::linear {
 
 // Raise with every change of the bytes inside a panel (linear_layout.h): packed checkpoints are refused by it.
-inline constexpr int kPanelLayout = 1;
+inline constexpr int kPanelLayout = 2;
 
 // Values are stored in packed checkpoints: append only.
 enum class WeightFormat : uint8_t {
@@ -98,9 +98,11 @@ size_t SourceRowBytes(SourceType type, int64_t k);
 uint8_t* AllocatePacked(size_t bytes);
 void FreePacked(uint8_t* data, size_t bytes);
 
-// Integer formats read activations quantized per row (symmetric absmax, int8). All of them read the same rows, so
-// prepare once per activation. Float formats read x itself: 0 here, and Run gets x with row_bytes = row stride in bytes.
-size_t PreparedRowBytes(WeightFormat format, int64_t k);
+// How kernels read x: as it is, quantized per row to int8 (symmetric absmax), or rounded to bf16. Rows are prepared
+// once for all matrices that read the same x in the same way.
+enum class RowFormat : uint8_t { kFloat, kInt8, kBF16 };
+inline constexpr size_t kNumRowFormats = 3;
+size_t PreparedRowBytes(RowFormat format, int64_t k);  // 0 for kFloat: kernels read x itself
 
 enum class Epilogue : uint8_t {
   kStore,        // y = xwᵀ + bias
@@ -113,8 +115,8 @@ enum class Epilogue : uint8_t {
 };
 
 struct RunArgs {
-  const void* rows = nullptr;  // prepared rows (integer formats) or x (float formats), row 0
-  size_t row_bytes = 0;
+  const void* rows = nullptr;  // prepared rows, or x (RowFormat::kFloat), row 0
+  size_t row_bytes = 0;        // from one row to the next
   int64_t first_row = 0;
   int64_t last_row = 0;
   int64_t first_panel = 0;
@@ -149,7 +151,8 @@ struct Split {
   // The panels of that task; empty when the thread has fewer.
   std::span<const uint8_t> PanelsOf(const PackedMatrix& matrix, int thread, int64_t index) const;
 };
-Split SuggestSplit(const PackedMatrix& matrix, int64_t num_rows, int threads);
+// row_bytes: as in RunArgs.
+Split SuggestSplit(const PackedMatrix& matrix, size_t row_bytes, int64_t num_rows, int threads);
 
 }  // namespace tripos::linear
 

@@ -1,14 +1,15 @@
 // The bytes inside a packed panel and a prepared row. Known to the kernels and to Pack, to nobody else.
 //
 //   f32    per k            32 floats
-//   bf16   per k            16 words: column i in the low half, column 16 + i in the high half (two ops to split)
+//   bf16   per pair of k: 32 words, even k in the low half; k up to a multiple of 32 with zeros
 //   f16    per k            32 halves
 //   fp8    32 floats scale; per pair of k: 32 words, even k in the low byte
 //   int8   32 floats scale; per 4 k: 32 x 4 bytes, w + 128
 //   int4   per 32 k: 32 halves scale, 32 halves minimum, then 4 x 32 x 4 bytes: low nibbles k = 8i .. 8i+3, high
 //          nibbles k = 8i+4 .. 8i+7; value = scale * q + minimum
 //   int8g  per 32 k: 32 halves scale, then 8 x 32 x 4 bytes, w + 128
-// Prepared row: RowHeader, PaddedK int8 values, PaddedK / 32 floats (the sums of the groups, exact integers).
+// Prepared row: of int8 RowHeader, PaddedK values, PaddedK / 32 floats (the sums of the groups, exact integers); of
+// bf16 PaddedK values.
 #ifndef TRIPOS_KERNELS_OPS_LINEAR_LAYOUT_H_
 #define TRIPOS_KERNELS_OPS_LINEAR_LAYOUT_H_
 

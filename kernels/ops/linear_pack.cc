@@ -77,8 +77,9 @@ void PackF32(FloatRows* rows, int64_t k, float* out) {
 void PackBF16(FloatRows* rows, int64_t k, uint16_t* out) {
   for (int c = 0; c < kCols; ++c) {
     const float* x = rows->row(c);
-    const int slot = c < 16 ? 2 * c : 2 * (c - 16) + 1;
-    for (int64_t i = 0; i < k; ++i) out[i * kCols + slot] = quant::ToBF16(x[i]);
+    for (int64_t i = 0; i < PaddedK(k); ++i) {
+      out[i / 2 * 2 * kCols + 2 * c + i % 2] = i < k ? quant::ToBF16(x[i]) : uint16_t{0};
+    }
   }
 }
 

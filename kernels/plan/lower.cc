@@ -65,14 +65,15 @@ int Lowering::BufferOf(int tensor) const {
 
 Operand Lowering::Prepared(const PlanView& view, linear::WeightFormat format) {
   const Operand x = View(view);
-  const size_t row_bytes = linear::PreparedRowBytes(format, view.cols);
+  const linear::RowFormat row_format = kernels.LinearOf(format).row_format();
+  const size_t row_bytes = linear::PreparedRowBytes(row_format, view.cols);
   if (row_bytes == 0) return x;
-  const auto key = std::make_pair(view.tensor, view.offset);
+  const auto key = std::make_tuple(view.tensor, view.offset, row_format);
   const auto known = prepared_.find(key);
   if (known != prepared_.end() && known->second.cols == view.cols) return known->second;
   const Operand rows{.buffer = NewBuffer(x.rows, row_bytes), .rows = x.rows, .cols = view.cols, .stride = row_bytes};
-  EmitRows<EachRowPhase>({x}, {rows}, x.rows, "prepare", [k = &kernels](const OneRow& r) {
-    k->prepare(r.In(0), 0, 1, r.Cols(), r.Out());
+  EmitRows<EachRowPhase>({x}, {rows}, x.rows, "prepare", [prepare = &kernels.PrepareOf(row_format)](const OneRow& r) {
+    (*prepare)(r.In(0), 0, 1, r.Cols(), r.Out());
   });
   prepared_[key] = rows;
   return rows;

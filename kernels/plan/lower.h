@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -54,7 +55,7 @@ class Lowering {
   int NewBuffer(Rows rows, size_t row_bytes);
   // A tensor lies where another did, which its op writes over.
   void WriteOver(int tensor, int old) { alias_[tensor] = old; }
-  // What a linear of this format reads: the view itself, or its quantized rows, made once for all that read the view.
+  // What a linear of this format reads: the view itself, or its rows as the kernel reads them, made once for all that read the view so.
   // The format is known here only: `auto` and packed weights bring their own.
   Operand Prepared(const PlanView& view, linear::WeightFormat format);
 
@@ -95,7 +96,8 @@ class Lowering {
 
   const Plan& plan_;
   std::map<int, int> alias_;                         // tensor -> the tensor whose buffer it shares
-  std::map<std::pair<int, int>, Operand> prepared_;  // (tensor, offset); tensors are written once
+  // (tensor, offset, format); tensors are written once
+  std::map<std::tuple<int, int, linear::RowFormat>, Operand> prepared_;
 };
 
 }  // namespace tripos

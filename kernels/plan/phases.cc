@@ -71,7 +71,7 @@ void LinearPhase::Run(const StepState& state, int thread) const {
     args.last_row = num_rows;
     return RunFewRows(state, thread, args);
   }
-  linear::Split split = linear::SuggestSplit(matrix, num_rows, state.num_threads);
+  linear::Split split = linear::SuggestSplit(matrix, in.stride, num_rows, state.num_threads);
   if (has_adapters) split = LoraTerm::Bound(split);
   for (int i = 0; i < state.num_threads; ++i) {  // its own tasks, then those of others
     const int owner = (thread + i) % state.num_threads;
@@ -87,7 +87,7 @@ void LinearPhase::Run(const StepState& state, int thread) const {
 
 std::span<const uint8_t> LinearPhase::FirstPanels(const StepState& state, int thread) const {
   const int64_t num_rows = state.NumRows(rows);
-  return linear::SuggestSplit(matrix, num_rows, state.num_threads).PanelsOf(matrix, thread, 0);
+  return linear::SuggestSplit(matrix, in.stride, num_rows, state.num_threads).PanelsOf(matrix, thread, 0);
 }
 
 // Memory is what it waits for. A thread's own share is one stream, and known before the phase begins, so that it can be

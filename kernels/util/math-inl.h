@@ -46,7 +46,7 @@ inline Vec Tanh(Vec x) {
 }
 
 // x / (1 + e^-z)
-inline Vec Gate(Vec x, Vec z) { return Div(x, Add(Set(1.0f), Exp(Sub(Set(0.0f), z)))); }
+inline Vec Gate(Vec x, Vec z) { return DivNear(x, Add(Set(1.0f), Exp(Sub(Set(0.0f), z)))); }
 
 inline Vec Silu(Vec x) { return Gate(x, x); }
 

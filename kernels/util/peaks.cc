@@ -78,6 +78,8 @@ double MeasurePeak(int32_t peak, const Kernels& kernels, int threads, int64_t by
     case TRIPOS_PEAK_FP32: return rate(kernels.peak_fp32);
     case TRIPOS_PEAK_BF16: return ThisCpu().has_bf16 ? rate(kernels.peak_bf16) : -1.0;
     case TRIPOS_PEAK_INT8: return rate(kernels.peak_int8);
+    case TRIPOS_PEAK_AMX_INT8: return rate(kernels.peak_tiles_int8);
+    case TRIPOS_PEAK_AMX_BF16: return rate(kernels.peak_tiles_bf16);
     case TRIPOS_PEAK_BARRIERS: return MeasureBarriers(pool);
     default: throw Error("unknown peak");
   }

@@ -3,7 +3,8 @@
 // function that the linker merged. A file of this vocabulary (simd_*-inl.h) defines:
 //
 //   Vec, Ints, Mask      kLanes floats, kLanes int32 (sums wrap around), one truth value each
-//   LoadN, StoreN        the first n lanes; the others read as 0
+//   LoadN, StoreN        the first n lanes; the others read as 0. kHasMasks: as fast as all of them
+//   DivNear              a / b within 2 ulp, where 1 / b is no subnormal
 //   Max, Min             of floats: where one is NaN, the second operand
 //   Round                to the nearest integer, ties to even
 //   SumLanes, MaxLanes   in one order
@@ -19,6 +20,8 @@
 //   StoreInt8, StoreSmallBytes  kLanes bytes, rounded; -127 to 127, or 0 to kSmallByte. What NaN becomes is not defined
 //   LoadHalf, LoadBf16   kLanes floats of 16 bits
 //   LoadBf16Pair         of kLanes words: the low halves, the high halves
+//   StoreBf16, StoreBf16Pairs  kLanes floats rounded to bf16; kLanes words of two of them, the even one low. Only where
+//                        tiles are, which read them: with AVX512-BF16, and in plain C++
 //   LoadFp8Pair          of kLanes pairs of e4m3: the value / 256
 #include <cmath>
 #include <cstdint>
@@ -52,12 +55,13 @@ namespace {
 // A number that is tuned to the registers: 32 of 16 lanes, 16 of 8, 16 of 4.
 constexpr int ByLanes(int of16, int of8, int of4) { return kLanes == 16 ? of16 : kLanes == 8 ? of8 : of4; }
 
-// As many lanes as `count` has, 0 or more.
+// As many lanes as `count` has, none where it is negative. Masks cost less than a branch.
+inline int LanesOf(int64_t count) { return static_cast<int>(count < 0 ? 0 : count > kLanes ? kLanes : count); }
 inline Vec LoadPart(const float* p, int64_t count) {
-  return count >= kLanes ? Load(p) : LoadN(p, static_cast<int>(count));
+  return !kHasMasks && count >= kLanes ? Load(p) : LoadN(p, LanesOf(count));
 }
 inline void StorePart(float* p, Vec v, int64_t count) {
-  count >= kLanes ? Store(p, v) : StoreN(p, v, static_cast<int>(count));
+  !kHasMasks && count >= kLanes ? Store(p, v) : StoreN(p, v, LanesOf(count));
 }
 
 // Calls do_some(std::integral_constant<int, count>()), where `count` is one of 1 to kMax.

@@ -12,6 +12,7 @@ struct Quad {
   __m256i even, odd;
 };
 constexpr int kLanes = 8;
+constexpr bool kHasMasks = false;
 constexpr int kSmallByte = 127;
 constexpr int kDotBias = 0;
 
@@ -30,6 +31,7 @@ inline Vec Add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
 inline Vec Sub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
 inline Vec Mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
 inline Vec Div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
+inline Vec DivNear(Vec a, Vec b) { return Div(a, b); }
 inline Vec Max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 inline Vec Min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 inline Vec Fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }

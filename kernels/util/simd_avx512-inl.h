@@ -9,6 +9,7 @@ using Ints = __m512i;
 using Mask = __mmask16;
 using Quad = __m512i;
 constexpr int kLanes = 16;
+constexpr bool kHasMasks = true;
 constexpr int kSmallByte = 255;
 constexpr int kDotBias = 128;
 
@@ -28,6 +29,11 @@ inline Vec Div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
 inline Vec Max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 inline Vec Min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 inline Vec Fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+// One Newton step from 14 bits: a division holds its unit up for 16 cycles.
+inline Vec DivNear(Vec a, Vec b) {
+  const Vec r = _mm512_rcp14_ps(b);
+  return Mul(a, Fma(r, _mm512_fnmadd_ps(b, r, Set(1.0f)), r));
+}
 inline Vec Abs(Vec a) { return _mm512_abs_ps(a); }
 inline Vec Round(Vec a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline Mask Less(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
@@ -131,6 +137,17 @@ inline void LoadBf16Pair(const void* p, Vec* low, Vec* high) {
   *low = _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
   *high = _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(static_cast<int>(0xFFFF0000u))));
 }
+#if defined(__AVX512BF16__)
+inline void StoreBf16(void* p, Vec v) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)));
+}
+inline void StoreBf16Pairs(void* p, Vec even, Vec odd) {
+  const Ints halves = reinterpret_cast<Ints>(_mm512_cvtne2ps_pbh(odd, even));
+  const Ints order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5,
+                                      20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  _mm512_storeu_si512(p, _mm512_permutexvar_epi16(order, halves));
+}
+#endif
 inline void LoadFp8Pair(const void* p, Vec* even, Vec* odd) {
   const auto widen = [](__m256i words) {  // s e4 m3 in the high byte, shifted right by one with the sign kept
     const __m256i mask = _mm256_set1_epi16(static_cast<int16_t>(0xBF80));

@@ -12,6 +12,7 @@ using Pairs = int16_t __attribute__((vector_size(16)));
 using Mask = Ints;
 using Quad = Ints;
 constexpr int kLanes = 4;
+constexpr bool kHasMasks = false;
 constexpr int kSmallByte = 255;
 constexpr int kDotBias = 128;
 
@@ -40,6 +41,7 @@ inline Vec Add(Vec a, Vec b) { return a + b; }
 inline Vec Sub(Vec a, Vec b) { return a - b; }
 inline Vec Mul(Vec a, Vec b) { return a * b; }
 inline Vec Div(Vec a, Vec b) { return a / b; }
+inline Vec DivNear(Vec a, Vec b) { return Div(a, b); }
 inline Mask Less(Vec a, Vec b) { return a < b; }
 inline Vec Select(Mask m, Vec yes, Vec no) { return m ? yes : no; }
 inline Vec Max(Vec a, Vec b) { return Select(a > b, a, b); }
@@ -144,6 +146,18 @@ inline void LoadBf16Pair(const void* p, Vec* low, Vec* high) {
   const Words words = LoadAs<Words>(p);
   *low = reinterpret_cast<Vec>(words << 16);
   *high = reinterpret_cast<Vec>(words & 0xffff0000u);
+}
+inline void StoreBf16(void* p, Vec v) {
+  for (int i = 0; i < kLanes; ++i) {
+    const uint16_t half = quant::ToBF16(v[i]);
+    std::memcpy(static_cast<uint8_t*>(p) + 2 * i, &half, sizeof half);
+  }
+}
+inline void StoreBf16Pairs(void* p, Vec even, Vec odd) {
+  for (int i = 0; i < kLanes; ++i) {
+    const uint32_t word = uint32_t{quant::ToBF16(odd[i])} << 16 | quant::ToBF16(even[i]);
+    std::memcpy(static_cast<uint8_t*>(p) + 4 * i, &word, sizeof word);
+  }
 }
 inline void LoadFp8Pair(const void* p, Vec* even, Vec* odd) {
   const auto widen = [](Words byte) { return FromHalves((byte & 0x80u) << 8 | (byte & 0x7fu) << 7); };

@@ -1,58 +1,69 @@
-"""The composition root: options → executors, models, stages, routes → Service.
+"""The part of the composition root that makes one model: options → source, plan, executor → LanguageModel.
 
-The only place where all parts meet. Owns the decision how much memory a model gets; prints nothing.
+Owns the decision how much memory a model gets; prints nothing. build_service puts routes around models. What only some
+models need is imported where they are made: a process is to answer soon after it starts.
 """
 
 from __future__ import annotations
 
+import gc
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tripos.build_encoder import OpenedEncoder, check_packed_as, open_encoder_model
-from tripos.config import LimitsStage, ModelOptions, RouteOptions, ServiceOptions
-from tripos.controls.deadline import deadline
-from tripos.controls.limits import LimitsOptions, limits
-from tripos.controls.priority import priority
-from tripos.engine.adapters import SPARE_SLOTS, AdapterModel, Adapters
+from tripos.config import ModelOptions
+from tripos.engine.adapters import SPARE_SLOTS, Adapters
 from tripos.engine.engine import Engine, EngineOptions
 from tripos.engine.llm import LanguageModel
 from tripos.engine.memory import MemoryOptions, Need, measure, mib
 from tripos.engine.rules import TokenRules
 from tripos.engine.scheduler import SchedulerOptions
 from tripos.errors import ConfigError, EnvironmentProblem
-from tripos.models.adapters import ReadAdapter, read_adapter
 from tripos.models.config import ModelConfig, parse_config
-from tripos.models.encoders import task_of
 from tripos.models.generation import GenerationDefaults
 from tripos.models.packed import WEIGHTS_FILE, Packing, write_packed
 from tripos.models.registry import adapt_weights, check_weights, notes_on_unused, trace, with_own_head
 from tripos.models.source import Source, open_source
+from tripos.models.task import task_of
 from tripos.models.tokenizer import Tokenizer
-from tripos.pipeline.decide import decide
 from tripos.plan.adapters import Place, places, with_adapters
 from tripos.plan.ir import Plan, Weights
 from tripos.plan.passes import optimize
-from tripos.predict.encoder import EncoderModel
-from tripos.residents import Parts, Residents
 from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
+from tripos.runtime.executor import ignore_progress as unheard
 from tripos.runtime.guard import guarded
-from tripos.runtime.machine import available_memory_bytes, cpu_name, give_back_freed_memory, num_cores
-from tripos.service import Service
-from tripos.types import Model, ModelCard, Priority, Sampling, Stage
-from tripos.wire.tools.adapt import reasoning_of
+from tripos.runtime.machine import available_memory_bytes, give_back_freed_memory, num_cores
+from tripos.runtime.peaks import machine_rows
+from tripos.types import Model, ModelCard, Sampling
 from tripos.wire.tools.dialects import describe
+
+if TYPE_CHECKING:
+    from tripos.build_encoder import OpenedEncoder
+    from tripos.models.adapters import ReadAdapter
+    from tripos.predict.encoder import EncoderModel
 
 Progress = Callable[[str, float], None]
 
 BLOCK_SIZE = 32  # tokens per cache block
 MEMORY_RESERVE_BYTES = 512 * 2**20  # left free for activations, the front and the system
 MAX_NUM_ROWS = 256  # logits rows of a step: sampled tokens and prompt logprobs
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Inside, no garbage is looked for: a vocabulary is made of hundreds of thousands of objects that all stay."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def ignore_progress(phase: str, done: float) -> None:
@@ -70,12 +81,17 @@ class Opened:
     plan: Plan  # as traced
     weights: Weights  # under the plan's names
     need: Need
-    notes: tuple[str, ...]  # what was found and is not used
+    unused: tuple[str, ...]  # what was found in the weights
 
     @property
     def name(self) -> str:
         """That clients ask for."""
         return self.options.name or self.source.name
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was found and is not used."""
+        return self.source.notes + self.unused
 
     @property
     def min_bytes(self) -> int:
@@ -115,16 +131,16 @@ class Opened:
         give_back_freed_memory()
         executor = make_executor(self.executor_options())
         try:
-            with guarded(), ThreadPoolExecutor(1, thread_name_prefix="tripos-digest") as pool:
-                digest = pool.submit(lambda: self.source.digest)  # releases the GIL, so it runs beside packing
+            with guarded(), self.source.hashed():
                 progress("pack", 0.0)
                 plan = self.runnable()
-                executor.load(plan, self.weights, lambda done: progress("pack", done))
+                is_copied = self.source.packed_as is not None and progress is ignore_progress
+                executor.load(plan, self.weights, unheard if is_copied else lambda done: progress("pack", done))
                 progress("cache", 0.0)
                 num_blocks = executor.reserve(fit.num_blocks)
                 adapters = make_adapters(self.options, executor, places(plan, self.weights))
                 progress("digest", 0.0)
-                card = self._card(executor.info(), digest.result())
+                card = self._card(executor.info(), self.source.digest)
                 self.source.check_unchanged()
         except BaseException:
             executor.close()
@@ -174,6 +190,8 @@ def open_any(options: ModelOptions) -> Opened | OpenedEncoder:
         source = open_source(options.source)
         if task_of(source.config) == "generate":
             return open_model(options, source)
+        from tripos.build_encoder import open_encoder_model
+
         return open_encoder_model(options, source, make_executor)
 
 
@@ -183,28 +201,31 @@ def open_model(options: ModelOptions, source: Source | None = None) -> Opened:
     try:
         if (task := task_of(source.config)) != "generate":
             raise ConfigError(f"{source.name} is no language model, it is there to {task}: serve it with tripos serve")
-        check_packed_as(source, options.weights)
+        source.check_packed_as(options.weights)
         config, notes = with_own_head(parse_config(source.config, source.file), source.weights)
         plan = trace(config)
         weights = adapt_weights(config, source.weights)
-        notes = source.notes + notes + notes_on_unused(check_weights(plan, weights), config.num_layers)
+        unused = notes + notes_on_unused(check_weights(plan, weights), config.num_layers)
         need = measure(source.name, plan, weights, config.max_position_embeddings, _memory_options(options))
     except BaseException:
         source.close()
         raise
-    return Opened(options, source, config, plan, weights, need, notes)
+    return Opened(options, source, config, plan, weights, need, unused)
 
 
 def load_model(options: ModelOptions, progress: Progress = ignore_progress) -> LanguageModel:
     """One model alone: open, check, pack and reserve. Raises ModelRefused, ConfigError, EnvironmentProblem."""
     progress("open", 0.0)
-    with guarded():
-        opened = open_model(options)
-    return opened.load(options.memory or free_memory_bytes(), progress)
+    with without_collection(), guarded():
+        source = open_source(options.source, is_patient=False)
+        with source.hashed():
+            return open_model(options, source).load(options.memory or free_memory_bytes(), progress)
 
 
 def load_encoder(options: ModelOptions, progress: Progress = ignore_progress) -> EncoderModel:
     """One embedder or reranker alone. Raises ModelRefused, ConfigError, EnvironmentProblem."""
+    from tripos.build_encoder import open_encoder_model
+
     progress("open", 0.0)
     with guarded():
         opened = open_encoder_model(options, open_source(options.source), make_executor)
@@ -220,6 +241,8 @@ def make_adapters(options: ModelOptions, executor: Executor, known: Mapping[str,
     """The slots for adapters, those of the options loaded; None where there are none. Raises ModelRefused."""
     if not options.num_adapters:
         return None
+    from tripos.models.adapters import read_adapter
+
     dtype = "f32" if executor.info().weights == "fp32" else "bf16"
 
     def read(path: str) -> ReadAdapter:
@@ -331,7 +354,7 @@ def _recommended(defaults: GenerationDefaults) -> Sampling:
 # -- tables for people ----------------------------------------------------------------------------------------------
 @guarded()
 def describe_machine(options: ModelOptions) -> list[tuple[str, ...]]:
-    """The processor, its memory, and the kernel that each op of the model got."""
+    """The processor, its memory, what it reaches, and the kernel that each op of the model got."""
     opened = open_any(options)
     executor = make_executor(opened.executor_options())
     try:
@@ -342,8 +365,7 @@ def describe_machine(options: ModelOptions) -> list[tuple[str, ...]]:
         executor.close()
         opened.source.close()
     rows: list[tuple[str, ...]] = [
-        ("processor", cpu_name()),
-        ("cores", str(num_cores())),
+        *machine_rows(info),
         ("memory", f"{mib(available_memory_bytes())} available"),
         ("executor", f"{info.name}, {info.isa}, {info.threads} threads"),
         *([("weights", f"{info.weights}, {mib(info.weight_bytes)} packed")] * bool(info.weight_bytes)),
@@ -359,41 +381,3 @@ def _generation_rows(info: ExecutorInfo, opened: Opened) -> list[tuple[str, ...]
         ("tool calls", dialects["tool_dialect"]),
         ("reasoning", dialects["reasoning_dialect"] or "none"),
     ]
-
-
-# -- the service ----------------------------------------------------------------------------------------------------
-def build_service(options: ServiceOptions, progress: Progress = ignore_progress) -> Service:
-    """Load every model and put its stages around it. Raises as load_model, and ConfigError for two equal names."""
-    residents = build_residents(options)
-    residents.fill(progress, lambda rows: None)
-    return residents.service
-
-
-def build_residents(options: ServiceOptions, read_options: Callable[[], ServiceOptions] | None = None) -> Residents:
-    """A service whose models are still to be loaded: `fill` or `fill_beside`, whose `show` gets a table per model
-    before anything is packed. `read_options` reads the configuration again."""
-    return Residents(Service(), options, Parts(open_any, make_stages, free_memory_bytes, read_options))
-
-
-def check_service(options: ServiceOptions) -> list[list[tuple[str, ...]]]:
-    """A table per model that would be loaded at the start. Loads nothing; raises as build_service."""
-    tables: list[list[tuple[str, ...]]] = []
-    openings = Residents(Service(), options, Parts(open_any, make_stages, free_memory_bytes)).open_all(tables.append)
-    for opening, _ in openings:
-        opening.close()
-    return tables
-
-
-def make_stages(route: RouteOptions, model: Model) -> list[Stage]:
-    """The stages of a route around its model, the outermost first."""
-    stages: list[Stage] = []
-    if route.need.class_ == "bulk":
-        stages.append(priority(Priority.BATCH))
-    for each in route.stages:
-        if isinstance(each, LimitsStage):
-            stages.append(limits(LimitsOptions(**asdict(each)), model.card.max_model_len))
-        else:
-            stages.append(deadline(route.need.deadline_s))
-    if isinstance(model, (LanguageModel, AdapterModel)):
-        stages.append(decide(model.tokenizer, reasoning_of(model.card), model.card.reasoning_switch))
-    return stages

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 
@@ -122,12 +121,11 @@ class OpenedEncoder:
         give_back_freed_memory()
         executor = self.make_executor(self.executor_options())
         try:
-            with guarded(), ThreadPoolExecutor(1, thread_name_prefix="tripos-digest") as pool:
-                digest = pool.submit(lambda: self.source.digest)  # releases the GIL, so it runs beside packing
+            with guarded(), self.source.hashed():
                 progress("pack", 0.0)
                 executor.load(self.runnable(), self.weights, lambda done: progress("pack", done))
                 progress("digest", 0.0)
-                card = self._card(executor.info(), digest.result())
+                card = self._card(executor.info(), self.source.digest)
                 self.source.check_unchanged()
         except BaseException:
             executor.close()
@@ -177,21 +175,12 @@ class OpenedEncoder:
         )
 
 
-def check_packed_as(source: Source, weights: str) -> None:
-    """Raises ConfigError when a packed source is to run in another format than its own."""
-    if source.packed_as is not None and weights not in ("auto", source.packed_as):
-        raise ConfigError(
-            f"{source.name} is packed as {source.packed_as} and cannot run as {weights}: "
-            "leave --weights out, or give the model that it was packed from"
-        )
-
-
 def open_encoder_model(
     options: ModelOptions, source: Source, make_executor: Callable[[ExecutorOptions], Executor]
 ) -> OpenedEncoder:
     """Open and check. Raises ModelRefused, ConfigError."""
     try:
-        check_packed_as(source, options.weights)
+        source.check_packed_as(options.weights)
         encoder, weights = open_encoder(source.config, source.weights, source.file)
         left_over = [name for name in check_weights(encoder.plan, weights) if not is_expected_leftover(name)]
         if options.max_model_len > encoder.max_length:

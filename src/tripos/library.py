@@ -5,12 +5,11 @@ Any number of threads may call one of them at once: their calls share the model'
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import msgspec
 import numpy as np
@@ -21,7 +20,6 @@ from tripos.config import ModelOptions
 from tripos.engine.llm import LanguageModel
 from tripos.errors import ConfigError, EngineFailed, InvalidRequest, TriposError
 from tripos.models.tokenizer import Tokenizer
-from tripos.predict.encoder import EncoderModel
 from tripos.types import (
     Call,
     Constraint,
@@ -38,9 +36,11 @@ from tripos.types import (
     TokenLogprob,
     Usage,
 )
-from tripos.wire.tools.adapt import reasoning_of
 
-M = TypeVar("M", LanguageModel, EncoderModel)
+if TYPE_CHECKING:
+    from tripos.predict.encoder import EncoderModel
+
+M = TypeVar("M", LanguageModel, "EncoderModel")
 Conversation = Sequence[Message | Mapping[str, Any]]
 """Messages, also as dicts: {"role": ..., "content": ...}."""
 TokenIds = Sequence[int] | npt.NDArray[np.integer[Any]]
@@ -134,11 +134,17 @@ class LLM(_Opened[LanguageModel]):
         if len(names) != len(listed):
             raise ConfigError(f"{len(names)} adapters for {len(listed)} prompts: give one name, or one for each")
         asked = Generate(prompt="", max_tokens=max_tokens, n=n, sampling=sampling, constraint=constraint)
-        chat = msgspec.structs.replace(asked, reasoning=reasoning_of(self.card))  # stops are looked for behind it
+        chat = self._in_chat(asked) if any(map(_is_conversation, listed)) else asked
         return self._answer([
             msgspec.structs.replace(chat if _is_conversation(prompt) else asked, prompt=_frozen(prompt), adapter=name)
             for prompt, name in zip(listed, names, strict=True)
         ])  # fmt: skip
+
+    def _in_chat(self, asked: Generate) -> Generate:
+        """With the reasoning of the model's chats: stops are looked for behind it."""
+        from tripos.wire.tools.adapt import reasoning_of  # with all dialects, which other prompts do without
+
+        return msgspec.structs.replace(asked, reasoning=reasoning_of(self.card))
 
     def chat(
         self,
@@ -222,7 +228,7 @@ class Hit:
     score: float
 
 
-class Embedder(_Opened[EncoderModel]):
+class Embedder(_Opened["EncoderModel"]):
     """An embedder or a reranker in this process, for offline work.
 
     >>> with Embedder("path/to/model") as embedder:                           # doctest: +SKIP
@@ -301,6 +307,8 @@ def _sampled(sampling: Sampling, fields: dict[str, Any]) -> Sampling:
         return sampling
     for name in fields:
         if name not in Sampling.__struct_fields__:
+            import difflib
+
             near = difflib.get_close_matches(name, Sampling.__struct_fields__, 1)
             hint = f"did you mean {near[0]}?" if near else f"Sampling has {', '.join(Sampling.__struct_fields__)}"
             raise TypeError(f"{name} is no argument, and Sampling has no such field: {hint}")

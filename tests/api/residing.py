@@ -10,7 +10,7 @@ from dataclasses import replace
 from tests.api.running import Running, TinyModel, running_service
 from tests.unit.engine.test_adapters import MAX_ADAPTERS, read_scripted
 from tripos.api.auth import Keys
-from tripos.build import make_stages
+from tripos.build_service import make_stages
 from tripos.config import ModelOptions, RouteOptions, ServerOptions, ServiceOptions
 from tripos.engine.adapters import Adapters
 from tripos.errors import ModelRefused

@@ -14,7 +14,7 @@ import json
 import re
 
 from tripos.api.server import serve
-from tripos.build import make_stages
+from tripos.build_service import make_stages
 from tripos.config import RouteOptions, ServerOptions
 from tripos.engine.engine import Engine, EngineOptions
 from tripos.engine.llm import LanguageModel

@@ -98,6 +98,8 @@ def test_greedy_continuation_equals_the_originals_alone(executor: Executor, gold
 @pytest.mark.parametrize("name", COARSER)
 def test_coarser_formats_stay_near_and_give_the_same_bits_in_any_chunks(golden: Golden, name: str) -> None:
     options, tolerance = COARSER[name]
+    if name == "weights-fp16" and about()["isas"].startswith("amx"):  # multiplies what is rounded to bf16
+        tolerance = COARSER["weights-bf16"][1]
     executor = load_native(golden, **options)
     whole = run_in_chunks(executor, golden.prompts[2], 64)
     assert relative_error(whole, golden.logits[2]) < tolerance

@@ -12,12 +12,13 @@ from tests.ops.test_ops import VOCAB, plan_of
 from tripos.plan.formats import FORMATS as STORED
 from tripos.plan.formats import bf16_to_float32, float32_to_bf16, to_float32
 from tripos.plan.ir import Plan, Weights, WeightTensor
-from tripos.runtime.native import NativeExecutor
+from tripos.runtime.native import NativeExecutor, about
 
 F32 = npt.NDArray[np.float32]
 FORMATS = ("fp32", "bf16", "fp16", "int8", "int4", "fp8")
 SHAPES = pytest.mark.parametrize(("k", "n"), [(1, 1), (33, 31), (32, 32), (96, 65), (172, 64), (576, 100)])
-ROWS = 6
+ROWS = 18  # more than a tile register holds
+TILES = ("amx", "tiles")  # multiply bf16 by bf16 where weights have 16 bits or fp8
 
 
 def model(k: int, n: int) -> tuple[Plan, Weights, F32, F32]:
@@ -62,13 +63,22 @@ def int4_matrix(panels: npt.NDArray[np.uint8], n: int, k: int) -> F32:
     return out
 
 
+def to_bf16(values: F32) -> F32:
+    return bf16_to_float32(float32_to_bf16(values))
+
+
+def multiplied(isa: str, values: F32) -> F32:
+    """The values as linears of bf16, fp16 and fp8 multiply them: tiles round to bf16."""
+    return to_bf16(values) if isa in TILES else values
+
+
 @SHAPES
-def test_bf16_and_fp16_round_the_weights_only(isa: str, k: int, n: int) -> None:
+def test_bf16_and_fp16_round_the_weights_and_tiles_the_rows(isa: str, k: int, n: int) -> None:
     plan, weights, w, x = model(k, n)
-    bf16 = bf16_to_float32(float32_to_bf16(w))
-    assert_close(run(native(plan, weights, isa=isa, weight_format="bf16")), x @ bf16.T, terms=k)
-    fp16 = w.astype(np.float16).astype(np.float32)
-    assert_close(run(native(plan, weights, isa=isa, weight_format="fp16")), x @ fp16.T, terms=k)
+    rows = multiplied(isa, x)
+    assert_close(run(native(plan, weights, isa=isa, weight_format="bf16")), rows @ to_bf16(w).T, terms=k)
+    fp16 = multiplied(isa, w.astype(np.float16).astype(np.float32))
+    assert_close(run(native(plan, weights, isa=isa, weight_format="fp16")), rows @ fp16.T, terms=k)
 
 
 @SHAPES
@@ -86,7 +96,8 @@ def test_fp8_takes_the_nearest_value(isa: str, k: int, n: int) -> None:
     scales = np.abs(w).max(axis=1, keepdims=True) / np.float32(448)
     values = fp8_values()
     nearest = values[np.abs((w / scales)[..., None] - values).argmin(-1)]
-    assert_close(run(native(plan, weights, isa=isa, weight_format="fp8")), x @ (nearest * scales).T, terms=k)
+    got = run(native(plan, weights, isa=isa, weight_format="fp8"))
+    assert_close(got, multiplied(isa, x) @ (nearest * scales).T, terms=k)
 
 
 @SHAPES
@@ -110,9 +121,20 @@ def test_same_bits_in_any_batch_and_on_any_number_of_threads(isa: str, weight_fo
     together = run(native(plan, weights, isa=isa, weight_format=weight_format, threads=2))
     for threads in (1, 2, 3):
         executor = native(plan, weights, isa=isa, weight_format=weight_format, threads=threads)
-        batch = Batch((ROWS,), VOCAB)
-        alone = np.concatenate([logits_of(executor, batch.step({0: 1})) for _ in range(ROWS)])
-        np.testing.assert_array_equal(alone, together)
+        for rows in (1, 3, 9):  # few and many: kernels take them in other tiles
+            batch = Batch((ROWS,), VOCAB)
+            parts = [logits_of(executor, batch.step({0: rows})).copy() for _ in range(ROWS // rows)]
+            np.testing.assert_array_equal(np.concatenate(parts), together)
+
+
+@SHAPES
+@pytest.mark.parametrize("weight_format", ["bf16", "fp16", "fp8", "int8"])
+def test_emulated_tiles_give_the_bits_of_amx(weight_format: str, k: int, n: int) -> None:
+    if "amx" not in about()["isas"].split(","):
+        pytest.skip("this CPU has no amx")
+    plan, weights, _, _ = model(k, n)
+    amx, tiles = (run(native(plan, weights, isa=isa, weight_format=weight_format)) for isa in TILES)
+    np.testing.assert_array_equal(amx, tiles)
 
 
 @pytest.mark.parametrize("weight_format", FORMATS)

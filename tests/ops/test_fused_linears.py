@@ -88,7 +88,7 @@ def linear_alone(weights: Weights, name: str, isa: str) -> WeightTensor:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("weight_format", ["fp32", "int8", "int4"])
+@pytest.mark.parametrize("weight_format", ["fp32", "bf16", "int8", "int4"])
 def test_a_poisoned_row_fails_alone(isa: str, threads: int, weight_format: str, bad: float) -> None:
     """Quantized activations must not hide what is not finite, nor hand it to a neighbour."""
     plan = mlp_plan(64, 96, "silu")

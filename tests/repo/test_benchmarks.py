@@ -75,12 +75,12 @@ def test_rates_are_sampled_at_the_size_of_the_weights(monkeypatch: pytest.Monkey
 
     def measure(peak: str, *, threads: int, working_set_bytes: int) -> float:
         asked.append((peak, threads, working_set_bytes))
-        return {"read": 30e9, "fp32": 200e9, "bf16": 400e9}[peak]
+        return {"read": 30e9, "fp32": 200e9, "bf16": 400e9, "amx_bf16": 4e12}[peak]
 
     monkeypatch.setattr(machine.native, "measure", measure)
-    assert limits.of_shape("smollm2-135m", "bf16", "fp16", 2).sample() == Rates(30e9, 400e9)
+    assert limits.of_shape("smollm2-135m", "bf16", "fp16", 2).sample() == Rates(30e9, 4e12)
     weight_bytes = limits.of_shape("smollm2-135m", "bf16", "fp16", 2).cost.weight_bytes
-    assert [peak for peak, _, _ in asked] == ["read", "fp32", "bf16"]
+    assert [peak for peak, _, _ in asked] == ["read", "fp32", "bf16", "amx_bf16"]
     assert asked[0] == ("read", 2, weight_bytes // 2)
     monkeypatch.setattr(machine.native, "measure", lambda peak, **_: None)
     with pytest.raises(RuntimeError, match="measured nothing"):

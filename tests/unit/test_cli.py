@@ -315,6 +315,7 @@ def test_the_tables_about_an_encoder_tell_one_size_and_nothing_of_generation() -
     told = [(name, text.strip()) for name, text in rows]
     names = {name for name, _ in told}
     assert not names & {"cache", "tool calls", "reasoning", "weights and activations"}
+    assert {"processor", "AMX", "reads", "multiplies"} <= names
     (above, below) = (text for name, text in told if name == "weights")
     kind, size = above.removesuffix(" packed").split(", ")
     assert below.startswith(f"{size} packed as {kind}, ")

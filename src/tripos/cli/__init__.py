@@ -70,10 +70,10 @@ def serve(models: tuple[str, ...], file: str, **flags: Flags) -> None:
 
     check_descriptors()
     options, read_options = _read_options(models, file, flags)
-    from tripos import build
+    from tripos import build_service
     from tripos.api import logs, server
 
-    residents = build.build_residents(options, read_options)
+    residents = build_service.build_residents(options, read_options)
     with logs.logging_to_stderr(options.server.log_format) as lines:
         startup = Startup(lines.show if sys.stderr.isatty() else None)
 
@@ -134,11 +134,11 @@ def quantize(model: str, output: str, **flags: Flags) -> None:
 def doctor(model: str | None, **flags: Flags) -> None:
     """Show the machine, the kernels that were chosen, and what fits."""
     options = config.read_options((model,) if model else (), given(flags), os.environ)
-    from tripos import build
+    from tripos import build, build_service
 
     echo_table(build.describe_machine(options.models[0]))
     click.echo()
-    for rows in build.check_service(options):
+    for rows in build_service.check_service(options):
         echo_table(rows)
 
 
@@ -162,12 +162,12 @@ def show(file: str, **flags: Flags) -> None:
 def check(file: str, **flags: Flags) -> None:
     """Read settings, API keys and models as serve would, and say whether it could start. Nothing is loaded."""
     options, _ = _read_options((), file, flags)
-    from tripos import build
+    from tripos import build_service
     from tripos.api import auth
 
     if options.server.api_key_file:
         auth.read_keys(options.server.api_key_file)
-    for rows in build.check_service(options):
+    for rows in build_service.check_service(options):
         echo_table(rows)
         click.echo()
     counts = f"{_count(len(options.models), 'model')}, {_count(len(options.routes), 'route')}"

@@ -82,11 +82,11 @@ class LocalSession:
         options = config.read_options((model,), flags, os.environ)
         import asyncio
 
-        from tripos import build
+        from tripos import build_service
 
         self.name = model
         self._startup = Startup(show_status if sys.stderr.isatty() else None)
-        self._service = build.build_service(options, progress=self._startup)
+        self._service = build_service.build_service(options, progress=self._startup)
         self.card = self._service.cards[0]  # adapters come after it
         if self.card.task != "generate":
             self._startup.finish()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 
 from tripos.config.options import ServerOptions, flag
@@ -36,6 +35,8 @@ def check_door(server: ServerOptions) -> None:
 
 
 def _is_network(text: str) -> bool:
+    import ipaddress
+
     try:
         ipaddress.ip_network(text)
     except ValueError:
@@ -47,6 +48,8 @@ def is_loopback(host: str) -> bool:
     """Whether only this machine can reach an address. Names other than localhost count as reachable."""
     if host == "localhost":
         return True
+    import ipaddress
+
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +55,8 @@ def find_file(given: str) -> str:
 
 def read_file(path: str) -> ServiceFile:
     """Raises ConfigError."""
+    import tomllib
+
     text = _read(path)
     try:
         tree = tomllib.loads(text)

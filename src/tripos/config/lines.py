@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator
 from typing import Any
 
@@ -64,6 +63,8 @@ def _before_equals(statement: str) -> str:
 
 def _split(key: str) -> Key:
     """A dotted key in its parts, unquoted."""
+    import tomllib
+
     parts = []
     value: Any = tomllib.loads(f"{key} = 0")
     while isinstance(value, dict):

@@ -5,7 +5,6 @@ An error names where the value was written.
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
@@ -44,6 +43,8 @@ def check(rule: Rule, value: Any, where: str) -> Any:
 
 def hint(word: str, known: Iterable[str]) -> str:
     """What may have been meant by a word that is not known, for the end of a message; "" where nothing is near."""
+    import difflib  # for those who misspell
+
     near = difflib.get_close_matches(word[:64], list(known), n=1, cutoff=NEAR)
     return f": did you mean {near[0]}?" if near else ""
 

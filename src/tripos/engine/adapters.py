@@ -6,7 +6,6 @@ unload or a reload is answered by what it came for. Knows nothing of files: `rea
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import re
 import threading
@@ -20,13 +19,13 @@ from msgspec.structs import replace
 
 from tripos.engine.sequence import Sequence, Status
 from tripos.errors import EngineFailed, InvalidRequest, NotFound, Overloaded
-from tripos.models.adapters import ReadAdapter
 from tripos.plan.ir import Adapter
 from tripos.runtime.executor import Executor
 from tripos.types import Call, Event, Generate
 
 if TYPE_CHECKING:
     from tripos.engine.llm import LanguageModel
+    from tripos.models.adapters import ReadAdapter
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}")  # no comma: metrics list them
 SPARE_SLOTS = 1  # so that an adapter can be loaded anew while its old self is in use
@@ -151,6 +150,8 @@ class Adapters:
 
     async def drained(self, loaded: LoadedAdapter) -> None:
         """Until nothing uses an unloaded adapter and its slot is free."""
+        import asyncio
+
         while loaded in self._draining:
             with self._lock:
                 self._reap()

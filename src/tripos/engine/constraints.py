@@ -5,20 +5,20 @@ Owns the vocabulary that grammars are compiled over, the compiling process and t
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tripos.engine.compile_process import CompileProcess, Tokens
-from tripos.engine.gate import check_source
 from tripos.engine.grammar import Encode, Grammar, Vocabulary
 from tripos.errors import EngineFailed, InvalidRequest, Overloaded
 from tripos.models.tokenizer import Tokenizer
 from tripos.types import Constraint
+
+if TYPE_CHECKING:
+    from tripos.engine.compile_process import CompileProcess, Tokens
 
 MAX_CACHE_BYTES = 64 << 20
 MAX_PENDING = 32  # constraints that wait to be compiled; then further ones are refused
@@ -70,7 +70,9 @@ class Grammars:
 
     async def get(self, constraint: Constraint) -> CompiledConstraint:
         """What `compile` gives, without blocking the event loop. Raises as compile, Overloaded and EngineFailed."""
-        check_source(constraint)
+        import asyncio
+
+        _check_source(constraint)
         found = self._cache.get(_key(constraint))
         if found is not None and not _is_worn(found):
             return _unless_refused(found, constraint)
@@ -95,7 +97,7 @@ class Grammars:
 
         Raises InvalidRequest: invalid_schema, unsupported_schema, invalid_grammar or grammar_too_complex.
         """
-        check_source(constraint)
+        _check_source(constraint)
         key = _key(constraint)
         with self._lock:
             found = self._cache.get(key)
@@ -114,6 +116,8 @@ class Grammars:
 
     def _compile(self, constraint: Constraint) -> CompiledConstraint | InvalidRequest:
         if self._vocabulary is None or self._process is None:
+            from tripos.engine.compile_process import CompileProcess
+
             tokens = _tokens(self._tokenizer, self._vocab_size)
             self._process = CompileProcess(tokens)
             self._vocabulary = Vocabulary(
@@ -134,6 +138,12 @@ class Grammars:
         if isinstance(worn, InvalidRequest) or self._vocabulary is None:
             return worn
         return CompiledConstraint(self._vocabulary.compile(worn.text), worn.text, worn.schema, worn.compiled_bytes)
+
+
+def _check_source(constraint: Constraint) -> None:
+    from tripos.engine.gate import check_source  # with what reads schemas: 6 ms that most requests do without
+
+    check_source(constraint)
 
 
 class _Cache:
@@ -193,6 +203,8 @@ def _unless_refused(found: CompiledConstraint | InvalidRequest, constraint: Cons
 
 
 def _tokens(tokenizer: Tokenizer, vocab_size: int) -> Tokens:
+    from tripos.engine.compile_process import Tokens
+
     tokens = list(tokenizer.all_token_bytes[:vocab_size])
     tokens += [b""] * (vocab_size - len(tokens))
     return Tokens(

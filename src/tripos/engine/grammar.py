@@ -6,31 +6,31 @@ of where a grammar comes from, of processes or of caches; the compiling helper i
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import llguidance
 
 from tripos.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    import llguidance
+
     from tripos.runtime.executor import U32
 
 # What one grammar may cost. Fuel is spent at about 50,000 (start) and 14,000 (step) units per millisecond, items at
 # 20,000; a lexer state takes 1 to 2 kB and stays. All of BFCL's and the test suite's schemas need a tenth of this.
-LIMITS = llguidance.LLParserLimits(
-    max_items_in_row=2000,
-    initial_lexer_fuel=1_000_000,
-    step_lexer_fuel=200_000,
-    step_max_items=50_000,
-    max_lexer_states=8_192,
-    max_grammar_size=200_000,
-    verbose_errors=False,
-)
+LIMITS: dict[str, Any] = {
+    "max_items_in_row": 2000,
+    "initial_lexer_fuel": 1_000_000,
+    "step_lexer_fuel": 200_000,
+    "step_max_items": 50_000,
+    "max_lexer_states": 8_192,
+    "max_grammar_size": 200_000,
+    "verbose_errors": False,
+}
 # Tokens looked at for what is forced, in one step; what is left follows after the next. All of the forced text is
 # tokenized anew for each token of it, at 1 to 2 us per token, and the others of the batch wait.
 MAX_FORCED_LOOKS = 1024
@@ -56,6 +56,14 @@ class GrammarProblem(InvalidRequest):
     code = "invalid_grammar"
 
 
+@lru_cache(maxsize=1)
+def _library() -> Any:
+    """llguidance, imported when the first grammar comes: most processes have none, and it takes 7 ms."""
+    import llguidance
+
+    return llguidance
+
+
 @contextmanager
 def _guarded() -> Iterator[None]:
     """Rust panics arrive as BaseException. Turn every failure but a deliberate stop into a GrammarProblem."""
@@ -69,7 +77,7 @@ def _as_problem(failure: BaseException) -> GrammarProblem:
     """The failure, in our words. Raises it where it is a deliberate stop."""
     if isinstance(failure, GrammarProblem):
         return failure
-    if isinstance(failure, (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError)):
+    if isinstance(failure, (KeyboardInterrupt, SystemExit, GeneratorExit)):
         raise failure
     log.error("the grammar's parser failed: %s", type(failure).__name__)  # whose text may quote grammar or answer
     return GrammarProblem(_PARSER_FAILS)
@@ -90,7 +98,7 @@ class Vocabulary:
         self._tokens = _Tokens(tokens, special_ids, self.eos_ids, encode)
         source: Any = self._tokens  # not of llguidance's class, which would encode by calling a tokenizer's object
         with _guarded():
-            self._backend = llguidance.LLTokenizer(source, eos_token=list(self.eos_ids) or None)
+            self._backend = _library().LLTokenizer(source, eos_token=list(self.eos_ids) or None)
 
     def encode(self, data: bytes) -> list[int]:
         """The tokens of some bytes inside a text."""
@@ -99,7 +107,8 @@ class Vocabulary:
     def compile(self, text: str) -> Grammar:
         """The grammar that `json_grammar`, `regex_grammar` or `lark_grammar` wrote. Raises GrammarProblem."""
         with _guarded():
-            matcher = llguidance.LLMatcher(self._backend, text, log_level=0, limits=LIMITS)
+            library = _library()
+            matcher = library.LLMatcher(self._backend, text, log_level=0, limits=library.LLParserLimits(**LIMITS))
             if matcher.is_error():
                 raise _problem(matcher)
         return Grammar(self, matcher, hashlib.sha256(text.encode()).digest())
@@ -297,18 +306,18 @@ class Matcher:
 def json_grammar(schema: str) -> str:
     """A grammar of the JSON texts that a schema (as JSON text) describes."""
     with _guarded():
-        return llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_OPTIONS)  # type: ignore[arg-type]
+        return str(_library().LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_OPTIONS))
 
 
 def regex_grammar(pattern: str) -> str:
     """A grammar of the texts that match a pattern from beginning to end."""
     with _guarded():
-        return llguidance.LLMatcher.grammar_from_regex(pattern)
+        return str(_library().LLMatcher.grammar_from_regex(pattern))
 
 
 def lark_grammar(source: str) -> str:
     with _guarded():
-        return llguidance.LLMatcher.grammar_from_lark(source)
+        return str(_library().LLMatcher.grammar_from_lark(source))
 
 
 def _problem(matcher: llguidance.LLMatcher) -> GrammarProblem:

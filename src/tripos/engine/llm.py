@@ -6,13 +6,12 @@ Knows nothing of HTTP.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cached_property
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from msgspec.structs import replace
@@ -36,6 +35,9 @@ from tripos.models.tokenizer import Tokenizer
 from tripos.runtime.executor import I32
 from tripos.runtime.machine import Birthplace
 from tripos.types import Call, EngineStats, Event, Generate, Message, ModelCard, Prompt, Sampling
+
+if TYPE_CHECKING:
+    import asyncio
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +89,8 @@ class LanguageModel:
     async def start(self) -> None:
         if self._engine_loop is not None:
             return
+        import asyncio  # 12 ms, which callers without an event loop do not wait for
+
         self._loop = asyncio.get_running_loop()
         self._encoders = SideThread()
         self._encoders.submit(self._warm_up)
@@ -140,6 +144,8 @@ class LanguageModel:
 
     async def load_adapter(self, name: str, path: str, *, in_place: bool = False) -> AdapterModel:
         """The model with the adapter in a directory, loaded while requests run. Raises as Adapters.load."""
+        import asyncio
+
         adapters = self._require_adapters()
         loaded = await asyncio.to_thread(adapters.load, name, path, in_place=in_place)
         known = self._adapter_models.get(name)

@@ -5,11 +5,9 @@ Owns what waits to be read and how the call ends. Knows neither the engine nor w
 
 from __future__ import annotations
 
-import asyncio
 import logging
+from typing import TYPE_CHECKING
 
-from tripos.engine.answer_check import AnswerCheck
-from tripos.engine.constraints import CompiledConstraint
 from tripos.engine.engine import Output
 from tripos.engine.grammar import GrammarProblem
 from tripos.engine.reasoning import trace_of
@@ -18,6 +16,12 @@ from tripos.engine.text import ChoiceText
 from tripos.errors import AnswerMismatch, RequestFailed, TriposError
 from tripos.models.tokenizer import Tokenizer
 from tripos.types import Delta, Event, Finish, Generate, TokenLogprob, Usage
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from tripos.engine.answer_check import AnswerCheck
+    from tripos.engine.constraints import CompiledConstraint
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +56,12 @@ class Stream:
                 prompt_logprobs,
                 request.shown_tokens,
                 trace_of(request, tokenizer, prompt),
-                AnswerCheck(constraint, has_stops=bool(request.sampling.stop)) if constraint is not None else None,
+                _check_of(constraint, request),
             )
             for index, prompt in enumerate(prompts)
         ]
         self._error: TriposError | None = None
-        self._news = asyncio.Event()
+        self._news: asyncio.Event | None = None  # of a reader in an event loop
         self._num_unread = 0  # tokens
         self._token_bytes = TOKEN_BYTES * (1 + (request.sampling.logprobs or 0))
         self._is_finished = False
@@ -126,13 +130,17 @@ class Stream:
         self._error = self._error or error
 
     def wake(self) -> None:
-        self._news.set()
+        if self._news is not None:
+            self._news.set()
 
     async def next_deltas(self) -> list[Delta]:
         """Wait for news, which may be no more than that a full stream was read: of its tokens all are held back.
 
         Raises the call's error once what came before it is read.
         """
+        import asyncio  # 12 ms, which those who read without an event loop do not wait for
+
+        news = self._news = self._news or asyncio.Event()
         while True:
             while self.is_unchecked:
                 await asyncio.to_thread(self.verify)
@@ -142,8 +150,8 @@ class Stream:
                 return deltas
             if self._error is not None:
                 raise self._error
-            self._news.clear()
-            await self._news.wait()
+            news.clear()
+            await news.wait()
 
     def events_now(self) -> list[Event | TriposError]:
         """What there is without waiting, ending with Finish or the error."""
@@ -174,6 +182,14 @@ class Stream:
     def _take(self) -> list[Delta]:
         self._num_unread = 0
         return [delta for choice in self._choices if (delta := choice.take()) is not None]
+
+
+def _check_of(constraint: CompiledConstraint | None, request: Generate) -> AnswerCheck | None:
+    if constraint is None:
+        return None
+    from tripos.engine.answer_check import AnswerCheck  # with what reads schemas, which most answers do without
+
+    return AnswerCheck(constraint, has_stops=bool(request.sampling.stop))
 
 
 def _prompt_text(tokenizer: Tokenizer, request: Generate, prompt: list[int]) -> str:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from tripos.engine.answer_check import AnswerCheck
 from tripos.engine.engine import Output, TokenOutput
 from tripos.engine.reasoning import AnswerStart, Trace
 from tripos.models.tokenizer import Tokenizer
 from tripos.types import Delta, FinishReason, Sampling, TokenLogprob
+
+if TYPE_CHECKING:
+    from tripos.engine.answer_check import AnswerCheck
 
 
 class _Stop:

@@ -16,16 +16,15 @@ from tripos.models.config import FAMILIES as DECODERS
 from tripos.models.config import Family, Fields, parse_config
 from tripos.models.encoder_config import ENCODERS, EncoderConfig, is_encoder, parse_encoder_config
 from tripos.models.modernbert import trace_modernbert, trace_modernbert_head
-from tripos.models.modules import MODULES, Dense, Modules, parse_modules, torch_class
+from tripos.models.modules import Dense, Modules, parse_modules, torch_class
 from tripos.models.registry import adapt_weights, trace
-from tripos.models.static import ARCHITECTURE as STATIC
 from tripos.models.static import MAX_TOKENS, trace_static
+from tripos.models.task import SCORES, STATIC, task_of
 from tripos.plan.ir import Plan, View, Weights, WeightTensor
 from tripos.plan.ops import Tracer
 from tripos.plan.passes import embedding
 from tripos.types import Task
 
-_SCORES = "ForSequenceClassification"
 _TOP = {"bert": "bert.", "roberta": "roberta.", "distilbert": "distilbert.", "modernbert": "model."}
 _LEFT_OVER = re.compile(r"(.*\.)?position_ids|(pooler|cls|lm_head|head|decoder|vocab_\w+)\..*")  # buffers, other heads
 
@@ -51,13 +50,6 @@ class Encoder:
         return min(self.plan.vocab_size, self.modules.truncate_dim or self.plan.vocab_size)
 
 
-def task_of(config: Mapping[str, Any]) -> Task:
-    """What a checkpoint is for: generate, embed (an encoder, or a decoder with modules.json) or rerank."""
-    if is_encoder(config):
-        return "rerank" if str(config["architectures"][0]).endswith(_SCORES) and not _is_pooled(config) else "embed"
-    return "embed" if MODULES in config else "generate"
-
-
 def open_encoder(config: Mapping[str, Any], weights: Weights, file: str = "config.json") -> tuple[Encoder, Weights]:
     """The plan, and the checkpoint under its names. Raises ModelRefused."""
     if config.get("architectures") == [STATIC]:
@@ -65,7 +57,7 @@ def open_encoder(config: Mapping[str, Any], weights: Weights, file: str = "confi
     if not is_encoder(config):
         return _open_decoder(config, weights, file)
     if task_of(config) == "embed":  # a classifier that is pooled is used without its head
-        config = {**config, "architectures": [str(config["architectures"][0]).replace(_SCORES, "Model")]}
+        config = {**config, "architectures": [str(config["architectures"][0]).replace(SCORES, "Model")]}
     sizes, modules = parse_encoder_config(config, file), parse_modules(config)
     if modules.pooling is None and not sizes.num_labels:
         name = sizes.architecture
@@ -172,11 +164,6 @@ def _has_sigmoid(config: Mapping[str, Any], modules: Modules) -> bool:
             f"config.json: activation_fn {ascii(named)[:60]} is not supported; supported: torch's Sigmoid, Identity"
         )
     return kind == "Sigmoid"
-
-
-def _is_pooled(config: Mapping[str, Any]) -> bool:
-    modules = config.get(MODULES)
-    return isinstance(modules, Mapping) and "Pooling" in (modules.get("kinds") or ())
 
 
 class EncoderWeights(Weights):

@@ -16,10 +16,10 @@ from typing import Any, Literal
 from tripos.errors import ModelRefused
 from tripos.models.config import Family, Fields, parse_json
 from tripos.models.files import is_there, read_bytes
+from tripos.models.task import MODULES
 from tripos.models.tokenizer_settings import feeds_token_types
 from tripos.models.weights import Checkpoint, open_checkpoint
 
-MODULES = "tripos_modules"  # the key in the config
 MAX_MODULES_BYTES = 1 << 20
 Pooling = Literal["mean", "cls", "last"]
 _POOLINGS: dict[str, Pooling] = {"mean": "mean", "cls": "cls", "lasttoken": "last"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import re
 import shutil
@@ -21,17 +22,18 @@ import msgspec
 import numpy as np
 
 from tripos.errors import ConfigError, ModelRefused
-from tripos.models.weights import Checkpoint, map_file, read_safetensors
+from tripos.models.weights import Checkpoint, map_file, parse_safetensors
 from tripos.plan.ir import Panels, WeightTensor, let_pages_go
 
 MANIFEST = "tripos.json"
 WEIGHTS_FILE = "packed.safetensors"
-VERSION = 1  # of the manifest and of what lies in the file; the panels have their own
+VERSION = 2  # of the manifest and of what lies in the file; the panels have their own
 MAX_MANIFEST_BYTES = 64 << 20
 AGAIN = "pack the model again with tripos quantize"
 _PAGE = 4096  # the data begins on a page, so that panels are aligned as the kernels want them
 _DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}  # the others are stored as bytes
 _THREADS = 2
+_PART_BYTES = 16 << 20  # hashed in one call: few enough that a thread which holds the interpreter delays little
 
 
 class PanelsEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,6 +63,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source_digest: str  # of the model that was packed
     files: dict[str, str]  # file -> SHA-256; of the weights file only the header
     tensors: dict[str, TensorEntry]
+    parts: tuple[str, ...]  # SHA-256 of each _PART_BYTES of the weights file
     sha256: str = ""
 
     def digest(self) -> str:
@@ -71,13 +74,21 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PackedWeights(Checkpoint):
     """The tensors of a packed checkpoint under the names of the plan, and their proof."""
 
-    def __init__(self, manifest: Manifest, stored: dict[str, WeightTensor]) -> None:
+    def __init__(self, manifest: Manifest, stored: dict[str, WeightTensor], data: memoryview) -> None:
+        """`data`: the whole weights file, of which `stored` are views."""
         self.manifest = manifest
         self._stored = stored
+        self._data = data
         super().__init__(_by_part(manifest, stored))
 
     def verify(self) -> str:
         """The model's digest. Reads every byte; raises ModelRefused naming the first damaged tensor."""
+        if tuple(_part_digests(self._data)) != self.manifest.parts:
+            self._verify_tensors()
+            raise ModelRefused(f"{WEIGHTS_FILE}: is damaged outside its tensors (SHA-256 differs): {AGAIN}")
+        return self.manifest.sha256
+
+    def _verify_tensors(self) -> None:
         entries = self.manifest.tensors
         largest_first = sorted(self._stored.values(), key=lambda tensor: -tensor.data.nbytes)
         with ThreadPoolExecutor(_THREADS) as pool:
@@ -85,11 +96,10 @@ class PackedWeights(Checkpoint):
             for tensor, digest in zip(largest_first, digests, strict=True):
                 if digest != entries[tensor.name].sha256:
                     raise ModelRefused(f"{WEIGHTS_FILE}: tensor {tensor.name} is damaged (SHA-256 differs): {AGAIN}")
-        return self.manifest.sha256
 
     def close(self) -> None:
         super().close()
-        self._stored = {}
+        self._stored, self._data = {}, memoryview(b"")
 
 
 def open_packed(folder: Path) -> PackedWeights:
@@ -106,12 +116,13 @@ def open_packed(folder: Path) -> PackedWeights:
     if foreign := sorted(readable - {*manifest.files, MANIFEST}):
         raise ModelRefused(f"{foreign[0]}: does not belong to this packed checkpoint: remove it")
     path = folder / WEIGHTS_FILE
-    stored = read_safetensors(path)
-    if _sha256(_header_of(map_file(path))) != manifest.files[WEIGHTS_FILE]:
+    data = map_file(path)
+    stored = parse_safetensors(data, path.name)
+    if _sha256(_header_of(data)) != manifest.files[WEIGHTS_FILE]:
         raise ModelRefused(f"{path.name}: its header is not the one that was written (SHA-256 differs): {AGAIN}")
     if difference := sorted(set(stored) ^ set(manifest.tensors)):
         raise ModelRefused(f"{path.name}: tensor {difference[0]} is not both in the file and in {MANIFEST}: {AGAIN}")
-    return PackedWeights(manifest, stored)
+    return PackedWeights(manifest, stored, data)
 
 
 def _read_manifest(path: Path) -> Manifest:
@@ -210,7 +221,8 @@ def _write_files(folder: Path, packing: Packing, progress: Callable[[float], Non
         os.fsync(file.fileno())
     layouts = {panels.layout for panels in packing.panels}
     assert len(layouts) == 1, "panels of one executor have one layout"
-    manifest = Manifest(VERSION, layouts.pop(), packing.weights, packing.source_digest, files, entries)
+    parts = tuple(_part_digests(map_file(folder / WEIGHTS_FILE)))
+    manifest = Manifest(VERSION, layouts.pop(), packing.weights, packing.source_digest, files, entries, parts)
     return msgspec.structs.replace(manifest, sha256=manifest.digest())
 
 
@@ -251,6 +263,20 @@ def _header_of(data: memoryview) -> memoryview:
 
 def _bytes_of(array: np.ndarray) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def _part_digests(data: memoryview) -> list[str]:
+    """SHA-256 of each _PART_BYTES of a mapped file, whose pages are let go at once."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(lambda start: _part_digest(data, start), range(0, len(data), _PART_BYTES)))
+
+
+def _part_digest(data: memoryview, start: int) -> str:
+    part = data[start : start + _PART_BYTES]
+    digest = _sha256(part)
+    if isinstance(data.obj, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        data.obj.madvise(mmap.MADV_DONTNEED, start, len(part))
+    return digest
 
 
 def _digest_once(data: np.ndarray) -> str:

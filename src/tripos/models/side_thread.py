@@ -6,7 +6,6 @@ models nor the end of the process.
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import threading
 import time
@@ -19,6 +18,20 @@ from tripos.errors import DeadlineExceeded
 MOST_S = 120.0  # 32 MiB, the largest request, take a quarter of it
 GRACE_S = 5.0
 Value = TypeVar("Value")
+
+
+def beside(function: Callable[[], Value]) -> Future[Value]:
+    """What a function gives or raises, run in a thread of its own that nobody waits for at the end of the process."""
+    future: Future[Value] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as problem:  # whoever asks gets it, a panic in a library too
+            future.set_exception(problem)
+
+    threading.Thread(target=run, name="tripos-beside", daemon=True).start()
+    return future
 
 
 class SideThread:
@@ -38,6 +51,8 @@ class SideThread:
 
     async def run(self, function: Callable[[], Value]) -> Value:
         """The same for a caller who waits. Raises DeadlineExceeded; the function then runs on, perhaps without end."""
+        import asyncio  # 12 ms, and in this process wherever a loop runs
+
         try:
             return await asyncio.wait_for(asyncio.wrap_future(self.submit(function)), self._most_s)
         except TimeoutError:
@@ -47,6 +62,8 @@ class SideThread:
 
     async def stop(self) -> None:
         """End after what is there to do; waited for GRACE_S."""
+        import asyncio
+
         self._queue.put(None)
         until_s = time.monotonic() + GRACE_S
         while self._thread.is_alive() and time.monotonic() < until_s:

@@ -6,21 +6,20 @@ for hf: names.
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.resources
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from tripos.errors import EnvironmentProblem, ModelRefused
+from tripos.errors import ConfigError, EnvironmentProblem, ModelRefused
 from tripos.models.config import CODE_KEYS, read_json
 from tripos.models.digest import model_digest
 from tripos.models.encoder_config import is_encoder
-from tripos.models.encoders import task_of
 from tripos.models.files import is_there, name_of, read_bytes, unreadable
 from tripos.models.generation import (
     GenerationDefaults,
@@ -29,20 +28,18 @@ from tripos.models.generation import (
     gguf_generation_notes,
     parse_generation,
 )
-from tripos.models.gguf import GgufFile, files_of, part_suffix, read_gguf
-from tripos.models.modules import MODULES, read_modules, with_module_weights, with_tokenizer_facts
 from tripos.models.packed import MANIFEST, PackedWeights, open_packed
-from tripos.models.quantized import read_quantized
-from tripos.models.static import ARCHITECTURE as STATIC
-from tripos.models.static import open_static
+from tripos.models.side_thread import beside
+from tripos.models.task import MODULES, STATIC, task_of
 from tripos.models.tokenizer import Tokenizer, tokenizer_from_json
 from tripos.models.tokenizer_check import MAX_TOKENIZER_BYTES
 from tripos.models.tokenizer_settings import with_settings
-from tripos.models.translation import TranslatedWeights, translated_config, unread_keys
 from tripos.models.unchanged import FileState, check_unchanged, states_of
-from tripos.models.vocabulary import end_ids, vocabulary_json
 from tripos.models.weights import PICKLE_SUFFIXES, check_finite, open_checkpoint
 from tripos.plan.ir import Weights
+
+if TYPE_CHECKING:
+    from tripos.models.gguf import GgufFile
 
 MAX_TEMPLATE_BYTES = 1 << 20
 TEMPLATE_FILE = "chat_template.jinja"
@@ -70,16 +67,45 @@ class Source:
     name: str
     config: dict[str, Any]  # as config.json; models/config.py checks it
     weights: Weights
-    tokenizer: Tokenizer
+    reading: Future[Tokenizer]  # beside all else: a vocabulary takes as long as the imports of a whole program
     generation: GenerationDefaults
-    notes: tuple[str, ...] = ()  # what was found and not used, for the person who starts the server
+    found: tuple[str, ...] = ()  # and not used; what is known without the tokenizer
     file: str = "config.json"  # that config was read from
     weight_files: tuple[FileState, ...] = ()  # as they were before anything was read
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Waits for it. Raises ModelRefused naming the field that is wrong."""
+        return self.reading.result()
+
     @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What was found and not used, for the person who starts the server."""
+        if self.tokenizer.eos_ids or task_of(self.config) != "generate":
+            return self.found
+        return (*self.found, "no end-of-sequence token is named: answers end at max_tokens or at a stop string")
+
+    @cached_property
+    def digesting(self) -> Future[str]:
+        """The digest, computed from the first time that this is asked for."""
+        return beside(self._digest)
+
+    @contextmanager
+    def hashed(self) -> Iterator[None]:
+        """Inside, the digest is computed beside all else; what it reads is let go of at the end. Nests."""
+        digesting = self.digesting
+        try:
+            yield
+        finally:
+            wait([digesting])
+
+    @property
     def digest(self) -> str:
         """SHA-256 over tensors, tokenizer, template and config. Reads every weight once, and raises ModelRefused naming
         the tensor that is damaged: of packed ones every bit is known, of others that they are finite."""
+        return self.digesting.result()
+
+    def _digest(self) -> str:
         if isinstance(self.weights, PackedWeights):
             return self.weights.verify()
         check_finite(self.weights)
@@ -94,7 +120,7 @@ class Source:
 
     @property
     def file_format(self) -> str:
-        return "gguf" if isinstance(self.weights, TranslatedWeights) else "safetensors"
+        return "gguf" if self.file.endswith(".gguf") else "safetensors"
 
     @property
     def packed_as(self) -> str | None:
@@ -118,22 +144,38 @@ class Source:
             files["chat_template.jinja"] = template.encode()
         return files
 
+    def check_packed_as(self, weights: str) -> None:
+        """Raises ConfigError when what is packed is to run in another format than its own."""
+        if self.packed_as is not None and weights not in ("auto", self.packed_as):
+            raise ConfigError(
+                f"{self.name} is packed as {self.packed_as} and cannot run as {weights}: "
+                "leave --weights out, or give the model that it was packed from"
+            )
+
     def check_unchanged(self) -> None:
         """After weights are read. Raises ModelRefused when a file of them was written over since it was opened."""
         check_unchanged(self.weight_files)
 
     def close(self) -> None:
-        """Let go of the files, if their reader holds any."""
+        """Let go of the files, if their reader holds any, once nothing reads them."""
+        if "digesting" in self.__dict__:
+            wait([self.digesting])
         close = getattr(self.weights, "close", None)
         if close is not None:
             close()
 
 
-def open_source(spec: str) -> Source:
-    """Open what `spec` names. Raises ModelRefused naming the file and field that is wrong, EnvironmentProblem when
-    the hub cannot be reached."""
+def open_source(spec: str, *, is_patient: bool = True) -> Source:
+    """Open what `spec` names. Unless `is_patient`, its tokenizer may still be read, and raise once it is asked for.
+
+    Raises ModelRefused naming the file and field that is wrong, EnvironmentProblem when the hub cannot be reached.
+    """
     try:
-        return _open(spec)
+        source = _open(spec)
+        if is_patient:
+            wait([source.reading])
+            source.tokenizer  # noqa: B018  raises
+        return source
     except OSError as problem:  # a directory that may not be searched, a name that is too long
         name = Path(str(problem.filename or spec)).name
         raise unreadable(name[:80], problem) from problem
@@ -172,6 +214,8 @@ def model_folder(spec: str) -> Path:
     if _PACKAGE_NAME.fullmatch(spec) is None:
         raise ModelRefused(f"{spec[:80]}: expected package:name, as pip calls it")
     name = spec.removeprefix("package:")
+    import importlib.metadata  # 15 ms
+
     try:
         files = importlib.metadata.distribution(name).files or []
     except importlib.metadata.PackageNotFoundError:
@@ -187,40 +231,69 @@ def _open_folder(folder: Path, name: str) -> Source:
         raise ModelRefused(_without_config(folder))
     files = states_of((*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")))
     packed = open_packed(folder) if is_there(folder / MANIFEST) else None
-    modules = None if packed else read_modules(folder)
-    main = folder / modules["path"] if modules else folder  # of the first module
-    if modules and not main.is_dir():
-        raise ModelRefused(f"modules.json: path {modules['path']!a} of {modules['kinds'][0]} is no folder")
+    modules, main = (None, folder) if packed else _modules(folder)
     generation = _optional_json(main / "generation_config.json")
     settings = _optional_json(main / "tokenizer_config.json")
+    if packed is not None:
+        config, weights = read_json(main / "config.json"), cast("Weights", packed)
+    else:
+        config, weights = _config_and_weights(folder, main, modules, settings)
+    quantized: tuple[str, ...] = ()
+    if (quantization := config.pop("quantization_config", None)) is not None:
+        from tripos.models.quantized import read_quantized
+
+        read = read_quantized(quantization, weights)
+        weights, quantized = read, read.notes
+    template_file = TEMPLATE_FILE if is_there(main / TEMPLATE_FILE) else "tokenizer_config.json"
+    reading = beside(lambda: _checked(_read_tokenizer(main, config, generation, settings), config, template_file))
+    notes = quantized + _notes(folder, config) + generation_notes(generation)
+    defaults = parse_generation(generation, vocab_size=_vocab_size(config))
+    return Source(name, config, weights, reading, defaults, notes, weight_files=files)
+
+
+def _modules(folder: Path) -> tuple[dict[str, Any] | None, Path]:
+    """The files of sentence-transformers, if there are any, and where the first module's lie."""
+    if not is_there(folder / "modules.json"):
+        return None, folder
+    from tripos.models.modules import read_modules
+
+    modules = read_modules(folder)
+    main = folder / modules["path"] if modules else folder
+    if modules and not main.is_dir():
+        raise ModelRefused(f"modules.json: path {modules['path']!a} of {modules['kinds'][0]} is no folder")
+    return modules, main
+
+
+def _config_and_weights(
+    folder: Path, main: Path, modules: dict[str, Any] | None, settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], Weights]:
+    """Of a checkpoint that is not packed."""
     if modules and modules["kinds"][0] == STATIC:
+        from tripos.models.static import open_static
+
         config, checkpoint = open_static(main)
     else:
         config, checkpoint = read_json(main / "config.json"), None
-    if packed is None and (modules is not None or is_encoder(config)):
-        config[MODULES] = with_tokenizer_facts(modules or {}, settings, config)
-    weights: Weights = packed or with_module_weights(checkpoint or open_checkpoint(main), folder, modules or {})
-    quantized: tuple[str, ...] = ()
-    if (quantization := config.pop("quantization_config", None)) is not None:
-        weights = read_quantized(quantization, weights)
-        quantized = weights.notes
-    tokenizer = _read_tokenizer(main, config, generation, settings)
-    notes = quantized + _notes(folder, config, tokenizer) + generation_notes(generation)
-    defaults = parse_generation(generation, vocab_size=_vocab_size(config))
-    source = Source(name, config, weights, tokenizer, defaults, notes, weight_files=files)
-    return _checked(source, TEMPLATE_FILE if is_there(main / TEMPLATE_FILE) else "tokenizer_config.json")
+    if modules is None and not is_encoder(config):
+        return config, open_checkpoint(main)
+    from tripos.models.modules import with_module_weights, with_tokenizer_facts
+
+    config[MODULES] = with_tokenizer_facts(modules or {}, settings, config)
+    return config, with_module_weights(checkpoint or open_checkpoint(main), folder, modules or {})
 
 
 def _open_gguf(path: Path) -> Source:
+    from tripos.models.gguf import files_of, part_suffix, read_gguf
+    from tripos.models.translation import TranslatedWeights, translated_config
+
     files = states_of(files_of(path))
     gguf = read_gguf(path)
     config = translated_config(gguf)
-    tokenizer = _gguf_tokenizer(gguf)
-    notes = _notes(None, config, tokenizer) + _gguf_notes(gguf)
+    reading = beside(lambda: _checked(_gguf_tokenizer(gguf), config, path.name))
+    notes = _notes(None, config) + _gguf_notes(gguf)
     name = path.stem.removesuffix(part_suffix(1, gguf.num_parts))
     defaults = parse_generation(gguf_generation(gguf.metadata), f"{gguf.file}: general.sampling")
-    source = Source(name, config, TranslatedWeights(gguf), tokenizer, defaults, notes, path.name, files)
-    return _checked(source, path.name)
+    return Source(name, config, TranslatedWeights(gguf), reading, defaults, notes, path.name, files)
 
 
 def _vocab_size(config: Mapping[str, Any]) -> int:
@@ -230,6 +303,9 @@ def _vocab_size(config: Mapping[str, Any]) -> int:
 
 
 def _gguf_notes(gguf: GgufFile) -> tuple[str, ...]:
+    from tripos.models.translation import unread_keys
+    from tripos.models.vocabulary import end_ids
+
     notes = [f"{gguf.file}: {key} is not known and ignored" for key in unread_keys(gguf)]
     if texts := end_ids(gguf)[1]:
         notes.append(
@@ -239,7 +315,7 @@ def _gguf_notes(gguf: GgufFile) -> tuple[str, ...]:
 
 
 def _open_demo(name: str) -> Source:
-    folder = Path(str(importlib.resources.files("tripos"))) / "demo" / name
+    folder = Path(__file__).parents[1] / "demo" / name
     if not folder.is_dir():
         raise ModelRefused(f"demo:{name}: this installation ships no such model")
     return _open_folder(folder, f"demo:{name}")
@@ -320,6 +396,8 @@ def _read_tokenizer(
 
 
 def _gguf_tokenizer(gguf: GgufFile) -> Tokenizer:
+    from tripos.models.vocabulary import end_ids, vocabulary_json
+
     tokenizer = tokenizer_from_json(vocabulary_json(gguf), gguf.file)
     template = gguf.metadata.get("tokenizer.chat_template")
     tool_template = gguf.metadata.get(f"tokenizer.chat_template.{_TOOL_USE}")
@@ -376,9 +454,9 @@ def _read_text(path: Path) -> str:
         raise ModelRefused(f"{path.name}: is not UTF-8") from problem
 
 
-def _checked(source: Source, template_file: str) -> Source:
-    """The parts that must agree with each other; and the template, which must compile before anyone asks."""
-    rows, tokenizer = source.config.get("vocab_size"), source.tokenizer
+def _checked(tokenizer: Tokenizer, config: Mapping[str, Any], template_file: str) -> Tokenizer:
+    """It must agree with the config; and the template must compile before anyone asks."""
+    rows = config.get("vocab_size")
     if type(rows) is int and tokenizer.vocab_size > rows:
         raise ModelRefused(
             f"tokenizer.json: has ids up to {tokenizer.vocab_size - 1}, which is too many: vocab_size is {rows}"
@@ -388,16 +466,14 @@ def _checked(source: Source, template_file: str) -> Source:
             tokenizer.chat_template, tokenizer.tool_template  # noqa: B018  compiles
         except ModelRefused as refused:
             raise ModelRefused(f"{template_file}: {refused.message}") from refused
-    return source
+    return tokenizer
 
 
-def _notes(folder: Path | None, config: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[str, ...]:
+def _notes(folder: Path | None, config: Mapping[str, Any]) -> tuple[str, ...]:
     notes = [
         f"config.json: {key} asks for code from the model's directory; ignored" for key in CODE_KEYS if key in config
     ]
     if folder is not None:
         unread = (*PICKLE_SUFFIXES, ".py")
         notes += [f"{path.name}: never read" for path in sorted(folder.iterdir()) if path.suffix in unread]
-    if not tokenizer.eos_ids and task_of(config) == "generate":
-        notes.append("no end-of-sequence token is named: answers end at max_tokens or at a stop string")
     return tuple(notes)

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from tripos.errors import ModelRefused
+from tripos.models.task import STATIC
 from tripos.models.weights import Checkpoint, open_checkpoint
 from tripos.plan.formats import to_float32
 from tripos.plan.ir import Plan, View, WeightTensor
 from tripos.plan.ops import Tracer
 
-ARCHITECTURE = "StaticEmbedding"
 TABLE = "embedding.weight"
 MAX_TOKENS = 8192  # of a text; the table itself knows no limit, a step's memory does
 _FLOATS = ("f32", "f16", "bf16")
@@ -26,7 +26,7 @@ def open_static(folder: Path) -> tuple[dict[str, Any], Checkpoint]:
     """A config of its sizes, and the table under one name. Raises ModelRefused naming the tensor."""
     found = open_checkpoint(folder)
     table = _matrix(found, TABLE) if TABLE in found else _folded(found)
-    config = {"architectures": [ARCHITECTURE], "vocab_size": table.shape[0], "hidden_size": table.shape[1]}
+    config = {"architectures": [STATIC], "vocab_size": table.shape[0], "hidden_size": table.shape[1]}
     return config, Checkpoint({TABLE: table})
 
 

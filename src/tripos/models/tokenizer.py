@@ -6,7 +6,6 @@ and decoding that never shows half a character. Knows nothing of chat messages (
 
 from __future__ import annotations
 
-import asyncio
 import codecs
 import hashlib
 import itertools
@@ -19,7 +18,15 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tripos.errors import ContextLengthExceeded, ModelRefused, RequestFailed, TriposError
-from tripos.models.tokenizer_check import MAX_TOKENS, Growth, growth_of, read_definition, steps_of
+from tripos.models.tokenizer_check import (
+    MAX_TOKENS,
+    Definition,
+    Growth,
+    growth_of,
+    read_definition,
+    steps_of,
+    without_model,
+)
 from tripos.types import Message
 
 if TYPE_CHECKING:
@@ -75,7 +82,7 @@ def _guarded(make_error: type[TriposError], what: str) -> Iterator[None]:
     """Rust panics arrive as BaseException. Turn every failure but a deliberate stop into one of our errors."""
     try:
         yield
-    except (make_error, KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError):
+    except (make_error, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as problem:
         raise make_error(f"{what}: {str(problem)[:200] or type(problem).__name__}") from problem
@@ -95,13 +102,47 @@ def _latin_1_of_alphabet() -> dict[int, int]:
     return dict.fromkeys(range(256), 65535) | {ord(char): byte for char, byte in byte_alphabet().items()}
 
 
+class BytesById(dict[int, bytes]):
+    """The exact bytes of each token, made when they are first asked for; of an id without a token none."""
+
+    def __init__(self, pieces: Mapping[int, str], added: Mapping[int, str], spelling: Spelling) -> None:
+        self._pieces, self._added, self._spelling = pieces, added, spelling
+
+    def __missing__(self, id: int) -> bytes:
+        piece = self._pieces.get(id)
+        if piece is None:
+            return b""
+        data = self[id] = self._added[id].encode() if id in self._added else self._bytes_of(piece)
+        return data
+
+    def _bytes_of(self, piece: str) -> bytes:
+        spelling = self._spelling
+        if spelling.byte_level:
+            try:
+                return piece.translate(_latin_1_of_alphabet()).encode("latin-1")
+            except UnicodeEncodeError:  # not written in the alphabet: it stands for itself
+                return piece.encode()
+        if spelling.byte_tokens and (match := _BYTE_TOKEN.fullmatch(piece)):
+            return bytes([int(match[1], 16)])
+        if spelling.wordpiece:
+            return piece[2:].encode() if piece.startswith("##") else b" " + piece.encode()
+        return (piece.replace(spelling.space, " ") if spelling.space else piece).encode()
+
+
 class Tokenizer:
     """Encodes, decodes, and knows the bytes of each token. Safe to use from several threads."""
 
     def __init__(
-        self, backend: tokenizers.Tokenizer, spelling: Spelling, identity: bytes, file: str, growth: Growth
+        self,
+        backend: tokenizers.Tokenizer,
+        pieces: dict[int, str],
+        spelling: Spelling,
+        identity: bytes,
+        file: str,
+        growth: Growth,
     ) -> None:
-        """`identity` is a SHA-256 of what defines the tokenizer. Raises ModelRefused when the self-test fails."""
+        """`pieces` are the model's, without the added tokens; `identity` is a SHA-256 of what defines the tokenizer.
+        Raises ModelRefused when the self-test fails."""
         self._backend = backend
         self._growth = growth
         self._spelling = spelling
@@ -109,9 +150,13 @@ class Tokenizer:
         self._backend.encode_special_tokens = True
         self.identity = identity
         with _guarded(ModelRefused, file):
-            self._pieces = _pieces_by_id(backend, file)
             added = backend.get_added_tokens_decoder()
             self._added = {id: token.content for id, token in added.items()}
+            self._pieces = pieces | self._added
+            self._size = max(self._pieces, default=-1) + 1
+            if not 0 < self._size <= MAX_TOKENS:
+                raise ModelRefused(f"{file}: {self._size} token ids; expected 1..{MAX_TOKENS}")
+            self.bytes_by_id = BytesById(self._pieces, self._added, spelling)
             self._flags = {token.content: token for token in added.values()}
             self.special_ids = frozenset(id for id, token in added.items() if token.special)
             self._unknown_id = _unknown_id(backend)
@@ -141,7 +186,7 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         """One more than the largest token id; ids between may be unused."""
-        return len(self._pieces)
+        return self._size
 
     @property
     def strips_first_space(self) -> bool:
@@ -156,10 +201,10 @@ class Tokenizer:
     @cached_property
     def all_token_bytes(self) -> tuple[bytes, ...]:
         """The exact bytes of every id; special tokens as their text, unused ids empty."""
-        return tuple(self._bytes_of(id, piece) for id, piece in enumerate(self._pieces))
+        return tuple(map(self.token_bytes, range(self._size)))
 
     def token_bytes(self, id: int) -> bytes:
-        return self.all_token_bytes[id] if 0 <= id < len(self._pieces) else b""
+        return self.bytes_by_id[id]
 
     def token_id(self, text: str) -> int | None:
         """The id of the token with this spelling in the vocabulary."""
@@ -264,9 +309,9 @@ class Tokenizer:
     def _compile(self, source: str | None, file: str = "chat_template") -> ChatTemplate:
         from tripos.models.chat import ChatTemplate  # jinja2 takes 150 ms to import
 
-        bos = self._pieces[self.bos_id] if self.bos_id is not None else None
-        eos = self._pieces[min(self.eos_ids)] if self.eos_ids else None
-        return ChatTemplate(source, self.special_tokens, bos or "", eos or "", file)
+        bos = self._pieces.get(self.bos_id, "") if self.bos_id is not None else ""
+        eos = self._pieces.get(min(self.eos_ids), "") if self.eos_ids else ""
+        return ChatTemplate(source, self.special_tokens, bos, eos, file)
 
     def _encode_parts(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
         """Ids of (text, is a special token) in order: as of the whole text, but texts that spell special tokens do not
@@ -348,23 +393,6 @@ class Tokenizer:
         pattern = "|".join(f"(?<={re.escape(s[0])})(?={re.escape(s[1:])})" for s in spellings)
         return re.split(pattern, text) if pattern else [text]
 
-    def _bytes_of(self, id: int, piece: str | None) -> bytes:
-        if piece is None:
-            return b""
-        if id in self._added:
-            return self._added[id].encode()
-        spelling = self._spelling
-        if spelling.byte_level:
-            try:
-                return piece.translate(_latin_1_of_alphabet()).encode("latin-1")
-            except UnicodeEncodeError:  # not written in the alphabet: it stands for itself
-                return piece.encode()
-        if spelling.byte_tokens and (match := _BYTE_TOKEN.fullmatch(piece)):
-            return bytes([int(match[1], 16)])
-        if spelling.wordpiece:
-            return piece[2:].encode() if piece.startswith("##") else b" " + piece.encode()
-        return (piece.replace(spelling.space, " ") if spelling.space else piece).encode()
-
     def _self_test(self, file: str) -> None:
         with _guarded(ModelRefused, f"{file}: the tokenizer fails its self-test"):
             for text in _SELF_TEST:
@@ -407,7 +435,7 @@ class IncrementalDecoder:
         shown_ids: frozenset[int] = frozenset(),
         keep_space: bool = False,
     ) -> None:
-        self._bytes = tokenizer.all_token_bytes
+        self._bytes = tokenizer.bytes_by_id
         self._skipped = tokenizer.special_ids - shown_ids if skip_special else frozenset()
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         is_first = all(id in tokenizer.special_ids for id in after)
@@ -415,7 +443,7 @@ class IncrementalDecoder:
 
     def push(self, token_id: int) -> str:
         """The characters that this token completes; an id outside the vocabulary has none."""
-        if token_id in self._skipped or not 0 <= token_id < len(self._bytes):
+        if token_id in self._skipped:
             return ""
         data = self._bytes[token_id]
         if data and self._strip_space:
@@ -437,14 +465,35 @@ def tokenizer_from_json(data: bytes, file: str = "tokenizer.json") -> Tokenizer:
     """A Tokenizer from the text of a tokenizer.json. Raises ModelRefused naming the field."""
     definition = read_definition(data, file)
     growth = growth_of(definition, file)
-    import tokenizers  # 30 ms, and wanted only here
-
     with _guarded(ModelRefused, file):
-        backend = tokenizers.Tokenizer.from_str(data.decode())
+        backend = _backend(data, definition)
         backend.no_padding()
         backend.no_truncation()
     spelling = _spelling(definition.decoder, file)
-    return Tokenizer(backend, spelling, hashlib.sha256(data).digest(), file, growth)
+    return Tokenizer(backend, definition.pieces(), spelling, hashlib.sha256(data).digest(), file, growth)
+
+
+def _backend(data: bytes, definition: Definition) -> tokenizers.Tokenizer:
+    """The library's tokenizer. A BPE is made of its vocabulary and merges, which takes a third of the time that the
+    library needs to read them itself; it reads all else."""
+    import tokenizers  # 30 ms, and wanted only here
+
+    model = definition.model
+    merges = model.bpe_merges()
+    if merges is None or isinstance(model.vocab, list):
+        return tokenizers.Tokenizer.from_str(data.decode())
+    backend = tokenizers.Tokenizer.from_str(without_model(data).decode())
+    backend.model = tokenizers.models.BPE(model.vocab, merges, **model.bpe_settings())
+    for is_special, group in itertools.groupby(definition.added_tokens, lambda token: token.special):
+        add = backend.add_special_tokens if is_special else backend.add_tokens
+        add([
+            tokenizers.AddedToken(
+                token.content, single_word=token.single_word, lstrip=token.lstrip, rstrip=token.rstrip,
+                normalized=token.normalized, special=token.special,
+            )
+            for token in group
+        ])  # fmt: skip
+    return backend
 
 
 def _spelling(decoder: dict[str, Any] | None, file: str) -> Spelling:
@@ -461,17 +510,6 @@ def _spelling(decoder: dict[str, Any] | None, file: str) -> Spelling:
         strip_first_space=metaspace or any(step["type"] == "Strip" and step.get("start") for step in steps),
         wordpiece="WordPiece" in kinds,
     )
-
-
-def _pieces_by_id(backend: tokenizers.Tokenizer, file: str) -> list[str | None]:
-    vocab: dict[str, int] = backend.get_vocab(with_added_tokens=True)
-    size = max(vocab.values(), default=-1) + 1
-    if not 0 < size <= MAX_TOKENS:
-        raise ModelRefused(f"{file}: {size} token ids; expected 1..{MAX_TOKENS}")
-    pieces: list[str | None] = [None] * size
-    for piece, id in vocab.items():
-        pieces[id] = piece
-    return pieces
 
 
 def _unknown_id(backend: tokenizers.Tokenizer) -> int | None:

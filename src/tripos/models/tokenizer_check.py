@@ -37,25 +37,71 @@ _SEQUENCES = {
 _CHARSMAP_DEPTH = 3  # bytes of a key of a character map up to which its growth is computed exactly
 
 
-class _Added(msgspec.Struct):
+class Added(msgspec.Struct):
+    """An added token, with the flags that the file must give it."""
+
     id: int
     content: str
+    single_word: bool
+    lstrip: bool
+    rstrip: bool
+    normalized: bool
+    special: bool
 
 
-class _Model(msgspec.Struct):
+class Model(msgspec.Struct):
+    """The section that holds the vocabulary. Its last fields are those of a BPE."""
+
     vocab: dict[str, int] | list[tuple[str, float]]
+    type: str | None = None
     max_input_chars_per_word: int = 100
+    merges: msgspec.Raw = msgspec.Raw(b"[]")
+    dropout: float | None = None
+    unk_token: str | None = None
+    continuing_subword_prefix: str | None = None
+    end_of_word_suffix: str | None = None
+    fuse_unk: bool | None = None
+    byte_fallback: bool | None = None
+    ignore_merges: bool | None = None
+
+    def bpe_settings(self) -> dict[str, Any]:
+        """Those that the file gives, by name."""
+        given = {name: getattr(self, name) for name in self.__struct_fields__[4:]}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def bpe_merges(self) -> list[tuple[str, str]] | None:
+        """Pairs of pieces, the first to be merged first; None: it is no BPE, or its merges are in no usual form."""
+        if self.type != "BPE":
+            return None
+        try:
+            return msgspec.json.decode(self.merges, type=list[tuple[str, str]])
+        except msgspec.DecodeError:
+            pass
+        try:
+            lines = msgspec.json.decode(self.merges, type=list[str])
+        except msgspec.DecodeError:
+            return None
+        lines = [line for line in lines if not line.startswith("#version")]  # as in merges.txt
+        pairs = [(left, right) for left, _, right in (line.partition(" ") for line in lines)]
+        return pairs if all(left and right and " " not in right for left, right in pairs) else None
 
 
 class Definition(msgspec.Struct):
     """The parts of a tokenizer.json that are looked at."""
 
-    model: _Model
-    added_tokens: list[_Added] = []
+    model: Model
+    added_tokens: list[Added] = []
     normalizer: dict[str, Any] | None = None
     pre_tokenizer: dict[str, Any] | None = None
     post_processor: dict[str, Any] | None = None
     decoder: dict[str, Any] | None = None
+
+    def pieces(self) -> dict[int, str]:
+        """Token id -> text of the model's vocabulary, without the added tokens."""
+        vocab = self.model.vocab
+        if isinstance(vocab, list):
+            return dict(enumerate(text for text, _ in vocab))
+        return dict(zip(vocab.values(), vocab, strict=True))
 
 
 @dataclass(frozen=True)
@@ -90,6 +136,13 @@ def read_definition(data: bytes, file: str) -> Definition:
     return definition
 
 
+def without_model(data: bytes) -> bytes:
+    """A tokenizer.json with a BPE without any token in place of its model, and without its added tokens."""
+    sections = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    empty = {"model": {"type": "BPE", "vocab": {}, "merges": []}, "added_tokens": []}
+    return msgspec.json.encode({**sections, **empty})
+
+
 def growth_of(definition: Definition, file: str) -> Growth:
     """How much longer a text can become. Raises ModelRefused where that is without bound, or too much."""
     growth = Growth()
@@ -113,10 +166,8 @@ def growth_of(definition: Definition, file: str) -> Growth:
 
 
 def _check_ids(definition: Definition, file: str) -> None:
-    vocab = definition.model.vocab
-    pairs = ((id, text) for text, id in vocab.items()) if isinstance(vocab, dict) else enumerate(t for t, _ in vocab)
-    by_id = dict(pairs)
-    if len(by_id) != len(vocab):
+    by_id = definition.pieces()
+    if len(by_id) != len(definition.model.vocab):
         raise ModelRefused(f"{file}: model.vocab gives one id to several tokens")
     for token in definition.added_tokens:
         if by_id.setdefault(token.id, token.content) != token.content:

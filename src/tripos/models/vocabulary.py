@@ -8,13 +8,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
 from tripos.errors import ModelRefused
-from tripos.models.gguf import GgufFile
+
+if TYPE_CHECKING:
+    from tripos.models.gguf import GgufFile
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # tokenizer.ggml.token_type
 _MAX_PIECE_CHARS = 256  # merges of longer pieces would cost more to find than they are worth

@@ -114,6 +114,11 @@ class WeightTensor:
     data: np.ndarray
     panels: Panels | None = None
 
+    @property
+    def kind(self) -> str:
+        """Equal for weights that may be stacked: the stored type, or the stack that they were packed in."""
+        return self.dtype if self.panels is None else " ".join(self.panels.parts)
+
 
 Weights = Mapping[str, WeightTensor]
 

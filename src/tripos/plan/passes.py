@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from tripos.plan.ir import Op, Plan, Tensor, View, Weights, WeightSpec, WeightTensor
+from tripos.plan.ir import Op, Plan, Tensor, View, Weights, WeightSpec
 from tripos.plan.ops import EPILOGUES, OPS
 
 ROW_WISE = frozenset(name for name, spec in OPS.items() if spec.is_row_wise)
@@ -85,7 +85,8 @@ def stack_linears(plan: Plan, stored: Weights) -> Plan:
     groups: dict[object, list[Op]] = {}
     for op in plan.ops:
         if op.kind == "linear" and op.attrs["epilogue"] == "store" and op.outputs[0] != plan.output:
-            kind = _kind_of(stored.get(plan.weights[op.weights[0]].parts[0]))
+            source = stored.get(plan.weights[op.weights[0]].parts[0])
+            kind = "" if source is None else source.kind
             groups.setdefault((op.inputs, len(op.weights), kind), []).append(op)
     stacks = [ops for ops in groups.values() if len(ops) > 1 and _are_close(plan, ops)]
     if not stacks:
@@ -113,13 +114,6 @@ def stack_linears(plan: Plan, stored: Weights) -> Plan:
     kept = (fused.get(id(op), op) for op in plan.ops if id(op) not in dropped)
     ops_ = tuple(op.with_(inputs=tuple(map(remap, op.inputs))) for op in kept)
     return _tidy(replace(plan, ops=ops_, tensors=tuple(tensors), weights=weights))
-
-
-def _kind_of(tensor: WeightTensor | None) -> str:
-    """Equal for weights that may be stacked: the stored type, or the stack that they were packed in."""
-    if tensor is None:
-        return ""
-    return tensor.dtype if tensor.panels is None else " ".join(tensor.panels.parts)
 
 
 def _are_close(plan: Plan, ops: list[Op]) -> bool:

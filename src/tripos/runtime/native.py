@@ -52,7 +52,7 @@ from tripos.runtime.step_arrays import (
 
 ABI = 7  # TRIPOS_ABI
 LIBRARY_NAME = "libtripos_kernels.so"
-PEAKS = ("read", "fp32", "bf16", "int8", "barriers")
+PEAKS = ("read", "fp32", "bf16", "int8", "barriers", "amx_int8", "amx_bf16")  # in the order of TriposPeak
 
 
 class _Options(ctypes.Structure):
@@ -157,8 +157,8 @@ def check(library: ctypes.CDLL, status: int, error: type[Exception]) -> None:
 
 
 def about() -> dict[str, str]:
-    """cpu, isas (best first, comma-separated), known_isas (also those this CPU lacks), bf16, cores, panel_layout,
-    stored_formats and panel_formats."""
+    """cpu, isas (best first, comma-separated), known_isas (also those this CPU lacks), bf16, amx_problem (empty where
+    AMX is usable), cores, panel_layout, stored_formats and panel_formats."""
     return _lines(load_library().tripos_about())
 
 
@@ -168,8 +168,8 @@ def ops() -> dict[str, OpSpec]:
 
 
 def measure(peak: str, *, threads: int = 1, working_set_bytes: int = 1 << 28, isa: str = "auto") -> float | None:
-    """A peak of this machine per second, all threads together: bytes ("read"), operations ("fp32", "bf16", "int8")
-    or "barriers". None where the CPU has no such operation. Takes about 0.1 s.
+    """A peak of this machine per second, all threads together: bytes ("read"), operations ("fp32", "bf16", "int8", and
+    of tiles "amx_int8", "amx_bf16") or "barriers". None where the CPU has no such operation. Takes about 0.1 s.
     """
     library, result = load_library(), ctypes.c_double()
     status = library.tripos_measure(PEAKS.index(peak), isa.encode(), threads, working_set_bytes, ctypes.byref(result))
@@ -226,7 +226,8 @@ class NativeExecutor:
         raised: list[BaseException] = []
         told = relay(progress, raised)
         next(told)
-        go_on = _Progress(told.send)
+        # A call back waits for the interpreter, which another thread may hold: none where nobody listens.
+        go_on = _Progress() if progress is ignore_progress else _Progress(told.send)
         status = self._library.tripos_load(self._open, encoded, len(encoded), entries, len(entries), go_on)
         if raised:
             raise raised.pop()  # held by nothing else: no cycle keeps the weights

@@ -13,9 +13,9 @@ import pytest
 from tripos.build_encoder import open_encoder_model
 from tripos.config import ModelOptions
 from tripos.errors import ModelRefused
-from tripos.models.encoders import task_of
 from tripos.models.modules import Modules, parse_modules
 from tripos.models.source import open_source
+from tripos.models.task import task_of
 from tripos.runtime.reference import ReferenceExecutor
 
 GOLDEN = Path(__file__).parents[2] / "models" / "golden_encoders"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -155,6 +157,24 @@ def test_a_damaged_tensor_is_named(packed: Path, tmp_path: Path) -> None:
         LLM(broken)
 
 
+def test_parts_of_the_file_that_are_not_the_written_ones_are_refused(packed: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelRefused, match="damaged outside its tensors"):
+        load(resealed(copied(packed, tmp_path / "other"), parts=("0" * 64,)))
+
+
+def test_a_wrong_tokenizer_is_refused_while_weights_are_copied(packed: Path, tmp_path: Path) -> None:
+    """The library does not wait for the vocabulary before it loads."""
+    broken = copied(packed, tmp_path / "broken")
+    data = json.dumps({"model": {"type": "Magic", "vocab": {"a": 0}}}).encode()
+    (broken / "tokenizer.json").write_bytes(data)
+    files = msgspec.json.decode((broken / MANIFEST).read_bytes(), type=Manifest).files
+    resealed(broken, files=files | {"tokenizer.json": hashlib.sha256(data).hexdigest()})
+    gc.collect()
+    with pytest.raises(ModelRefused, match=r"tokenizer\.json"):
+        LLM(broken)
+    assert gc.isenabled()
+
+
 @pytest.mark.parametrize("size", [0, 7, 4096, -1, -64])
 def test_a_truncated_file_is_refused(packed: Path, tmp_path: Path, size: int) -> None:
     broken = copied(packed, tmp_path / "broken")
@@ -190,7 +210,7 @@ def resealed(folder: Path, **changes: Any) -> Path:
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
-    [({"version": 2}, "version 2, this Tripos reads 1"), ({"panel_layout": 99}, "layout 99, these kernels read")],
+    [({"version": 1}, "version 1, this Tripos reads 2"), ({"panel_layout": 99}, "layout 99, these kernels read")],
 )
 def test_another_version_is_refused_with_the_next_step(
     packed: Path, tmp_path: Path, changes: dict[str, Any], reason: str

@@ -46,6 +46,18 @@ def test_directory_opens_as_a_model(tmp_path: Path) -> None:
     source.close()
 
 
+def test_a_wrong_tokenizer_is_told_when_it_is_opened_or_asked_for(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path)
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelRefused, match=r"tokenizer\.json"):
+        open_source(str(folder))
+    source = open_source(str(folder), is_patient=False)
+    for _ in range(2):
+        with pytest.raises(ModelRefused, match=r"tokenizer\.json"):
+            source.tokenizer  # noqa: B018  raises
+    source.close()
+
+
 def test_end_tokens_of_all_files_count(tmp_path: Path) -> None:
     files = {"config__json": {**LLAMA_CONFIG, "eos_token_id": [1, 2]}, "generation_config__json": {"eos_token_id": 3}}
     assert open_source(str(model_folder(tmp_path, **files))).tokenizer.eos_ids == {1, 2, 3, 257}

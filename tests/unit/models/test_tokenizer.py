@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -80,6 +81,60 @@ def test_bos_is_added_only_when_asked_for(shared_data: Callable[[str], Path]) ->
         assert tokenizer.encode("") == [1]
         assert tokenizer.encode("", add_special=False) == []
         assert tokenizer.encode("Once upon a time") == [1, 403, 407, 261, 378]
+
+
+# what is made of a vocabulary and merges is what the library reads
+
+
+def written(**changes: Any) -> bytes:
+    """A byte-level BPE with tokens that were added within its vocabulary and behind it."""
+    definition = tokenizer_definition(("<s>", TOK))
+    model = definition["model"] | {"merges": [["h", "i"], ["hi", "!"]]}
+    model["vocab"] = {**model["vocab"], "hi": 300, "hi!": 301}
+    definition["added_tokens"][1]["special"] = False
+    behind = {**definition["added_tokens"][0], "id": 302, "content": "<behind>", "lstrip": True}
+    definition["added_tokens"].append(behind)
+    return json.dumps({**definition, "model": model | changes}).encode()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        written(),
+        written(merges=["h i", "hi !"]),
+        written(merges=["#version: 0.2", "h i", "hi !"]),
+        written(ignore_merges=True, unk_token="hi", fuse_unk=True, byte_fallback=True, dropout=None),
+        written(fuse_unk=None, dropout=0.0),
+    ],
+    ids=["pairs", "lines", "version", "settings", "null"],
+)
+def test_a_bpe_is_the_one_that_the_library_reads(data: bytes) -> None:
+    check_against_library(data, ["hi! hi <s> <behind> x", TOK])
+
+
+@pytest.mark.parametrize("name", ["tokenizers/gpt2/tokenizer.json", "lm/stories260K/derived-hf/tokenizer.json"])
+def test_published_tokenizers_are_those_that_the_library_reads(shared_data: Callable[[str], Path], name: str) -> None:
+    texts = [shared_data("prompts/sonnet.txt").read_text(), "naïve 東京\r\n\t 🙂 1234567 don't <|endoftext|> </s>"]
+    check_against_library(shared_data(name).read_bytes(), texts)
+
+
+def check_against_library(data: bytes, texts: list[str]) -> None:
+    """Ids of texts, with and without special tokens recognised, every id's token, and the whole definition."""
+    ours, library = tokenizer_from_json(data), tokenizers.Tokenizer.from_str(data.decode())
+    library.no_padding()
+    library.no_truncation()
+    assert json.loads(ours.to_json()) == json.loads(library.to_str())
+    vocab = library.get_vocab(with_added_tokens=True)
+    assert ours.vocab_size == max(vocab.values()) + 1
+    assert {text: ours.token_id(text) for text in vocab} == vocab
+    assert all((ours.token_bytes(id) == b"") == (library.id_to_token(id) is None) for id in range(ours.vocab_size))
+    for text in texts:
+        library.encode_special_tokens = False
+        assert ours.encode_template(text) == library.encode(text, add_special_tokens=False).ids
+        library.encode_special_tokens = True
+        ids = library.encode(text, add_special_tokens=False).ids
+        if ours.special_ids.isdisjoint(ids):  # else they are plain text with ours
+            assert ours.encode(text, add_special=False) == ids
 
 
 # special tokens (reliability C8)
