@@ -6,7 +6,6 @@ Each job gets a context of its own size. Sequences keep separate caches, so that
 from __future__ import annotations
 
 import ctypes
-from pathlib import Path
 
 import llama_cpp as llama
 import numpy as np
@@ -62,10 +61,8 @@ class Llama:
     def __init__(self, setup: work.Setup) -> None:
         llama.llama_log_set(quiet, None)
         llama.llama_backend_init()
-        params = llama.llama_model_default_params()
-        params.use_extra_bufts = has_sound_kernels()
         self._setup = setup
-        self._model = llama.llama_model_load_from_file(setup.model.encode(), params)
+        self._model = llama.llama_model_load_from_file(setup.model.encode(), llama.llama_model_default_params())
         if not self._model:
             raise RuntimeError(f"{setup.model} was not loaded")
 
@@ -92,12 +89,6 @@ class Llama:
         size = llama.llama_token_to_piece(vocab, token, piece, len(piece), 0, True)
         context.close()
         return piece.raw[:size].decode(errors="replace")
-
-
-def has_sound_kernels() -> bool:
-    """Where there is AMX, kernels for weights in types of its own (use_extra_bufts) end the process of version 0.3.36
-    by a general protection fault at ldtilecfg."""
-    return " amx_int8 " not in Path("/proc/cpuinfo").read_text()
 
 
 def prefill(context: Context, prompts: list[list[int]], clock: work.Clock) -> dict[int, int]:
