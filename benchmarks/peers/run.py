@@ -57,7 +57,7 @@ class Comparison:
     """One run: places, turns, and what was measured so far."""
 
     def __init__(self, arguments: argparse.Namespace, table: Table) -> None:
-        from tripos.models.shapes import SHAPES
+        from benchmarks.shapes import SHAPES
 
         self.arguments, self.table = arguments, table
         self.rows = arguments.workloads.split(",")

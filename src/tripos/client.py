@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from tripos.errors import ConfigError, EnvironmentProblem, TriposError
-from tripos.models.files import open_regular
+from tripos.models.files.opening import open_regular
 
 TIMEOUT_S = 3600.0  # a large model takes its time
 MAX_ANSWER_BYTES = 1 << 24

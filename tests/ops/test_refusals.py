@@ -15,8 +15,8 @@ from tests.ops.steps import Batch, random_weights
 from tests.ops.test_attention import VOCAB, attention_plan, weights_for
 from tests.unit.plan import small_plan
 from tripos.errors import ConfigError, EnvironmentProblem, ModelRefused
-from tripos.plan.adapters import with_adapters
 from tripos.plan.ir import Plan, Weights, WeightTensor
+from tripos.plan.lora import with_adapters
 from tripos.plan.ops import Tracer
 from tripos.plan.passes import optimize
 from tripos.runtime.executor import ExecutorOptions, SamplingInput, StepInput

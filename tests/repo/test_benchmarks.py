@@ -13,7 +13,7 @@ from benchmarks import encoder, engine, limits, machine, quality
 from benchmarks.limits import Limits, Rates
 from benchmarks.peers.process import Places
 from benchmarks.peers.work import work
-from tripos.models.shapes import SHAPES
+from benchmarks.shapes import SHAPES
 from tripos.plan.dump import Cost
 
 TINY = SHAPES["smollm2-135m"] | {"num_hidden_layers": 2, "vocab_size": 512}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from tripos.api.exchange import Exchange
+from tripos.api.http.exchange import Exchange
 from tripos.errors import TriposError
 from tripos.service import Service
 

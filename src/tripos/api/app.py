@@ -15,18 +15,18 @@ from starlette.routing import Match
 from starlette.routing import Route as Path
 from starlette.types import Receive, Scope, Send
 
-from tripos.api import access_log
 from tripos.api.admin import check_local
 from tripos.api.auth import Keys
-from tripos.api.cors import Cors
 from tripos.api.elsewhere import elsewhere
-from tripos.api.exchange import ClientLeft, Exchange
-from tripos.api.forwarded import Proxies
-from tripos.api.hosts import LOOPBACK, check_host
+from tripos.api.http import access_log
+from tripos.api.http.cors import Cors
+from tripos.api.http.exchange import ClientLeft, Exchange
+from tripos.api.http.forwarded import Proxies
+from tripos.api.http.hosts import LOOPBACK, check_host
+from tripos.api.http.tls import Certificate
 from tripos.api.reread import reread
 from tripos.api.routes import ROUTES, Route
 from tripos.api.stored import ResponseStore
-from tripos.api.tls import Certificate
 from tripos.errors import EngineFailed, InvalidRequest, NotFound, Overloaded, RequestFailed, TriposError
 from tripos.service import RETRY_S, Service
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from tripos.api.absent import NotImplementedHere
 from tripos.api.calls import find_card, make_calls
-from tripos.api.exchange import Exchange
+from tripos.api.http.exchange import Exchange
 from tripos.api.ignored import report
 from tripos.errors import InvalidRequest, RequestFailed, TriposError
 from tripos.service import Service

@@ -82,7 +82,7 @@ class LocalSession:
         options = config.read_options((model,), flags, os.environ)
         import asyncio
 
-        from tripos import build_service
+        from tripos.build import service as build_service
 
         self.name = model
         self._startup = Startup(show_status if sys.stderr.isatty() else None)

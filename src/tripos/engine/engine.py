@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tripos.engine.block_pool import BlockPool
-from tripos.engine.grammar import Matcher
 from tripos.engine.pack import PackedStep, Packer, RowOwner
 from tripos.engine.reasoning import ReasoningMatcher
 from tripos.engine.scheduler import Schedule, Scheduler, SchedulerOptions
 from tripos.engine.sequence import Sequence
 from tripos.errors import DeadlineExceeded, EngineFailed, RequestFailed, TriposError
+from tripos.grammar.matcher import Matcher
 from tripos.runtime.executor import Executor, SamplingInput, StepOutput
 from tripos.types import EngineStats, FinishReason
 

@@ -11,10 +11,10 @@ from math import prod
 from typing import Protocol
 
 from tripos.errors import ConfigError, ModelRefused
-from tripos.plan.adapters import padded_rank
 from tripos.plan.dump import cost
 from tripos.plan.formats import FORMATS
 from tripos.plan.ir import Plan, Weights, WeightTensor
+from tripos.plan.lora import padded_rank
 
 _PANEL = 32  # rows of a matrix that are packed side by side, and columns that share a scale
 BYTES_PER_KV = {"fp32": 4.0, "fp16": 2.0, "int8": 1.13}  # int8 with its scales

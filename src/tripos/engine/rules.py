@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from tripos.models.generation import GenerationDefaults, Ids
+from tripos.models.files.generation import GenerationDefaults, Ids
 from tripos.runtime.executor import F32, I32
 
 Bias = tuple[I32, F32]

@@ -14,9 +14,9 @@ import numpy as np
 
 from tripos.engine.admission import Ticket
 from tripos.engine.block_pool import NO_PARENT, BlockRef
-from tripos.engine.grammar import Matcher
 from tripos.engine.reasoning import ReasoningMatcher
 from tripos.engine.rules import TokenRules
+from tripos.grammar.matcher import Matcher
 from tripos.runtime.executor import I32
 from tripos.types import Priority, Sampling
 

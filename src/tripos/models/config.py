@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tripos.errors import ModelRefused, plain
-from tripos.models.files import read_bytes
+from tripos.models.files.opening import read_bytes
 
 MAX_JSON_BYTES = 16 << 20
 MAX_JSON_DEPTH = 64

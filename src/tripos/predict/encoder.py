@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tripos.errors import EngineFailed, InvalidRequest, Overloaded, RequestFailed, TriposError
-from tripos.models.side_thread import SideThread
-from tripos.models.tokenizer import NO_FRAME, Frame, Tokenizer
+from tripos.models.text.side_thread import SideThread
+from tripos.models.text.tokenizer import NO_FRAME, Frame, Tokenizer
 from tripos.predict.batcher import Batcher, BatcherOptions, Text, Window
 from tripos.runtime.executor import Executor, SamplingInput, StepInput
 from tripos.runtime.machine import Birthplace

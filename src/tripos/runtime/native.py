@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tripos.errors import ConfigError, EnvironmentProblem, ModelRefused
-from tripos.plan.adapters import Place, check_adapter, places
 from tripos.plan.formats import FORMATS
 from tripos.plan.ir import Adapter, LowRank, Panels, Plan, Weights, WeightSpec, WeightTensor
+from tripos.plan.lora import Place, check_adapter, places
 from tripos.plan.ops import OpSpec
 from tripos.runtime.executor import (
     ExecutorInfo,

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tripos.errors import ModelRefused
-from tripos.plan.adapters import Place, check_adapter, places
 from tripos.plan.formats import to_float32
 from tripos.plan.ir import Adapter, LowRank, Op, Plan, View, Weights, WeightSpec
+from tripos.plan.lora import Place, check_adapter, places
 from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, Progress, StepInput, StepOutput, ignore_progress
 from tripos.runtime.sampling import sample_row
 

@@ -1,0 +1,1 @@
+"""One declaration per architecture: which ops, in which order, with which weights."""
