@@ -1,86 +1,32 @@
-"""POST /v1/chat/completions and /v1/completions: calls through the service, events to the client."""
+"""POST /v1/chat/completions and /v1/completions."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
-from typing import Any, Protocol, cast
 
-from tripos.api.calls import find_card, make_calls, run_together
+from tripos.api.answering import adapt, find_card, send_answer
 from tripos.api.http.exchange import Exchange
-from tripos.api.ignored import report
 from tripos.service import Service
-from tripos.types import Event, Finish, ModelCard
-from tripos.wire.generation import Asked, for_model
+from tripos.types import ModelCard
 from tripos.wire.openai import chat, completions
 from tripos.wire.openai.generation import Identity
 
 
 async def complete_chat(exchange: Exchange, service: Service) -> None:
-    asked = chat.decode(await exchange.read_body())
-    card = find_card(exchange, service, asked.model)
-    asked = for_model(asked, card)
-    await deliver(exchange, service, asked, chat.ChatAnswer(asked, _identity(exchange, card, "chatcmpl")))
+    request = chat.decode(await exchange.read_body())
+    card = find_card(exchange, service, request.model)
+    request = adapt(exchange, service, request, card)
+    await send_answer(exchange, service, request, chat.ChatAnswer(request, _identity(exchange, card, "chatcmpl")))
 
 
 async def complete(exchange: Exchange, service: Service) -> None:
-    asked = completions.decode(await exchange.read_body())
-    card = find_card(exchange, service, asked.model)
-    asked = for_model(asked, card)
-    tokenizer = getattr(service.model(asked.model), "tokenizer", None)
+    request = completions.decode(await exchange.read_body())
+    card = find_card(exchange, service, request.model)
+    request = adapt(exchange, service, request, card)
+    tokenizer = getattr(service.model(request.model), "tokenizer", None)
     texts = tokenizer.decode if tokenizer is not None else lambda ids: ""
-    answer = completions.CompletionAnswer(asked, _identity(exchange, card, "cmpl"), texts)
-    await deliver(exchange, service, asked, answer)
-
-
-class Answer(Protocol):
-    """Makes bodies of the events of one request."""
-
-    def take(self, events: Sequence[tuple[int, Event]]) -> list[Any]:
-        """Remember (index of the call, event) pairs; returns what a stream sends now."""
-
-    def end(self, elapsed_s: float) -> list[Any]:
-        """What a stream sends last. `elapsed_s`: wall time since arrival."""
-
-    def response(self, elapsed_s: float) -> Any:
-        """The whole body."""
-
-
-async def deliver(exchange: Exchange, service: Service, asked: Asked, answer: Answer) -> None:
-    """Run the calls of a request, as its model wants them, and send what comes, in pieces or at once."""
-    report(exchange, service, asked.ignored)
-    arrival_s = time.monotonic()
-    calls = make_calls(exchange, asked, asked.requests, arrival_s)
-    if len(calls) == 1:
-        events = cast("AsyncGenerator[Event, None]", service.run(calls[0]))
-        try:
-            async for event in events:
-                if type(event) is Finish:
-                    exchange.add_usage(event.usage)
-                values = answer.take(((0, event),))
-                if values and asked.stream:
-                    exchange.stream(values)
-                    if exchange.is_full:
-                        await exchange.drain()
-        finally:
-            await events.aclose()
-    else:
-        async with aclosing(cast("Any", run_together(service, calls))) as batches:
-            async for batch in batches:
-                for _, event in batch:
-                    if type(event) is Finish:
-                        exchange.add_usage(event.usage)
-                values = answer.take(batch)
-                if values and asked.stream:
-                    exchange.stream(values)
-                    if exchange.is_full:
-                        await exchange.drain()
-    elapsed_s = time.monotonic() - arrival_s
-    if asked.stream:
-        exchange.end_stream(answer.end(elapsed_s))
-    else:
-        exchange.answer_json(answer.response(elapsed_s))
+    answer = completions.CompletionAnswer(request, _identity(exchange, card, "cmpl"), texts)
+    await send_answer(exchange, service, request, answer)
 
 
 def _identity(exchange: Exchange, card: ModelCard, prefix: str) -> Identity:

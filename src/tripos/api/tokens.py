@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-from tripos.api.calls import find_card
+from tripos.api.answering import adapt, find_card, report_ignored
 from tripos.api.http.exchange import Exchange
-from tripos.api.ignored import report
 from tripos.controls.limits import LimitsOptions, check
 from tripos.errors import InvalidRequest
 from tripos.service import Service, Tokenizing
 from tripos.types import Generate
-from tripos.wire.generation import Asked, for_model, unread_args
+from tripos.wire.generation import Asked, unread_args
 from tripos.wire.openai.tokens import decode_detokenize, decode_tokenize, encode_tokens
 
 
@@ -19,7 +18,7 @@ async def tokenize(exchange: Exchange, service: Service) -> None:
     body = await exchange.read_body()
     asked = decode_tokenize(body)
     card = find_card(exchange, service, asked.model)
-    report(exchange, service, (*asked.ignored, *unread_args(asked.template_args, card)))
+    report_ignored(exchange, service, (*asked.ignored, *unread_args(asked.template_args, card)))
     model = find_tokenizing(service, asked.model)
     request = Generate(prompt=asked.prompt, template_args=asked.template_args)
     check(request, LimitsOptions())
@@ -40,7 +39,7 @@ async def detokenize(exchange: Exchange, service: Service) -> None:
     asked = decode_detokenize(body)
     tokens = asked.tokens
     card = find_card(exchange, service, asked.model)
-    report(exchange, service, asked.ignored)
+    report_ignored(exchange, service, asked.ignored)
     model = find_tokenizing(service, asked.model)
     if tokens and max(tokens) >= card.vocab_size:
         message = f"token id {max(tokens)} is outside the vocabulary of {card.vocab_size}"
@@ -53,8 +52,7 @@ async def detokenize(exchange: Exchange, service: Service) -> None:
 async def count(exchange: Exchange, service: Service, asked: Asked, num_bytes: int) -> int:
     """How many tokens the prompt of a request with a body of `num_bytes` has. Raises InvalidRequest as running it
     would, Overloaded."""
-    asked = for_model(asked, find_card(exchange, service, asked.model))
-    report(exchange, service, asked.ignored)
+    asked = adapt(exchange, service, asked, find_card(exchange, service, asked.model))
     request = asked.requests[0]
     check(request, LimitsOptions())
     model = find_tokenizing(service, asked.model)

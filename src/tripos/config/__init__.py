@@ -6,7 +6,6 @@ Owns names, defaults, ranges and units of every setting (options.py); refuses to
 """
 
 from tripos.config.change import Change, difference
-from tripos.config.door import is_loopback
 from tripos.config.file import DEFAULT_FILE, find_file
 from tripos.config.options import (
     DEFAULT_MODEL,
@@ -53,7 +52,6 @@ __all__ = [
     "flag",
     "flags",
     "hint",
-    "is_loopback",
     "model_options",
     "parse",
     "parse_bytes",

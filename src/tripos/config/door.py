@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from tripos.api.http.loopback import is_loopback
 from tripos.config.options import ServerOptions, flag
 from tripos.config.values import shown
 from tripos.errors import ConfigError
@@ -42,15 +43,3 @@ def _is_network(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address. Names other than localhost count as reachable."""
-    if host == "localhost":
-        return True
-    import ipaddress
-
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

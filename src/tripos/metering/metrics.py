@@ -123,16 +123,19 @@ class HttpCounter:
     """Requests that were answered or refused, by method, path of the route table and status."""
 
     def __init__(self) -> None:
-        self._counter = Counter(
-            "http_requests", "HTTP requests by how they were answered.", ("method", "handler", "status")
-        )
+        self._counts: dict[tuple[str, str, int], int] = {}
 
     def count(self, method: str, path: str, status: int) -> None:
         """`method`, `path`: of closed sets, "" for what is not in them. `status`: ours; 499: the client left."""
-        self._counter.labels(method=method or OTHER, handler=path or OTHER, status=str(status)).value += 1
+        key = method, path, status
+        self._counts[key] = self._counts.get(key, 0) + 1
 
     def collect(self) -> Metric:
-        return self._counter.collect()
+        labels = ("method", "handler", "status")
+        family = CounterMetricFamily("http_requests", "HTTP requests by how they were answered.", labels=labels)
+        for (method, path, status), number in self._counts.items():
+            family.add_metric((method or OTHER, path or OTHER, str(status)), float(number))
+        return family
 
 
 class Series:

@@ -27,12 +27,13 @@ import uvicorn
 
 from tripos.api.app import App
 from tripos.api.auth import Keys, read_keys
-from tripos.api.http.access_log import Wanted
+from tripos.api.http.access_log import AccessLog
 from tripos.api.http.connection import Connection
-from tripos.api.http.connection_limit import Gate
+from tripos.api.http.connection_limit import ConnectionLimit
 from tripos.api.http.cors import Cors
 from tripos.api.http.forwarded import Proxies
 from tripos.api.http.hosts import allowed_hosts
+from tripos.api.http.loopback import is_loopback
 from tripos.api.http.tls import Certificate
 from tripos.errors import EnvironmentProblem, TriposError
 from tripos.service import Service
@@ -91,11 +92,12 @@ def serve(
     certificate = Certificate(options.tls_cert, options.tls_key) if options.tls_cert else None
     proxies = Proxies(options.trusted_proxies)
     with _listening(options) as listener:
-        hosts = allowed_hosts(options.allowed_hosts, _is_loopback(listener))
-        gate = Gate(options.max_connections, options.max_peer_connections, proxies)
-        cors, access = Cors(options.cors_origins), cast("Wanted", options.access_log)
+        is_local = not options.unix_socket and is_loopback(listener.getsockname()[0])
+        hosts = allowed_hosts(options.allowed_hosts, is_local)
+        limit = ConnectionLimit(options.max_connections, options.max_peer_connections, proxies)
+        cors, access = Cors(options.cors_origins), cast("AccessLog", options.access_log)
         app = App(service, keys, hosts, cors, proxies, access, certificate)
-        door = Door(service, app, listener, options.drain_s, gate, options.keep_alive_s, load)
+        door = Door(service, app, listener, options.drain_s, limit, options.keep_alive_s, load)
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             return runner.run(_run_alone(door, on_ready))
 
@@ -203,7 +205,7 @@ class Door:
         app: App,
         listener: socket.socket,
         drain_s: float = 30.0,
-        gate: Gate | None = None,
+        limit: ConnectionLimit | None = None,
         keep_alive_s: float | None = None,
         load: Load | None = None,
     ) -> None:
@@ -212,7 +214,7 @@ class Door:
         self._load = load
         self._listener = listener
         self._drain_s = drain_s
-        self.gate = gate or Gate()
+        self.limit = limit or ConnectionLimit()
         self._signals = 0
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
@@ -221,7 +223,7 @@ class Door:
         config = uvicorn.Config(
             app,  # taken as it is: our connection calls it
             interface="asgi3",
-            http=partial(Connection, gate=self.gate, idle_s=keep_alive_s, tls=tls),  # type: ignore[arg-type]  # a class, it says; it only calls it
+            http=partial(Connection, limit=self.limit, idle_s=keep_alive_s, tls=tls),  # type: ignore[arg-type]  # a class, it says; it only calls it
             ws="none",
             lifespan="off",
             log_config=None,
@@ -275,7 +277,7 @@ class Door:
             loop.add_signal_handler(signal.SIGHUP, self.reread)
         try:
             serving = asyncio.create_task(self._server.serve(sockets=[self._listener]))
-            sweeping = asyncio.create_task(self.gate.sweep())
+            sweeping = asyncio.create_task(self.limit.sweep())
             try:
                 stopping = asyncio.create_task(self._stop.wait())
                 starting = asyncio.create_task(self._start())
@@ -347,10 +349,3 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     import uvloop
 
     return uvloop.new_event_loop()
-
-
-def _is_loopback(listener: socket.socket) -> bool:
-    if listener.family is socket.AF_UNIX:
-        return False  # which browsers do not reach
-    host = str(listener.getsockname()[0])
-    return host.startswith("127.") or host == "::1"
