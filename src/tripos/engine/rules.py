@@ -1,7 +1,7 @@
 """What a model's makers rule out or favour at each place of an answer, and how long an answer is unless a request says.
 
 Made of generation_config.json, with transformers' meaning. A place's bias depends on the tokens before it alone: an
-answer is the same in any batch and with any guesses.
+answer is the same in any batch and with any drafts.
 """
 
 from __future__ import annotations

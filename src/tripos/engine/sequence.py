@@ -96,7 +96,7 @@ class Sequence:
     order: tuple[int, int] = (0, 0)
     status: Status = Status.WAITING
     num_computed_tokens: int = 0
-    num_drafts: int = 0  # tokens guessed, written after the known ones and not believed until drawn
+    num_drafts: int = 0  # draft tokens, written after the known ones and not known until drawn
     num_cached_tokens: int = 0  # found in the prefix cache when first admitted
     block_table: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)  # of the full blocks of known tokens, grown on demand
@@ -153,9 +153,9 @@ class Sequence:
         return self.status is Status.FINISHED
 
     def draft(self, tokens: list[int]) -> None:
-        """Guess what follows the known tokens, for one step."""
+        """Write what may follow the known tokens, for one step."""
         end = self.num_tokens + len(tokens)
-        if end >= len(self.tokens):  # the token drawn after the last guess has its place too
+        if end >= len(self.tokens):  # the token drawn after the last draft token has its place too
             self.tokens = np.concatenate((self.tokens, np.empty_like(self.tokens)))
         self.tokens[self.num_tokens : end] = tokens
         self.num_drafts = len(tokens)

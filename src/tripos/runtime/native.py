@@ -279,7 +279,7 @@ class NativeExecutor:
     def run(self, step: StepInput) -> StepOutput:
         """Raises ValueError for a step that would read out of bounds: a bug in the engine."""
         call = self._last_call
-        if not step.is_continued or call is None or call.step is not step:
+        if call is None or call.step is not step:
             self._last_call = None
             call = self._last_call = self._call(step)
         if self._library.tripos_run(self._open, call.native_step, call.native_output) != 0:

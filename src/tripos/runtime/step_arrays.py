@@ -62,7 +62,7 @@ def address_of(array: Any) -> int:
 
 @dataclass
 class Call:
-    """A step as C++ reads it, and where it writes. Serves again when the step is continued."""
+    """A step as C++ reads it, and where it writes. Serves again when the same StepInput comes again."""
 
     step: StepInput
     native_step: Any
