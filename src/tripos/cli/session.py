@@ -155,7 +155,7 @@ class RemoteSession:
     """A model of a running server. Without `model`: the first that answers chats."""
 
     def __init__(self, model: str, url: str, key_file: str) -> None:
-        """Raises ConfigError, EnvironmentProblem, Refused, NotFound."""
+        """Raises ConfigError, EnvironmentProblem, RemoteError, NotFound."""
         from tripos.client import Client
 
         self._client = Client(url, key_file)

@@ -12,8 +12,7 @@ from tripos.engine.engine import Output
 from tripos.engine.reasoning import trace_of
 from tripos.engine.sequence import Sequence
 from tripos.engine.text import ChoiceText
-from tripos.errors import AnswerMismatch, RequestFailed, TriposError
-from tripos.grammar.matcher import GrammarProblem
+from tripos.errors import AnswerMismatch, GrammarProblem, RequestFailed, TriposError
 from tripos.models.text.tokenizer import Tokenizer
 from tripos.types import Delta, Event, Finish, Generate, TokenLogprob, Usage
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import msgspec
 
-from tripos.errors import InvalidRequest
+from tripos.errors import GrammarProblem, InvalidRequest, SchemaProblem
 from tripos.grammar.gbnf import gbnf_to_lark
-from tripos.grammar.matcher import Grammar, GrammarProblem, Vocabulary, json_grammar, lark_grammar, regex_grammar
+from tripos.grammar.matcher import Grammar, Vocabulary, json_grammar, lark_grammar, regex_grammar
 from tripos.schema.lowering import lower
 from tripos.schema.pattern import dangling_quantifier
-from tripos.schema.reading import SchemaProblem, check_schema, read_schema
+from tripos.schema.reading import check_schema, read_schema
 from tripos.types import Constraint
 
 MAX_SOURCE_BYTES = 64 << 10

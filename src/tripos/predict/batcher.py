@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from tripos.errors import DeadlineExceeded, EngineFailed, Overloaded, RequestFailed, TriposError
+from tripos.errors import DeadlineExceeded, EngineFailed, Overloaded, RequestFailed, TriposError, reraise_stop
 from tripos.types import Priority
 
 log = logging.getLogger(__name__)
@@ -227,9 +227,8 @@ class Batcher:
         except EngineFailed as error:
             log.error("no step can run any more: %s", error.message)
             return self._give_up(error, batch)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException:  # a panic in a library is none of Exception, and must not end the thread
+        except BaseException as error:  # panics too: they must not end the thread
+            reraise_stop(error)
             if len(batch) > 1:  # one of them is the culprit: the others are answered
                 log.exception("a step of %d texts failed; each runs again alone", len(batch))
                 return [window for each in batch if not each[0].is_over for window in self._execute([each])]

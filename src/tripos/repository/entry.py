@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
 from tripos.config import ModelOptions, RouteOptions, ServiceOptions
-from tripos.errors import Conflict, ModelRefused, RequestFailed, TriposError
+from tripos.errors import Conflict, ModelRefused, RequestFailed, TriposError, reraise_stop
 from tripos.types import Model, Stage
 
 log = logging.getLogger(__name__)
@@ -92,8 +92,7 @@ def told(function: Callable[..., Value], *arguments: Any) -> Value:
         raise Conflict("the machine has too little memory for this model: unload another one") from None
     except OSError as error:
         raise ModelRefused(f"a file of the model cannot be read: {error.strerror}") from error
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # a panic in a library arrives as BaseException
+    except BaseException as error:
+        reraise_stop(error)
         log.exception("a model could not be loaded: this is a bug in Tripos")
         raise RequestFailed(f"the model could not be loaded: {type(error).__name__}") from error
