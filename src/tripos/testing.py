@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import numpy as np
 
-from tripos.models.text.tokenizer import Tokenizer, byte_alphabet, tokenizer_from_json
+from tripos.models.text.token_bytes import byte_alphabet
+from tripos.models.text.tokenizer import Tokenizer, tokenizer_from_json
 from tripos.plan.ir import Adapter, Plan, Weights
 from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, Progress, StepInput, StepOutput, ignore_progress
 from tripos.types import Call, Delta, Event, Finish, ModelCard, Usage

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tripos.models.config import ACTIVATION_NAMES, Family, Fields
+from tripos.models.config import ACTIVATION_NAMES
+from tripos.models.fields import Family, Fields
 
 _TASKS = ("Model", "ForMaskedLM", "ForSequenceClassification")
 _DISTILBERT_KEYS = {

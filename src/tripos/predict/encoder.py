@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tripos.errors import EngineFailed, InvalidRequest, Overloaded, RequestFailed, TriposError
+from tripos.models.text.frame import NO_FRAME, Frame
 from tripos.models.text.side_thread import SideThread
-from tripos.models.text.tokenizer import NO_FRAME, Frame, Tokenizer
+from tripos.models.text.tokenizer import Tokenizer
 from tripos.predict.batcher import Batcher, BatcherOptions, Text, Window
 from tripos.runtime.executor import Executor, SamplingInput, StepInput
 from tripos.runtime.machine import Birthplace
