@@ -20,7 +20,8 @@ from tripos.models.registry import check_weights
 from tripos.plan.ir import Plan, Weights
 from tripos.plan.passes import optimize
 from tripos.predict.batcher import BatcherOptions
-from tripos.predict.encoder import EncoderModel, EncoderOptions
+from tripos.predict.encoder import EncoderModel
+from tripos.predict.options import EncoderOptions
 from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
 from tripos.runtime.guard import guarded
 from tripos.runtime.machine import give_back_freed_memory, num_cores

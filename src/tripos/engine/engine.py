@@ -41,7 +41,7 @@ class EngineOptions:
 
     @property
     def max_num_tokens(self) -> int:
-        """The longest sequence that this model's window and this cache allow."""
+        """The longest sequence that the model's context length and the cache allow."""
         return min(self.max_model_len, self.num_blocks * self.block_size)
 
 
@@ -320,7 +320,7 @@ class Engine:
             return True  # others hold everything, hence ran before
         canary = Sequence(np.zeros(1, np.int32), 1)
         canary.block_table = self.pool.allocate(1)
-        canary.slot = 0
+        canary.batch_idx = 0
         try:
             self.executor.run(Packer(1, 1, self.options.block_size).pack([(canary, 1)]).step)
         except Exception:

@@ -1,6 +1,7 @@
 """What batch sequences get while online sequences never end: a share of the computed tokens and of the places.
 
 Owns the balance of the share and which running batch sequences are protected from preemption by online ones.
+Tested in tests/unit/engine/test_scheduler.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Schedule → StepInput: the ragged batch and its sampling parameters as arrays.
 
-Owns one table row per running slot (block ids, sampling parameters), written when a sequence moves in and extended
-as it grows, so that a step's Python work is a few operations per sequence. Knows nothing of policy.
+Owns one table row per place in the batch (block ids, sampling parameters), written when a sequence moves in and
+extended as it grows, so that a step's Python work is a few operations per sequence. Knows nothing of policy.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class Packer:
         self._mask = _NO_MASK  # grown on demand, written anew in each step
 
     def pack(self, entries: list[tuple[Sequence, int]]) -> PackedStep:
-        """`entries` are running sequences (with a slot) and the number of tokens to compute, at least 1."""
+        """`entries` are running sequences (with a batch_idx) and the number of tokens to compute, at least 1."""
         for sequence, _ in entries:
             self._settle(sequence)
         last = self._last
         if last is not None and last.is_continued_by(entries, self._num_moves):
             return last.advance(entries)
-        slot_idx = np.array([sequence.slot for sequence, _ in entries])
+        batch_idx = np.array([sequence.batch_idx for sequence, _ in entries])
         counts = np.array([num_tokens for _, num_tokens in entries], np.int32)
         starts = np.array([sequence.num_computed_tokens for sequence, _ in entries], np.int32)
         query_start = np.zeros(len(entries) + 1, np.int32)
@@ -63,11 +63,11 @@ class Packer:
         positions = np.arange(query_start[-1], dtype=np.int32) + (starts - query_start[:-1])[seq_of_token]
         token_ids = np.concatenate([s.tokens[s.num_computed_tokens : s.num_computed_tokens + n] for s, n in entries])
         width = -(-int(seq_lens.max()) // self.block_size)
-        block_tables = np.ascontiguousarray(self._block_tables[slot_idx, :width])
+        block_tables = np.ascontiguousarray(self._block_tables[batch_idx, :width])
         blocks = block_tables[seq_of_token, positions // self.block_size]
         owners, last_rows = self._own_rows(entries, query_start)
         sampling, masks, key = self._sampling(owners)
-        adapter_slots = self._adapter_slots[slot_idx]
+        adapter_slots = self._adapter_slots[batch_idx]
         step = StepInput(
             token_ids=token_ids,
             positions=positions,
@@ -84,32 +84,32 @@ class Packer:
         return packed
 
     def _settle(self, sequence: Sequence) -> None:
-        """Bring the slot's rows up to date with the sequence that lives there now."""
-        slot = sequence.slot
-        tenant, stay = self._tenants[slot]
+        """Bring the tables' rows up to date with the sequence that has the place now."""
+        idx = sequence.batch_idx
+        tenant, stay = self._tenants[idx]
         if tenant is not sequence or stay != sequence.num_stays:
-            self._move_in(sequence, slot)
-        known, table = self._num_blocks[slot], sequence.block_table
+            self._move_in(sequence, idx)
+        known, table = self._num_blocks[idx], sequence.block_table
         if known != len(table):
-            self._block_tables[slot, known : len(table)] = table[known:]
-            self._num_blocks[slot] = len(table)
+            self._block_tables[idx, known : len(table)] = table[known:]
+            self._num_blocks[idx] = len(table)
 
-    def _move_in(self, sequence: Sequence, slot: int) -> None:
+    def _move_in(self, sequence: Sequence, idx: int) -> None:
         sampling = sequence.sampling
         self._num_moves += 1
-        self._tenants[slot] = (sequence, sequence.num_stays)
-        self._num_blocks[slot] = 0
-        self._adapter_slots[slot] = sequence.adapter_slot
+        self._tenants[idx] = (sequence, sequence.num_stays)
+        self._num_blocks[idx] = 0
+        self._adapter_slots[idx] = sequence.adapter_slot
         num_logprobs = -1 if sampling.logprobs is None else sampling.logprobs
         own = {"seed": sequence.seed, "num_logprobs": num_logprobs}
         for name, column in self._columns.items():
-            column[slot] = own[name] if name in own else getattr(sampling, name)
+            column[idx] = own[name] if name in own else getattr(sampling, name)
         bias = sampling.logit_bias
         own_bias = (
             np.fromiter(bias.keys(), np.int32, len(bias)),
             np.fromiter(bias.values(), np.float32, len(bias)),
         )
-        self._bias[slot] = _joined(own_bias, sequence.rules.always) if sequence.rules is not None else own_bias
+        self._bias[idx] = _joined(own_bias, sequence.rules.always) if sequence.rules is not None else own_bias
 
     def _own_rows(self, entries: list[tuple[Sequence, int]], query_start: I32) -> tuple[list[RowOwner], I32]:
         owners: list[RowOwner] = []
@@ -133,13 +133,13 @@ class Packer:
     def _sampling(self, owners: list[RowOwner]) -> tuple[SamplingInput, list[MaskRows], RowKey | None]:
         """The rows' sampling parameters, the masks to write, and the key of the rows where all are steady."""
         num_rows = len(owners)
-        slots = np.array([owner.sequence.slot for owner in owners], np.int64)
+        batch_idx = np.array([owner.sequence.batch_idx for owner in owners], np.int64)
         positions = np.array([owner.position for owner in owners], np.uint64)
         is_steady = all(owner.sequence.is_steady and not owner.is_forced for owner in owners)
-        key = RowKey(self._num_moves, slots.tobytes()) if is_steady else None
+        key = RowKey(self._num_moves, batch_idx.tobytes()) if is_steady else None
         if self._last is not None and key == self._last.key:
             return self._last.sampling(positions), self._last.masks, key
-        columns: dict[str, Any] = {name: column[slots] for name, column in self._columns.items()}
+        columns: dict[str, Any] = {name: column[batch_idx] for name, column in self._columns.items()}
         forced = np.full(num_rows, -1, np.int32)
         adjusted = []
         for row, owner in enumerate(owners):
@@ -215,7 +215,7 @@ class Packer:
     def _bias_of(self, owner: RowOwner) -> tuple[I32, F32]:
         """The request's own bias, the model's rules, and the ban on every ending until min_tokens are out."""
         sequence = owner.sequence
-        bias = self._bias[sequence.slot]
+        bias = self._bias[sequence.batch_idx]
         if sequence.rules is not None and sequence.rules.depends_on_place:
             before = sequence.tokens[: owner.position]  # drafts too
             bias = _joined(bias, sequence.rules.at(before, sequence.num_prompt_tokens))

@@ -1,6 +1,7 @@
 """A step as the engine hands it to the executor, who owns its rows, and the same step one token on.
 
 Owns the rule of what of a step holds for the next one as well.
+Tested in tests/unit/engine/test_pack.py.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ class PackedStep:
 
 
 class RowKey(NamedTuple):
-    """What equal sampling parameters of two steps follow from: nobody moved between them, the rows' slots are the
-    same, and every row `Sequence.is_steady`."""
+    """Two steps with equal keys have the same sampling parameters: no sequence got a place between them, and the rows
+    belong to the same places."""
 
     num_moves: int
-    slots: bytes
+    batch_idx: bytes  # int64 [S]
 
 
 class SteadyStep:

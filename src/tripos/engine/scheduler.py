@@ -74,7 +74,7 @@ class Scheduler:
         self._batch_share = BatchShare(options.token_budget, options.max_num_seqs)
         self._held: set[Sequence] = set()  # neither run nor wait
         self._deadlines = Deadlines()
-        self._slots = list(range(options.max_num_seqs - 1, -1, -1))
+        self._free_idx = list(range(options.max_num_seqs - 1, -1, -1))
         self._orders = itertools.count(1)  # 0: never added
         self.speculator = Speculator(options.max_draft_tokens)
         self.num_preemptions = 0
@@ -213,7 +213,7 @@ class Scheduler:
         while (sequence := self._waiting.first(priority)) is not None:
             if step.num_tokens_left <= 0 or step.num_rows_left <= 0 or sequence in step.preempted:
                 return False
-            if self._slots and self.blocks.take(sequence, len(self.running)):
+            if self._free_idx and self.blocks.take(sequence, len(self.running)):
                 self._waiting.pop(priority)
                 self._start(sequence)
                 step.add(sequence, step.chunk_of(sequence))
@@ -242,7 +242,7 @@ class Scheduler:
     def _start(self, sequence: Sequence) -> None:
         sequence.status = Status.RUNNING
         sequence.num_stays += 1
-        sequence.slot = self._slots.pop()
+        sequence.batch_idx = self._free_idx.pop()
         bisect.insort(self.running, sequence, key=lambda s: s.key)
         if sequence.ticket is not None:
             sequence.ticket.release()
@@ -251,8 +251,8 @@ class Scheduler:
         self.running.remove(sequence)
         self._batch_share.release(sequence)
         self.blocks.release(sequence)
-        self._slots.append(sequence.slot)
-        sequence.slot = -1
+        self._free_idx.append(sequence.batch_idx)
+        sequence.batch_idx = -1
 
     def _preempt(self, sequence: Sequence, step: _Step) -> None:
         step.remove(sequence)

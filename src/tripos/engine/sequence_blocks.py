@@ -1,6 +1,7 @@
 """The cache blocks of sequences: found in the prefix cache, allocated, registered for reuse, released.
 
 Owns every call to the block pool and the counts of prefix reuse. Knows nothing of order, priority or places.
+Tested in tests/unit/engine/test_scheduler.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Stream: one call's sequences on their way to its reader, from the engine's Outputs to Deltas and a Finish.
 
 Owns what waits to be read and how the call ends. Knows neither the engine nor who reads.
+Tested in tests/unit/engine/test_llm.py.
 """
 
 from __future__ import annotations

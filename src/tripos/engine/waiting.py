@@ -1,6 +1,7 @@
 """The sequences that wait for a place, by priority and then by order, and the deadlines of all sequences.
 
 Owns the heaps and the number of sequences that wait. Sequences that finished meanwhile are dropped when met.
+Tested in tests/unit/engine/test_scheduler.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What a constraint must pass before its grammar is used: limits on its source, and only what is really enforced.
 
 Runs in the compiling process (compile_process.py): what happens here may take long, or take the process down.
+Tested in tests/unit/grammar/test_compiler.py.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 Owns the guard around its panics, the limits of every parser, and the matcher that follows one sequence. Knows nothing
 of where a grammar comes from, of processes or of caches; the compiling helper imports this too, so numpy stays out.
+Tested in tests/unit/engine/test_constrained.py.
 """
 
 from __future__ import annotations

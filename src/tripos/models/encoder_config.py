@@ -2,6 +2,7 @@
 
 Owns which architectures are encoders and what each calls its sizes. Knows nothing of pooling (modules.py), weights or
 plans.
+Tested in tests/models/test_encoder_golden.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A text encoder of any kind as a plan: encoders proper, and decoders whose last token is the vector.
 
 Owns which function traces which family, what a checkpoint's names become, and where the vector or the score is read.
+Tested in tests/models/test_encoder_golden.py.
 """
 
 from __future__ import annotations

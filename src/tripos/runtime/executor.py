@@ -1,4 +1,7 @@
-"""The executor contract: load a plan, reserve cache blocks, run one step of a ragged batch at a time."""
+"""The executor contract: load a plan, reserve cache blocks, run one step of a ragged batch at a time.
+
+Tested in tests/ops/test_ops.py.
+"""
 
 from __future__ import annotations
 
@@ -107,6 +110,21 @@ class StepOutput:
     ok: npt.NDArray[np.uint8]  # [S]
     wanted_logprobs: F32 = field(default_factory=_f32)  # of wanted_ids, under the unmodified distribution
     logits: F32 | None = None  # [S, vocab_size], only when the executor was told to keep them
+
+    @staticmethod
+    def zeros(step: StepInput, logits: F32 | None = None) -> StepOutput:
+        """The output of a step, to be written."""
+        num_rows = len(step.last_rows)
+        width = max((0, *step.sampling.num_logprobs.tolist()))
+        return StepOutput(
+            token_ids=_i32(num_rows),
+            logprobs=_f32(num_rows),
+            top_ids=np.zeros((num_rows, width), np.int32),
+            top_logprobs=np.zeros((num_rows, width), np.float32),
+            ok=np.zeros(num_rows, np.uint8),
+            wanted_logprobs=_f32(len(step.sampling.wanted_ids)),
+            logits=logits,
+        )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""A step as the native library reads it (TriposStep, TriposOutput of kernels/include/tripos.h): addresses of arrays."""
+"""A step as the native library reads it (TriposStep, TriposOutput of kernels/include/tripos.h): addresses of arrays.
+
+Tested in tests/ops/test_refusals.py.
+"""
 
 from __future__ import annotations
 

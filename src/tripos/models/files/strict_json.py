@@ -1,4 +1,7 @@
-"""JSON files of models, read strictly: bounded in size and depth, UTF-8, no key twice, only finite numbers."""
+"""JSON files of models, read strictly: bounded in size and depth, UTF-8, no key twice, only finite numbers.
+
+Tested in tests/models/test_config.py.
+"""
 
 from __future__ import annotations
 

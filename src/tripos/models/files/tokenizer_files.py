@@ -1,6 +1,7 @@
 """A checkpoint's tokenizer: tokenizer.json, or a GGUF file's vocabulary, with what other files say of its tokens.
 
 Owns which file names the beginning, the end and the chat templates. Knows nothing of weights.
+Tested in tests/unit/models/files/test_source.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The special tokens that a model puts around one text or two."""
+"""The special tokens that a model puts around one text or two.
+
+Tested in tests/unit/models/text/test_tokenizer.py.
+"""
 
 from __future__ import annotations
 

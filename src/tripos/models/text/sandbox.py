@@ -1,6 +1,7 @@
 """The one jinja2 environment: a sandbox whose loops, calls, operators and filters pay from a budget.
 
 Owns what templates may call and how that is bounded (template_budget.py counts). Knows nothing of messages (chat.py).
+Tested in tests/unit/models/text/test_chat.py.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 Owns the rule that nothing in a template can make much of little: what would be big is measured before it is made.
 Knows nothing of jinja2 (sandbox.py).
+Tested in tests/unit/models/text/test_chat.py.
 """
 
 from __future__ import annotations

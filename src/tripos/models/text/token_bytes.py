@@ -1,6 +1,7 @@
 """The exact bytes of each token, from how a vocabulary writes them: byte-level, byte tokens, SentencePiece, WordPiece.
 
 And the text of a growing sequence of tokens, of which no half character is ever shown.
+Tested in tests/unit/models/text/test_tokenizer.py.
 """
 
 from __future__ import annotations
