@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from benchmarks.serving.script import TEXT, TOKENS
 from tripos.api.http.server import serve
@@ -26,7 +26,7 @@ class AtOnce:
     async def stop(self) -> None:
         """Nothing to free."""
 
-    async def run(self, call: Call) -> AsyncIterator[Event]:
+    async def run(self, call: Call) -> AsyncGenerator[Event, None]:
         """The whole text in one Delta, or, when many tokens are asked for, one Delta per token."""
         assert isinstance(call.request, Generate)
         usage = Usage(prompt_tokens=32, output_tokens=call.request.max_tokens or 0)
