@@ -15,7 +15,7 @@ from typing import Any
 Event = dict[str, Any]
 TEXTS = {"content", "reasoning_content", "reasoning", "text", "delta", "thinking", "response"}
 LISTS = {"logprobs"}  # of deltas of the responses API
-DELTAS = (("reasoning_content", "reasoning"), ("content",), ("tool_calls",))
+DELTAS = (("reasoning_content", "reasoning"), ("content",))
 
 
 class _Different(Exception):
@@ -99,6 +99,9 @@ def _of_choice(choice: Event) -> Iterator[Event]:
             if chosen := {name: choice[key][name] for name in keys if name in choice[key]}:
                 yield {**bare, key: chosen}
                 found += 1
+        for call in choice[key].get("tool_calls", ()):
+            yield {**bare, key: {"tool_calls": [call]}}
+            found += 1
     if choice.get("logprobs") is not None:
         yield {**bare, "logprobs": choice["logprobs"]}
         found += 1
@@ -112,10 +115,13 @@ def _of_line(line: Event) -> Iterator[Event]:
     found = 0
     if "message" in line:
         role = {"role": line["message"]["role"], "content": ""}
-        for name in ("thinking", "content", "tool_calls"):
+        for name in ("thinking", "content"):
             if line["message"].get(name):
                 yield {**bare, "message": {**role, name: line["message"][name]}, "done": False}
                 found += 1
+        for call in line["message"].get("tool_calls", ()):
+            yield {**bare, "message": {**role, "tool_calls": [call]}, "done": False}
+            found += 1
     else:
         for name in ("thinking", "response"):
             if line.get(name):

@@ -134,6 +134,20 @@ OLLAMA_HISTORY: list[Any] = [
 UNENFORCED = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}, "b": {"not": {}}}}
 
 
+# Who says what the choice allows and nothing behind it: text and calls that come at once have no certain order.
+SPEAKERS = {
+    "required": "hermes-caller",
+    "any": "hermes-caller",
+    "strict": "hermes-caller",
+    "one call alone": "hermes-caller",
+    "one function": "hermes-now",
+    "one tool": "hermes-now",
+    "allowed, auto": "hermes-now",
+    "allowed, required": "hermes-now",
+    "a namespace": "hermes-space",
+}
+
+
 def of_families() -> Iterator[Request]:
     for family in FAMILIES:
         for path, body in BODIES.items():
@@ -143,8 +157,9 @@ def of_families() -> Iterator[Request]:
 def of_choices() -> Iterator[Request]:
     for path, choices in CHOICES.items():
         for name, fields in choices.items():
-            model = "hermes-two" if name == "one call alone" else "hermes"
-            yield from both(f"{name} at {path}", path, {"model": model, **BODIES[path], **fields})
+            yield from both(
+                f"{name} at {path}", path, {"model": SPEAKERS.get(name, "hermes"), **BODIES[path], **fields}
+            )
 
 
 REQUESTS: list[Request] = [
@@ -158,10 +173,8 @@ REQUESTS: list[Request] = [
         post(f"required of {family}", CHAT, {"model": family, **BODIES[CHAT], "tool_choice": "required"})
         for family in FAMILIES[2:]
     ),
-    *(
-        post(f"a call of a tool that is not there, at {path}", path, {"model": "hermes-unknown", **body})
-        for path, body in BODIES.items()
-    ),
+    post("a call of a tool that is not there", CHAT, {"model": "hermes-unknown", **BODIES[CHAT]}),
+    post("one of two calls", CHAT, {"model": "hermes-two", **BODIES[CHAT], "parallel_tool_calls": False}),
     post(
         "a conversation with a call",
         CHAT,
