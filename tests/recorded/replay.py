@@ -52,7 +52,7 @@ GROUPS: dict[str, Iterable[Request]] = {
     "admin": admin.REQUESTS,
     "routes": routes.REQUESTS,
 }
-COMMANDS = "commands"  # the group of the command line's pages of help
+COMMANDS = "commands"  # the group of the command line's pages of help, and of the settings
 ANSWERS = Path(__file__).parent / "answers"
 OPTION = re.compile(r" {2}(-\S.*?)(?: {2,}|$)")
 COMMAND = re.compile(r" {2}([a-z-]+) {2,}\S")
@@ -93,7 +93,7 @@ def replay(root: Path) -> dict[str, list[Record]]:
     """Every group's answers. `root`: an empty folder for models and logs."""
     models.write_all(root)
     with ThreadPoolExecutor(1) as pool, ExitStack() as servers:
-        pages = pool.submit(command_pages)
+        pages = pool.submit(lambda: [*command_pages(), settings(root / "adapters")])
         ports = {name: servers.enter_context(served.serving(root / f"{name}.toml")) for name in ("open", "keyed")}
         replaying = Replay(root, ports)
         answers = {group: [replaying.send(request) for request in requests] for group, requests in GROUPS.items()}
@@ -129,3 +129,13 @@ def command_pages() -> list[Record]:
             }
         )
     return pages
+
+
+def settings(folder: Path) -> Record:
+    """Every setting and its default, as a server in a folder without a service file has them."""
+    command = [str(served.COMMAND), "config", "show"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=served.environment(), cwd=folder, timeout=60, check=True
+    )
+    lines = [line.split() for line in done.stdout.splitlines()[1:]]
+    return {"name": "settings", "settings": {line[0]: " ".join(line[1:]) for line in lines}}
