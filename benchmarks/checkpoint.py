@@ -21,7 +21,8 @@ STORED = {"f32": "F32", "bf16": "BF16", "f16": "F16"}
 
 def write_checkpoint(shape: str, directory: Path) -> None:
     """config.json and model.safetensors of a named shape with random bf16 weights."""
-    from tripos.models import config, registry, shapes
+    from benchmarks import shapes
+    from tripos.models import config, registry
 
     special = ("bos_token_id", "eos_token_id", "pad_token_id")  # which this tokenizer does not have
     raw = {key: value for key, value in shapes.SHAPES[shape].items() if key not in special}
@@ -43,7 +44,7 @@ def write_checkpoint(shape: str, directory: Path) -> None:
 
 def write(shape: str, directory: Path) -> None:
     """What every engine reads: the published keys of config.json, and a tokenizer that fills the vocabulary."""
-    from tripos.models.shapes import SHAPES
+    from benchmarks.shapes import SHAPES
 
     raw = SHAPES[shape]
     write_checkpoint(shape, directory)

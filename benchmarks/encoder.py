@@ -52,7 +52,7 @@ class Ours:
     """The model in this process, driven as the library does."""
 
     def __init__(self, source: str, weights: str, threads: int, texts: Sequence[str]) -> None:
-        from tripos.build import load_encoder
+        from tripos.build.language import load_encoder
         from tripos.config import ModelOptions
         from tripos.types import Call, Embed
 
@@ -149,7 +149,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    from tripos.models.source import model_folder
+    from tripos.models.files.source import model_folder
     from tripos.runtime.machine import cpu_name
 
     arguments = parse_arguments()

@@ -89,7 +89,7 @@ class Bench:
         return loaded
 
     def _start(self, threads: int, rows: list[str]) -> Driver:
-        from tripos.models.shapes import SHAPES
+        from benchmarks.shapes import SHAPES
 
         vocab_size: int = SHAPES[self.arguments.shape]["vocab_size"]
         return Driver(self.ours, self.ours.setup(self.places.models, threads, vocab_size, rows), self.places)

@@ -90,10 +90,10 @@ def main() -> None:
     import numpy as np
 
     from benchmarks.checkpoint import write_checkpoint
-    from tripos import build
+    from tripos.build import language as build
     from tripos.config import ModelOptions
-    from tripos.engine.gate import admit
-    from tripos.engine.grammar import Vocabulary
+    from tripos.grammar.limits import admit
+    from tripos.grammar.matcher import Vocabulary
     from tripos.types import Constraint
 
     with tempfile.TemporaryDirectory() as folder:

@@ -95,9 +95,9 @@ class Limits:
 
 def of_shape(shape: str, weights: str, kv_cache: str, threads: int) -> Limits:
     """Raises KeyError for a shape or type that is unknown."""
+    from benchmarks.shapes import SHAPES
     from tripos.models.config import parse_config
     from tripos.models.registry import trace
-    from tripos.models.shapes import SHAPES
     from tripos.plan.dump import cost
 
     plan = trace(parse_config(SHAPES[shape]))

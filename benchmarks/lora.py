@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.checkpoint import write_checkpoint
-from tripos import build
+from tripos.build import language as build
 from tripos.config import ModelOptions
 from tripos.engine.llm import LanguageModel
 from tripos.engine.sequence import Sequence

@@ -121,7 +121,7 @@ def sleeping_model(num_streams: int, max_drafts: int, clock: Clock) -> Any:
 
 def native_model(arguments: argparse.Namespace, clock: Clock) -> Any:
     from benchmarks.checkpoint import write_checkpoint
-    from tripos import build
+    from tripos.build import language as build
     from tripos.config import ModelOptions
 
     with tempfile.TemporaryDirectory() as name:

@@ -22,9 +22,9 @@ import numpy.typing as npt
 
 from training.evaluate import Question, held_out_questions
 from tripos import LLM
-from tripos.build import BLOCK_SIZE, Opened, open_model
+from tripos.build.language import BLOCK_SIZE, Opened, open_model
 from tripos.config import ModelOptions
-from tripos.models.tokenizer import Tokenizer
+from tripos.models.text.tokenizer import Tokenizer
 from tripos.runtime.executor import ExecutorOptions, SamplingInput, StepInput
 from tripos.runtime.native import NativeExecutor
 from tripos.types import Message, Sampling

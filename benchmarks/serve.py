@@ -173,7 +173,7 @@ def prompts(vocab_size: int, turn: int) -> list[list[int]]:
 def measure_engine(arguments: argparse.Namespace) -> dict[str, Any]:
     """Output tokens per second, prefill included: through the server, and of the engine driven directly."""
     from benchmarks import checkpoint
-    from tripos.models.shapes import SHAPES
+    from benchmarks.shapes import SHAPES
 
     vocab_size: int = SHAPES[arguments.shape]["vocab_size"]
     figures: dict[str, list[float]] = {"server": [], "engine": []}

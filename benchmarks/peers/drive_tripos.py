@@ -13,7 +13,7 @@ class Tripos:
     """A loaded engine. `facts` are its executor's, and the size of the packed checkpoint."""
 
     def __init__(self, setup: work.Setup) -> None:
-        from tripos import build
+        from tripos.build import language as build
         from tripos.config import ModelOptions
         from tripos.types import Sampling
 

@@ -10,7 +10,8 @@ import sys
 import time
 
 from benchmarks.serve import OUTPUT, PROMPTS, STREAMS
-from tripos import build, build_service
+from tripos.build import language as build
+from tripos.build import service as build_service
 from tripos.config import ModelOptions, ServerOptions, ServiceOptions
 
 
@@ -23,7 +24,7 @@ def options(checkpoint: str, weights: str) -> ModelOptions:
 
 
 def serve(model: ModelOptions, port: int) -> None:
-    from tripos.api import server
+    from tripos.api.http import server
 
     service = build_service.build_service(ServiceOptions(models=(model,)))
     logging.getLogger("tripos.access").setLevel(logging.WARNING)

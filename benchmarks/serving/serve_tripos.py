@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 
 from benchmarks.serving.script import TEXT, TOKENS
-from tripos.api.server import serve
+from tripos.api.http.server import serve
 from tripos.config import ServerOptions
 from tripos.controls.deadline import deadline
 from tripos.controls.limits import limits

@@ -15,11 +15,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tripos.build import load_encoder, load_model
+from tripos.build.language import load_encoder, load_model
 from tripos.config import ModelOptions
 from tripos.engine.llm import LanguageModel
 from tripos.errors import ConfigError, EngineFailed, InvalidRequest, TriposError
-from tripos.models.tokenizer import Tokenizer
+from tripos.models.text.tokenizer import Tokenizer
 from tripos.types import (
     Call,
     Constraint,

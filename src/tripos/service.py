@@ -53,7 +53,7 @@ class Tokenizing(Protocol):
 
 
 class Residents(Protocol):
-    """Who loads and unloads models while the service runs, as doors see it (tripos.residents). Names are of models;
+    """Who loads and unloads models while the service runs, as doors see it (tripos.repository). Names are of models;
     everything raises TriposError when it cannot be done."""
 
     @property

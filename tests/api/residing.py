@@ -10,13 +10,13 @@ from dataclasses import replace
 from tests.api.running import Running, TinyModel, running_service
 from tests.unit.engine.test_adapters import MAX_ADAPTERS, read_scripted
 from tripos.api.auth import Keys
-from tripos.build_service import make_stages
+from tripos.build.service import make_stages
 from tripos.config import ModelOptions, RouteOptions, ServerOptions, ServiceOptions
-from tripos.engine.adapters import Adapters
+from tripos.engine.adapter_slots import Adapters
 from tripos.errors import ModelRefused
-from tripos.models.adapters import ReadAdapter
-from tripos.residents import Parts, Residents
-from tripos.residents.resident import Table
+from tripos.models.files.lora import ReadAdapter
+from tripos.repository import Parts, Residents
+from tripos.repository.entry import Table
 from tripos.service import Service
 from tripos.types import Model
 

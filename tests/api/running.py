@@ -11,12 +11,12 @@ from typing import Any
 import httpx
 import openai
 
-from tripos.api.access_log import Wanted
 from tripos.api.app import App
 from tripos.api.auth import Keys
-from tripos.api.gate import Gate
-from tripos.api.server import Door, listen
-from tripos.build import load_encoder
+from tripos.api.http.access_log import Wanted
+from tripos.api.http.connection_limit import Gate
+from tripos.api.http.server import Door, listen
+from tripos.build.language import load_encoder
 from tripos.config import ModelOptions
 from tripos.controls.deadline import deadline
 from tripos.controls.limits import limits

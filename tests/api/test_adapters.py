@@ -15,7 +15,7 @@ import pytest
 from tests.api.running import Running, TinyModel, error_code, running
 from tests.unit.engine.test_adapters import MAX_ADAPTERS, read_scripted
 from tripos.api.auth import Keys
-from tripos.engine.adapters import Adapters
+from tripos.engine.adapter_slots import Adapters
 
 ADMIN, USER = "admin-key-0123456789", "user-key-0123456789"
 

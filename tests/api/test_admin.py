@@ -13,7 +13,7 @@ from tests.api.residing import MAX_BYTES, MIB, TOTAL_BYTES, Residing, residing, 
 from tests.api.running import Running, TinyModel, error_code, running
 from tripos.api.auth import Keys, read_keys
 from tripos.api.routes import ROUTES
-from tripos.build_service import make_stages
+from tripos.build.service import make_stages
 from tripos.config import ModelOptions, NeedOptions, RouteOptions
 from tripos.errors import ConfigError
 from tripos.pipeline.chain import chain

@@ -19,8 +19,9 @@ import pytest
 from tests.api.after import After, Log, resident_bytes
 from tests.api.corpus.row import CHUNKED, length, post
 from tests.api.running import Running, TinyModel, running, running_service
-from tripos.api import gate, protocol
-from tripos.api.gate import Gate
+from tripos.api.http import connection as protocol
+from tripos.api.http import connection_limit as gate
+from tripos.api.http.connection_limit import Gate
 from tripos.service import Service
 from tripos.testing import ScriptedModel
 
@@ -246,8 +247,8 @@ def test_connections_are_counted_in_all_and_by_peer() -> None:
 
 RESETS = textwrap.dedent("""
     from tests.api.running import TinyModel
-    from tripos.api.logs import logging_to_stderr
-    from tripos.api.server import serve
+    from tripos.api.http.logs import logging_to_stderr
+    from tripos.api.http.server import serve
     from tripos.config import ServerOptions
     from tripos.service import Service
     service = Service()
@@ -294,7 +295,7 @@ def test_too_few_files_are_told_in_one_line(num_files: int) -> None:
 FLOOD = textwrap.dedent("""
     import resource
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
-    from tripos.api.server import serve
+    from tripos.api.http.server import serve
     from tripos.config import ServerOptions
     from tripos.service import Service
     from tripos.testing import ScriptedModel

@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from tests.api.running import Running, error_code, running
-from tripos.build import BLOCK_SIZE, load_model
+from tripos.build.language import BLOCK_SIZE, load_model
 from tripos.config import ModelOptions
 from tripos.engine.llm import LanguageModel
 from tripos.runtime.executor import StepInput, StepOutput

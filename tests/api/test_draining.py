@@ -16,7 +16,7 @@ import urllib.request
 import pytest
 
 from tests.api.running import Running, TinyModel, running
-from tripos.api.server import listen
+from tripos.api.http.server import listen
 from tripos.errors import EnvironmentProblem
 from tripos.testing import ScriptedModel
 
@@ -106,8 +106,8 @@ def test_an_address_of_another_machine_is_an_environment_problem() -> None:
 
 
 SERVE = textwrap.dedent("""
-    from tripos.api.logs import logging_to_stderr
-    from tripos.api.server import serve
+    from tripos.api.http.logs import logging_to_stderr
+    from tripos.api.http.server import serve
     from tripos.config import ServerOptions
     from tripos.service import Service
     from tripos.testing import ScriptedModel

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from tests.api.running import HELLO, TinyModel, running
-from tripos.api.logs import JsonLines, TextLines
+from tripos.api.http.logs import JsonLines, TextLines
 
 
 def num_descriptors() -> int:

@@ -20,7 +20,7 @@ from tests.api.residing import Residing, tiny_options
 from tests.api.running import Running, error_code
 from tripos.api.app import App
 from tripos.api.auth import Keys
-from tripos.api.server import Door, listen
+from tripos.api.http.server import Door, listen
 from tripos.config import ModelOptions, ServerOptions, ServiceOptions
 
 ABOUT_US = ("/livez", "/metrics", "/version", "/openapi.json", "/api/version", "/")
@@ -125,7 +125,8 @@ async def test_a_server_that_is_stopped_while_models_load_does_not_wait_for_them
 # -- the process -------------------------------------------------------------------------------------------------------
 SLOW = """
 import sys, time
-from tripos import build, cli
+from tripos import cli
+from tripos.build import language as build
 load, seconds = build.Opened.load, float(sys.argv.pop())
 def slow(self, *arguments):
     time.sleep(seconds)

@@ -23,8 +23,8 @@ import pytest
 
 from tests.api.after import Log
 from tests.api.running import TinyModel, running, running_service
-from tripos.api import logs
-from tripos.api.logs import JsonLines, LineWriter, TextLines
+from tripos.api.http import logs
+from tripos.api.http.logs import JsonLines, LineWriter, TextLines
 from tripos.service import Service
 from tripos.testing import ScriptedModel
 
@@ -192,8 +192,8 @@ async def test_probes_that_are_well_are_logged_only_when_asked(access: Any, path
 
 
 SERVE = textwrap.dedent("""
-    from tripos.api.logs import logging_to_stderr
-    from tripos.api.server import serve
+    from tripos.api.http.logs import logging_to_stderr
+    from tripos.api.http.server import serve
     from tripos.config import ServerOptions
     from tripos.service import Service
     from tripos.testing import ScriptedModel
@@ -225,7 +225,7 @@ def test_a_log_that_nobody_reads_stops_no_request_and_no_signal() -> None:
 def test_threads_and_warnings_speak_through_the_log() -> None:
     script = textwrap.dedent("""
         import threading, warnings
-        from tripos.api.logs import logging_to_stderr
+        from tripos.api.http.logs import logging_to_stderr
         with logging_to_stderr("json"):
             warnings.warn("careful")
             thread = threading.Thread(target=lambda: 1 / 0, name="worker")

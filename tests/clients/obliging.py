@@ -13,8 +13,8 @@ from __future__ import annotations
 import json
 import re
 
-from tripos.api.server import serve
-from tripos.build_service import make_stages
+from tripos.api.http.server import serve
+from tripos.build.service import make_stages
 from tripos.config import RouteOptions, ServerOptions
 from tripos.engine.engine import Engine, EngineOptions
 from tripos.engine.llm import LanguageModel

@@ -12,7 +12,7 @@ import pytest
 
 import tripos.demo
 from tests.api.running import running
-from tripos.build import load_model
+from tripos.build.language import load_model
 from tripos.config import ModelOptions
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,9 +12,9 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.unit.models.adapter_files import adapter_folder, matrices
+from tests.unit.models.files.adapter_files import adapter_folder, matrices
 from tripos import LLM
-from tripos.build import open_model
+from tripos.build.language import open_model
 from tripos.config import ModelOptions
 from tripos.errors import ConfigError, ModelRefused, NotFound
 from tripos.types import Message, Sampling

@@ -10,11 +10,11 @@ import pytest
 from tests.models.make_encoder_texts import PAIRS, TEXTS
 from tests.models.test_encoder_golden import CROSS_ENCODERS, EMBEDDERS, GOLDEN
 from tripos import Embedder
-from tripos.build import quantize_model
+from tripos.build.language import quantize_model
 from tripos.config import ModelOptions
 from tripos.errors import ConfigError, ModelRefused
-from tripos.models.packed import MANIFEST, WEIGHTS_FILE
-from tripos.models.source import open_source
+from tripos.models.files.packed import MANIFEST, WEIGHTS_FILE
+from tripos.models.files.source import open_source
 from tripos.runtime.native import find_library
 
 pytestmark = pytest.mark.skipif(find_library() is None, reason="packing needs the native kernels")

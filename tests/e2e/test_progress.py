@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tripos.build import load_model
+from tripos.build.language import load_model
 from tripos.config import ModelOptions
 
 

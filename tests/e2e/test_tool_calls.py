@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tripos.build import load_model
+from tripos.build.language import load_model
 from tripos.config import ModelOptions
 from tripos.engine.engine import Engine, EngineOptions
 from tripos.engine.llm import LanguageModel

@@ -15,7 +15,7 @@ import pytest
 
 from tests.models.make_encoder_texts import TEXTS
 from tripos import LLM, Embedder
-from tripos.build import load_encoder, load_model, quantize_model
+from tripos.build.language import load_encoder, load_model, quantize_model
 from tripos.config import ModelOptions
 from tripos.errors import ModelRefused
 from tripos.runtime.native import find_library
@@ -130,7 +130,7 @@ def test_a_file_that_is_replaced_while_it_is_loaded_is_read_to_its_end(model: Pa
 
 LOAD = textwrap.dedent("""
     import os, sys
-    from tripos.build import load_model
+    from tripos.build.language import load_model
     from tripos.config import ModelOptions
     from tripos.errors import ModelRefused
     source, path = sys.argv[1:]

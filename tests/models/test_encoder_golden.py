@@ -12,11 +12,11 @@ import numpy.typing as npt
 import pytest
 
 from tests.models.make_encoder_texts import PAIRS, TEXTS
-from tripos.build import ignore_progress, load_encoder, make_executor
-from tripos.build_encoder import open_encoder_model
+from tripos.build.encoder import open_encoder_model
+from tripos.build.language import ignore_progress, load_encoder, make_executor
 from tripos.config import ModelOptions
 from tripos.errors import ModelRefused
-from tripos.models.source import open_source
+from tripos.models.files.source import open_source
 from tripos.predict.encoder import EncoderModel
 from tripos.runtime.executor import Executor, ExecutorOptions
 from tripos.runtime.native import about, find_library

@@ -11,11 +11,11 @@ import pytest
 from tests.models.driver import TOLERANCE, Cache, Golden, logits_of, relative_error
 from tests.models.test_golden import OPTIONS
 from tests.ops.test_lora import merged
-from tripos.models.adapters import ReadAdapter, read_adapter
+from tripos.models.files.lora import ReadAdapter, read_adapter
 from tripos.models.registry import trace
-from tripos.plan.adapters import places, with_adapters
 from tripos.plan.formats import to_float32
 from tripos.plan.ir import Plan, WeightTensor
+from tripos.plan.lora import places, with_adapters
 from tripos.plan.passes import optimize
 from tripos.runtime.executor import Executor
 from tripos.runtime.native import NativeExecutor, about

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.shapes import SHAPES, random_weights
 from tests.models.driver import BLOCK_SIZE, TOLERANCE, Golden, golden_names, relative_error, run_in_chunks
 from tripos.errors import ModelRefused
 from tripos.models.config import ModelConfig, RopeScaling, parse_config
 from tripos.models.registry import ARCHITECTURES, adapt_weights, check_weights, notes_on_unused, trace, with_own_head
-from tripos.models.shapes import SHAPES, random_weights
 from tripos.plan.formats import to_float32
 from tripos.plan.ir import Weights, WeightTensor
 from tripos.runtime.executor import ExecutorOptions

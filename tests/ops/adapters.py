@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tripos.plan.adapters import places
 from tripos.plan.formats import float32_to_bf16
 from tripos.plan.ir import Adapter, LowRank, Plan, Weights, WeightTensor
+from tripos.plan.lora import places
 
 
 def random_adapter(

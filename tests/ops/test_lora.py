@@ -13,9 +13,9 @@ from tests.ops.steps import Batch, random_weights
 from tests.ops.test_fused_linears import VOCAB, mlp_plan
 from tests.unit.plan import small_plan
 from tripos.errors import ModelRefused
-from tripos.plan.adapters import with_adapters
 from tripos.plan.formats import to_float32
 from tripos.plan.ir import Adapter, LowRank, Plan, Weights, WeightTensor
+from tripos.plan.lora import with_adapters
 from tripos.plan.passes import optimize
 from tripos.runtime.executor import Executor, ExecutorOptions, StepInput
 from tripos.runtime.native import NativeExecutor

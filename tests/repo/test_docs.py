@@ -76,7 +76,7 @@ def test_example_service_files_are_read(tmp_path: Path, text: str) -> None:
 
 
 def test_the_example_of_a_service_file_fits() -> None:
-    from tripos import build_service
+    from tripos.build import service as build_service
 
     options = config.read_options((), {}, {}, str(ROOT / "examples" / "tripos.toml"))
     assert len(build_service.check_service(options)) == sum(model.preload for model in options.models) > 1

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from tests.unit.models import files as write
-from tests.unit.models.adapter_files import CONFIG, matrices
-from tests.unit.models.test_packed import pack, small_model
-from tests.unit.models.test_quantized import CONFIG as QUANTIZED
-from tests.unit.models.test_quantized import LINEARS, awq, drawn, gptq, packed
-from tripos.models.weights import open_checkpoint
+from tests.unit.models.files import writing as write
+from tests.unit.models.files.adapter_files import CONFIG, matrices
+from tests.unit.models.files.test_packed import pack, small_model
+from tests.unit.models.files.test_quantized import CONFIG as QUANTIZED
+from tests.unit.models.files.test_quantized import LINEARS, awq, drawn, gptq, packed
+from tripos.models.files.safetensors import open_checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "models" / "golden_encoders"
 TEMPLATE = """{{- bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}

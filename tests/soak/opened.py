@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from tripos.build import open_any
+from tripos.build.language import open_any
 from tripos.config import ModelOptions
 from tripos.engine.llm import LanguageModel
 from tripos.errors import InvalidRequest, TriposError
-from tripos.models.adapters import read_adapter
-from tripos.plan.adapters import Place
+from tripos.models.files.lora import read_adapter
+from tripos.plan.lora import Place
 from tripos.predict.encoder import EncoderModel
 from tripos.types import Call, Embed, Message, Rerank
 

@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = textwrap.dedent("""
     import json, logging, sys
     from tests.api.running import NUM_BLOCKS, TinyModel
-    from tripos.api import protocol
-    from tripos.api.server import serve
+    from tripos.api.http import connection as protocol
+    from tripos.api.http.server import serve
     from tripos.config import ServerOptions
     from tripos.controls.deadline import deadline
     from tripos.controls.limits import limits

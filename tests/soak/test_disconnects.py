@@ -14,11 +14,11 @@ import pytest
 
 from tests.api.after import After, Log
 from tests.api.running import VOCAB_SIZE, Running, TinyModel, running
-from tripos.engine.constraints import CompiledConstraint
 from tripos.engine.engine import Engine, EngineOptions
 from tripos.engine.llm import LanguageModel
 from tripos.engine.scheduler import SchedulerOptions
 from tripos.engine.sequence import Sequence, Status
+from tripos.grammar.compiler import CompiledConstraint
 from tripos.runtime.executor import ExecutorOptions
 from tripos.testing import ScriptedExecutor, byte_tokenizer
 from tripos.types import Constraint, ModelCard

@@ -18,9 +18,9 @@ import pytest
 
 from tests.unit.engine.answering import made_up
 from tests.unit.engine.tiny import call, make_model
-from tripos.engine.constraints import MAX_CACHE_BYTES
 from tripos.engine.llm import LanguageModel
 from tripos.errors import InvalidRequest, Overloaded
+from tripos.grammar.compiler import MAX_CACHE_BYTES
 from tripos.schema.conformance import text_violation
 from tripos.schema.reading import check_schema
 from tripos.types import Constraint, Delta

@@ -14,9 +14,9 @@ import pytest
 
 import tripos
 from tripos.errors import ConfigError, ModelRefused
-from tripos.models.packed import Packing, write_packed
-from tripos.models.source import open_source
-from tripos.models.weights import open_checkpoint
+from tripos.models.files.packed import Packing, write_packed
+from tripos.models.files.safetensors import open_checkpoint
+from tripos.models.files.source import open_source
 
 
 def run(*arguments: str | bytes, **environment: str) -> subprocess.CompletedProcess[str]:

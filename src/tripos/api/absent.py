@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from tripos.api.exchange import Exchange
-from tripos.errors import TriposError
+from tripos.api.http.exchange import Exchange
+from tripos.errors import NotImplementedHere
 from tripos.service import Service
-
-
-class NotImplementedHere(TriposError):
-    status = 501
-    code = "not_implemented"
 
 
 def absent(instead: str) -> Callable[[Exchange, Service], Awaitable[None]]:

@@ -5,9 +5,9 @@ A change goes on when its client leaves: half a change would help nobody.
 
 from __future__ import annotations
 
-from tripos.api.exchange import Exchange
-from tripos.api.gate import is_loopback
-from tripos.api.hosts import LOOPBACK, check_host
+from tripos.api.http.connection_limit import is_loopback
+from tripos.api.http.exchange import Exchange
+from tripos.api.http.hosts import LOOPBACK, check_host
 from tripos.errors import NotFound, PermissionDenied
 from tripos.service import Residents, Service
 from tripos.wire import admin

@@ -5,14 +5,14 @@ from __future__ import annotations
 from tripos.api import tokens
 from tripos.api.calls import find_card
 from tripos.api.dialect import Dialect, typed_events
-from tripos.api.exchange import Exchange
 from tripos.api.generate import deliver
+from tripos.api.http.exchange import Exchange
 from tripos.service import Service
 from tripos.wire.anthropic import messages
-from tripos.wire.anthropic.errors import encode_error
+from tripos.wire.errors import encode_anthropic_error
 from tripos.wire.generation import for_model
 
-ANTHROPIC = Dialect(encode_error, typed_events, id_header=b"request-id")
+ANTHROPIC = Dialect(encode_anthropic_error, typed_events, id_header=b"request-id")
 
 
 async def create_message(exchange: Exchange, service: Service) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 
 from tripos.errors import ConfigError, EnvironmentProblem, PermissionDenied, Unauthorized
-from tripos.models.files import open_regular
+from tripos.models.files.opening import open_regular
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from functools import lru_cache
 from typing import Any, Protocol, cast
 
-from tripos.api.exchange import Exchange
+from tripos.api.http.exchange import Exchange
 from tripos.service import Service
 from tripos.types import Call, Event, ModelCard, Priority, Request
 

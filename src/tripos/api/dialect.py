@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tripos.errors import TriposError
+from tripos.wire.errors import encode_openai_error
 from tripos.wire.json import encode
-from tripos.wire.openai.errors import encode_error
 
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
 
@@ -42,4 +42,4 @@ class Dialect:
     needs_type: bool = True
 
 
-OPENAI = Dialect(lambda error, request_id: encode_error(error), data_events, end=b"data: [DONE]\n\n")
+OPENAI = Dialect(encode_openai_error, data_events, end=b"data: [DONE]\n\n")

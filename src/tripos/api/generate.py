@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import Any, Protocol, cast
 
 from tripos.api.calls import find_card, make_calls, run_together
-from tripos.api.exchange import Exchange
+from tripos.api.http.exchange import Exchange
 from tripos.api.ignored import report
 from tripos.service import Service
 from tripos.types import Event, Finish, ModelCard

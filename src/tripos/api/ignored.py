@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from tripos.api.exchange import Exchange
+from tripos.api.http.exchange import Exchange
 from tripos.service import Service
 from tripos.wire.fields import refuse_unknown
 from tripos.wire.ignored import Ignored, header_value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tripos.api.exchange import Exchange
+from tripos.api.http.exchange import Exchange
 from tripos.service import Service
 from tripos.wire.openai.models import encode_model, encode_models
 

@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 from tripos.api.calls import find_card
 from tripos.api.dialect import Dialect, lines
-from tripos.api.exchange import Exchange
 from tripos.api.generate import deliver
+from tripos.api.http.exchange import Exchange
 from tripos.api.ignored import report
 from tripos.service import Service
 from tripos.version import __version__
+from tripos.wire.errors import encode_ollama_error
 from tripos.wire.generation import Asked, for_model
 from tripos.wire.ollama import generation, models
-from tripos.wire.ollama.errors import encode_error
 
-OLLAMA = Dialect(encode_error, lines, b"application/x-ndjson", needs_type=False)
+OLLAMA = Dialect(encode_ollama_error, lines, b"application/x-ndjson", needs_type=False)
 
 
 async def chat(exchange: Exchange, service: Service) -> None:

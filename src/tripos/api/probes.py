@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tripos.api.exchange import Exchange
+from tripos.api.http.exchange import Exchange
 from tripos.errors import Overloaded
 from tripos.metering.metrics import CONTENT_TYPE
 from tripos.service import RETRY_S, Service

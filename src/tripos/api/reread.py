@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tripos.api.auth import Keys
-from tripos.api.tls import Certificate
+from tripos.api.http.tls import Certificate
 from tripos.errors import Conflict, EnvironmentProblem
 from tripos.service import Service
 

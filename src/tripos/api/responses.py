@@ -13,19 +13,19 @@ import msgspec
 from tripos.api import tokens
 from tripos.api.calls import find_card
 from tripos.api.dialect import Dialect, typed_events
-from tripos.api.exchange import Exchange
 from tripos.api.generate import deliver
+from tripos.api.http.exchange import Exchange
 from tripos.errors import NotFound
 from tripos.service import Service
 from tripos.types import Event, Message
+from tripos.wire.errors import encode_openai_error
 from tripos.wire.generation import for_model
 from tripos.wire.json import encode
 from tripos.wire.openai import responses
-from tripos.wire.openai.errors import encode_error
 from tripos.wire.openai.input_items import check_whole, encode_input_items, input_items, read_page, response_of
 from tripos.wire.openai.responses import ResponseAnswer, Wanted
 
-RESPONSES = Dialect(lambda error, request_id: encode_error(error), typed_events)
+RESPONSES = Dialect(encode_openai_error, typed_events)
 
 
 async def create_response(exchange: Exchange, service: Service) -> None:

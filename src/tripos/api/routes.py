@@ -6,24 +6,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
-from tripos.api import (
-    adapters,
-    admin,
-    anthropic,
-    decisions,
-    generate,
-    models,
-    ollama,
-    oneshot,
-    probes,
-    responses,
-    tokens,
-)
+from tripos.api import admin, anthropic, decisions, generate, models, ollama, oneshot, probes, responses, tokens
+from tripos.api import lora as adapters
 from tripos.api.absent import absent
 from tripos.api.anthropic import ANTHROPIC
 from tripos.api.auth import Scope
 from tripos.api.dialect import OPENAI, Dialect
-from tripos.api.exchange import Exchange
+from tripos.api.http.exchange import Exchange
 from tripos.api.ollama import OLLAMA
 from tripos.api.responses import RESPONSES
 from tripos.service import Service
@@ -37,9 +26,9 @@ from tripos.wire.ollama import embeddings as ollama_embeddings
 from tripos.wire.ollama import fields as ollama_fields
 from tripos.wire.ollama import generation as ollama_generation
 from tripos.wire.ollama import models as ollama_models
-from tripos.wire.openai import adapters as adapters_wire
 from tripos.wire.openai import chat, completions, embeddings
 from tripos.wire.openai import decisions as decisions_wire
+from tripos.wire.openai import lora as adapters_wire
 from tripos.wire.openai import responses as responses_wire
 from tripos.wire.openai import tokens as tokens_wire
 from tripos.wire.openapi import Operation, encode_document

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from tripos.api.calls import find_card
-from tripos.api.exchange import Exchange
+from tripos.api.http.exchange import Exchange
 from tripos.api.ignored import report
 from tripos.controls.limits import LimitsOptions, check
 from tripos.errors import InvalidRequest

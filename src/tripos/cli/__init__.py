@@ -2,6 +2,7 @@
 
 Owns the exit status: 0 done, 1 failed, 2 usage or configuration, 3 environment, 4 model refused, 130 interrupted. An
 error is one line on stderr.
+Tested in tests/unit/test_cli.py.
 """
 
 from __future__ import annotations
@@ -66,12 +67,12 @@ def serve(models: tuple[str, ...], file: str, **flags: Flags) -> None:
     demo:assistant (the default). MODELs that are named here are served instead of those in the service file.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server listens to it: the file is about to be read anyway
-    from tripos.api.gate import check_descriptors
+    from tripos.api.http.connection_limit import check_descriptors
 
     check_descriptors()
     options, read_options = _read_options(models, file, flags)
-    from tripos import build_service
-    from tripos.api import logs, server
+    from tripos.api.http import logs, server
+    from tripos.build import service as build_service
 
     residents = build_service.build_residents(options, read_options)
     with logs.logging_to_stderr(options.server.log_format) as lines:
@@ -119,7 +120,7 @@ def quantize(model: str, output: str, **flags: Flags) -> None:
     options = config.read_options((model,), given(flags), os.environ)
     from pathlib import Path
 
-    from tripos import build
+    from tripos.build import language as build
     from tripos.engine.memory import mib
 
     startup = Startup(show_status if sys.stderr.isatty() else None)
@@ -134,7 +135,8 @@ def quantize(model: str, output: str, **flags: Flags) -> None:
 def doctor(model: str | None, **flags: Flags) -> None:
     """Show the machine, the kernels that were chosen, and what fits."""
     options = config.read_options((model,) if model else (), given(flags), os.environ)
-    from tripos import build, build_service
+    from tripos.build import language as build
+    from tripos.build import service as build_service
 
     echo_table(build.describe_machine(options.models[0]))
     click.echo()
@@ -162,8 +164,8 @@ def show(file: str, **flags: Flags) -> None:
 def check(file: str, **flags: Flags) -> None:
     """Read settings, API keys and models as serve would, and say whether it could start. Nothing is loaded."""
     options, _ = _read_options((), file, flags)
-    from tripos import build_service
     from tripos.api import auth
+    from tripos.build import service as build_service
 
     if options.server.api_key_file:
         auth.read_keys(options.server.api_key_file)

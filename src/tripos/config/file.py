@@ -22,7 +22,7 @@ from tripos.config.options import (
 )
 from tripos.config.values import check, hint, shown
 from tripos.errors import ConfigError
-from tripos.models.files import open_regular
+from tripos.models.files.opening import open_regular
 
 DEFAULT_FILE = "tripos.toml"
 MAX_FILE_BYTES = 1 << 20

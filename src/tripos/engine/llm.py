@@ -16,22 +16,22 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from msgspec.structs import replace
 
-from tripos.engine.adapters import AdapterModel, Adapters
+from tripos.engine.adapter_slots import AdapterModel, Adapters
 from tripos.engine.admission import Ticket
 from tripos.engine.block_pool import PrefixIdentity
 from tripos.engine.callers import Callers
 from tripos.engine.check import check_request, check_text_length, check_token_ids, is_token_ids, max_tokens_of
-from tripos.engine.constraints import CompiledConstraint, Grammars
 from tripos.engine.engine import Engine, Output
-from tripos.engine.grammar import Grammar, Matcher
 from tripos.engine.loop import EngineLoop
 from tripos.engine.reasoning import ReasoningMatcher, trace_of
 from tripos.engine.rules import TokenRules
 from tripos.engine.sequence import Sequence, Status, choice_seed
 from tripos.engine.stream import Stream
 from tripos.errors import EngineFailed, InvalidRequest, RequestFailed, RequestTimeout, TriposError
-from tripos.models.side_thread import SideThread
-from tripos.models.tokenizer import Tokenizer
+from tripos.grammar.compiler import CompiledConstraint, Grammars
+from tripos.grammar.matcher import Grammar, Matcher
+from tripos.models.text.side_thread import SideThread
+from tripos.models.text.tokenizer import Tokenizer
 from tripos.runtime.executor import I32
 from tripos.runtime.machine import Birthplace
 from tripos.types import Call, EngineStats, Event, Generate, Message, ModelCard, Prompt, Sampling
@@ -332,7 +332,7 @@ class LanguageModel:
         prompts = prompts * request.n
         for prompt in prompts:
             check_token_ids("prompt", prompt, self.card.vocab_size)
-            self.engine.scheduler.check_fits(len(prompt), self._max_tokens(request, len(prompt)))
+            self.engine.scheduler.blocks.check_fits(len(prompt), self._max_tokens(request, len(prompt)))
         arrays = [np.array(prompt, np.int32) for prompt in prompts]
         shared = [_num_shared(arrays[0], each) for each in arrays[1:]]
         if ticket is not None:

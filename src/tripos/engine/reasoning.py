@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tripos.engine.grammar import GrammarProblem, Matcher
-from tripos.models.tokenizer import Tokenizer
+from tripos.errors import GrammarProblem
+from tripos.grammar.matcher import Matcher
+from tripos.models.text.tokenizer import Tokenizer
 from tripos.runtime.executor import U32
 from tripos.types import Generate, Reasoning
 

@@ -1,6 +1,7 @@
 """Stream: one call's sequences on their way to its reader, from the engine's Outputs to Deltas and a Finish.
 
 Owns what waits to be read and how the call ends. Knows neither the engine nor who reads.
+Tested in tests/unit/engine/test_llm.py.
 """
 
 from __future__ import annotations
@@ -9,19 +10,18 @@ import logging
 from typing import TYPE_CHECKING
 
 from tripos.engine.engine import Output
-from tripos.engine.grammar import GrammarProblem
 from tripos.engine.reasoning import trace_of
 from tripos.engine.sequence import Sequence
 from tripos.engine.text import ChoiceText
-from tripos.errors import AnswerMismatch, RequestFailed, TriposError
-from tripos.models.tokenizer import Tokenizer
+from tripos.errors import AnswerMismatch, GrammarProblem, RequestFailed, TriposError
+from tripos.models.text.tokenizer import Tokenizer
 from tripos.types import Delta, Event, Finish, Generate, TokenLogprob, Usage
 
 if TYPE_CHECKING:
     import asyncio
 
-    from tripos.engine.answer_check import AnswerCheck
-    from tripos.engine.constraints import CompiledConstraint
+    from tripos.grammar.compiler import CompiledConstraint
+    from tripos.grammar.verify import AnswerCheck
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ class Stream:
 def _check_of(constraint: CompiledConstraint | None, request: Generate) -> AnswerCheck | None:
     if constraint is None:
         return None
-    from tripos.engine.answer_check import AnswerCheck  # with what reads schemas, which most answers do without
+    from tripos.grammar.verify import AnswerCheck  # with what reads schemas, which most answers do without
 
     return AnswerCheck(constraint, has_stops=bool(request.sampling.stop))
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from tripos.engine.engine import Output, TokenOutput
 from tripos.engine.reasoning import AnswerStart, Trace
-from tripos.models.tokenizer import Tokenizer
+from tripos.models.text.tokenizer import Tokenizer
 from tripos.types import Delta, FinishReason, Sampling, TokenLogprob
 
 if TYPE_CHECKING:
-    from tripos.engine.answer_check import AnswerCheck
+    from tripos.grammar.verify import AnswerCheck
 
 
 class _Stop:

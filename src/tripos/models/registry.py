@@ -1,4 +1,7 @@
-"""Which function traces which architecture, and the one place that knows how checkpoints deviate from the plan."""
+"""Which function traces which architecture, and the one place that knows how checkpoints deviate from the plan.
+
+Tested in tests/models/test_registry.py.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ import numpy as np
 
 from tripos.errors import ModelRefused
 from tripos.models.config import ModelConfig
-from tripos.models.gpt import trace_gpt2, trace_gpt_neo
-from tripos.models.llama import trace_llama
+from tripos.models.families.gpt import trace_gpt2, trace_gpt_neo
+from tripos.models.families.llama import trace_llama
 from tripos.plan.formats import FORMATS, to_float32
 from tripos.plan.ir import Plan, Weights, WeightTensor
 

@@ -14,11 +14,11 @@ import pytest
 
 from tests.unit.engine.test_llm import Blocking, settled
 from tests.unit.engine.tiny import BLOCK_SIZE, CARD, VOCAB_SIZE, call, make_engine
-from tripos.engine.adapters import SPARE_SLOTS, AdapterModel, Adapters
+from tripos.engine.adapter_slots import SPARE_SLOTS, AdapterModel, Adapters
 from tripos.engine.block_pool import PrefixIdentity
 from tripos.engine.llm import LanguageModel
 from tripos.errors import EngineFailed, InvalidRequest, ModelRefused, NotFound, Overloaded
-from tripos.models.adapters import ReadAdapter
+from tripos.models.files.lora import ReadAdapter
 from tripos.plan.ir import Adapter, LowRank, WeightTensor
 from tripos.runtime.executor import ExecutorOptions
 from tripos.testing import ScriptedExecutor, byte_tokenizer

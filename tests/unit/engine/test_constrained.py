@@ -16,15 +16,15 @@ import pytest
 
 from tests.unit.engine.test_invariance import NATIVE_BLOCK_SIZE, WINDOW, load, needs_native
 from tests.unit.engine.tiny import BLOCK_SIZE, EOS, VOCAB_SIZE, call, make_model
-from tripos.engine.answer_check import AnswerCheck
-from tripos.engine.constraints import CompiledConstraint
 from tripos.engine.engine import Engine, EngineOptions, Output, TokenOutput
-from tripos.engine.gate import admit
-from tripos.engine.grammar import MAX_FORCED_LOOKS, Grammar, GrammarProblem, Matcher, Vocabulary
 from tripos.engine.llm import LanguageModel
 from tripos.engine.scheduler import SchedulerOptions
 from tripos.engine.sequence import Sequence
-from tripos.errors import AnswerMismatch, InvalidRequest, RequestFailed
+from tripos.errors import AnswerMismatch, GrammarProblem, InvalidRequest, RequestFailed
+from tripos.grammar.compiler import CompiledConstraint
+from tripos.grammar.limits import admit
+from tripos.grammar.matcher import MAX_FORCED_LOOKS, Grammar, Matcher, Vocabulary
+from tripos.grammar.verify import AnswerCheck
 from tripos.runtime.executor import Executor, ExecutorOptions
 from tripos.runtime.native import NativeExecutor
 from tripos.testing import ScriptedExecutor

@@ -21,7 +21,7 @@ from tripos.engine.scheduler import SchedulerOptions
 from tripos.engine.sequence import Sequence
 from tripos.models.config import parse_config
 from tripos.models.registry import trace
-from tripos.plan.adapters import with_adapters
+from tripos.plan.lora import with_adapters
 from tripos.plan.passes import optimize
 from tripos.runtime.executor import Executor, ExecutorOptions, SamplingInput, StepInput
 from tripos.runtime.native import NativeExecutor, find_library

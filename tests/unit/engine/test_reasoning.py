@@ -12,7 +12,7 @@ from tripos.engine.engine import Engine, EngineOptions
 from tripos.engine.llm import LanguageModel
 from tripos.engine.reasoning import AnswerStart, Trace, marks_of
 from tripos.engine.scheduler import SchedulerOptions
-from tripos.models.tokenizer import Tokenizer
+from tripos.models.text.tokenizer import Tokenizer
 from tripos.runtime.executor import ExecutorOptions
 from tripos.testing import ScriptedExecutor, byte_tokenizer, mix
 from tripos.types import Call, Constraint, Delta, Finish, ModelCard, Reasoning

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tripos.models.weights import map_file
+from tripos.models.files.safetensors import map_file
 from tripos.plan.ir import let_pages_go, map_of
 
 STATUS = Path("/proc/self/status")

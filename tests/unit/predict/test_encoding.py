@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tripos.build import ignore_progress
-from tripos.build_encoder import open_encoder_model
+from tripos.build.encoder import open_encoder_model
+from tripos.build.language import ignore_progress
 from tripos.config import ModelOptions
-from tripos.models import side_thread
-from tripos.models.source import open_source
+from tripos.models.files.source import open_source
+from tripos.models.text import side_thread
 from tripos.predict.encoder import INLINE_CHARS, EncoderModel
 from tripos.runtime.reference import ReferenceExecutor
 from tripos.types import Call, Embed, Event

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tripos.engine.gate import admit, try_out
-from tripos.engine.grammar import Grammar, Vocabulary
+from tripos.grammar.limits import admit, try_out
+from tripos.grammar.matcher import Grammar, Vocabulary
 from tripos.schema.ecma262 import MAX_DEPTH, PatternProblem, translated
 from tripos.types import Constraint
 

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from tripos.engine.gate import admit, try_out
-from tripos.engine.grammar import Grammar, Vocabulary
+from tripos.grammar.limits import admit, try_out
+from tripos.grammar.matcher import Grammar, Vocabulary
 from tripos.types import Constraint
 
 VOCABULARY = Vocabulary([bytes([i]) for i in range(256)] + [b"</s>"], [256], [256])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tripos.models.chat import ChatTemplate
+from tripos.models.text.chat import ChatTemplate
 from tripos.types import Message
 from tripos.wire.openai import chat, responses
 

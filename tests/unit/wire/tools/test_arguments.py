@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tripos.engine.gate import MAX_SOURCE_BYTES, admit, try_out
-from tripos.engine.grammar import Vocabulary
 from tripos.errors import InvalidRequest
+from tripos.grammar.limits import MAX_SOURCE_BYTES, admit, try_out
+from tripos.grammar.matcher import Vocabulary
 from tripos.types import Constraint
 from tripos.wire.tools.arguments import enforceable, with_arguments
 from tripos.wire.tools.grammar import constrain

@@ -10,8 +10,8 @@ import jsonschema
 import numpy as np
 import pytest
 
-from tripos.engine.grammar import Grammar, Vocabulary, lark_grammar
 from tripos.errors import InvalidRequest
+from tripos.grammar.matcher import Grammar, Vocabulary, lark_grammar
 from tripos.types import Constraint
 from tripos.wire.tools.deepseek import BEGIN as BEGIN_CALLS
 from tripos.wire.tools.deepseek import DEEPSEEK_R1, DEEPSEEK_V31

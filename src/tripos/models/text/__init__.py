@@ -1,0 +1,1 @@
+"""Text and tokens: the tokenizer, the chat template and the sandbox that it is rendered in."""
