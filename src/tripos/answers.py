@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from typing import Any, NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol
 
 from tripos.service import Service
 from tripos.types import Call, Event, Finish, ModelCard, Priority, Request, Result, Usage
@@ -81,7 +81,7 @@ def make_calls(
 async def run(service: Service, calls: Sequence[Call]) -> AsyncGenerator[Batch, None]:
     """The events of the calls, in batches as they come. Closing the generator cancels every call."""
     if len(calls) == 1:
-        events = cast("AsyncGenerator[Event, None]", service.run(calls[0]))
+        events = service.run(calls[0])
         try:
             async for event in events:
                 yield ((0, event),)
@@ -127,7 +127,7 @@ async def _run_together(service: Service, calls: Sequence[Call]) -> AsyncGenerat
     async def pump(call_idx: int, call: Call) -> None:
         nonlocal num_open
         try:
-            async with aclosing(cast("Any", service.run(call))) as events:
+            async with aclosing(service.run(call)) as events:
                 async for event in events:
                     while call_idx in untaken:
                         has_space.clear()

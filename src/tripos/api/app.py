@@ -22,15 +22,18 @@ from tripos.api.reread import reread
 from tripos.api.routes import ROUTES
 from tripos.api.routing import METHODS, Route, Router
 from tripos.api.stored import ResponseStore
-from tripos.errors import EngineFailed, Overloaded, RequestFailed, TriposError
+from tripos.errors import EngineFailed, Overloaded, RequestFailed, TriposError, reraise_stop
+from tripos.repository import ModelRepository
 from tripos.service import RETRY_S, Service
 
 log = logging.getLogger(__name__)
 
+MAX_KNOWN_HOSTS = 64
+
 
 class App:
     """`hosts`: names that this server answers to; None: any. `cors`: origins whose pages may send requests. `proxies`:
-    trusted to name their clients. `certificate`: of the server, to be read again.
+    trusted to name their clients. `certificate`: of the server, to be read again. `repository`: of the models.
     """
 
     def __init__(
@@ -42,8 +45,10 @@ class App:
         proxies: Proxies | None = None,
         access: access_log.AccessLog = "on",
         certificate: Certificate | None = None,
+        repository: ModelRepository | None = None,
     ) -> None:
         self.service = service
+        self.repository = repository
         self._access = access
         self.keys = keys or Keys()
         self.hosts = hosts
@@ -52,6 +57,7 @@ class App:
         self.certificate = certificate
         self.stored = ResponseStore()
         self._router = Router(ROUTES)
+        self._known_hosts: set[bytes | None] = set()  # Host headers that passed
         self._has_proxies, self._has_cors = bool(self.proxies), bool(self.cors)
 
     async def __call__(self, exchange: Exchange) -> None:
@@ -76,9 +82,8 @@ class App:
             else:  # by the server, which stops
                 exchange.fail(Overloaded("the server was stopped", code="draining", retry_after_s=RETRY_S))
                 raise
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # a panic in a library arrives as BaseException
+        except BaseException as error:
+            reraise_stop(error)
             log.exception("request %s: this is a bug in Tripos", exchange.request_id)
             exchange.fail(RequestFailed(f"this request failed inside: {type(error).__name__}"))
         finally:
@@ -86,7 +91,13 @@ class App:
 
     async def reread(self) -> dict[str, Any]:
         """Reads keys, certificate and service file again, for all connections at once; a report. Raises TriposError."""
-        return await reread(self.service, self.keys, self.certificate)
+        return await reread(self.repository, self.keys, self.certificate)
+
+    async def stop(self) -> None:
+        """Stops what changes the models, and then every model. Idempotent."""
+        if self.repository is not None:
+            await self.repository.stop()
+        await self.service.stop()
 
     def note_refusal(self, peer: str, request_id: str, error: TriposError, num_sent: int) -> None:
         """A request whose head could not be read; the connection has answered it."""
@@ -122,9 +133,12 @@ class App:
         EngineFailed (model_loading).
         """
         head = exchange.head
-        route = self._router.find_exact(head.method, head.decoded_path)
-        if route is None or not route.is_public:  # probes of an orchestrator come under our address
-            check_host(exchange.fields.get(b"host"), self.hosts)
+        route = self._router.exact.get((head.method, head.decoded_path.removesuffix("/") or "/"))
+        host = exchange.fields.get(b"host")
+        if host not in self._known_hosts and (route is None or not route.is_public):  # probes come under our address
+            check_host(host, self.hosts)
+            if len(self._known_hosts) < MAX_KNOWN_HOSTS:
+                self._known_hosts.add(host)
         if route is None:
             route = self._router.find(exchange)
         exchange.body_type = route.body_type
@@ -132,8 +146,9 @@ class App:
         if wire_format.id_header:
             exchange.add_header(b"%b: %b\r\n" % (wire_format.id_header, exchange.request_id.encode()))
         if not route.is_public:
-            exchange.principal = self.keys.principal(head.fields, route.scope)
-            if route.scope == "admin" and not self.keys:
+            if self.keys.are_needed:
+                exchange.principal = self.keys.principal(head.fields, route.scope)
+            elif route.scope == "admin":
                 check_local(exchange)
         if route.needs_models and self.service.is_loading:
             raise EngineFailed("the models are loading", code="model_loading", retry_after_s=RETRY_S)

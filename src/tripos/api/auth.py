@@ -41,6 +41,7 @@ class Keys:
         scopes = keys if isinstance(keys, Mapping) else dict.fromkeys(keys, frozenset[Scope]({"generate"}))
         self._keys = {_digest(key.encode()): each for key, each in scopes.items()}
         self.path = path
+        self.are_needed = bool(self._keys)  # stays: a file that is read again holds keys too
 
     def __bool__(self) -> bool:
         return bool(self._keys)

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tripos import answers
-from tripos.api.answering import find_card, report_ignored
+from tripos.api.generate import find_card, report_ignored
 from tripos.api.http.exchange import Exchange
-from tripos.api.not_implemented import NotImplementedHere
-from tripos.errors import InvalidRequest, RequestFailed, TriposError
+from tripos.errors import InvalidRequest, NotImplementedHere, RequestFailed, TriposError
 from tripos.service import Service
 from tripos.types import Decision, Usage
 from tripos.wire import systemone

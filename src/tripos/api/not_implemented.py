@@ -6,13 +6,8 @@ from collections.abc import Awaitable, Callable
 
 from tripos.api.http.exchange import Exchange
 from tripos.api.http.wire_format import ANTHROPIC, OLLAMA, OPENAI, WireFormat
-from tripos.errors import TriposError
+from tripos.errors import NotImplementedHere
 from tripos.service import Service
-
-
-class NotImplementedHere(TriposError):
-    status = 501
-    code = "not_implemented"
 
 
 def not_implemented(instead: str) -> Callable[[Exchange, Service], Awaitable[None]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from tripos.api.answering import adapt, find_card, report_ignored, send_answer
+from tripos import answers
+from tripos.api.generate import find_card, report_ignored, send_answer
 from tripos.api.http.exchange import Exchange
 from tripos.service import Service
 from tripos.version import __version__
@@ -48,5 +49,5 @@ async def _answer(
 ) -> None:
     request = decode(await exchange.read_body())
     card = find_card(exchange, service, request.model)
-    request = adapt(exchange, service, request, card)
+    request = answers.adapt(service, request, card)
     await send_answer(exchange, service, request, make(request, card.name, models.iso(time.time())))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tripos import answers
-from tripos.api.answering import find_card, report_ignored
+from tripos.api.generate import find_card, report_ignored
 from tripos.api.http.exchange import Exchange
 from tripos.service import Service
 from tripos.types import ModelCard
@@ -69,5 +69,5 @@ async def _answer(
     def body() -> bytes:
         return encode(encode_body(results, card, time.monotonic() - arrival_s))
 
-    num_numbers = sum(len(vector) for each in results for vector in each.result.vectors)
+    num_numbers = sum(len(vector) // 4 for each in results for vector in each.result.vectors)
     exchange.answer(200, body() if num_numbers <= INLINE_NUMBERS else await asyncio.to_thread(body))

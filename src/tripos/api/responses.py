@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 
+from tripos import answers
 from tripos.api import tokens
-from tripos.api.answering import ResponseEncoder, adapt, find_card, send_answer
+from tripos.api.generate import ResponseEncoder, find_card, send_answer
 from tripos.api.http.exchange import Exchange
 from tripos.errors import NotFound
 from tripos.service import Service
@@ -26,7 +27,7 @@ async def create_response(exchange: Exchange, service: Service) -> None:
     decoded = responses.decode(await exchange.read_body(), partial(_find_item, exchange))
     card = find_card(exchange, service, decoded.asked.model)
     earlier = _earlier_messages(exchange, decoded)
-    request = adapt(exchange, service, responses.ask(decoded, earlier), card)
+    request = answers.adapt(service, responses.ask(decoded, earlier), card)
     response_id = "resp_" + secrets.token_hex(16)  # not the request's own id, which a client may choose
     answer = ResponseAnswer(decoded, request, response_id, int(time.time()), card.name)
     exchange.encode_failure = answer.failure
@@ -37,10 +38,9 @@ async def create_response(exchange: Exchange, service: Service) -> None:
 
 
 async def count_tokens(exchange: Exchange, service: Service) -> None:
-    body = await exchange.read_body()
-    decoded = responses.decode_count(body, partial(_find_item, exchange))
+    decoded = responses.decode_count(await exchange.read_body(), partial(_find_item, exchange))
     request = responses.ask(decoded, _earlier_messages(exchange, decoded))
-    num_tokens = await tokens.count(exchange, service, request, len(body))
+    num_tokens = await tokens.count(exchange, service, request)
     exchange.answer_json(responses.encode_count(num_tokens))
 
 

@@ -11,7 +11,7 @@ from tripos.api.auth import Scope
 from tripos.api.http.exchange import JSON, Exchange
 from tripos.api.http.wire_format import OPENAI, WireFormat
 from tripos.api.not_implemented import find_family, not_implemented
-from tripos.errors import InvalidRequest, NotFound
+from tripos.errors import MethodNotAllowed, NotFound
 from tripos.service import Service
 from tripos.wire.fields import Table
 from tripos.wire.openapi import Operation
@@ -20,11 +20,6 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
 
 Endpoint = Callable[[Exchange, Service], Awaitable[None]]
-
-
-class MethodNotAllowed(InvalidRequest):
-    status = 405
-    code = "method_not_allowed"
 
 
 @dataclass(frozen=True)
@@ -68,20 +63,16 @@ class Router:
     """The routes of a table. HEAD takes the route of GET."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
-        self._exact: dict[tuple[str, str], Route] = {}
+        self.exact: dict[tuple[str, str], Route] = {}  # by method and decoded path, for paths without parameters
         self._patterns: list[tuple[re.Pattern[str], Route]] = []
         self._paths: list[str] = []
         for route in routes:
             self._paths.append(_PARAMETER.sub(r"{\1}", route.path))
             self._patterns.append((_pattern(route.path), route))
             if "{" not in route.path:
-                self._exact[route.method, route.path] = route
+                self.exact[route.method, route.path] = route
                 if route.method == "GET":
-                    self._exact["HEAD", route.path] = route
-
-    def find_exact(self, method: str, path: str) -> Route | None:
-        """The route whose path has no parameters. `path`: decoded."""
-        return self._exact.get((method, path.removesuffix("/") or "/"))
+                    self.exact["HEAD", route.path] = route
 
     def find(self, exchange: Exchange) -> Route:
         """The route of a path with parameters, or of an endpoint that is not implemented.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from random import getrandbits
 from typing import Any, cast
 
 from uvicorn.config import Config
@@ -16,7 +17,7 @@ from uvicorn.server import ServerState
 
 from tripos.api.http.body import Body
 from tripos.api.http.connection_limit import ConnectionLimit
-from tripos.api.http.exchange import STATUS_LINES, Application, Exchange, new_request_id
+from tripos.api.http.exchange import STATUS_LINES, Application, Exchange
 from tripos.api.http.framing import Head, HeadReader
 from tripos.api.http.work import Work
 from tripos.errors import Overloaded, RequestTimeout, TriposError
@@ -70,7 +71,8 @@ class Connection(asyncio.Protocol):
         self._body: Body | None = None  # that is being read
         self._exchange: Exchange | None = None  # that is being answered
         self._unsent: list[bytes] = []  # written since the loop last turned
-        self._writable: asyncio.Future[None] | None = None  # set while the client does not read
+        self.is_full = False  # the client must read before more is written, as _writable says:
+        self._writable: asyncio.Future[None] | None = None
         self._is_probe_only = False  # the limit was reached: only probes are answered
         self._is_ending = False  # what still comes is not read
         self._num_discarded = 0
@@ -132,12 +134,13 @@ class Connection(asyncio.Protocol):
             self._exchange.leave()
 
     def pause_writing(self) -> None:
-        self._writable = self.loop.create_future()
+        self.is_full, self._writable = True, self.loop.create_future()
         self._num_unsent = self.transport.get_write_buffer_size()
         self._write_deadline_s = self.loop.time() + STALL_S
 
     def resume_writing(self) -> None:
         self._write_deadline_s = NEVER
+        self.is_full = False
         writable, self._writable = self._writable, None
         if writable is not None and not writable.done():
             writable.set_result(None)
@@ -216,11 +219,6 @@ class Connection(asyncio.Protocol):
             await asyncio.shield(self._writable)
 
     @property
-    def is_full(self) -> bool:
-        """Whether the client must read before more is written."""
-        return self._writable is not None
-
-    @property
     def is_unfinished(self) -> bool:
         """Whether a rest of the request will not be read."""
         return self._body is not None or self._is_ending
@@ -296,7 +294,7 @@ class Connection(asyncio.Protocol):
             return
         if self.transport.is_closing():
             return
-        request_id = new_request_id()
+        request_id = f"req-{getrandbits(96):024x}"
         body = encode(encode_openai_error(error))
         retry = b"" if error.retry_after_s is None else b"retry-after: %d\r\n" % max(1, round(error.retry_after_s))
         head = (

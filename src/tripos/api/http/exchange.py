@@ -18,7 +18,8 @@ from tripos.api.http.framing import Head
 from tripos.api.http.wire_format import OPENAI, WireFormat
 from tripos.api.http.work import Work
 from tripos.api.stored import ResponseStore
-from tripos.errors import InvalidRequest, TriposError
+from tripos.errors import InvalidRequest, LengthRequired, TriposError, UnsupportedMediaType
+from tripos.repository import ModelRepository
 from tripos.types import Usage
 from tripos.wire.json import encode
 
@@ -35,25 +36,11 @@ class ClientLeft(Exception):
     """The client closed the connection; nobody waits for the answer."""
 
 
-class LengthRequired(InvalidRequest):
-    status = 411
-    code = "length_required"
-
-
-class UnsupportedMediaType(InvalidRequest):
-    status = 415
-    code = "unsupported_media_type"
-
-
-def new_request_id() -> str:
-    """Names a request in headers and logs; no secret."""
-    return "req-%024x" % getrandbits(96)  # noqa: UP031  # half the time of an f-string here
-
-
 class Application(Protocol):
     """Answers exchanges (app.App)."""
 
     stored: ResponseStore
+    repository: ModelRepository | None
 
     def __call__(self, exchange: Exchange) -> Coroutine[Any, Any, None]: ...
     async def reread(self) -> dict[str, Any]: ...
@@ -66,14 +53,11 @@ class ClientConnection(Protocol):
     app: Application
     peer: str
     loop: asyncio.AbstractEventLoop
+    is_full: bool  # the client must read before more is written
 
     @property
     def date_line(self) -> bytes:
         """A header line of every response."""
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the client must read before more is written."""
 
     @property
     def is_unfinished(self) -> bool:
@@ -115,7 +99,7 @@ class Exchange:
         if given is not None and _REQUEST_ID.fullmatch(given):
             self.request_id = given.decode()
         else:
-            self.request_id = new_request_id()
+            self.request_id = f"req-{getrandbits(96):024x}"
         self._head_lines = b"x-request-id: %b\r\n" % self.request_id.encode()
 
     # -- for the connection -------------------------------------------------------------------------------------------
@@ -148,6 +132,10 @@ class Exchange:
     @property
     def stored(self) -> ResponseStore:
         return self._connection.app.stored
+
+    @property
+    def repository(self) -> ModelRepository | None:
+        return self._connection.app.repository
 
     async def reread(self) -> dict[str, Any]:
         """Reads the server's configuration again (App.reread)."""
@@ -230,8 +218,8 @@ class Exchange:
     def answer_json(self, value: Any, status: int = 200) -> None:
         self.answer(status, encode(value))
 
-    def stream(self, values: Iterable[Any], *, is_last: bool = False) -> None:
-        """More of a stream, or its end. When the exchange `is_full` afterwards, `drain` before there is more."""
+    def stream(self, values: Iterable[Any], *, is_last: bool = False) -> bool:
+        """More of a stream, or its end. Returns whether to `drain` before there is more: the client must read first."""
         data = self.wire_format.frame(values)  # may raise, as long as a response with the error can still be sent
         if is_last:
             data += self.wire_format.end
@@ -244,10 +232,6 @@ class Exchange:
                 self.keeps_alive = False
                 head = self._begin(200, self.wire_format.stream_type, _NO_BUFFER)
         self._write(head, data, is_last)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the client must read before more is streamed."""
         return self._connection.is_full and not self.has_left
 
     async def drain(self) -> None:
