@@ -1,7 +1,8 @@
 """The one road of every door: decoded request → request for its model → calls → events, or what they come to.
 
 A door decodes what its client sent, takes this road, and encodes. Who asks, under which id and since when are plain
-arguments: nothing here knows a protocol or a connection.
+arguments: nothing here knows a protocol or a connection. Tested in tests/api/test_openai_client.py,
+tests/api/test_embeddings.py and tests/api/test_disconnects.py.
 """
 
 from __future__ import annotations

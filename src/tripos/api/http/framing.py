@@ -26,7 +26,7 @@ _CONTROLS = bytes(each for each in range(256) if (each < 0x20 and each != 0x09) 
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]*)(/[^#]*|\?[^#]*)?")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _USUAL_HOSTS = {b"localhost", b"127.0.0.1", b"localhost:8000", b"127.0.0.1:8000"}
-# A client sends the same lines again and again: what was read once and is no secret is not read anew.
+# Clients repeat the same lines: parsed lines are remembered, except those with secrets.
 _MAX_KNOWN, _MAX_KNOWN_BYTES = 1024, 160
 _MAX_REMEMBERED_BYTES = 4096  # of the last head of each connection
 _SECRET = {b"authorization", b"x-api-key", b"cookie", b"proxy-authorization"}
@@ -63,7 +63,7 @@ class Head:
 
 
 class HeadReader:
-    """Reads one head after the other from a buffer that grows. Judges only what a new byte can change."""
+    """Reads one head after the other from a buffer that grows. Checks only what new bytes can change."""
 
     def __init__(self) -> None:
         self._num_judged = 0  # bytes of the unfinished head
@@ -76,7 +76,7 @@ class HeadReader:
         Raises InvalidRequest: invalid_http, invalid_host, uri_too_long, headers_too_large, http_version, and
         request_too_large for a body that is announced too large.
         """
-        while buffer.startswith(b"\r\n"):  # empty lines in front are forgiven (RFC 9112, 2.2)
+        while buffer.startswith(b"\r\n"):  # empty lines in front are ignored (RFC 9112, 2.2)
             del buffer[:2]
             self._num_judged = 0
         if not buffer or buffer == b"\r":
@@ -106,7 +106,7 @@ def invalid_http(message: str) -> InvalidRequest:
 
 
 def _is_news(buffer: bytearray, before: int) -> bool:
-    """Whether bytes from `before` on can change the verdict on an unfinished head."""
+    """Whether bytes from `before` on can make an unfinished head wrong."""
     now = len(buffer)
     if before <= MAX_METHOD_BYTES or now > MAX_HEAD_BYTES or before <= MAX_LINE_BYTES < now:
         return True
@@ -114,7 +114,7 @@ def _is_news(buffer: bytearray, before: int) -> bool:
 
 
 def _check_unfinished(buffer: bytearray) -> None:
-    """What is wrong already. Lines are judged in their order, as they will be when all is there."""
+    """Raises for what is wrong already. Lines are checked in their order, as in a complete head."""
     lines = bytes(buffer[: MAX_HEAD_BYTES + 1]).split(b"\r\n")
     last = lines.pop()
     if not lines:
@@ -199,7 +199,7 @@ def _read_fields(head: Head, lines: list[bytes]) -> None:
 def read_field(line: bytes) -> tuple[bytes, bytes]:
     name, colon, value = line.partition(b":")
     if not colon or _NAME.fullmatch(name) is None:
-        raise invalid_http("a header has no proper name, or is folded")
+        raise invalid_http("a header name is not valid, or a header is folded over two lines")
     if len(value.translate(None, _CONTROLS)) != len(value):
         raise invalid_http("a header holds control characters")
     name = name.lower()
@@ -226,7 +226,7 @@ def _settle(head: Head) -> None:
         found[b"host"] = head.authority
         head.fields = [each for each in head.fields if each[0] != b"host"] + [(b"host", head.authority)]
     if b"upgrade" in found:
-        raise invalid_http("this server speaks HTTP/1.1 only: send no Upgrade")
+        raise invalid_http("this server supports HTTP/1.1 only: send no Upgrade header")
     if b"expect" in found:
         if found[b"expect"].lower() != b"100-continue":
             raise invalid_http("Expect may only be 100-continue")

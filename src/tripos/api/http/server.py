@@ -49,7 +49,7 @@ Load = Callable[[], Awaitable[None]]  # brings a service its first models
 
 
 class Options(Protocol):
-    """What the door wants to know (config.ServerOptions)."""
+    """The settings of the HTTP door (config.ServerOptions)."""
 
     @property
     def host(self) -> str: ...
@@ -109,12 +109,12 @@ def serve(
 
 
 async def _run_alone(door: Door, on_ready: Callable[[str], None] | None) -> bool:
-    """In a loop of our own: it need not remember every call's generators, for whoever opens one closes it."""
+    """Runs in an event loop of our own, which does not track async generators: whoever opens one closes it."""
     sys.set_asyncgen_hooks(firstiter=None)
 
     def ready(address: str) -> None:
         gc.collect()
-        gc.freeze()  # what lives as long as we do: walking it made every full collection 25 ms long
+        gc.freeze()  # objects that live as long as the server: walking them made a full collection 25 ms long
         if on_ready is not None:
             on_ready(address)
 
@@ -123,7 +123,7 @@ async def _run_alone(door: Door, on_ready: Callable[[str], None] | None) -> bool
 
 @contextlib.contextmanager
 def _listening(options: Options) -> Iterator[socket.socket]:
-    """A bound socket for as long as it is needed; nothing is left of it in the file system."""
+    """A bound socket; a socket in the file system is removed at the end."""
     if not options.unix_socket:
         with listen(options.host, options.port) as listener:
             yield listener
@@ -133,13 +133,13 @@ def _listening(options: Options) -> Iterator[socket.socket]:
         try:
             yield listener
         finally:
-            with contextlib.suppress(OSError):  # somebody else's socket stands there now, or none
+            with contextlib.suppress(OSError):  # another process's socket is there now, or none
                 if os.stat(options.unix_socket).st_ino == inode:
                     os.unlink(options.unix_socket)
 
 
 def listen_on_path(path: str) -> socket.socket:
-    """A socket in the file system, for us and our group. One that nobody listens on any more is replaced.
+    """A socket in the file system, for this user and group. One that no process listens on is replaced.
 
     Raises EnvironmentProblem.
     """
@@ -155,7 +155,7 @@ def listen_on_path(path: str) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        reasons = {errno.EADDRINUSE: "something is there already, and in use: choose another path"}
+        reasons = {errno.EADDRINUSE: "another process uses this path: choose another one"}
         reason = reasons.get(error.errno or 0, error.strerror or str(error))
         raise EnvironmentProblem(f"cannot listen on the socket {path}: {reason}") from None
     listener.setblocking(False)
@@ -203,7 +203,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Door:
-    """The app on a bound socket, for as long as `run` runs."""
+    """Serves the app on a bound socket while `run` runs."""
 
     def __init__(
         self,
@@ -251,14 +251,14 @@ class Door:
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     def stop(self, *, now: bool = False) -> None:
-        """Begin to drain; a second time, or `now`: end at once."""
+        """Begins to drain; the second time, or with `now`, ends at once."""
         self._signals += 1
         self._stop.set()
         if now or self._signals > 1:
             self._stop_now.set()
 
     def reread(self) -> None:
-        """Read the configuration again, after the first models have come; the log says what came of it."""
+        """Reads the configuration again, once the first models are loaded; the log has the result."""
         task = asyncio.get_running_loop().create_task(self._reread())
         self._rereading.add(task)
         task.add_done_callback(self._rereading.discard)
@@ -336,14 +336,14 @@ class Door:
             log.info("stopping after %.1f s of draining, %d calls are cut off", seconds, num_left)
 
     async def _flush(self) -> None:
-        """Calls that were cut off tell their clients so."""
+        """Waits until the calls that were cut off have sent their error events."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ERROR_EVENT_S):
                 await self.service.wait_idle()
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handling: Door decides when to go."""
+    """uvicorn without its own signal handling: Door decides when to stop."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
