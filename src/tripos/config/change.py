@@ -1,4 +1,4 @@
-"""What is different between two configurations, as a running server has to know it."""
+"""The differences between two configurations that a running server applies or reports."""
 
 from __future__ import annotations
 
