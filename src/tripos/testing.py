@@ -9,7 +9,7 @@ import asyncio
 import json
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from tripos.models.text.token_bytes import byte_alphabet
 from tripos.models.text.tokenizer import Tokenizer, tokenizer_from_json
 from tripos.plan.ir import Adapter, Plan, Weights
 from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, Progress, StepInput, StepOutput, ignore_progress
-from tripos.types import Call, Delta, Event, Finish, ModelCard, Usage
+from tripos.types import Call, Delta, Event, Finish, ModelCard, ModelInfo, Usage
 
 _MASK = (1 << 64) - 1
 
@@ -206,10 +206,10 @@ class ScriptedModel:
     async def stop(self) -> None:
         self.is_started = False
 
-    def is_progressing(self) -> bool:
-        return self.is_started
+    async def info(self) -> ModelInfo:
+        return ModelInfo(is_progressing=self.is_started)
 
-    async def run(self, call: Call) -> AsyncIterator[Event]:
+    async def run(self, call: Call) -> AsyncGenerator[Event, None]:
         self.calls.append(call)
         self.num_active += 1
         is_complete = False

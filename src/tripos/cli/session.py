@@ -113,8 +113,7 @@ class LocalSession:
     @property
     def has_template(self) -> bool:
         """Whether the model has a chat template."""
-        tokenizer = getattr(self._service.model(self.card.name), "tokenizer", None)
-        return getattr(tokenizer, "template_source", None) is not None
+        return self.card.has_chat_template
 
     def ask(self, kind: Kind, body: dict[str, Any], hear: Hear) -> None:
         self._runner.run(self._ask(kind, body, hear))
@@ -149,7 +148,7 @@ class LocalSession:
 
         if kind == "chat/completions":
             return ChatAnswer(asked, identity)
-        return CompletionAnswer(asked, identity, lambda ids: "")
+        return CompletionAnswer(asked, identity)
 
 
 class RemoteSession:

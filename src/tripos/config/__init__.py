@@ -6,10 +6,10 @@ Owns names, defaults, ranges and units of every setting (options.py); refuses to
 Tested in tests/unit/test_config.py.
 """
 
-from tripos.config.change import Change, difference
 from tripos.config.file import DEFAULT_FILE, find_file
 from tripos.config.options import (
     DEFAULT_MODEL,
+    LIVE_SETTINGS,
     NATIVE_VARIABLES,
     PREFIX,
     STAGES,
@@ -34,10 +34,10 @@ from tripos.config.values import hint, parse, parse_bytes
 __all__ = [
     "DEFAULT_FILE",
     "DEFAULT_MODEL",
+    "LIVE_SETTINGS",
     "NATIVE_VARIABLES",
     "PREFIX",
     "STAGES",
-    "Change",
     "DeadlineStage",
     "LimitsStage",
     "ModelOptions",
@@ -47,7 +47,6 @@ __all__ = [
     "ServerOptions",
     "ServiceOptions",
     "StageOptions",
-    "difference",
     "effective",
     "find_file",
     "flag",

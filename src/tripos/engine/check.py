@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TypeGuard
 
 from tripos.errors import ContextLengthExceeded, InvalidRequest, plain
-from tripos.types import Generate, Message, Sampling
+from tripos.types import Generate, Prompt, Sampling
 
 # field: lowest, highest
 _RANGES: dict[str, tuple[float, float]] = {
@@ -28,7 +28,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 MAX_BIAS = 1e6
 
 
-def is_token_ids(prompt: str | tuple[int, ...] | tuple[Message, ...]) -> TypeGuard[tuple[int, ...]]:
+def is_token_ids(prompt: Prompt) -> TypeGuard[tuple[int, ...]]:
     return isinstance(prompt, tuple) and bool(prompt) and isinstance(prompt[0], int)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from queue import SimpleQueue
@@ -17,9 +17,11 @@ from weakref import finalize
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from tripos.errors import EngineFailed, InvalidRequest, Overloaded, RequestFailed, TriposError
 from tripos.models.text.side_thread import SideThread
+from tripos.models.text.token_requests import TokenRequests
 from tripos.models.text.tokenizer import Tokenizer
 from tripos.predict.batcher import Batcher, BatcherOptions, PendingCall
 from tripos.predict.inputs import EncoderInputs, num_chars
@@ -28,7 +30,19 @@ from tripos.predict.outputs import EncoderOutputs
 from tripos.predict.steps import run_step
 from tripos.runtime.executor import Executor
 from tripos.runtime.machine import Birthplace
-from tripos.types import Call, Embed, EngineStats, Event, Finish, Generate, ModelCard, Rerank, Usage
+from tripos.types import (
+    Call,
+    Embed,
+    EngineStats,
+    Event,
+    Finish,
+    Generate,
+    ModelCard,
+    ModelInfo,
+    Rerank,
+    Unmetered,
+    Usage,
+)
 
 F32 = npt.NDArray[np.float32]
 INLINE_CHARS = 2048  # longer inputs are encoded off the event loop
@@ -47,8 +61,9 @@ class EncoderModel:
         options: EncoderOptions,
         batching: BatcherOptions,
     ) -> None:
-        self.card = card
+        self.card = replace(card, has_tokenizer=True)
         self.tokenizer = tokenizer
+        self._token_requests = TokenRequests(tokenizer, card.vocab_size, self.encode)
         self.options = options
         self._inputs = EncoderInputs(card, tokenizer, options)
         self._outputs = EncoderOutputs(card.task, options)
@@ -89,13 +104,10 @@ class EncoderModel:
             self._batcher.stop()
             self._executor.close()
 
-    def is_progressing(self) -> bool:
-        """For /readyz: started, and the step in progress began not too long ago."""
-        return self._batcher.is_progressing
-
-    def stats(self) -> EngineStats:
-        """The batcher's counts, from any thread. There is no cache, there are no adapters, and nothing is preempted."""
-        return EngineStats(num_running=self._batcher.num_running, num_waiting=self._batcher.num_waiting)
+    async def info(self) -> ModelInfo:
+        """`is_progressing`: started, and the step in progress began not too long ago. The counts are the batcher's."""
+        stats = EngineStats(num_running=self._batcher.num_running, num_waiting=self._batcher.num_waiting)
+        return ModelInfo(is_progressing=self._batcher.is_progressing, stats=stats)
 
     async def encode(self, request: Generate) -> list[int]:
         """Token ids of a text. Raises InvalidRequest for chats: an encoder has no template."""
@@ -106,8 +118,12 @@ class EncoderModel:
         return await asyncio.to_thread(self.tokenizer.encode, request.prompt)
 
     # -- calls ----------------------------------------------------------------------------------------------
-    async def run(self, call: Call) -> AsyncIterator[Event]:
+    async def run(self, call: Call) -> AsyncGenerator[Event, None]:
         """Answer one call. Raises InvalidRequest, Overloaded, DeadlineExceeded, RequestFailed, EngineFailed."""
+        if isinstance(call.request, Unmetered):
+            yield await self._token_requests.answer(call.request)
+            yield Finish(reason="stop")
+            return
         request = self._inputs.check(call)
         loop, encoders = self._loop, self._encoders
         if loop is None or encoders is None:

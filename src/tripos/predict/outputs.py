@@ -21,7 +21,7 @@ class EncoderOutputs:
 
     def result(self, request: Embed | Rerank, rows: F32) -> Result:
         if isinstance(request, Embed):
-            return Result(vectors=tuple(self._vectors(rows, request.dimensions)))
+            return Result(vectors=tuple(row.astype("<f4").tobytes() for row in self._vectors(rows, request.dimensions)))
         return Result(scores=tuple(self._scores(rows)))
 
     def _vectors(self, rows: F32, dimensions: int | None) -> F32:

@@ -147,6 +147,7 @@ class Choice:
         self.text_offsets: list[int] = []
         self.prompt_offsets: tuple[int, ...] = ()
         self.prompt_token_ids: tuple[int, ...] = ()
+        self.prompt_start = ""
         self.prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
         self.finish_reason: str | None = None
         self.stop: str | int | None = None
@@ -157,6 +158,7 @@ class Choice:
         self.text_offsets += delta.text_offsets
         self.prompt_offsets = self.prompt_offsets or delta.prompt_offsets
         self.prompt_token_ids = self.prompt_token_ids or delta.prompt_token_ids
+        self.prompt_start = self.prompt_start or delta.prompt_start
         self.prompt_logprobs = self.prompt_logprobs or delta.prompt_logprobs or ()
         if delta.finish_reason is not None:
             self.finish_reason, self.stop = delta.finish_reason, delta.stop

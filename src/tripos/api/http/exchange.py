@@ -19,6 +19,7 @@ from tripos.api.http.framing import Head
 from tripos.api.http.work import Work
 from tripos.api.stored import ResponseStore
 from tripos.errors import InvalidRequest, LengthRequired, TriposError, UnsupportedMediaType
+from tripos.repository import ModelRepository
 from tripos.types import Usage
 from tripos.wire.json import encode
 
@@ -68,7 +69,7 @@ class Exchange:
     __slots__ = (
         "_body", "_error", "_head_lines", "_is_chunked", "_line", "_news", "client", "code", "dialect",
         "encode_failure", "fields", "has_left", "head", "is_over", "keeps_alive", "model", "num_sent", "path_name",
-        "principal", "request_id", "reread", "status", "stored", "usage", "work",
+        "principal", "repository", "request_id", "reread", "status", "stored", "usage", "work",
     )  # fmt: skip
 
     def __init__(self, line: Line, head: Head) -> None:
@@ -91,6 +92,7 @@ class Exchange:
         self._head_lines = b"x-request-id: %b\r\n" % self.request_id.encode()
         self.stored: ResponseStore  # the app's, as these:
         self.reread: Callable[[], Awaitable[dict[str, Any]]]
+        self.repository: ModelRepository | None
         self.dialect: Dialect = OPENAI
         self.encode_failure: Callable[[TriposError], list[Any]] | None = None
         self.principal = ""

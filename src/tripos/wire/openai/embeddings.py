@@ -18,6 +18,7 @@ from tripos.wire.oneshot import (
     read_delivery,
     read_inputs,
     read_truncation,
+    read_vector,
     total_tokens,
 )
 
@@ -49,10 +50,8 @@ def decode(body: bytes) -> tuple[AskedOnce, bool]:
 
 
 def encode(answer: AnsweredOnce, model: str, is_base64: bool) -> dict[str, Any]:
-    """The body; vectors are float32 arrays."""
-
-    def encoded(vector: Any) -> Any:
-        return base64.b64encode(vector.astype("<f4").tobytes()).decode() if is_base64 else vector.tolist()
+    def encoded(vector: bytes) -> Any:
+        return base64.b64encode(vector).decode() if is_base64 else read_vector(vector)
 
     data = [
         {"object": "embedding", "index": i, "embedding": encoded(vector)}
