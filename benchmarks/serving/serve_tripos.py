@@ -12,7 +12,7 @@ from tripos.config import ServerOptions
 from tripos.controls.deadline import deadline
 from tripos.controls.limits import limits
 from tripos.service import Service
-from tripos.types import Call, Delta, Event, Finish, Generate, ModelCard, Usage
+from tripos.types import Call, Delta, Event, Finish, Generate, ModelCard, ModelInfo, Usage
 
 
 class AtOnce:
@@ -25,6 +25,9 @@ class AtOnce:
 
     async def stop(self) -> None:
         """Nothing to free."""
+
+    async def info(self) -> ModelInfo:
+        return ModelInfo()
 
     async def run(self, call: Call) -> AsyncGenerator[Event, None]:
         """The whole text in one Delta, or, when many tokens are asked for, one Delta per token."""

@@ -46,7 +46,7 @@ class Service:
         self._routes: dict[str, _Route] = {}
         self._infos: dict[Model, ModelInfo] = {}  # of the models of the routes, as last heard
         self._states: Mapping[str, str] | None = None  # model name → state; None: each that has a route is ready
-        self._loading: frozenset[str] = frozenset()  # routes that will come
+        self._aliases: Mapping[str, str] = {}  # route → model, also of routes that are not there
         self._busy: set[_Route] = set()  # with calls in flight, also when they were removed
         self._went_idle = asyncio.Event()
         self._num_waiting = 0  # for that
@@ -91,9 +91,9 @@ class Service:
         """Nobody finds this route any more; calls in flight go on. The model stays started. Raises KeyError."""
         self._forget(name, self._routes.pop(name))
 
-    def announce(self, states: Mapping[str, str], loading: frozenset[str]) -> None:
-        """The state of every model, loaded or not, and the names of routes whose models are being loaded."""
-        self._states, self._loading = dict(states), loading
+    def announce(self, states: Mapping[str, str], aliases: Mapping[str, str]) -> None:
+        """The state of every model, loaded or not, and the model of every route that has another name."""
+        self._states, self._aliases = dict(states), dict(aliases)
 
     def _forget(self, name: str, route: _Route) -> None:
         """The metrics of a name go with its last call."""
@@ -147,7 +147,7 @@ class Service:
     def _route(self, name: str) -> _Route:
         route = self._routes.get(name) or self._routes.get(name.removesuffix(":latest"))  # Ollama's word for the model
         if route is None:
-            if name in self._loading:
+            if self._states is not None and self._states.get(self._aliases.get(name, name)) == "loading":
                 raise EngineFailed("the model is loading", code="model_loading", retry_after_s=RETRY_S)
             served = ", ".join(self._routes) or "none"
             raise NotFound(f"no model is named {shown(name)}; served: {served}", code="model_not_found", param="model")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from tripos.errors import Conflict, ModelRefused, RequestFailed, TriposError
 from tripos.repository.adapter import Adapter
+from tripos.service import Service
 from tripos.types import AdapterInfo, Model
 
 if TYPE_CHECKING:
@@ -56,6 +57,9 @@ class Entry:
     error: str = ""
     since_s: float = field(default_factory=time.time)
 
+    def enter(self, state: State, error: str = "") -> None:
+        self.state, self.error, self.since_s = state, error, time.time()
+
     def put(self, opening: Opening, model: Model) -> None:
         """It is loaded, with the adapters of its options."""
         self.opening, self.model = opening, model
@@ -71,8 +75,8 @@ class Entry:
         """Adapters that came after it, which a new version would not have."""
         return [name for name in self.adapters if name not in dict(self.spec.adapters)]
 
-    def describe(self, routes: Mapping[str, Model], num_in_flight: int) -> dict[str, Any]:
-        """For /admin/models. `routes`: of the service."""
+    def describe(self, service: Service) -> dict[str, Any]:
+        """For /admin/models."""
         card = self.model.card if self.model is not None else None
         return {
             "name": self.name,
@@ -80,8 +84,8 @@ class Entry:
             "source": self.spec.source,
             "error": self.error,
             "memory_bytes": self.held_bytes,
-            "num_in_flight": num_in_flight,
-            "routes": [name for name, model in routes.items() if model is self.model],
+            "num_in_flight": service.num_on(self.model) if self.model is not None else 0,
+            "routes": [name for name, model in service.routes.items() if model is self.model],
             "digest": card.digest if card is not None else "",
             "max_model_len": card.max_model_len if card is not None else 0,
             "since": int(self.since_s),

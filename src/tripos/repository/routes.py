@@ -36,14 +36,8 @@ class Routes:
             stages = (*self._builder.stages(route, card, settings), *([adapter.stage] if adapter else []))
             put = service.replace if is_there else service.add
             put(name=name, model=model, stages=stages, card=card, is_strict=route.is_strict)
+        service.announce({name: entry.state for name, entry in entries.items()}, settings.aliases)
         self._routed = {name: (model, adapter) for name, (_, model, adapter) in wanted.items()}
-
-    def announce(self, entries: Mapping[str, Entry], settings: Settings) -> None:
-        """Tell the service every model's state, and which routes are on their way."""
-        states = {name: entry.state for name, entry in entries.items()}
-        loading = {name for name, state in states.items() if state == "loading"}
-        aliases = {route.name for route in settings.routes if route.model in loading}
-        self._service.announce(states, frozenset(loading | aliases))
 
     def check_names(
         self, name: str, spec: ModelSpec, entries: Mapping[str, Entry], settings: Settings, old: Entry | None = None
@@ -63,7 +57,8 @@ def _targets(entries: Mapping[str, Entry], settings: Settings) -> Iterator[tuple
     ready = {entry.name: entry for entry in entries.values() if entry.state == "ready"}
     for entry in ready.values():
         if entry.model is not None:
-            own = settings.route_of(entry.name)
+            usual = RouteSpec(entry.name, entry.name)
+            own = next((route for route in settings.routes if route.name == route.model == entry.name), usual)
             yield entry.name, (own, entry.model, None)
             for name, adapter in entry.adapters.items():
                 yield name, (own, entry.model, adapter)

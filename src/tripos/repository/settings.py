@@ -57,9 +57,10 @@ class Settings:
         """Names of models that stay listed when they are not loaded."""
         return {model.name for model in self.models}
 
-    def route_of(self, name: str) -> RouteSpec:
-        """The route under a model's own name: the one that is configured, or one with the usual stages."""
-        return next((each for each in self.routes if each.name == each.model == name), RouteSpec(name, name))
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Route → the model at its end."""
+        return {route.name: route.model for route in self.routes}
 
     def check_source(self, source: str, param: str = "source") -> str:
         """A source, or an adapter's directory, that may be loaded at run time. Raises PermissionDenied."""
