@@ -1,6 +1,7 @@
 """The contracts that every layer meets in: Call, requests, events, Usage, ModelCard, Model, Stage.
 
 Owns no behaviour. Imports the standard library and msgspec only, so that any layer may import it.
+Tested in tests/unit/wire/test_answers.py.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class Generate(Request, frozen=True, kw_only=True, tag="generate"):
     """Continue a prompt. `prompt` is text, token ids, or chat messages for the model's template."""
 
     prompt: Prompt
-    max_tokens: int | None = None  # None: up to the context window
+    max_tokens: int | None = None  # None: up to the context length
     n: int = 1
     sampling: Sampling = Sampling()
     prompt_logprobs: int | None = None  # as Sampling.logprobs, for each prompt token after the first

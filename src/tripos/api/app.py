@@ -27,18 +27,13 @@ from tripos.api.http.tls import Certificate
 from tripos.api.reread import reread
 from tripos.api.routes import ROUTES, Route
 from tripos.api.stored import ResponseStore
-from tripos.errors import EngineFailed, InvalidRequest, NotFound, Overloaded, RequestFailed, TriposError
+from tripos.errors import EngineFailed, MethodNotAllowed, NotFound, Overloaded, RequestFailed, TriposError, reraise_stop
 from tripos.repository import ModelRepository
 from tripos.service import RETRY_S, Service
 
 log = logging.getLogger(__name__)
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-
-
-class MethodNotAllowed(InvalidRequest):
-    status = 405
-    code = "method_not_allowed"
 
 
 class App:
@@ -92,9 +87,8 @@ class App:
             else:  # the server's patience is over
                 exchange.fail(Overloaded("the server was stopped", code="draining", retry_after_s=RETRY_S))
                 raise
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # a panic in a library arrives as BaseException
+        except BaseException as error:
+            reraise_stop(error)
             log.exception("request %s: this is a bug in Tripos", exchange.request_id)
             exchange.fail(RequestFailed(f"this request failed inside: {type(error).__name__}"))
         finally:

@@ -19,7 +19,8 @@ from tripos.models.registry import check_weights
 from tripos.models.text.tokenizer import Tokenizer
 from tripos.plan.ir import Plan
 from tripos.predict.batcher import BatcherOptions
-from tripos.predict.encoder import EncoderModel, EncoderOptions
+from tripos.predict.encoder import EncoderModel
+from tripos.predict.options import EncoderOptions
 from tripos.runtime.executor import Executor, ExecutorOptions
 from tripos.runtime.machine import num_cores
 from tripos.types import ModelCard

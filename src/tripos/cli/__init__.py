@@ -2,6 +2,7 @@
 
 Owns the exit status: 0 done, 1 failed, 2 usage or configuration, 3 environment, 4 model refused, 130 interrupted. An
 error is one line on stderr.
+Tested in tests/unit/test_cli.py.
 """
 
 from __future__ import annotations

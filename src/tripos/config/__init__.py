@@ -3,9 +3,9 @@
 One exception, so that the library also obeys them: runtime/native.py reads TRIPOS_ISA, TRIPOS_NATIVE_LIBRARY
 and TRIPOS_PROFILE.
 Owns names, defaults, ranges and units of every setting (options.py); refuses to know what the settings do.
+Tested in tests/unit/test_config.py.
 """
 
-from tripos.config.door import is_loopback
 from tripos.config.file import DEFAULT_FILE, find_file
 from tripos.config.options import (
     DEFAULT_MODEL,
@@ -52,7 +52,6 @@ __all__ = [
     "flag",
     "flags",
     "hint",
-    "is_loopback",
     "model_options",
     "parse",
     "parse_bytes",

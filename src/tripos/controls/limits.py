@@ -1,6 +1,6 @@
 """Size limits on a call that hold for every door. Refuses before any costly work.
 
-What needs the tokenizer (context window, vocabulary) is checked by the model.
+What needs the tokenizer (context length, vocabulary) is checked by the model.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def response_bytes(request: Generate, max_model_len: int = 0, num_chars: int = 0
     ceiling = max_model_len or 2**31
     num_output = min(ceiling if request.max_tokens is None else request.max_tokens, ceiling)
     if request.max_tokens is None and not max_model_len:
-        num_output = 0  # bounded by the model's window, which we do not know
+        num_output = 0  # bounded by the model's context length, which is not known here
     num_logprobs = 0 if request.sampling.logprobs is None else 1 + request.sampling.logprobs
     num_bytes = num_output * (BYTES_PER_TOKEN + num_logprobs * BYTES_PER_LOGPROB)
     if request.echo:

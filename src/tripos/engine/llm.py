@@ -360,7 +360,7 @@ class LanguageModel:
         prompts = prompts * request.n
         for prompt in prompts:
             check_token_ids("prompt", prompt, self.card.vocab_size)
-            self.engine.scheduler.check_fits(len(prompt), self._max_tokens(request, len(prompt)))
+            self.engine.scheduler.blocks.check_fits(len(prompt), self._max_tokens(request, len(prompt)))
         arrays = [np.array(prompt, np.int32) for prompt in prompts]
         shared = [_num_shared(arrays[0], each) for each in arrays[1:]]
         if ticket is not None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tripos.grammar.matcher import GrammarProblem, Matcher
+from tripos.errors import GrammarProblem
+from tripos.grammar.matcher import Matcher
 from tripos.models.text.tokenizer import Tokenizer
 from tripos.runtime.executor import U32
 from tripos.types import Generate, Reasoning

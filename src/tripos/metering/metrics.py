@@ -2,6 +2,7 @@
 
 Label values come from closed sets only (registered model names, finish reasons, error codes, paths of the route table),
 so that no client can grow the number of series. Gauges of an engine are of the last time that it was asked.
+Tested in tests/api/test_metrics.py.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -112,6 +113,9 @@ class Counter:
         return family
 
 
+Family = TypeVar("Family", Histogram, Counter)
+
+
 class HttpCounter:
     """Requests that were answered or refused, by method, path of the route table and status."""
 
@@ -207,48 +211,49 @@ class Metrics:
         self.http = HttpCounter()
         self.states: Mapping[str, str] = {}  # model name -> one of MODEL_STATES, when last asked
         self._process = ProcessCollector(registry=None)
-        names = ("model_name", "engine")
-
-        def histogram(name: str, doc: str, buckets: tuple[float, ...]) -> Histogram:
-            made = Histogram(f"vllm:{name}", doc, names, buckets)
-            self._families.append(made)
-            return made
-
-        def otel(name: str, doc: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Histogram:
-            made = Histogram(f"gen_ai_server_{name}", doc, labels, buckets)
-            self._families.append(made)
-            return made
-
-        def counter(name: str, doc: str, *more: str) -> Counter:
-            made = Counter(f"vllm:{name}", doc, (*names, *more))
-            self._families.append(made)
-            return made
-
-        self.first_token = histogram("time_to_first_token_seconds", "Arrival to first token.", LATENCY_S)
-        self.inter_token = histogram("inter_token_latency_seconds", "Between output events.", TOKEN_S)
-        self.per_token = histogram("request_time_per_output_token_seconds", "Mean per token after the first.", TOKEN_S)
-        self.e2e = histogram("e2e_request_latency_seconds", "Arrival to end.", LATENCY_S)
-        self.queue = histogram("request_queue_time_seconds", "Waiting for a place.", LATENCY_S)
-        self.prefill = histogram(
+        self.first_token = self._histogram("time_to_first_token_seconds", "Arrival to first token.", LATENCY_S)
+        self.inter_token = self._histogram("inter_token_latency_seconds", "Between output events.", TOKEN_S)
+        self.per_token = self._histogram(
+            "request_time_per_output_token_seconds", "Mean per token after the first.", TOKEN_S
+        )
+        self.e2e = self._histogram("e2e_request_latency_seconds", "Arrival to end.", LATENCY_S)
+        self.queue = self._histogram("request_queue_time_seconds", "Waiting for a place.", LATENCY_S)
+        self.prefill = self._histogram(
             "request_prefill_time_seconds", "Own share of steps before the first token.", LATENCY_S
         )
-        self.decode = histogram("request_decode_time_seconds", "Own share of steps after it.", LATENCY_S)
-        self.prompt_size = histogram("request_prompt_tokens", "Prompt tokens per request.", TOKENS)
-        self.output_size = histogram("request_generation_tokens", "Output tokens per request.", TOKENS)
-        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens of finished requests.")
-        self.output_tokens = counter("generation_tokens", "Output tokens of finished requests.")
-        self.outcomes = counter("request_success", "Requests by how they ended.", "finished_reason")
-        self.otel_duration = otel(
+        self.decode = self._histogram("request_decode_time_seconds", "Own share of steps after it.", LATENCY_S)
+        self.prompt_size = self._histogram("request_prompt_tokens", "Prompt tokens per request.", TOKENS)
+        self.output_size = self._histogram("request_generation_tokens", "Output tokens per request.", TOKENS)
+        self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of finished requests.")
+        self.output_tokens = self._counter("generation_tokens", "Output tokens of finished requests.")
+        self.outcomes = self._counter("request_success", "Requests by how they ended.", "finished_reason")
+        self.otel_duration = self._otel_histogram(
             "request_duration_seconds", "Arrival to end.", ("gen_ai_request_model", "error_type"), LATENCY_S
         )
         model = ("gen_ai_request_model",)
-        self.otel_first = otel("time_to_first_token_seconds", "Arrival to first token.", model, LATENCY_S)
-        self.otel_per_token = otel("time_per_output_token_seconds", "Mean per token after the first.", model, TOKEN_S)
-        self.ignored = Counter(
-            "tripos:ignored_fields", "Fields of requests that were not heeded.", ("model_name", "group")
+        self.otel_first = self._otel_histogram(
+            "time_to_first_token_seconds", "Arrival to first token.", model, LATENCY_S
         )
-        self._families.append(self.ignored)
+        self.otel_per_token = self._otel_histogram(
+            "time_per_output_token_seconds", "Mean per token after the first.", model, TOKEN_S
+        )
+        self.ignored = self._added(
+            Counter("tripos:ignored_fields", "Fields of requests that were not heeded.", ("model_name", "group"))
+        )
         self.registry.register(self)
+
+    def _histogram(self, name: str, doc: str, buckets: tuple[float, ...]) -> Histogram:
+        return self._added(Histogram(f"vllm:{name}", doc, ("model_name", "engine"), buckets))
+
+    def _otel_histogram(self, name: str, doc: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Histogram:
+        return self._added(Histogram(f"gen_ai_server_{name}", doc, labels, buckets))
+
+    def _counter(self, name: str, doc: str, *more: str) -> Counter:
+        return self._added(Counter(f"vllm:{name}", doc, ("model_name", "engine", *more)))
+
+    def _added(self, family: Family) -> Family:
+        self._families.append(family)
+        return family
 
     def series(self, name: str) -> Series:
         """For a registered model; a name that a client made up must not come here."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-from tripos.errors import Conflict, ModelRefused, RequestFailed, TriposError
+from tripos.errors import Conflict, ModelRefused, RequestFailed, TriposError, reraise_stop
 from tripos.repository.adapter import Adapter
 from tripos.service import Service
 from tripos.types import AdapterInfo, Model
@@ -110,12 +110,13 @@ def run_loader(function: Callable[..., Value], *arguments: Any) -> Value:
     """Call what reads a model's files. Raises TriposError for everything that goes wrong with them."""
     try:
         return function(*arguments)
-    except (TriposError, KeyboardInterrupt, SystemExit):
+    except TriposError:
         raise
     except MemoryError:
         raise Conflict("the machine has too little memory for this model: unload another one") from None
     except OSError as error:
         raise ModelRefused(f"a file of the model cannot be read: {error.strerror}") from error
-    except BaseException as error:  # a panic in a library arrives as BaseException
+    except BaseException as error:
+        reraise_stop(error)
         log.exception("a model could not be loaded: this is a bug in Tripos")
         raise RequestFailed(f"the model could not be loaded: {type(error).__name__}") from error

@@ -23,7 +23,7 @@ from tripos.errors import (
     RequestFailed,
     RequestTimeout,
 )
-from tripos.models.text.tokenizer import IncrementalDecoder
+from tripos.models.text.token_bytes import IncrementalDecoder
 from tripos.runtime.executor import Executor, ExecutorOptions, StepInput, StepOutput
 from tripos.testing import ScriptedExecutor
 from tripos.types import Branch, Call, Delta, Embed, Event, Finish, Generate, Message, TokenLogprob

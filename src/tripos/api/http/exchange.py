@@ -18,7 +18,7 @@ from tripos.api.dialect import OPENAI, Dialect
 from tripos.api.http.framing import Head
 from tripos.api.http.work import Work
 from tripos.api.stored import ResponseStore
-from tripos.errors import InvalidRequest, TriposError
+from tripos.errors import InvalidRequest, LengthRequired, TriposError, UnsupportedMediaType
 from tripos.repository import ModelRepository
 from tripos.types import Usage
 from tripos.wire.json import encode
@@ -31,16 +31,6 @@ _NO_BUFFER = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
 
 class ClientLeft(Exception):
     """The client closed the connection; nobody waits for the answer."""
-
-
-class LengthRequired(InvalidRequest):
-    status = 411
-    code = "length_required"
-
-
-class UnsupportedMediaType(InvalidRequest):
-    status = 415
-    code = "unsupported_media_type"
 
 
 def new_request_id() -> str:
