@@ -2,6 +2,7 @@
 
 Owns the routes, the count of calls in flight and what was last heard of each model. Every door comes through `run`.
 Routes come and go while calls run: a call keeps the route that it began with. Knows nobody who loads models.
+Tested in tests/api/test_every_call.py, tests/api/test_draining.py and tests/unit/metering/test_usage.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The model repository: which models are served, in which state, within one memory budget, while the others answer."""
+"""The model repository: which models are served, in which state, within one memory budget, while the others answer.
+
+Tested in tests/api/test_admin.py, tests/api/test_reload.py and tests/api/test_loading.py.
+"""
 
 from tripos.repository.entry import Opening
 from tripos.repository.repository import ModelRepository

@@ -1,4 +1,7 @@
-"""LoRA adapters of the repository's models: each is served under a name of its own, by the model that loaded it."""
+"""LoRA adapters of the repository's models: each is served under a name of its own, by the model that loaded it.
+
+Tested in tests/api/test_adapters.py.
+"""
 
 from __future__ import annotations
 
