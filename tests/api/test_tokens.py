@@ -73,8 +73,8 @@ async def test_what_waits_for_a_tokenizer_is_bounded(case: str, monkeypatch: pyt
 async def test_what_waits_for_an_encoders_tokenizer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder, "MAX_ENCODING_CHARS", 8000)
     model = tiny_encoder()
-    gate = Gate(model._texts)
-    monkeypatch.setattr(model, "_texts", gate)
+    gate = Gate(model._inputs.texts)
+    monkeypatch.setattr(model._inputs, "texts", gate)
     async with running(model) as server:
         body = {"model": model.card.name, "input": TEXT, "truncate": True}
         await first_waits_second_is_refused(server, "/v1/embeddings", body, gate)

@@ -27,7 +27,15 @@ from tripos.api.http.tls import Certificate
 from tripos.api.reread import reread
 from tripos.api.routes import ROUTES, Route
 from tripos.api.stored import ResponseStore
-from tripos.errors import EngineFailed, MethodNotAllowed, NotFound, Overloaded, RequestFailed, TriposError, reraise_stop
+from tripos.errors import (
+    EngineFailed,
+    MethodNotAllowed,
+    NotFound,
+    Overloaded,
+    RequestFailed,
+    TriposError,
+    reraise_stop,
+)
 from tripos.repository import ModelRepository
 from tripos.service import RETRY_S, Service
 
