@@ -207,7 +207,7 @@ class LabelTokens(Unmetered, frozen=True, kw_only=True, tag="label_tokens"):
 
 
 class LoadAdapter(Unmetered, frozen=True, kw_only=True, tag="load_adapter"):
-    """Load the adapter in directory `path`; `in_place`: instead of the one of that name. Answered by `Result.adapter`."""
+    """Load the adapter in `path`; `in_place`: instead of the one of that name. Answered by `Result.adapter`."""
 
     name: str
     path: str
