@@ -378,7 +378,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What changes while a model runs. Its holder asks for it when a probe or a scrape comes, and keeps the answer."""
+    """What changes while a model runs. Its holder asks for it at each probe or scrape, and keeps the answer."""
 
     is_progressing: bool = True  # started, not failed, and its work moves on
     stats: EngineStats | None = None  # None: it has no engine

@@ -14,7 +14,7 @@ from tripos.errors import EnvironmentProblem
 from tripos.models.files.source import Source
 from tripos.plan.ir import Plan, Weights
 from tripos.plan.passes import optimize
-from tripos.runtime.executor import Executor, ExecutorOptions
+from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
 from tripos.runtime.executor import ignore_progress as unheard
 from tripos.runtime.guard import guarded
 from tripos.runtime.machine import give_back_freed_memory
@@ -49,6 +49,9 @@ class Kind(Protocol[MadeOf]):
     def executor_options(self) -> ExecutorOptions: ...
     def held_bytes(self, memory_bytes: int) -> int: ...
     def rows(self, memory_bytes: int) -> Rows: ...
+    def doctor_rows(self, info: ExecutorInfo) -> Rows:
+        """For people: what the loaded executor means for this kind."""
+
     def runnable(self, plan: Plan) -> Plan:
         """The fused plan, with what the options add to it."""
 

@@ -1,4 +1,4 @@
-"""LoRA adapters of the repository's models: each is served under a name of its own, by the model that loaded it.
+"""LoRA adapters: each is served under its own name by the model that loaded it.
 
 Tested in tests/api/test_adapters.py.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Adapter:
-    """One that is loaded, and its card."""
+    """A loaded adapter and the card of its route."""
 
     info: AdapterInfo
     card: ModelCard
@@ -43,14 +43,14 @@ class Adapter:
         return cls(info, card)
 
     def stage(self, call: Call, run: Run) -> AsyncGenerator[Event, None]:
-        """The innermost stage of its route: has the model answer with this adapter."""
+        """The innermost stage of the adapter's route: selects the adapter in the request."""
         if isinstance(call.request, Generate):
             call = replace(call, request=replace(call.request, adapter=self.info.key))
         return run(call)
 
 
 def find_adapted(base: str, entries: Mapping[str, Entry], service: Service) -> Entry:
-    """The model that a new adapter is for; `base` may be left out where one model takes adapters.
+    """The entry whose model a new adapter is loaded into; `base` may be left out where one model takes adapters.
 
     Raises InvalidRequest, and NotFound and EngineFailed for a name that is not served.
     """

@@ -1,4 +1,4 @@
-"""One model of the repository: its state, what it takes to load it, and the errors on the way."""
+"""An entry of the repository: one model, its state, and how it is opened and loaded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Value = TypeVar("Value")
 
 
 class Opening(Protocol):
-    """A model whose files were checked, before it takes memory, and then the one model that it loads."""
+    """A model whose files are open and checked. `load` makes the model, once; `close` frees both."""
 
     @property
     def name(self) -> str: ...
@@ -40,7 +40,7 @@ class Opening(Protocol):
     def rows(self, memory_bytes: int) -> Table: ...
     def load(self, memory_bytes: int, progress: Progress) -> Model: ...
     def close(self) -> None:
-        """Let go of the files, and of the memory of the model, which must be stopped. Idempotent."""
+        """Close the files and free the model, which must be stopped. Idempotent."""
 
 
 @dataclass(eq=False)
@@ -61,7 +61,7 @@ class Entry:
         self.state, self.error, self.since_s = state, error, time.time()
 
     def put(self, opening: Opening, model: Model) -> None:
-        """It is loaded, with the adapters of its options."""
+        """Note the loaded model and the adapters that were loaded with it."""
         self.opening, self.model = opening, model
         for info in model.card.adapters:
             self.put_adapter(info)
@@ -72,7 +72,7 @@ class Entry:
 
     @property
     def carried(self) -> list[str]:
-        """Adapters that came after it, which a new version would not have."""
+        """Adapters that were loaded at run time. A new version of the model would not have them."""
         return [name for name in self.adapters if name not in dict(self.spec.adapters)]
 
     def describe(self, service: Service) -> dict[str, Any]:
@@ -93,12 +93,12 @@ class Entry:
 
 
 def ignore_progress(phase: str, done: float) -> None:
-    """Nobody watches a load at run time."""
+    """Loads at run time show no progress."""
 
 
 @contextmanager
 def closing_on_error(opening: Opening) -> Iterator[None]:
-    """Not when we are cancelled: then a thread still reads the files."""
+    """Close on failure, but not on cancellation: then a thread may still read the files."""
     try:
         yield
     except Exception:
@@ -107,7 +107,7 @@ def closing_on_error(opening: Opening) -> Iterator[None]:
 
 
 def run_loader(function: Callable[..., Value], *arguments: Any) -> Value:
-    """Call what reads a model's files. Raises TriposError for everything that goes wrong with them."""
+    """Call a function that reads a model's files. Raises TriposError for every failure."""
     try:
         return function(*arguments)
     except TriposError:

@@ -41,18 +41,17 @@ CUT_OFF_S = 2.0  # for the last events of calls that did not end in time
 
 
 class ModelRepository:
-    """Of one service, whose event loop the async methods belong to. Names are of models; what cannot be done raises
-    TriposError."""
+    """The models of one service. Async methods run on the service's event loop and raise TriposError."""
 
     def __init__(self, service: Service, settings: Settings, builder: Builder, total_bytes: int) -> None:
         self.service = service
         self.settings = settings
         self.total_bytes = settings.memory_bytes or total_bytes
         self.entries: dict[str, Entry] = {}
-        self.retiring: list[Entry] = []  # versions that were replaced or are on their way in; their memory counts
+        self.retiring: list[Entry] = []  # versions that are being replaced or loaded; their memory counts
         self._builder = builder
         self._routes = Routes(service, builder)
-        self._turn = asyncio.Lock()  # held by the change that is being made
+        self._turn = asyncio.Lock()  # held while a change is made: one at a time
         self._tasks: set[asyncio.Task[Any]] = set()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="tripos-load")
 
@@ -132,31 +131,31 @@ class ModelRepository:
         return entry
 
     def _enter(self, entry: Entry, state: State, error: str = "") -> None:
-        """A new state of a model, and what it means for the routes."""
+        """Set the state of an entry and update the routes that depend on it."""
         entry.enter(state, error)
         self._routes.update(self.entries, self.settings)
 
     # -- models -----------------------------------------------------------------------------------------------------
     async def load(self, name: str, source: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """A model that is not in memory: one that the configuration names, or `source`."""
-        return await self._to_its_end(self._load(name, source, options))
+        return await self._complete(self._load(name, source, options))
 
     async def reload(self, name: str, source: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """Load a model anew beside itself, switch its routes, drain and free the old one; when that fails the old one
         goes on."""
-        return await self._to_its_end(self._reload(name, source, options))
+        return await self._complete(self._reload(name, source, options))
 
     async def unload(self, name: str) -> dict[str, Any]:
         """Take no more calls, let those in flight end (drain_s), free the memory."""
-        return await self._to_its_end(self._unload(name))
+        return await self._complete(self._unload(name))
 
     async def reread(self) -> dict[str, Any]:
         """Read the configuration again and do what it says now. When it or a new model in it is wrong: raises, and
         nothing has changed."""
-        return await self._to_its_end(self._reread())
+        return await self._complete(self._reread())
 
     async def stop(self) -> None:
-        """End what is being done. The models themselves are the service's to stop. Idempotent."""
+        """Cancel the changes in progress. The service stops the models. Idempotent."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -205,7 +204,7 @@ class ModelRepository:
             return (await self._replace(old, spec, opening, memory_bytes)).describe(self.service)
 
     async def _replace(self, old: Entry, spec: ModelSpec, opening: Opening, memory_bytes: int) -> Entry:
-        """A new version beside the old one, which then loses its routes, its calls and its memory."""
+        """Start a new version beside the old one, switch the routes, then drain the old one and free its memory."""
         new = Entry(old.name, spec, "loading", held_bytes=opening.held_bytes(memory_bytes))
         self.retiring.append(new)
         try:
@@ -247,7 +246,7 @@ class ModelRepository:
             return await self._apply(await self._work(run_loader, self._builder.reread))
 
     async def _apply(self, settings: Settings) -> dict[str, Any]:
-        """All of it is checked before anything is done."""
+        """Carry out new settings. Everything is checked before the first change."""
         change = change_of(self.settings, settings)
         plan = plan_of(change, self.entries)
         total_bytes = settings.memory_bytes or self.total_bytes
@@ -271,7 +270,7 @@ class ModelRepository:
         return {**report, **{key: list(names) for key, names in lists.items()}}
 
     async def _carry_out(self, plan: Plan) -> dict[str, Any]:
-        """A model that fails only now, at packing, is reported and does not hold up the others."""
+        """A model that fails while its weights are packed is reported; the others are loaded nevertheless."""
         done: dict[str, list[str]] = {"loaded": [], "reloaded": []}
         failed: dict[str, str] = {}
         for name in list(plan.openings):
@@ -293,7 +292,7 @@ class ModelRepository:
         """A route of its own for an adapter of model `base` (may be left out where one model takes adapters), with the
         stages of the model's route."""
         path = self.settings.check_source(path, "lora_path")
-        await self._to_its_end(self._load_adapter(name, path, base, in_place))
+        await self._complete(self._load_adapter(name, path, base, in_place))
 
     async def unload_adapter(self, name: str) -> None:
         """Close an adapter's route at once; returns when the last call that uses it has ended. Raises NotFound."""
@@ -302,7 +301,7 @@ class ModelRepository:
             raise NotFound(f"no adapter is named {shown(name)}; those of /v1/models have a parent", param="lora_name")
         del entry.adapters[name]
         self._routes.update(self.entries, self.settings)
-        await self._to_its_end(self._ask(entry, UnloadAdapter(name=name)))
+        await self._complete(self._ask(entry, UnloadAdapter(name=name)))
 
     async def _load_adapter(self, name: str, path: str, base: str, in_place: bool) -> None:
         async with self._turn:
@@ -319,8 +318,8 @@ class ModelRepository:
         return await result_of(entry.model.run(Call(id="repository", route=entry.name, request=request)))
 
     # -- steps of a change ------------------------------------------------------------------------------------------
-    async def _to_its_end(self, work: Coroutine[Any, Any, Value]) -> Value:
-        """What was begun goes on when whoever asked has left."""
+    async def _complete(self, work: Coroutine[Any, Any, Value]) -> Value:
+        """Run as a task of its own, so that a change is completed when its client disconnects."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
@@ -335,7 +334,7 @@ class ModelRepository:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
     async def _start(self, entry: Entry, opening: Opening, memory_bytes: int) -> None:
-        """Load and start. On failure nothing is left."""
+        """Load and start. On failure everything is freed."""
         with closing_on_error(opening):
             model = await self._work(run_loader, opening.load, memory_bytes, ignore_progress)
         entry.put(opening, model)
@@ -363,7 +362,7 @@ class ModelRepository:
         return num_cut_off
 
     async def _end(self, entry: Entry) -> None:
-        """Stop, and free what it held."""
+        """Stop the model and free its memory and its files."""
         model, entry.model = entry.model, None
         opening, entry.opening = entry.opening, None
         entry.adapters = {}

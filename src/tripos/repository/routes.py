@@ -1,4 +1,4 @@
-"""The service's routes to the repository's models, and what it is told of those that are not there."""
+"""Keeps the service's routes in line with the repository's entries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Target = tuple[RouteSpec, Model, Adapter | None]
 
 
 class Routes:
-    """Those of one service that are the repository's. Nothing here waits: a change is seen at once or not at all."""
+    """The routes of one service that lead to the repository's models. Synchronous, so that an update is atomic."""
 
     def __init__(self, service: Service, builder: Builder) -> None:
         self._service = service
@@ -23,7 +23,7 @@ class Routes:
         self._routed: dict[str, tuple[Model, Adapter | None]] = {}  # by name
 
     def update(self, entries: Mapping[str, Entry], settings: Settings, *, again: bool = False) -> None:
-        """Routes to every model that is ready and to its adapters, in one go. `again`: with new stages."""
+        """Route to every model that is ready and to its adapters. `again`: also replace the stages of unchanged routes."""
         wanted = dict(_targets(entries, settings))
         service = self._service
         for name in (self._routed.keys() - wanted.keys()) & service.routes.keys():
@@ -53,7 +53,7 @@ class Routes:
 
 
 def _targets(entries: Mapping[str, Entry], settings: Settings) -> Iterator[tuple[str, Target]]:
-    """The later ones of a name count."""
+    """(name, target) of every route; of two with the same name the later one counts."""
     ready = {entry.name: entry for entry in entries.values() if entry.state == "ready"}
     for entry in ready.values():
         if entry.model is not None:

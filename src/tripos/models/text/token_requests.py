@@ -40,7 +40,7 @@ class WaitingText:
 
     @contextmanager
     def hold(self, size: int) -> Iterator[None]:
-        """A place for `size` characters or token ids, while they wait. Raises Overloaded."""
+        """Count `size` characters or token ids while they wait. Raises Overloaded."""
         if self.num_chars and self.num_chars + size > MAX_ENCODING_CHARS:
             waiting = f"{self.num_chars} characters wait for the tokenizer, at most {MAX_ENCODING_CHARS} may"
             raise Overloaded(f"{waiting}: retry in a second", retry_after_s=1.0)
