@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from typing import Generic, Protocol, TypeVar
 
@@ -14,6 +14,7 @@ from tripos.errors import EnvironmentProblem
 from tripos.models.files.source import Source
 from tripos.plan.ir import Plan, Weights
 from tripos.plan.passes import optimize
+from tripos.repository import LoadedModel
 from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
 from tripos.runtime.executor import ignore_progress as unheard
 from tripos.runtime.guard import guarded
@@ -62,7 +63,7 @@ class Kind(Protocol[MadeOf]):
         """Take the memory beside the weights; gives what makes the model, once its card is known."""
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True)
 class Opened(Generic[M]):
     """A model's files, read and checked against each other; nothing packed yet. Implements repository.Opening."""
 
@@ -73,7 +74,6 @@ class Opened(Generic[M]):
     kind: Kind[M]
     make_executor: Callable[[ExecutorOptions], Executor]
     notes: tuple[str, ...] = ()  # what was found and is not used
-    _model: M | None = field(default=None, init=False)
 
     @property
     def name(self) -> str:
@@ -124,17 +124,20 @@ class Opened(Generic[M]):
                 progress("digest", 0.0)
                 card = self._card(executor, self.source.digest)
                 self.source.check_unchanged()
-            self._model = make(card)
+            model = make(card)
         except BaseException:
             executor.close()
             raise
         progress("ready", 1.0)
-        return self._model
+        return model
+
+    def load_model(self, memory_bytes: int, progress: Progress) -> LoadedModel:
+        """As repository.Opening wants it."""
+        model = self.load(memory_bytes, progress)
+        return LoadedModel(model, model.close)
 
     def close(self) -> None:
-        """Let go of the files, and of a model that was loaded and is stopped."""
-        if self._model is not None:
-            self._model.close()
+        """Let go of the files, if the model was not loaded."""
         self.source.close()
 
     def _card(self, executor: Executor, digest: str) -> ModelCard:

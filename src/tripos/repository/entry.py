@@ -25,8 +25,16 @@ Table = list[tuple[str, ...]]
 Value = TypeVar("Value")
 
 
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in memory. `close` frees it, once it is stopped."""
+
+    model: Model
+    close: Callable[[], None]
+
+
 class Opening(Protocol):
-    """A model whose files are open and checked. `load` makes the model, once; `close` frees both."""
+    """A model whose files are open and checked, before it takes memory."""
 
     @property
     def name(self) -> str: ...
@@ -38,20 +46,19 @@ class Opening(Protocol):
     def fixed_bytes(self) -> int: ...  # what its options say; 0: a share
     def held_bytes(self, memory_bytes: int) -> int: ...
     def rows(self, memory_bytes: int) -> Table: ...
-    def load(self, memory_bytes: int, progress: Progress) -> Model: ...
+    def load_model(self, memory_bytes: int, progress: Progress) -> LoadedModel: ...
     def close(self) -> None:
-        """Close the files and free the model, which must be stopped. Idempotent."""
+        """Close the files, if the model was not loaded."""
 
 
 @dataclass(eq=False)
 class Entry:
-    """One version of a model that the configuration names or an admin loaded. `model`: while it is loaded."""
+    """One version of a model that the configuration names or an admin loaded."""
 
     name: str
     spec: ModelSpec
     state: State = "unloaded"
-    opening: Opening | None = None
-    model: Model | None = None
+    loaded: LoadedModel | None = None
     adapters: dict[str, Adapter] = field(default_factory=dict)  # by name
     held_bytes: int = 0
     error: str = ""
@@ -60,10 +67,14 @@ class Entry:
     def enter(self, state: State, error: str = "") -> None:
         self.state, self.error, self.since_s = state, error, time.time()
 
-    def put(self, opening: Opening, model: Model) -> None:
+    @property
+    def model(self) -> Model | None:
+        return self.loaded.model if self.loaded is not None else None
+
+    def put(self, loaded: LoadedModel) -> None:
         """Note the loaded model and the adapters that were loaded with it."""
-        self.opening, self.model = opening, model
-        for info in model.card.adapters:
+        self.loaded = loaded
+        for info in loaded.model.card.adapters:
             self.put_adapter(info)
 
     def put_adapter(self, info: AdapterInfo) -> None:

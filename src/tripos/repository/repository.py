@@ -75,7 +75,7 @@ class ModelRepository:
         progress("open", 0.0)
         for opening, num_bytes in self.open_all(show):
             entry = self.entries[opening.name]
-            entry.put(opening, opening.load(num_bytes, progress))
+            entry.put(opening.load_model(num_bytes, progress))
             entry.held_bytes = opening.held_bytes(num_bytes)
             entry.enter("ready")
             self.service.announce(self.states(), self.settings.aliases)
@@ -336,10 +336,10 @@ class ModelRepository:
     async def _start(self, entry: Entry, opening: Opening, memory_bytes: int) -> None:
         """Load and start. On failure everything is freed."""
         with closing_on_error(opening):
-            model = await self._work(run_loader, opening.load, memory_bytes, ignore_progress)
-        entry.put(opening, model)
+            loaded = await self._work(run_loader, opening.load_model, memory_bytes, ignore_progress)
+        entry.put(loaded)
         try:
-            await model.start()
+            await loaded.model.start()
         except BaseException:
             await self._end(entry)
             raise
@@ -363,15 +363,14 @@ class ModelRepository:
 
     async def _end(self, entry: Entry) -> None:
         """Stop the model and free its memory and its files."""
-        model, entry.model = entry.model, None
-        opening, entry.opening = entry.opening, None
+        loaded, entry.loaded = entry.loaded, None
         entry.adapters = {}
-        if model is None or opening is None:
+        if loaded is None:
             return
-        await model.stop()
+        await loaded.model.stop()
         try:
             async with asyncio.timeout(CUT_OFF_S):
-                await self.service.wait_idle(model)
+                await self.service.wait_idle(loaded.model)
         except TimeoutError:
             log.warning("%s: calls are still in flight after it was stopped", entry.name)
-        await self._work(opening.close)
+        await self._work(loaded.close)

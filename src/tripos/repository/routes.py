@@ -23,7 +23,7 @@ class Routes:
         self._routed: dict[str, tuple[Model, Adapter | None]] = {}  # by name
 
     def update(self, entries: Mapping[str, Entry], settings: Settings, *, again: bool = False) -> None:
-        """Route to every model that is ready and to its adapters. `again`: also replace the stages of unchanged routes."""
+        """Route to every model that is ready and to its adapters. `again`: also where nothing but stages changed."""
         wanted = dict(_targets(entries, settings))
         service = self._service
         for name in (self._routed.keys() - wanted.keys()) & service.routes.keys():

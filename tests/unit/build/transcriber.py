@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator, Callable
 from tripos.config import ModelOptions
 from tripos.errors import InvalidRequest
 from tripos.models.files.source import Source
-from tripos.types import Call, Event, Finish, Model, ModelCard, ModelInfo, Request, Result
+from tripos.repository import LoadedModel
+from tripos.types import Call, Event, Finish, ModelCard, ModelInfo, Request, Result
 
 
 class Transcribe(Request, frozen=True, kw_only=True, tag="transcribe"):
@@ -56,8 +57,8 @@ class OpenedTranscriber:
     def rows(self, memory_bytes: int) -> list[tuple[str, ...]]:
         return [("will it fit?", self.name)]
 
-    def load(self, memory_bytes: int, progress: Callable[[str, float], None]) -> Model:
-        return Transcriber(self.name)
+    def load_model(self, memory_bytes: int, progress: Callable[[str, float], None]) -> LoadedModel:
+        return LoadedModel(Transcriber(self.name), self._source.close)
 
     def close(self) -> None:
         self._source.close()
