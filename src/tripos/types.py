@@ -82,8 +82,7 @@ class Constraint(msgspec.Struct, frozen=True, kw_only=True):
     param: str | None = None  # where the client wrote it, for errors
 
 
-Prompt = str | tuple[int | Message, ...]
-"""Text, token ids, or the messages of a chat: all of one kind."""
+Prompt = str | tuple[int | Message, ...]  # text, token ids, or the messages of a chat: all of one kind
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,8 +207,7 @@ class LabelTokens(Unmetered, frozen=True, kw_only=True, tag="label_tokens"):
 
 
 class LoadAdapter(Unmetered, frozen=True, kw_only=True, tag="load_adapter"):
-    """Load the LoRA adapter in the directory `path`; `in_place`: instead of the one of that name. Answered by
-    `Result.adapter`."""
+    """Load the adapter in `path`; `in_place`: instead of the one of that name. Answered by `Result.adapter`."""
 
     name: str
     path: str
@@ -380,7 +378,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What changes while a model runs. Its holder asks for it when a probe or a scrape comes, and keeps the answer."""
+    """What changes while a model runs. Its holder asks for it at each probe or scrape, and keeps the answer."""
 
     is_progressing: bool = True  # started, not failed, and its work moves on
     stats: EngineStats | None = None  # None: it has no engine

@@ -31,7 +31,7 @@ from tripos.errors import EngineFailed, InvalidRequest, RequestFailed, RequestTi
 from tripos.grammar.compiler import CompiledConstraint, Grammars
 from tripos.grammar.matcher import Grammar, Matcher
 from tripos.models.text.side_thread import SideThread
-from tripos.models.text.token_requests import TokenRequests
+from tripos.models.text.token_requests import TokenRequests, WaitingText
 from tripos.models.text.tokenizer import Tokenizer
 from tripos.runtime.executor import I32
 from tripos.runtime.machine import Birthplace
@@ -89,7 +89,7 @@ class LanguageModel:
         self.engine = engine
         self.adapters = adapters
         self._rules = rules or TokenRules()
-        self._token_requests = TokenRequests(tokenizer, card.vocab_size, self.encode)
+        self._token_requests = TokenRequests(tokenizer, card.vocab_size, self.encode, WaitingText())
         self._encode_chat = encode_chat or _encode_with(tokenizer)
         self._grammars = Grammars(tokenizer, card.vocab_size)
         self._eos_ids = frozenset(id for id in tokenizer.eos_ids if id < card.vocab_size)
