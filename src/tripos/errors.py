@@ -232,3 +232,9 @@ def plain(number: float) -> str:
     if not math.isfinite(number):
         return str(number)
     return str(int(number)) if number == int(number) else format(Decimal(f"{number:.7g}"), "f")
+
+
+def shown(value: object) -> str:
+    """A value of a file or setting for a message: as Python writes it, cut to 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -72,7 +72,7 @@ class EncoderModel:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._encoders: SideThread | None = None
         self._birthplace = birthplace = Birthplace()
-        finalize(self, _let_go, self._batcher, birthplace)  # its thread knows nothing of us
+        finalize(self, _let_go, self._batcher, birthplace)  # the batcher's thread holds no reference to the model
 
     # -- life -----------------------------------------------------------------------------------------------
     async def start(self) -> None:
@@ -90,7 +90,7 @@ class EncoderModel:
             await closing.run(self._batcher.stop)
             await closing.stop()
             await encoders.stop()
-            await asyncio.sleep(0)  # what was delivered last reaches its readers
+            await asyncio.sleep(0)  # the last deliveries reach their readers
             self._loop = self._readers.loop = None
 
     def close(self) -> None:
@@ -103,14 +103,16 @@ class EncoderModel:
             self._executor.close()
 
     async def info(self) -> ModelInfo:
-        """Progress: started, and the step in progress not too long ago begun. Counts of the batcher."""
+        """`is_progressing`: started, and the step in progress began not too long ago. The counts are the batcher's."""
         stats = EngineStats(num_running=self._batcher.num_running, num_waiting=self._batcher.num_waiting)
         return ModelInfo(is_progressing=self._batcher.is_progressing, stats=stats)
 
     async def encode(self, request: Generate) -> list[int]:
-        """Token ids of a text, for those who count them. Raises InvalidRequest for chats: there is no template."""
+        """Token ids of a text. Raises InvalidRequest for chats: an encoder has no template."""
         if not isinstance(request.prompt, str):
-            raise InvalidRequest(f"{self.card.name} has no chat template: send prompt", param="messages")
+            raise InvalidRequest(
+                f"{self.card.name} has no chat template: send prompt instead of messages", param="messages"
+            )
         return await asyncio.to_thread(self.tokenizer.encode, request.prompt)
 
     # -- calls ----------------------------------------------------------------------------------------------
@@ -159,7 +161,7 @@ class EncoderModel:
         try:
             for i, pending in enumerate(pending_calls):
                 self._readers.waiting[pending] = partial(news.put, i)
-                self._batcher.add(pending, is_bounded=False)  # whoever calls waits
+                self._batcher.add(pending, is_bounded=False)  # unbounded: the callers of `answer` wait
             for i in (news.get() for _ in pending_calls):
                 error = pending_calls[i].error
                 if error is not None:
