@@ -50,20 +50,21 @@ class Adapter:
 
 
 def find_adapted(base: str, entries: Mapping[str, Entry], service: Service) -> Entry:
-    """The entry whose model a new adapter is loaded into; `base` may be left out where one model takes adapters.
+    """The entry whose model a new adapter is loaded into; `base` may be left out where there is one language model.
 
     Raises InvalidRequest, and NotFound and EngineFailed for a name that is not served.
     """
-    ready = {entry.name: entry.model for entry in entries.values() if entry.model is not None}
-    able = [name for name, model in ready.items() if model.card.task == "generate"]
+    models = {entry.name: entry.model for entry in entries.values() if entry.model is not None}
+    able = [name for name, model in models.items() if model.card.task == "generate"]
     found = able
     if base:
         is_adapter, model = bool(service.card(base).parent), service.model(base)
-        found = [name for name in able if ready[name] is model and not is_adapter]
+        found = [name for name in able if models[name] is model and not is_adapter]
     if len(found) != 1:
         cause = f"{shown(base)} takes no adapters" if base else "say which model the adapter is for"
-        raise InvalidRequest(f"{cause}; these take some: {', '.join(able) or 'none'}", param="base_model_name")
-    if not ready[found[0]].card.max_adapters:
+        listed = ", ".join(name for name in able if models[name].card.max_adapters) or "none"
+        raise InvalidRequest(f"{cause}; these take some: {listed}", param="base_model_name")
+    if not models[found[0]].card.max_adapters:
         raise InvalidRequest(f"{found[0]} takes no adapters: start the server with --max-adapters")
     return entries[found[0]]
 
