@@ -1,6 +1,7 @@
 """Answers requests about a tokenizer: Tokenize, Detokenize and LabelTokens, beside the calls that run the model.
 
 Owns the bound on the text that waits for the tokenizer here, which no scheduler counts.
+Tested in tests/api/test_tokens.py.
 """
 
 from __future__ import annotations
