@@ -42,13 +42,13 @@ class Usage(TypedDict):
     total_tokens: int
 
 
-class Said(TypedDict, total=False):
+class ChunkDelta(TypedDict, total=False):
     content: str | None
     reasoning_content: str | None
 
 
 class ChunkChoice(TypedDict, total=False):
-    delta: Said
+    delta: ChunkDelta
     text: str | None
     finish_reason: str | None
 

@@ -227,10 +227,10 @@ class NativeExecutor:
         encoded = encode_plan(plan, table, ops(), ABI)
         entries = (NativeWeight * len(table.entries))(*table.entries)
         raised: list[BaseException] = []
-        told = relay(progress, raised)
-        next(told)
+        reporter = relay(progress, raised)
+        next(reporter)
         # A callback waits for the interpreter lock, which another thread may hold: none without a progress function.
-        go_on = _Progress() if progress is ignore_progress else _Progress(told.send)
+        go_on = _Progress() if progress is ignore_progress else _Progress(reporter.send)
         status = self._library.tripos_load(self._open, encoded, len(encoded), entries, len(entries), go_on)
         if raised:
             raise raised.pop()  # popped: no reference cycle keeps the weights alive

@@ -87,8 +87,8 @@ def end_ids(gguf: GgufFile) -> tuple[frozenset[int], tuple[str, ...]]:
             raise ModelRefused(f"{gguf.file}: {key} is {given}; expected token ids from 0 to the tokenizer's {most}")
         ids.append(id)
     places = {token: id for id, token in enumerate(tokens)}
-    told = tuple(text for text in _TURN_ENDS if text in places and places[text] not in ids)
-    return frozenset(ids).union(places[text] for text in told), told
+    by_text = tuple(text for text in _TURN_ENDS if text in places and places[text] not in ids)
+    return frozenset(ids).union(places[text] for text in by_text), by_text
 
 
 def vocabulary_json(gguf: GgufFile) -> bytes:

@@ -78,10 +78,10 @@ class Habits:
     @cached_property
     def wants_description(self) -> bool:
         """Whether the template fails on a tool without a description, and not on one whose description is empty."""
-        bare, told = ([{"type": "function", "function": {"name": "f", **more, "parameters": _PARAMETERS}}]
+        bare, described = ([{"type": "function", "function": {"name": "f", **more, "parameters": _PARAMETERS}}]
                       for more in ({}, {"description": ""}))  # fmt: skip
         talk = self.as_dicts(_CALLS[:1], CallForm())
-        return self._try(talk, bare) is None and self._try(talk, told) is not None
+        return self._try(talk, bare) is None and self._try(talk, described) is not None
 
     def as_dicts(self, messages: Sequence[Message], calls: CallForm) -> list[dict[str, Any]]:
         """Messages as the dicts that the template reads, without missing parts."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from tripos.errors import ModelRefused, shown
 from tripos.models.files.quantized.layers import (
-    Parts,
+    Levels,
     QuantizedWeights,
     floats,
     four_bit,
@@ -49,7 +49,7 @@ def _linear(settings: Mapping[str, Any], weights: Weights, name: str) -> WeightT
     scales = floats(weights, f"{name}.scales", (cols // group, rows))
     zeros = stored(weights, f"{name}.qzeros", ("i32",), (cols // group, rows // 8))
 
-    def unpack() -> Parts:
+    def unpack() -> Levels:
         levels = np.ascontiguousarray(nibbles(words.data, 1, _ORDER).T)
         return levels, np.ascontiguousarray(scales.T), nibbles(zeros.data, 1, _ORDER).T.astype(np.float32)
 

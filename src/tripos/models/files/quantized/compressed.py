@@ -17,7 +17,7 @@ from tripos.errors import ModelRefused, shown
 from tripos.models.files.quantized.layers import (
     F32,
     DeferredTensor,
-    Parts,
+    Levels,
     QuantizedWeights,
     eight_bit,
     floats,
@@ -99,7 +99,7 @@ def _packed(scheme: Mapping[str, Any], weights: Weights, name: str) -> WeightTen
     if not scheme.get("symmetric", True):
         zeros = stored(weights, f"{name}.weight_zero_point", ("i32",), (-(-rows // 8), cols // group))
 
-    def unpack() -> Parts:
+    def unpack() -> Levels:
         levels = np.ascontiguousarray(nibbles(words.data, 1)[:, :cols])
         zero = np.full(scales.shape, 8.0, np.float32)
         if zeros is not None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from tripos.errors import ModelRefused, shown
 from tripos.models.files.quantized.layers import (
-    Parts,
+    Levels,
     QuantizedWeights,
     floats,
     four_bit,
@@ -54,7 +54,7 @@ def _linear(settings: Mapping[str, Any], weights: Weights, name: str, offset: in
     zeros = stored(weights, f"{name}.qzeros", ("i32",), (cols // group, rows // 8))
     _check_order(weights, f"{name}.g_idx", cols, group)
 
-    def unpack() -> Parts:
+    def unpack() -> Levels:
         levels = np.ascontiguousarray(nibbles(words.data, 0).T)
         zero = (nibbles(zeros.data, 1) + offset) & 15
         return levels, np.ascontiguousarray(scales.T), zero.T.astype(np.float32)

@@ -104,10 +104,10 @@ def group_size_of(settings: Mapping[str, Any], cols: int, where: str) -> int:
     return size
 
 
-Parts = tuple[U8, F32, F32]  # levels [rows, cols]; scales and zero points [rows, groups]
+Levels = tuple[U8, F32, F32]  # levels [rows, cols]; scales and zero points [rows, groups]
 
 
-def four_bit(name: str, shape: tuple[int, int], group: int, scales: F32, unpack: Callable[[], Parts]) -> WeightTensor:
+def four_bit(name: str, shape: tuple[int, int], group: int, scales: F32, unpack: Callable[[], Levels]) -> WeightTensor:
     """q4_1 blocks where they hold the groups, else float32; `scales` only decide."""
     if group % BLOCK == 0 and shape[1] % BLOCK == 0 and float(np.abs(scales).max(initial=0)) * 16 < _MAX_HALF:
         return DeferredTensor(name, "q4_1", shape, lambda: _q4_1(*unpack()))
