@@ -15,12 +15,11 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 from msgspec.structs import replace
 
-from tripos.errors import EngineFailed, InvalidRequest, NotFound, Overloaded
+from tripos.errors import EngineFailed, InvalidRequest, NotFound, Overloaded, shown
 from tripos.metering.metrics import Metrics, Series
 from tripos.metering.usage import Meter
 from tripos.pipeline.chain import Levels
 from tripos.types import Call, Event, Generate, Model, ModelCard, Stage
-from tripos.wire.json import shown
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ import msgspec
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "abort", "error"]
 Task = Literal["generate", "embed", "rerank", "predict"]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class Priority(IntEnum):
@@ -65,12 +66,43 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     reasoning: str | None = None  # of an assistant's earlier turn, for templates that show it again
 
 
-class Reasoning(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands around a model's reasoning, at the beginning of its output, and how long it may be."""
+class Tool(msgspec.Struct, frozen=True, kw_only=True):
+    """A function that the client runs and the model may call. `parameters` is a JSON Schema of an object."""
+
+    name: str
+    namespace: str = ""  # the client's own group of tools; `name` begins with it
+    description: str = ""  # for the prompt only
+    parameters: dict[str, Any] = {}
+    path: str = "parameters"  # where the client wrote the parameters, for errors
+    is_strict: bool = False  # all of `parameters` is enforced, or the request is refused
+
+
+class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """Which of a request's tools the model may call, whether it has to call one, and whether it may call several."""
+
+    mode: Literal["none", "auto", "required"] = "auto"
+    allowed: tuple[str, ...] | None = None  # names of tools; None: all
+    is_parallel: bool = True
+
+
+class ReasoningOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client asks of the model's reasoning. A model that does not reason ignores it, unless `required_by` is
+    set.
+    """
+
+    is_on: bool | None = None  # None: the model decides
+    effort: Effort | None = None
+    max_tokens: int | None = None
+    is_hidden: bool = False  # the reasoning is computed and counted, but not sent
+    required_by: str = ""  # the client's field that requires a model that reasons
+
+
+class ReasoningMarks(msgspec.Struct, frozen=True, kw_only=True):
+    """The texts around a model's reasoning, which stands at the beginning of its output, and the reasoning's limit."""
 
     start: str
     end: str
-    max_tokens: int | None = None  # then `end` is put behind it and the answer begins; None: no limit
+    max_tokens: int | None = None  # then `end` is forced and the answer begins; None: no limit
 
 
 class Constraint(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +127,11 @@ class Branch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
-    """Continue a prompt. `prompt` is text, token ids, or chat messages for the model's template."""
+    """Continue a prompt. `prompt` is text, token ids, or chat messages for the model's template.
+
+    `tools`, `tool_choice` and `reasoning` say what the client wants of a chat. The model's dialect translates them to
+    `template_tools`, `reasoning_marks`, `shown_tokens` and a `constraint`, which the engine reads.
+    """
 
     prompt: Prompt
     max_tokens: int | None = None  # None: up to the context window
@@ -103,10 +139,13 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
     sampling: Sampling = Sampling()
     prompt_logprobs: int | None = None  # as Sampling.logprobs, for each prompt token after the first
     echo: bool = False  # the first Delta of each choice carries the prompt
-    tools: tuple[dict[str, Any], ...] = ()
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    reasoning: ReasoningOptions = ReasoningOptions()
     template_args: dict[str, Any] = {}
+    template_tools: tuple[dict[str, Any], ...] = ()  # tools as the model's template shows them
     constraint: Constraint | None = None  # of what follows the reasoning
-    reasoning: Reasoning | None = None
+    reasoning_marks: ReasoningMarks | None = None  # None: the output is read as text without reasoning
     shown_tokens: tuple[str, ...] = ()  # special tokens that are part of the text
     adapter: str = ""  # name of a LoRA adapter of the model, set by the route; "": the model as it is
     cache_salt: str = ""  # narrows prefix reuse further within the principal
@@ -210,22 +249,23 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
-    """More output of choice `index`. `finish_reason` is set on the choice's last Delta, which may be empty. A token
-    that ends the output is among the tokens and has no text.
+    """More output of choice `index`: text, reasoning and tool calls apart. `finish_reason` is set on the choice's last
+    Delta, which may be empty. A token that ends the output is among the tokens and has no text.
     """
 
     index: int = 0
     text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()  # whole
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
-    text_offsets: tuple[int, ...] = ()  # with logprobs: the character of the choice's text that each token begins in
+    text_offsets: tuple[int, ...] = ()  # with logprobs: the character of the choice's output that each token begins in
     num_prompt_tokens: int = 0  # first Delta of a choice
     prompt_token_ids: tuple[int, ...] = ()  # first Delta of a choice with echo
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None  # entry 0 is None: nothing precedes it
     prompt_offsets: tuple[int, ...] = ()  # with prompt_token_ids and logprobs: as text_offsets
     finish_reason: FinishReason | None = None
     stop: str | int | None = None  # the stop string, or the one of the asked-for token ids, that matched
-    in_reasoning: bool = False  # first Delta of a choice: the prompt ends inside the reasoning
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -290,7 +330,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     dimensions: int = 0  # of an embedder's vectors
     created: int = 0  # unix seconds, when this server loaded it
     sampling: Sampling = Sampling()  # what the model's makers recommend where a client is silent
-    tool_dialect: str = ""  # how it writes tool calls, and reasoning: names of wire/tools
+    tool_dialect: str = ""  # how it writes tool calls, and reasoning: names of dialects
     has_tool_prompt: bool = False  # whether its template tells it of tools
     reasoning_dialect: str = ""  # "": it does not reason
     template_args: tuple[str, ...] | None = None  # names that its template reads of a request; None: not known

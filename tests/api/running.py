@@ -20,6 +20,7 @@ from tripos.build.language import load_encoder
 from tripos.config import ModelOptions
 from tripos.controls.deadline import deadline
 from tripos.controls.limits import limits
+from tripos.dialects import stage as dialects
 from tripos.engine.engine import Engine, EngineOptions
 from tripos.engine.llm import LanguageModel
 from tripos.pipeline.decide import decide
@@ -28,7 +29,6 @@ from tripos.runtime.executor import ExecutorOptions
 from tripos.service import Service
 from tripos.testing import ScriptedExecutor, byte_tokenizer
 from tripos.types import Message, Model, ModelCard
-from tripos.wire.tools.adapt import reasoning_of
 
 VOCAB_SIZE = 257  # bytes and </s>
 EOS = 256
@@ -140,7 +140,9 @@ async def running(*models: Model, keys: Keys | None = None, drain_s: float = 5.0
     for model in models:
         stages = [limits(max_model_len=model.card.max_model_len), deadline()]
         if isinstance(model, LanguageModel):
-            stages.append(decide(model.tokenizer, reasoning_of(model.card), model.card.reasoning_switch))
+            stages.append(decide(model.tokenizer))
+        if model.card.task == "generate":
+            stages.append(dialects.stage(model.card))
         service.add(model, stages)
     async with running_service(service, keys, drain_s) as server:
         yield server

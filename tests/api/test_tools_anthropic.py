@@ -75,13 +75,13 @@ async def test_nobody_gets_thinking_unasked() -> None:
         done = await client.messages.create(**ASKED)
         assert [block.type for block in done.content] == ["text"]
         request = request_of(model)
-        assert request.reasoning is not None
-        assert request.reasoning.max_tokens == 0
+        assert request.reasoning_marks is not None
+        assert request.reasoning_marks.max_tokens == 0
         assert request.template_args == {"enable_thinking": False}
         await client.messages.create(**ASKED, thinking=THINKING)
         request = request_of(model)
-        assert request.reasoning is not None
-        assert request.reasoning.max_tokens == 1024
+        assert request.reasoning_marks is not None
+        assert request.reasoning_marks.max_tokens == 1024
         assert request.template_args == {"enable_thinking": True}
 
 

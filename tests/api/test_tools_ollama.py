@@ -98,8 +98,8 @@ async def test_think_says_how_much(think: Any, max_tokens: int | None, args: dic
         done = await client.generate(model="scripted", prompt="x", think=think)
     assert (done.thinking, done.response) == ("Hm.", "Hello.")
     request = request_of(model)
-    assert request.reasoning is not None
-    assert request.reasoning.max_tokens == max_tokens
+    assert request.reasoning_marks is not None
+    assert request.reasoning_marks.max_tokens == max_tokens
     assert request.template_args == args
 
 

@@ -197,8 +197,8 @@ async def test_effort_and_budget_bound_the_reasoning(fields: dict[str, Any], max
     async with running(model) as server:
         await server.openai.chat.completions.create(model="scripted", messages=HELLO, extra_body=fields)
     request = request_of(model)
-    assert request.reasoning is not None
-    assert (request.reasoning.end, request.reasoning.max_tokens) == ("</think>", max_tokens)
+    assert request.reasoning_marks is not None
+    assert (request.reasoning_marks.end, request.reasoning_marks.max_tokens) == ("</think>", max_tokens)
     assert request.template_args == ({"enable_thinking": False} if max_tokens == 0 else {})
 
 
@@ -207,7 +207,7 @@ async def test_a_model_that_does_not_reason_is_left_alone() -> None:
     async with running(model) as server:
         done = await server.openai.chat.completions.create(model="scripted", messages=HELLO, reasoning_effort="low")
     assert done.choices[0].message.content == "<think>"
-    assert request_of(model).reasoning is None
+    assert request_of(model).reasoning_marks is None
 
 
 async def test_a_template_without_tools_has_them_spelled_out() -> None:

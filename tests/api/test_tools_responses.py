@@ -107,7 +107,7 @@ async def test_the_choice_and_the_effort_reach_the_model() -> None:
         done = await server.openai.responses.create(**ASKED, tool_choice=choice, reasoning={"effort": "low"})
         assert done.reasoning is not None
         assert done.reasoning.effort == "low"
-        constraint, reasoning = request_of(model).constraint, request_of(model).reasoning
+        constraint, reasoning = request_of(model).constraint, request_of(model).reasoning_marks
         assert constraint is not None
         assert "now" in constraint.source
         assert "get_weather" not in constraint.source

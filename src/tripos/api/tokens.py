@@ -8,10 +8,12 @@ from tripos.api.calls import find_card
 from tripos.api.http.exchange import Exchange
 from tripos.api.ignored import report
 from tripos.controls.limits import LimitsOptions, check
+from tripos.dialects import lowering
 from tripos.errors import InvalidRequest
 from tripos.service import Service, Tokenizing
 from tripos.types import Generate
-from tripos.wire.generation import Asked, for_model, unread_args
+from tripos.wire.generation import GenerationRequest, for_model, unread_args
+from tripos.wire.ignored import Ignored
 from tripos.wire.openai.tokens import decode_detokenize, decode_tokenize, encode_tokens
 
 
@@ -50,12 +52,14 @@ async def detokenize(exchange: Exchange, service: Service) -> None:
     exchange.answer_json({"prompt": text})
 
 
-async def count(exchange: Exchange, service: Service, asked: Asked, num_bytes: int) -> int:
+async def count(exchange: Exchange, service: Service, asked: GenerationRequest, num_bytes: int) -> int:
     """How many tokens the prompt of a request with a body of `num_bytes` has. Raises InvalidRequest as running it
     would, Overloaded."""
-    asked = for_model(asked, find_card(exchange, service, asked.model))
-    report(exchange, service, asked.ignored)
-    request = asked.requests[0]
+    card = find_card(exchange, service, asked.model)
+    asked = for_model(asked, card)
+    unenforced = [Ignored(path, "schema") for path in lowering.unenforced(asked.requests[0])]
+    report(exchange, service, (*asked.ignored, *unenforced))
+    request = lowering.lower(asked.requests[0], card).request
     check(request, LimitsOptions())
     model = find_tokenizing(service, asked.model)
     with service.encoding(num_bytes):

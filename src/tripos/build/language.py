@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tripos.config import ModelOptions
+from tripos.dialects.families import describe
 from tripos.engine.adapter_slots import SPARE_SLOTS, Adapters
 from tripos.engine.engine import Engine, EngineOptions
 from tripos.engine.llm import LanguageModel
@@ -40,7 +41,6 @@ from tripos.runtime.guard import guarded
 from tripos.runtime.machine import available_memory_bytes, give_back_freed_memory, num_cores
 from tripos.runtime.peaks import machine_rows
 from tripos.types import Model, ModelCard, Sampling
-from tripos.wire.tools.dialects import describe
 
 if TYPE_CHECKING:
     from tripos.build.encoder import OpenedEncoder

@@ -13,13 +13,13 @@ from tripos.config import LimitsStage, RouteOptions, ServiceOptions
 from tripos.controls.deadline import deadline
 from tripos.controls.limits import LimitsOptions, limits
 from tripos.controls.priority import priority
+from tripos.dialects import stage as dialects
 from tripos.engine.adapter_slots import AdapterModel
 from tripos.engine.llm import LanguageModel
 from tripos.pipeline.decide import decide
 from tripos.repository import Parts, Residents
 from tripos.service import Service
 from tripos.types import Model, Priority, Stage
-from tripos.wire.tools.adapt import reasoning_of
 
 
 def build_service(options: ServiceOptions, progress: Progress = ignore_progress) -> Service:
@@ -55,5 +55,7 @@ def make_stages(route: RouteOptions, model: Model) -> list[Stage]:
         else:
             stages.append(deadline(route.need.deadline_s))
     if isinstance(model, (LanguageModel, AdapterModel)):
-        stages.append(decide(model.tokenizer, reasoning_of(model.card), model.card.reasoning_switch))
+        stages.append(decide(model.tokenizer))
+    if model.card.task == "generate":
+        stages.append(dialects.stage(model.card))
     return stages

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 
 from tripos.config.options import ServerOptions, flag
-from tripos.config.values import shown
-from tripos.errors import ConfigError
+from tripos.errors import ConfigError, shown
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[A-Za-z0-9.\[\]:_-]+|\*|null")
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\]|\*")

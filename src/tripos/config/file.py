@@ -20,8 +20,8 @@ from tripos.config.options import (
     rules,
     stage_name,
 )
-from tripos.config.values import check, hint, shown
-from tripos.errors import ConfigError
+from tripos.config.values import check, hint
+from tripos.errors import ConfigError, shown
 from tripos.models.files.opening import open_regular
 
 DEFAULT_FILE = "tripos.toml"

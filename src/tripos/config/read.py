@@ -25,8 +25,8 @@ from tripos.config.options import (
     stage_name,
     variable,
 )
-from tripos.config.values import check, hint, parse, shown, written
-from tripos.errors import ConfigError
+from tripos.config.values import check, hint, parse, written
+from tripos.errors import ConfigError, shown
 
 # What Kubernetes tells every container of a namespace about a Service that is called tripos, or tripos-and-more:
 # NAME_SERVICE_HOST, NAME_SERVICE_PORT, NAME_SERVICE_PORT_HTTP, NAME_PORT (a URL) and NAME_PORT_8000_TCP with _ADDR, ...

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tripos.config.options import Rule, settings
-from tripos.errors import ConfigError, plain
+from tripos.errors import ConfigError, plain, shown
 
 NEAR = 0.75  # of difflib's ratio: slips of the hand, not another word
 _UNITS = {"": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -47,12 +47,6 @@ def hint(word: str, known: Iterable[str]) -> str:
 
     near = difflib.get_close_matches(word[:64], list(known), n=1, cutoff=NEAR)
     return f": did you mean {near[0]}?" if near else ""
-
-
-def shown(value: Any) -> str:
-    """Quoted for a message, and short."""
-    text = value if isinstance(value, str) else repr(value)
-    return repr(text if len(text) <= 60 else text[:57] + "...") if isinstance(value, str) else text[:60]
 
 
 def written(value: Any) -> str:

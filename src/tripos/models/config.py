@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tripos.errors import ModelRefused, plain
+from tripos.errors import ModelRefused, plain, shown
 from tripos.models.files.opening import read_bytes
 
 MAX_JSON_BYTES = 16 << 20
@@ -153,25 +153,25 @@ class Fields:
     def integer(self, key: str, low: int, high: int, default: Any = _MISSING) -> int:
         value = self.get(key, default)
         if type(value) is not int or not low <= value <= high:
-            raise self.refuse(key, f"is {_shown(value)}; expected a whole number from {low} to {high}")
+            raise self.refuse(key, f"is {shown(value)}; expected a whole number from {low} to {high}")
         return value
 
     def number(self, key: str, low: float, high: float, default: Any = _MISSING) -> float:
         value = self.get(key, default)
         if type(value) not in (int, float) or not low <= value <= high:
-            raise self.refuse(key, f"is {_shown(value)}; expected a number from {plain(low)} to {plain(high)}")
+            raise self.refuse(key, f"is {shown(value)}; expected a number from {plain(low)} to {plain(high)}")
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
         value = self.get(key, default)
         if type(value) is not bool:
-            raise self.refuse(key, f"is {_shown(value)}; expected true or false")
+            raise self.refuse(key, f"is {shown(value)}; expected true or false")
         return value
 
     def choice(self, key: str, allowed: Mapping[str, str], default: Any = _MISSING) -> str:
         value = self.get(key, default)
         if type(value) is not str or value not in allowed:
-            raise self.refuse(key, f"is {_shown(value)}, which is not supported; supported: {', '.join(allowed)}")
+            raise self.refuse(key, f"is {shown(value)}, which is not supported; supported: {', '.join(allowed)}")
         return allowed[value]
 
 
@@ -203,10 +203,10 @@ def parse_config(raw: Mapping[str, Any], file: str = "config.json") -> ModelConf
     f = Fields(raw, file, family)
     if (quantization := raw.get("quantization_config")) is not None:
         method = quantization.get("quant_method") if isinstance(quantization, Mapping) else quantization
-        raise f.refuse("quantization_config", f"names {_shown(method)}, which is not supported: use a float checkpoint")
+        raise f.refuse("quantization_config", f"names {shown(method)}, which is not supported: use a float checkpoint")
     for key, neutral in _CHANGING.items():
         if (value := raw.get(key)) is not None and value not in neutral:
-            raise f.refuse(key, f"is {_shown(value)}, which is not supported")
+            raise f.refuse(key, f"is {shown(value)}, which is not supported")
     hidden_size = f.integer("hidden_size", 1, 1 << 17)
     num_layers = f.integer("num_hidden_layers", 1, 1024)
     num_heads = f.integer("num_attention_heads", 1, 4096)
@@ -251,7 +251,7 @@ def _architecture(raw: Mapping[str, Any], file: str) -> str:
     names = raw.get("architectures")
     name = names[0] if isinstance(names, list) and len(names) == 1 else names
     if not isinstance(name, str) or name not in FAMILIES:
-        raise ModelRefused(f"{file}: architectures names {_shown(name)}; supported: {', '.join(FAMILIES)}")
+        raise ModelRefused(f"{file}: architectures names {shown(name)}; supported: {', '.join(FAMILIES)}")
     return name
 
 
@@ -284,7 +284,7 @@ def _windows(f: Fields, num_layers: int) -> tuple[int, ...]:
         raise f.refuse("layer_types", f"must list one attention type for each of {num_layers} layers")
     for name in types:
         if not isinstance(name, str) or name not in names:
-            raise f.refuse("layer_types", f"names {_shown(name)}; supported: {', '.join(names)}")
+            raise f.refuse("layer_types", f"names {shown(name)}; supported: {', '.join(names)}")
     return tuple(names[name] for name in types)
 
 
@@ -293,10 +293,10 @@ def _unrolled(f: Fields, num_layers: int) -> list[Any]:
     layers: list[Any] = []
     entries = f.get("attention_types", [])
     if not isinstance(entries, list):
-        raise f.refuse("attention_types", f"is {_shown(entries)}; expected a list")
+        raise f.refuse("attention_types", f"is {shown(entries)}; expected a list")
     for entry in entries:
         if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], list) and type(entry[1]) is int):
-            raise f.refuse("attention_types", f"holds {_shown(entry)}; expected [[name, ...], repeats]")
+            raise f.refuse("attention_types", f"holds {shown(entry)}; expected [[name, ...], repeats]")
         if not 0 <= len(entry[0]) * entry[1] <= num_layers - len(layers):
             raise f.refuse("attention_types", f"describes more than {num_layers} layers")
         layers += entry[0] * entry[1]
@@ -308,9 +308,9 @@ def _rope_fields(raw: Mapping[str, Any], f: Fields, file: str) -> Fields:
     key = "rope_parameters" if raw.get("rope_parameters") is not None else "rope_scaling"
     inner = f.get(key, {})
     if not isinstance(inner, Mapping):
-        raise f.refuse(key, f"is {_shown(inner)}; expected an object")
+        raise f.refuse(key, f"is {shown(inner)}; expected an object")
     if several := [name for name, value in inner.items() if isinstance(value, Mapping | list)]:
-        raise f.refuse(key, f"holds {_shown(several[0])}, a rope of its own, which is not supported")
+        raise f.refuse(key, f"holds {shown(several[0])}, a rope of its own, which is not supported")
     fields = Fields({"rope_theta": raw.get("rope_theta"), **inner}, f"{file}: {key}", Family())
     for holder in (f, fields):
         if holder.number("partial_rotary_factor", 0.0, 1.0, 1.0) != 1.0:
@@ -364,13 +364,8 @@ def _token_ids(f: Fields, key: str, vocab_size: int) -> tuple[int, ...]:
     ids = value if isinstance(value, list) else [value]
     for token_id in ids:
         if type(token_id) is not int or not 0 <= token_id < vocab_size:
-            raise f.refuse(key, f"holds {_shown(token_id)}; expected token ids below vocab_size {vocab_size}")
+            raise f.refuse(key, f"holds {shown(token_id)}; expected token ids below vocab_size {vocab_size}")
     return tuple(ids)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -378,7 +373,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"key {_shown(twice)} appears twice")
+        raise ValueError(f"key {shown(twice)} appears twice")
     return result
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from tripos.config import ModelOptions, ServiceOptions, model_options
 from tripos.engine.memory import share
-from tripos.errors import ConfigError, Conflict, NotFound, TriposError
+from tripos.errors import ConfigError, Conflict, NotFound, TriposError, shown
 from tripos.repository.entry import (
     Opening,
     Parts,
@@ -30,7 +30,6 @@ from tripos.repository.reread import reread
 from tripos.repository.room import Room
 from tripos.service import Service
 from tripos.types import Model
-from tripos.wire.json import shown
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,10 @@ from typing import Any
 
 from tripos.config import ModelOptions, NeedOptions, RouteOptions, ServiceOptions
 from tripos.engine.memory import mib
-from tripos.errors import Conflict, NotFound, PermissionDenied
+from tripos.errors import Conflict, NotFound, PermissionDenied, shown
 from tripos.repository.entry import Opening, Resident, State
 from tripos.service import Service
 from tripos.types import Model, Stage
-from tripos.wire.json import shown
 
 
 class Room:

@@ -13,8 +13,8 @@ from tripos.wire.oneshot import (
     DELIVERY,
     TRUNCATE,
     TRUNCATE_TOKENS,
-    AnsweredOnce,
-    AskedOnce,
+    OneShotAnswer,
+    OneShotRequest,
     read_delivery,
     read_inputs,
     read_truncation,
@@ -35,7 +35,7 @@ FIELDS = table(
 )
 
 
-def decode(body: bytes) -> tuple[AskedOnce, bool]:
+def decode(body: bytes) -> tuple[OneShotRequest, bool]:
     """The request, and whether vectors are wanted as base64. Raises InvalidRequest naming the field."""
     found = read_json(body, FIELDS)
     request = Embed(
@@ -44,11 +44,12 @@ def decode(body: bytes) -> tuple[AskedOnce, bool]:
         truncate_to=read_truncation(found),
         prompt_name=found.get("prompt_name"),
     )
-    asked = AskedOnce(model=check_model(found), requests=(request,), **read_delivery(found))
-    return asked, found.get("encoding_format") == "base64"
+    return OneShotRequest(model=check_model(found), requests=(request,), **read_delivery(found)), found.get(
+        "encoding_format"
+    ) == "base64"
 
 
-def encode(answer: AnsweredOnce, model: str, is_base64: bool) -> dict[str, Any]:
+def encode(answer: OneShotAnswer, model: str, is_base64: bool) -> dict[str, Any]:
     """The body; vectors are float32 arrays."""
 
     def encoded(vector: Any) -> Any:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tripos.errors import InvalidRequest
+from tripos.errors import InvalidRequest, shown
 from tripos.wire.fields import Field, read, table
-from tripos.wire.json import shown
 
 _TYPE = Field("type", "string", "", required=True)
 _PARTS = {

@@ -5,8 +5,8 @@ The family's templates take one at a time, so one is asked for, and more are hea
 
 from __future__ import annotations
 
-from tripos.wire.tools.dialect import ARGUMENTS, NAME, Dialect, Form, Frame
-from tripos.wire.tools.parser import FIRST_KEYS, Reading, Source
+from tripos.dialects.dialect import ARGUMENTS, NAME, Dialect, Form, Frame
+from tripos.dialects.parser import FIRST_KEYS, Reading, Source
 
 TAG, CHAIN = "<|python_tag|>", ";"
 
