@@ -52,7 +52,7 @@ class Ours:
     """The model in this process, driven as the library does."""
 
     def __init__(self, source: str, weights: str, threads: int, texts: Sequence[str]) -> None:
-        from tripos.build.language import load_encoder
+        from tripos.build.kinds import load_encoder
         from tripos.config import ModelOptions
         from tripos.types import Call, Embed
 

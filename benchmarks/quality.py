@@ -22,8 +22,10 @@ import numpy.typing as npt
 
 from training.evaluate import Question, held_out_questions
 from tripos import LLM
-from tripos.build.language import BLOCK_SIZE, Opened, open_model
+from tripos.build.language import BLOCK_SIZE, LanguageKind, open_model
+from tripos.build.opened import Opened
 from tripos.config import ModelOptions
+from tripos.engine.llm import LanguageModel
 from tripos.models.text.tokenizer import Tokenizer
 from tripos.runtime.executor import ExecutorOptions, SamplingInput, StepInput
 from tripos.runtime.native import NativeExecutor
@@ -104,7 +106,9 @@ def limited(texts: Iterable[Text], num_tokens: int) -> list[Text]:
 
 
 # -- logits ---------------------------------------------------------------------------------------------------------
-def log_probabilities(opened: Opened, texts: list[Text], weights: str, kv_cache: str, threads: int) -> Iterator[F32]:
+def log_probabilities(
+    opened: Opened[LanguageModel], texts: list[Text], weights: str, kv_cache: str, threads: int
+) -> Iterator[F32]:
     """Per text, [judged tokens, vocab_size]."""
     longest = max(len(text.token_ids) for text in texts)
     executor = NativeExecutor(
@@ -175,7 +179,8 @@ def measure(source: str, arguments: argparse.Namespace) -> list[Row]:
     tell(f"{source}: fp32 weights, fp32 cache, which the others are compared with")
     opened = open_model(ModelOptions(source=source))
     tokenizer, is_assistant = opened.source.tokenizer, source == ASSISTANT
-    max_len = opened.need.max_model_len
+    assert isinstance(opened.kind, LanguageKind)
+    max_len = opened.kind.need.max_model_len
     texts = conversations(tokenizer) if is_assistant else documents(arguments.text, tokenizer, max_len)
     judged = limited(texts, arguments.tokens)
     exact = list(log_probabilities(opened, judged, *EXACT, arguments.threads))

@@ -21,7 +21,8 @@ class Tripos:
             source=setup.model, **options_of(setup), max_sequences=setup.max_sequences, max_model_len=setup.max_tokens
         )
         opened = build.open_model(options)
-        need = opened.need
+        assert isinstance(opened.kind, build.LanguageKind)
+        need = opened.kind.need
         cache_bytes = setup.cache_tokens * need.kv_bytes_per_token  # as much as the peers get
         self._engine = opened.load(need.standing_bytes + cache_bytes).engine
         self._sampling = Sampling(temperature=0.0, ignore_eos=True)

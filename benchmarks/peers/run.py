@@ -187,22 +187,23 @@ def measurable_limits(arguments: argparse.Namespace) -> dict[int, Limits]:
     return found
 
 
-def stem(arguments: argparse.Namespace, table: Table) -> str:
-    """Of the files of a run: date, processor, shape, and what was chosen, so that no part is written over another."""
-    chosen = [arguments.only] if arguments.only else []
-    chosen += [arguments.workloads] if arguments.workloads != ROWS else []
-    chosen += [f"ours-{arguments.ours}"] if arguments.ours != OURS else []
-    words = [table.date, table.cpu.lower(), arguments.shape, *chosen]
-    return "-".join(re.sub(r"[^a-z0-9.]+", "-", word).strip("-") for word in words) + ("-part" if chosen else "")
+def results_file(arguments: argparse.Namespace, table: Table) -> Path:
+    """DATE-MACHINE/SHAPE.md, which does not exist yet. A choice of peers is named behind the shape; the next run of the
+    day gets a number.
+    """
+    peers = dict.fromkeys(each.partition("-")[0] for each in arguments.only.split(",") if each)
+    machine = re.sub(r"[^a-z0-9.]+", "-", table.cpu.lower()).strip("-")
+    stem = "-".join((arguments.shape, *peers))
+    folder: Path = arguments.results / f"{table.date}-{machine}"
+    names = (f"{stem}.md" if i == 1 else f"{stem}-{i}.md" for i in itertools.count(1))
+    return next(path for name in names if not (path := folder / name).exists())
 
 
-def write_results(arguments: argparse.Namespace, table: Table, text: str, found: dict[str, Any]) -> Path:
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    directory: Path = arguments.results
-    name = stem(arguments, table)
-    (directory / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
-    (directory / f"{name}.md").write_text(text)
-    return directory / f"{name}.md"
+def write_results(path: Path, text: str, found: dict[str, Any]) -> None:
+    """The table, and beside it the same as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 def main() -> None:
@@ -224,11 +225,12 @@ def main() -> None:
             comparison.pack(engine)
         except Failed as problem:
             sys.exit(f"{engine.name}: {problem}")
+    path = results_file(arguments, table)
     for peer in peers:
         comparison.compare(beside(ours, peer), peer)
         found = table.as_json()
         text = report.markdown(table)
-        path = write_results(arguments, table, text, found)  # a run that is broken off keeps what it has
+        write_results(path, text, found)  # a run that is broken off keeps what it has
     print(text)
     print(f"written to {path}", end="\n\n")
     print(json.dumps(found))

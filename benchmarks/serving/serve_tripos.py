@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from benchmarks.serving.script import TEXT, TOKENS
 from tripos.api.http.server import serve
@@ -12,7 +12,7 @@ from tripos.config import ServerOptions
 from tripos.controls.deadline import deadline
 from tripos.controls.limits import limits
 from tripos.service import Service
-from tripos.types import Call, Delta, Event, Finish, Generate, ModelCard, Usage
+from tripos.types import Call, Delta, Event, Finish, Generate, ModelCard, ModelInfo, Usage
 
 
 class AtOnce:
@@ -26,7 +26,10 @@ class AtOnce:
     async def stop(self) -> None:
         """Nothing to free."""
 
-    async def run(self, call: Call) -> AsyncIterator[Event]:
+    async def info(self) -> ModelInfo:
+        return ModelInfo()
+
+    async def run(self, call: Call) -> AsyncGenerator[Event, None]:
         """The whole text in one Delta, or, when many tokens are asked for, one Delta per token."""
         assert isinstance(call.request, Generate)
         usage = Usage(prompt_tokens=32, output_tokens=call.request.max_tokens or 0)

@@ -152,7 +152,7 @@ enum TriposPeak {
   TRIPOS_PEAK_READ = 0,     /* bytes read from a working set of `bytes` per thread */
   TRIPOS_PEAK_FP32 = 1,     /* float operations, fused multiply-add */
   TRIPOS_PEAK_BF16 = 2,     /* bf16 dot product operations; -1 where the CPU has none */
-  TRIPOS_PEAK_INT8 = 3,     /* int8 dot product operations (VNNI); -1 where the CPU has none */
+  TRIPOS_PEAK_INT8 = 3,     /* int8 dot product operations: VNNI, or what the instruction set has for them */
   TRIPOS_PEAK_BARRIERS = 4, /* thread barriers */
   TRIPOS_PEAK_AMX_INT8 = 5, /* int8 tile operations; -1 where the CPU has none or the kernel refuses them */
   TRIPOS_PEAK_AMX_BF16 = 6  /* bf16 tile operations; -1 as above */

@@ -22,23 +22,9 @@ namespace {
   return int64_t{2} * 32 * kChains * kRounds;
 }
 
-int64_t Int8Peak() {
-  Ints sums[kChains];
-  for (Ints& sum : sums) sum = SetInts(0);
-  Ints a = SetInts(0x01010101);
-  Keep(a);
-  for (int i = 0; i < kRounds; ++i) {
-#pragma GCC unroll 12
-    for (int c = 0; c < kChains; ++c) sums[c] = Dot(sums[c], a, a);
-  }
-  for (Ints& sum : sums) Keep(sum);
-  return int64_t{2} * 64 * kChains * kRounds;
-}
-
 constexpr Kernels TableWithPeaks() {
   Kernels k = Table();
   k.peak_bf16 = Bf16Peak;
-  k.peak_int8 = Int8Peak;
   return k;
 }
 

@@ -51,6 +51,7 @@ constexpr Kernels Table() {
   k.at_least = AtLeast;
   k.peak_read = ReadPeak;
   k.peak_fp32 = Fp32Peak;
+  k.peak_int8 = Int8Peak;
   return k;
 }
 

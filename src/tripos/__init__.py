@@ -1,4 +1,7 @@
-"""Tripos: one light server for every kind of inference. The public names, imported on first use."""
+"""Tripos: one light server for every kind of inference. The public names, imported on first use.
+
+Tested in tests/e2e/test_library.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""python -m tripos, and the command tripos: an interrupt ends it quietly while its modules are still read, too."""
+"""python -m tripos, and the command tripos: an interrupt ends it quietly while its modules are still read, too.
+
+Tested in tests/repo/test_imports.py.
+"""
 
 from __future__ import annotations
 

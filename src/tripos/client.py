@@ -12,15 +12,11 @@ from typing import Any
 
 import msgspec
 
-from tripos.errors import ConfigError, EnvironmentProblem, TriposError
+from tripos.errors import ConfigError, EnvironmentProblem, RemoteError
 from tripos.models.files.opening import open_regular
 
 TIMEOUT_S = 3600.0  # a large model takes its time
 MAX_ANSWER_BYTES = 1 << 24
-
-
-class Refused(TriposError):
-    """The server said no; the message is the server's."""
 
 
 class Client:
@@ -35,7 +31,7 @@ class Client:
             self._headers["authorization"] = f"Bearer {_key(key_file, scope)}"
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None, form: Any = dict[str, Any]) -> Any:
-        """The answer's JSON, of type `form`. Raises EnvironmentProblem (nobody answers, or no Tripos), Refused."""
+        """The answer's JSON, of type `form`. Raises EnvironmentProblem (nobody answers, or no Tripos), RemoteError."""
         try:
             with self._request(method, path, body) as response:
                 return self._shaped(self._read(response), form)
@@ -92,7 +88,7 @@ class Client:
         if status == 200 and not error:
             return value
         code = error.get("code") if isinstance(error, dict) else None
-        raise Refused(_message(error, status), code=code if isinstance(code, str) else None)
+        raise RemoteError(_message(error, status), code=code if isinstance(code, str) else None)
 
     def _unreachable(self, error: Exception) -> EnvironmentProblem:
         if isinstance(error, ssl.SSLCertVerificationError):

@@ -3,18 +3,31 @@
 TriposError
 ├── InvalidRequest            400  the client's mistake; `param` names the JSON path
 │   ├── ContextLengthExceeded 400
-│   ├── NotFound              404  (model_not_found, not_found)
-│   ├── Conflict              409  not in this state: a name that is taken, memory that is full
-│   ├── RequestTimeout        408  the client sends or reads too slowly
-│   ├── RequestTooLarge       413
+│   ├── SchemaProblem         400  a JSON Schema that is wrong, too large or not supported
+│   ├── GrammarProblem        400  a grammar that does not parse, does not fit the vocabulary or costs too much
+│   ├── TemplateRefused       400  the model's chat template takes no such messages
+│   │   └── TemplateFailed    400  the model's chat template raised an error on these messages
 │   ├── Unauthorized          401
-│   └── PermissionDenied      403
-├── Overloaded                503  we cannot now; `retry_after_s` says when (server_overloaded, draining ...)
-├── RateLimited               429  this principal did it
-├── DeadlineExceeded          504
+│   ├── PermissionDenied      403
+│   ├── NotFound              404  (model_not_found, not_found)
+│   ├── MethodNotAllowed      405
+│   ├── RequestTimeout        408  the client sends or reads too slowly
+│   ├── Conflict              409  not in this state: a name that is taken, memory that is full
+│   ├── LengthRequired        411
+│   ├── RequestTooLarge       413
+│   ├── UriTooLong            414
+│   ├── UnsupportedMediaType  415
+│   ├── MisdirectedHost       421  the Host header names another server
+│   ├── HeadersTooLarge       431
+│   └── HttpVersion           505
 ├── AnswerMismatch            422  the model's answer, or a call in it, breaks a rule that could only be seen at its end
+├── RateLimited               429  this principal did it
 ├── RequestFailed             500  this one request failed inside (a bug in Tripos or a poisoned input)
+├── NotImplementedHere        501  an endpoint or feature that other servers have
+├── Overloaded                503  we cannot now; `retry_after_s` says when (server_overloaded, draining ...)
 ├── EngineFailed              503  the engine is restarting
+├── DeadlineExceeded          504
+├── RemoteError               exit 1: an error that another server answered with
 ├── ModelRefused              exit 4 / 400 on admin: a model file that lies or does not fit
 ├── ConfigError               exit 2: a flag, file or variable is wrong
 └── EnvironmentProblem        exit 3: port, lock, permission, missing library
@@ -60,24 +73,22 @@ class ContextLengthExceeded(InvalidRequest):
     code = "context_length_exceeded"
 
 
-class NotFound(InvalidRequest):
-    status = 404
-    code = "not_found"
+class SchemaProblem(InvalidRequest):
+    code = "invalid_schema"
 
 
-class Conflict(InvalidRequest):
-    status = 409
-    code = "conflict"
+class GrammarProblem(InvalidRequest):
+    """A grammar that does not parse, does not fit this vocabulary, or costs more than its limits."""
+
+    code = "invalid_grammar"
 
 
-class RequestTimeout(InvalidRequest):
-    status = 408
-    code = "request_timeout"
+class TemplateRefused(InvalidRequest):
+    """The model's chat template takes no such messages."""
 
 
-class RequestTooLarge(InvalidRequest):
-    status = 413
-    code = "request_too_large"
+class TemplateFailed(TemplateRefused):
+    """The model's chat template raised an error on these messages; another form of them may work."""
 
 
 class Unauthorized(InvalidRequest):
@@ -90,10 +101,82 @@ class PermissionDenied(InvalidRequest):
     code = "permission_denied"
 
 
+class NotFound(InvalidRequest):
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowed(InvalidRequest):
+    status = 405
+    code = "method_not_allowed"
+
+
+class RequestTimeout(InvalidRequest):
+    status = 408
+    code = "request_timeout"
+
+
+class Conflict(InvalidRequest):
+    status = 409
+    code = "conflict"
+
+
+class LengthRequired(InvalidRequest):
+    status = 411
+    code = "length_required"
+
+
+class RequestTooLarge(InvalidRequest):
+    status = 413
+    code = "request_too_large"
+
+
+class UriTooLong(InvalidRequest):
+    status = 414
+    code = "uri_too_long"
+
+
+class UnsupportedMediaType(InvalidRequest):
+    status = 415
+    code = "unsupported_media_type"
+
+
+class MisdirectedHost(InvalidRequest):
+    status = 421
+    code = "misdirected_host"
+
+
+class HeadersTooLarge(InvalidRequest):
+    status = 431
+    code = "headers_too_large"
+
+
+class HttpVersion(InvalidRequest):
+    status = 505
+    code = "http_version"
+
+
+class AnswerMismatch(TriposError):
+    """The request is valid: sent again with another seed, it may succeed."""
+
+    status = 422
+    code = "answer_mismatch"
+
+
 class RateLimited(TriposError):
     status = 429
     code = "rate_limit_exceeded"
     is_retryable = True
+
+
+class RequestFailed(TriposError):
+    status = 500
+    code = "request_failed"
+
+
+class NotImplementedHere(TriposError):
+    status = 501
+    code = "not_implemented"
 
 
 class Overloaded(TriposError):
@@ -102,27 +185,19 @@ class Overloaded(TriposError):
     is_retryable = True
 
 
+class EngineFailed(TriposError):
+    status = 503
+    code = "engine_restarting"
+    is_retryable = True
+
+
 class DeadlineExceeded(TriposError):
     status = 504
     code = "deadline_exceeded"
 
 
-class AnswerMismatch(TriposError):
-    """Nothing is wrong with the request: asked again, with another seed, it may be answered."""
-
-    status = 422
-    code = "answer_mismatch"
-
-
-class RequestFailed(TriposError):
-    status = 500
-    code = "request_failed"
-
-
-class EngineFailed(TriposError):
-    status = 503
-    code = "engine_restarting"
-    is_retryable = True
+class RemoteError(TriposError):
+    """An error that another server answered with; the message and the code are that server's."""
 
 
 class ModelRefused(TriposError):
@@ -143,6 +218,14 @@ class EnvironmentProblem(TriposError):
     status = 500
     code = "environment"
     exit_status = 3
+
+
+def reraise_stop(problem: BaseException) -> None:
+    """For the handlers of `except BaseException`, which the panics of Rust libraries need: a panic is no Exception.
+    Raises `problem` again where it ends the process, the generator or the task on purpose; else returns."""
+    is_stop = isinstance(problem, (KeyboardInterrupt, SystemExit, GeneratorExit))
+    if is_stop or type(problem).__name__ == "CancelledError":  # asyncio's, which takes 12 ms to import
+        raise problem
 
 
 def plain(number: float) -> str:

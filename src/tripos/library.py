@@ -15,7 +15,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tripos.build.language import load_encoder, load_model
+from tripos.build.kinds import load_encoder
+from tripos.build.language import load_model
 from tripos.config import ModelOptions
 from tripos.engine.llm import LanguageModel
 from tripos.errors import ConfigError, EngineFailed, InvalidRequest, TriposError, shown
@@ -264,7 +265,7 @@ class Embedder(_Opened["EncoderModel"]):
         request = Embed(
             inputs=given, prompt_name=prompt_name, dimensions=dimensions, truncate_to=0 if truncate else None
         )
-        return np.stack(self._answer(request).vectors)
+        return np.stack([np.frombuffer(vector, "<f4") for vector in self._answer(request).vectors]).astype(np.float32)
 
     def rerank(
         self, query: str, documents: str | Iterable[str], *, top_n: int | None = None, truncate: bool = False

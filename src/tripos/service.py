@@ -1,86 +1,33 @@
 """The service: find the route of a call, run it, and know whether everything moves.
 
-Owns the routes, their models' lives and the count of calls in flight. Every door comes through `run`. Routes come and
-go while calls run: a call keeps the route that it began with.
+Owns the routes, the count of calls in flight and what was last heard of each model. Every door comes through `run`.
+Routes come and go while calls run: a call keeps the route that it began with. Knows nobody who loads models.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast, runtime_checkable
 
 from msgspec.structs import replace
 
-from tripos.errors import EngineFailed, InvalidRequest, NotFound, Overloaded, shown
+from tripos.errors import EngineFailed, NotFound, Overloaded, TriposError, shown
 from tripos.metering.metrics import Metrics, Series
 from tripos.metering.usage import Meter
 from tripos.pipeline.chain import Levels
-from tripos.types import Call, Event, Generate, Model, ModelCard, Stage
+from tripos.types import Call, Event, Model, ModelCard, ModelInfo, Stage, Unmetered
 
 log = logging.getLogger(__name__)
 
 RETRY_S = 5.0
-MAX_ENCODING_BYTES = 32 * 2**20  # of requests whose text is being turned into tokens, or back, for nobody's call
-
-
-@runtime_checkable
-class Progressing(Protocol):
-    """A model that knows whether its work moves on. Others count as ready once started."""
-
-    def is_progressing(self) -> bool: ...
-
-
-class Tokenizer(Protocol):
-    """What a door asks of a language model's tokenizer."""
-
-    def encode(self, text: str, add_special: bool = False) -> list[int]: ...
-    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str: ...
-    def token_bytes(self, id: int) -> bytes: ...
-
-
-@runtime_checkable
-class Tokenizing(Protocol):
-    """A model that turns text and messages into the token ids that it would run."""
-
-    tokenizer: Tokenizer
-
-    async def encode(self, request: Generate) -> list[int]: ...
-
-
-class Residents(Protocol):
-    """Who loads and unloads models while the service runs, as doors see it (tripos.repository). Names are of models;
-    everything raises TriposError when it cannot be done."""
-
-    @property
-    def file(self) -> str:
-        """The service file that `reread` reads; "": there is none."""
-
-    def is_loading(self, name: str) -> bool: ...
-    def describe(self) -> dict[str, Any]: ...
-    def states(self) -> dict[str, str]: ...
-    def allowed(self, path: str) -> str: ...
-    async def load(self, name: str, source: str, options: dict[str, Any]) -> dict[str, Any]: ...
-    async def reload(self, name: str, source: str, options: dict[str, Any]) -> dict[str, Any]: ...
-    async def unload(self, name: str) -> dict[str, Any]: ...
-    async def reread(self) -> dict[str, Any]: ...
-    async def stop(self) -> None: ...
-
-
-@runtime_checkable
-class Adapting(Protocol):
-    """A model that may take low-rank adapters, each a model of its own beside it."""
-
-    async def load_adapter(self, name: str, path: str, *, in_place: bool = False) -> Model: ...
-    async def unload_adapter(self, name: str) -> None: ...
+INFO_TIMEOUT_S = 2.0  # a model that does not tell of itself for so long makes no progress
 
 
 @dataclass(eq=False)
 class _Route:
-    """A name that clients ask for. `card` is the model's, under this name; `num_calls` are in flight."""
+    """A name that clients ask for. `card` is what they may know, under this name; `num_calls` are in flight."""
 
     model: Model
     card: ModelCard
@@ -95,83 +42,57 @@ class Service:
 
     def __init__(self, metrics: Metrics | None = None) -> None:
         self.metrics = metrics or Metrics()
-        self.residents: Residents | None = None  # who loads and unloads while we run; None: nobody
-        self.changing = asyncio.Lock()  # held by whoever loads: one change of models and adapters at a time
         self._routes: dict[str, _Route] = {}
+        self._infos: dict[Model, ModelInfo] = {}  # of the models of the routes, as last heard
+        self._states: Mapping[str, str] | None = None  # model name → state; None: each that has a route is ready
+        self._loading: frozenset[str] = frozenset()  # routes that will come
         self._busy: set[_Route] = set()  # with calls in flight, also when they were removed
         self._went_idle = asyncio.Event()
         self._num_waiting = 0  # for that
-        self._num_encoding_bytes = 0
         self._is_started = False
         self._is_draining = False
-        self.metrics.states = self.states
 
-    def add(self, model: Model, stages: Sequence[Stage] = (), name: str = "", *, is_strict: bool = False) -> None:
+    # -- routes -----------------------------------------------------------------------------------------------------
+    def add(
+        self,
+        model: Model,
+        stages: Sequence[Stage] = (),
+        name: str = "",
+        *,
+        card: ModelCard | None = None,
+        is_strict: bool = False,
+    ) -> None:
         """A route under `name`, or the model's own; the first stage is the outermost, the meter goes around them all.
-        One that is strict refuses fields that nobody knows; others name them to the client.
+        `card` stands for the model's own. A strict route refuses unknown fields; others name them to the client.
 
         In a service that is started the model must be, too. Raises ValueError when the name is taken.
         """
         name = name or model.card.name
         if name in self._routes:
             raise ValueError(f"two models are named {name}")
-        self._put(name, model, stages, is_strict)
+        series = self.metrics.series(name)
+        self._routes[name] = _Route(model, replace(card or model.card, name=name), tuple(stages), series, is_strict)
 
-    def replace(self, name: str, model: Model, stages: Sequence[Stage] = (), *, is_strict: bool = False) -> None:
+    def replace(
+        self,
+        name: str,
+        model: Model,
+        stages: Sequence[Stage] = (),
+        *,
+        card: ModelCard | None = None,
+        is_strict: bool = False,
+    ) -> None:
         """From now on new calls of `name` go to `model`; those in flight end where they are. Raises KeyError."""
         del self._routes[name]
-        self._put(name, model, stages, is_strict)
+        self.add(model, stages, name, card=card, is_strict=is_strict)
 
     def remove(self, name: str) -> None:
         """Nobody finds this route any more; calls in flight go on. The model stays started. Raises KeyError."""
         self._forget(name, self._routes.pop(name))
 
-    def _put(self, name: str, model: Model, stages: Sequence[Stage], is_strict: bool) -> None:
-        card = replace(model.card, name=name)
-        self._routes[name] = _Route(model, card, tuple(stages), self.metrics.series(name), is_strict)
-        self.metrics.add_model(name, model)
-
-    async def load_adapter(self, name: str, path: str, *, base: str = "", in_place: bool = False) -> None:
-        """A route of its own for an adapter of model `base` (may be left out where one model takes adapters), with the
-        stages of the base's route. Waits for a change of the models that is under way; goes on when the caller is
-        cancelled.
-
-        Raises InvalidRequest, NotFound, PermissionDenied, ModelRefused, Overloaded.
-        """
-        if self.residents is not None:
-            path = self.residents.allowed(path)
-        await asyncio.shield(asyncio.create_task(self._load_adapter(name, path, base, in_place)))
-
-    async def _load_adapter(self, name: str, path: str, base: str, in_place: bool) -> None:
-        async with self.changing:
-            route = self._routes[self._base_of(base)]
-            self._check_free(name, route.model, in_place)
-            model = await cast("Adapting", route.model).load_adapter(name, path, in_place=in_place)
-            self._put(name, model, route.stages, route.is_strict)
-
-    def _check_free(self, name: str, parent: Model, in_place: bool) -> None:
-        route = self._routes.get(name)
-        if route is not None and not (in_place and _base(route.model) is parent):
-            hint = "unload it first, or set load_inplace" if _base(route.model) else "choose another name"
-            raise InvalidRequest(f"{shown(name)} is served already: {hint}", code="already_loaded", param="lora_name")
-
-    async def unload_adapter(self, name: str) -> None:
-        """Close an adapter's route at once; returns when the last call that uses it has ended. Raises NotFound."""
-        route = self._routes.get(name)
-        base = _base(route.model) if route is not None else None
-        if base is None:
-            raise NotFound(f"no adapter is named {shown(name)}; those of /v1/models have a parent", param="lora_name")
-        self.remove(name)
-        await asyncio.shield(asyncio.create_task(cast("Any", base.unload_adapter(name))))
-
-    def _base_of(self, name: str) -> str:
-        if name and isinstance(self.model(name), Adapting):
-            return name
-        able = [each for each, route in self._routes.items() if isinstance(route.model, Adapting)]
-        if name or len(able) != 1:
-            cause = f"{shown(name)} takes no adapters" if name else "say which model the adapter is for"
-            raise InvalidRequest(f"{cause}; these take some: {', '.join(able) or 'none'}", param="base_model_name")
-        return able[0]
+    def announce(self, states: Mapping[str, str], loading: frozenset[str]) -> None:
+        """The state of every model, loaded or not, and the names of routes whose models are being loaded."""
+        self._states, self._loading = dict(states), loading
 
     def _forget(self, name: str, route: _Route) -> None:
         """The metrics of a name go with its last call."""
@@ -208,7 +129,7 @@ class Service:
 
     def states(self) -> dict[str, str]:
         """Of every model, loaded or not."""
-        return self.residents.states() if self.residents else {card.name: "ready" for card in self.cards}
+        return {card.name: "ready" for card in self.cards} if self._states is None else dict(self._states)
 
     def model(self, name: str) -> Model:
         """Raises NotFound (model_not_found), EngineFailed (model_loading)."""
@@ -225,13 +146,14 @@ class Service:
     def _route(self, name: str) -> _Route:
         route = self._routes.get(name) or self._routes.get(name.removesuffix(":latest"))  # Ollama's word for the model
         if route is None:
-            if self.residents is not None and self.residents.is_loading(name):
+            if name in self._loading:
                 raise EngineFailed("the model is loading", code="model_loading", retry_after_s=RETRY_S)
             served = ", ".join(self._routes) or "none"
             raise NotFound(f"no model is named {shown(name)}; served: {served}", code="model_not_found", param="model")
         return route
 
-    async def run(self, call: Call) -> AsyncIterator[Event]:
+    # -- calls ------------------------------------------------------------------------------------------------------
+    async def run(self, call: Call) -> AsyncGenerator[Event, None]:
         """The call's events. Raises NotFound, Overloaded (draining) and what the stages and the model raise."""
         route = self._route(call.route)
         if self._is_draining:
@@ -257,7 +179,8 @@ class Service:
                 failure = error
                 raise
             finally:
-                meter.end(failure)
+                if not isinstance(call.request, Unmetered):
+                    meter.end(failure)
                 self._leave(route)
 
     def _leave(self, route: _Route) -> None:
@@ -268,28 +191,13 @@ class Service:
             if self._num_waiting:
                 self._went_idle.set()
 
-    @contextmanager
-    def encoding(self, num_bytes: int) -> Iterator[None]:
-        """A place for a tokenizer's work outside of any call, which no model counts. One alone always gets it.
-
-        Raises Overloaded.
-        """
-        if self._num_encoding_bytes and self._num_encoding_bytes + num_bytes > MAX_ENCODING_BYTES:
-            waiting = f"{self._num_encoding_bytes} bytes wait for a tokenizer, at most {MAX_ENCODING_BYTES} may"
-            raise Overloaded(f"{waiting}: retry in {RETRY_S:.0f} s", retry_after_s=RETRY_S)
-        self._num_encoding_bytes += num_bytes
-        try:
-            yield
-        finally:
-            self._num_encoding_bytes -= num_bytes
-
     @property
     def num_in_flight(self) -> int:
         return sum(route.num_calls for route in self._busy)
 
     def num_on(self, model: Model) -> int:
-        """Calls in flight on a model through any route, removed ones and those of its adapters too."""
-        return sum(route.num_calls for route in self._busy if model in (route.model, _base(route.model)))
+        """Calls in flight on one model, on all its routes."""
+        return sum(route.num_calls for route in self._busy if route.model is model)
 
     async def wait_idle(self, model: Model | None = None) -> None:
         """Until no call is in flight, or none on `model`."""
@@ -301,15 +209,28 @@ class Service:
         finally:
             self._num_waiting -= 1
 
+    # -- what is known of the models --------------------------------------------------------------------------------
+    async def refresh(self) -> None:
+        """Ask every model how it is, for a probe or a scrape. One that does not answer makes no progress."""
+        models = self.models
+        infos = await asyncio.gather(*map(_ask, models))
+        self._infos = dict(zip(models, infos, strict=True))
+        named = {name: self._infos[route.model] for name, route in self._routes.items() if route.model in self._infos}
+        self.metrics.stats = {
+            name: info.stats for name, info in named.items() if info.stats and not self._routes[name].card.parent
+        }
+        self.metrics.states = self.states()
+
     def unready(self) -> str | None:
-        """Why new calls would not be answered, or None: every model is started and moves on."""
+        """Why new calls would not be answered, or None: every model is started and moved on when last asked."""
         if self._is_draining:
             return "draining"
         if not self._is_started:
             return "model_loading"
-        stuck = [m for m in self.models if isinstance(m, Progressing) and not m.is_progressing()]
-        return "engine_restarting" if stuck else None
+        is_stuck = any(not self._infos[model].is_progressing for model in self.models if model in self._infos)
+        return "engine_restarting" if is_stuck else None
 
+    # -- life -------------------------------------------------------------------------------------------------------
     async def start(self) -> None:
         for model in self.models:
             await model.start()
@@ -333,14 +254,15 @@ class Service:
     async def stop(self) -> None:
         """End every model now; calls in flight get an error. Idempotent."""
         self.close()
-        if self.residents is not None:
-            await self.residents.stop()
         self._is_started = False
         for model in reversed(self.models):
             await model.stop()
 
 
-def _base(model: Model) -> Any:
-    """Of an adapter: the model that it adapts."""
-    base = getattr(model, "base", None)
-    return base if isinstance(base, Adapting) else None
+async def _ask(model: Model) -> ModelInfo:
+    try:
+        async with asyncio.timeout(INFO_TIMEOUT_S):
+            return await model.info()
+    except (TimeoutError, TriposError) as error:
+        log.warning("%s does not tell how it is: %s", model.card.name, error or "no answer")
+        return ModelInfo(is_progressing=False)

@@ -1,5 +1,6 @@
 """The fakes that ship with the seams: ScriptedExecutor for runtime.Executor, ScriptedModel for types.Model; and a
 tokenizer of single bytes. All are deterministic and take no time unless told to.
+Tested in tests/unit/engine/test_engine.py.
 """
 
 from __future__ import annotations
@@ -8,14 +9,15 @@ import asyncio
 import json
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 import numpy as np
 
-from tripos.models.text.tokenizer import Tokenizer, byte_alphabet, tokenizer_from_json
+from tripos.models.text.token_bytes import byte_alphabet
+from tripos.models.text.tokenizer import Tokenizer, tokenizer_from_json
 from tripos.plan.ir import Adapter, Plan, Weights
 from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, Progress, StepInput, StepOutput, ignore_progress
-from tripos.types import Call, Delta, Event, Finish, ModelCard, Usage
+from tripos.types import Call, Delta, Event, Finish, ModelCard, ModelInfo, Usage
 
 _MASK = (1 << 64) - 1
 
@@ -79,17 +81,8 @@ class ScriptedExecutor:
         self._slots[step.slots, 1] = step.positions
         tags = [self._tag(step, owner) for owner in range(len(step.seq_lens))]
         self._slots[step.slots, 2] = np.repeat(tags, np.diff(step.query_start))
-        sampling = step.sampling
-        num_rows = len(step.last_rows)
-        width = max(0, int(sampling.num_logprobs.max(initial=-1)))
-        out = StepOutput(
-            token_ids=np.zeros(num_rows, np.int32),
-            logprobs=np.zeros(num_rows, np.float32),
-            top_ids=np.zeros((num_rows, width), np.int32),
-            top_logprobs=np.zeros((num_rows, width), np.float32),
-            ok=np.ones(num_rows, np.uint8),
-            wanted_logprobs=np.zeros(len(sampling.wanted_ids), np.float32),
-        )
+        out = StepOutput.zeros(step)
+        out.ok[:] = 1
         for row, token_row in enumerate(step.last_rows.tolist()):
             self._draw(step, out, row, token_row)
         return out
@@ -213,10 +206,10 @@ class ScriptedModel:
     async def stop(self) -> None:
         self.is_started = False
 
-    def is_progressing(self) -> bool:
-        return self.is_started
+    async def info(self) -> ModelInfo:
+        return ModelInfo(is_progressing=self.is_started)
 
-    async def run(self, call: Call) -> AsyncIterator[Event]:
+    async def run(self, call: Call) -> AsyncGenerator[Event, None]:
         self.calls.append(call)
         self.num_active += 1
         is_complete = False

@@ -1,18 +1,19 @@
 """The contracts that every layer meets in: Call, requests, events, Usage, ModelCard, Model, Stage.
 
 Owns no behaviour. Imports the standard library and msgspec only, so that any layer may import it.
+Tested in tests/unit/wire/test_answers.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from enum import IntEnum
 from typing import Any, Literal, Protocol
 
 import msgspec
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "abort", "error"]
-Task = Literal["generate", "embed", "rerank", "predict"]
+Task = str  # generate, embed, rerank, predict; another kind of model brings its own
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
@@ -113,7 +114,12 @@ class Constraint(msgspec.Struct, frozen=True, kw_only=True):
     param: str | None = None  # where the client wrote it, for errors
 
 
-Prompt = str | tuple[int, ...] | tuple[Message, ...]
+Prompt = str | tuple[int | Message, ...]
+"""Text, token ids, or the messages of a chat: all of one kind."""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model is asked to do. Every kind of request is a subclass with a tag of its own."""
 
 
 class Branch(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,7 +132,7 @@ class Branch(msgspec.Struct, frozen=True, kw_only=True):
     logprob_token_ids: tuple[int, ...] = ()  # instead of the call's
 
 
-class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
+class Generate(Request, frozen=True, kw_only=True, tag="generate"):
     """Continue a prompt. `prompt` is text, token ids, or chat messages for the model's template.
 
     `tools`, `tool_choice` and `reasoning` say what the client wants of a chat. The model's dialect translates them to
@@ -134,7 +140,7 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
     """
 
     prompt: Prompt
-    max_tokens: int | None = None  # None: up to the context window
+    max_tokens: int | None = None  # None: up to the context length
     n: int = 1
     sampling: Sampling = Sampling()
     prompt_logprobs: int | None = None  # as Sampling.logprobs, for each prompt token after the first
@@ -152,7 +158,7 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
     branches: tuple[Branch, ...] = ()  # choice 1, 2 ...; then n is 1
 
 
-class Embed(msgspec.Struct, frozen=True, kw_only=True, tag="embed"):
+class Embed(Request, frozen=True, kw_only=True, tag="embed"):
     """Turn each input (text or token ids) into one vector."""
 
     inputs: tuple[str | tuple[int, ...], ...]
@@ -161,7 +167,7 @@ class Embed(msgspec.Struct, frozen=True, kw_only=True, tag="embed"):
     prompt_name: str | None = None  # of the model's prompts, put before each text; None: its default, "": none
 
 
-class Rerank(msgspec.Struct, frozen=True, kw_only=True, tag="rerank"):
+class Rerank(Request, frozen=True, kw_only=True, tag="rerank"):
     """Score each document against the query."""
 
     query: str
@@ -187,7 +193,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     options: tuple[Option, ...] = ()
 
 
-class Decide(msgspec.Struct, frozen=True, kw_only=True, tag="decide"):
+class Decide(Request, frozen=True, kw_only=True, tag="decide"):
     """Answer questions about a state with a probability for each option. `option_orders` 2: choices are read again
     with their options reversed, and averaged.
     """
@@ -201,14 +207,66 @@ class Decide(msgspec.Struct, frozen=True, kw_only=True, tag="decide"):
     cache_salt: str = ""
 
 
-class Predict(msgspec.Struct, frozen=True, kw_only=True, tag="predict"):
+class Tensor(msgspec.Struct, frozen=True, kw_only=True):
+    """Numbers of one type in row-major order, little-endian."""
+
+    dtype: str  # numpy's name: float32, int64 ...
+    shape: tuple[int, ...]
+    data: bytes
+
+
+class Predict(Request, frozen=True, kw_only=True, tag="predict"):
     """Run a one-shot model on named tensors."""
 
-    inputs: dict[str, Any]
+    inputs: dict[str, Tensor]
     outputs: tuple[str, ...] = ()
 
 
-Request = Generate | Embed | Rerank | Decide | Predict
+class Unmetered(Request, frozen=True, kw_only=True):
+    """A request that runs no model: it asks about one or changes it. No metric counts it."""
+
+
+class Tokenize(Unmetered, frozen=True, kw_only=True, tag="tokenize"):
+    """The token ids of a prompt, as `generate` would compute them. Answered by `Result.token_ids` of one entry."""
+
+    generate: Generate
+    add_special: bool = True  # where the prompt is text
+    has_texts: bool = False  # `Result.texts` holds the text of each token
+
+
+class Detokenize(Unmetered, frozen=True, kw_only=True, tag="detokenize"):
+    """The text of token ids, special tokens included. Answered by `Result.texts` of one entry."""
+
+    token_ids: tuple[int, ...]
+
+
+class LabelTokens(Unmetered, frozen=True, kw_only=True, tag="label_tokens"):
+    """How the tokenizer writes labels, each given as texts that mean the same. Answered by `Result.label_tokens`."""
+
+    labels: tuple[tuple[str, ...], ...]
+
+
+class LoadAdapter(Unmetered, frozen=True, kw_only=True, tag="load_adapter"):
+    """Load the LoRA adapter in the directory `path`; `in_place`: instead of the one of that name. Answered by
+    `Result.adapter`."""
+
+    name: str
+    path: str
+    in_place: bool = False
+
+
+class UnloadAdapter(Unmetered, frozen=True, kw_only=True, tag="unload_adapter"):
+    """Take no new calls for an adapter. Answered when the last call that uses it has ended."""
+
+    name: str
+
+
+def known_requests() -> tuple[type[Request], ...]:
+    """Every kind of request that is defined by now: a decoder takes the union of them."""
+    found: list[type[Request]] = [Request]
+    for kind in found:
+        found += kind.__subclasses__()
+    return tuple(kind for kind in found if kind.__struct_config__.tag is not None)
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -248,7 +306,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     num_preemptions: int = 0
 
 
-class Delta(msgspec.Struct, frozen=True, kw_only=True):
+class Delta(msgspec.Struct, frozen=True, kw_only=True, tag="delta"):
     """More output of choice `index`: text, reasoning and tool calls apart. `finish_reason` is set on the choice's last
     Delta, which may be empty. A token that ends the output is among the tokens and has no text.
     """
@@ -264,6 +322,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
     prompt_token_ids: tuple[int, ...] = ()  # first Delta of a choice with echo
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None  # entry 0 is None: nothing precedes it
     prompt_offsets: tuple[int, ...] = ()  # with prompt_token_ids and logprobs: as text_offsets
+    prompt_start: str = ""  # with prompt_offsets: text of the first prompt token, which no TokenLogprob has
     finish_reason: FinishReason | None = None
     stop: str | int | None = None  # the stop string, or the one of the asked-for token ids, that matched
 
@@ -295,16 +354,33 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     waiting_adapters: tuple[str, ...] = ()
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole output of a one-shot model."""
+class AdapterInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A LoRA adapter that a model has loaded."""
 
-    vectors: tuple[Any, ...] = ()  # float32 arrays
+    name: str
+    digest: str
+    num_parameters: int
+
+    @property
+    def key(self) -> str:
+        """For Generate.adapter: means this one while it is there, even when another took its name."""
+        return f"{self.name},{self.digest}"
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
+    """The whole answer to a request that does not generate text. The fields that the request asks for are set."""
+
+    vectors: tuple[bytes, ...] = ()  # of the inputs, in their order: float32, little-endian
     scores: tuple[float, ...] = ()  # of the documents, in their order
     decisions: tuple[Decision, ...] = ()
-    tensors: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
+    token_ids: tuple[tuple[int, ...], ...] = ()
+    texts: tuple[str, ...] = ()
+    label_tokens: tuple[tuple[int, tuple[int, ...]], ...] = ()  # (index of the label, token ids) for each spelling
+    adapter: AdapterInfo | None = None
 
 
-class Finish(msgspec.Struct, frozen=True, kw_only=True):
+class Finish(msgspec.Struct, frozen=True, kw_only=True, tag="finish"):
     """The last event of every run. `reason` is the reason of choice 0."""
 
     reason: FinishReason
@@ -337,17 +413,30 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     reasoning_switch: str = ""  # the template's argument that turns reasoning off, "" for none
     marker_ids: dict[str, int] = {}  # marks of these dialects that are special tokens
     parent: str = ""  # of an adapter: the name of the model that it adapts
+    has_tokenizer: bool = False  # answers Tokenize and Detokenize
+    has_chat_template: bool = False  # its own: it was trained on conversations
+    max_adapters: int = 0  # that may be loaded at once; 0: it takes none
+    adapters: tuple[AdapterInfo, ...] = ()  # loaded together with it
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What changes while a model runs. Its holder asks for it when a probe or a scrape comes, and keeps the answer."""
+
+    is_progressing: bool = True  # started, not failed, and its work moves on
+    stats: EngineStats | None = None  # None: it has no engine
+    adapters: tuple[AdapterInfo, ...] = ()  # loaded now
 
 
 class Model(Protocol):
-    """Anything that answers. Letting go of `run`'s iterator (aclose) cancels the work."""
+    """Anything that answers. Closing the generator that `run` gives cancels the work."""
 
     card: ModelCard
 
-    def run(self, call: Call) -> AsyncIterator[Event]: ...
+    def run(self, call: Call) -> AsyncGenerator[Event, None]: ...
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
+    async def info(self) -> ModelInfo: ...
 
 
-Run = Callable[[Call], AsyncIterator[Event]]
-Stage = Callable[[Call, Run], AsyncIterator[Event]]
+Run = Callable[[Call], AsyncGenerator[Event, None]]
+Stage = Callable[[Call, Run], AsyncGenerator[Event, None]]

@@ -1,4 +1,7 @@
-"""The version, where every layer may read it. pyproject.toml says the same; a test compares."""
+"""The version, where every layer may read it. pyproject.toml says the same; a test compares.
+
+Tested in tests/repo/test_imports.py.
+"""
 
 from __future__ import annotations
 

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from tests.api.running import Running, TinyModel, running_service
-from tests.unit.engine.test_adapters import MAX_ADAPTERS, read_scripted
+from tests.unit.engine.test_adapters import read_scripted
 from tripos.api.auth import Keys
-from tripos.build.service import make_stages
+from tripos.build.service import build_repository
 from tripos.config import ModelOptions, RouteOptions, ServerOptions, ServiceOptions
-from tripos.engine.adapter_slots import Adapters
 from tripos.errors import ModelRefused
 from tripos.models.files.lora import ReadAdapter
-from tripos.repository import Parts, Residents
 from tripos.repository.entry import Table
-from tripos.service import Service
-from tripos.types import Model
 
 MIB = 2**20
 MIN_BYTES, MAX_BYTES = 100 * MIB, 200 * MIB
@@ -37,6 +33,7 @@ class TinyOpening:
         self.name = options.name or options.source
         self.min_bytes, self.max_bytes, self.fixed_bytes = MIN_BYTES, MAX_BYTES, options.memory
         self.is_closed = False
+        self.model: TinyModel | None = None
         store.opened.append(self)
 
     def held_bytes(self, memory_bytes: int) -> int:
@@ -45,15 +42,18 @@ class TinyOpening:
     def rows(self, memory_bytes: int) -> Table:
         return [("will it fit?", self.name)]
 
-    def load_models(self, memory_bytes: int, progress: Callable[[str, float], None]) -> Sequence[Model]:
+    def load(self, memory_bytes: int, progress: Callable[[str, float], None]) -> TinyModel:
         if self.options.source.endswith("gated"):
             assert self._store.gate.wait(10)
         if self.options.source.endswith("damaged"):
             raise ModelRefused(f"{self.options.source}: tensor 3 is damaged")
-        return [self._store.make(self.name)]
+        self.model = self._store.make(self.name)
+        return self.model
 
     def close(self) -> None:
         self.is_closed = True
+        if self.model is not None:
+            self.model.close()
 
 
 class TinyStore:
@@ -67,9 +67,7 @@ class TinyStore:
         self.gate = threading.Event()
 
     def make(self, name: str) -> TinyModel:
-        model = _Closing(name, self.step_s)
-        if self.adapts:
-            model.adapters = Adapters(model.engine.executor, MAX_ADAPTERS, read_numbered)
+        model = _Closing(name, self.step_s, read_adapter=read_numbered if self.adapts else None)
         self.made.append(model)
         return model
 
@@ -77,6 +75,28 @@ class TinyStore:
     def num_open(self) -> int:
         """Models that were made and not closed."""
         return sum(not getattr(model, "is_closed", False) for model in self.made)
+
+
+class GivenOpening(TinyOpening):
+    """Of a model that is there already."""
+
+    def __init__(self, options: ModelOptions, model: TinyModel) -> None:
+        super().__init__(options, TinyStore())
+        self._given = model
+
+    def load(self, memory_bytes: int, progress: Callable[[str, float], None]) -> TinyModel:
+        return self._given
+
+
+@asynccontextmanager
+async def running_repository(*models: TinyModel, keys: Keys | None = None) -> AsyncIterator[Running]:
+    """A server whose models are these, and may be changed. Adapters are named by any path."""
+    given = {model.card.name: model for model in models}
+    options = ServiceOptions(models=tiny_options(*given), server=ServerOptions(model_roots=("/",)))
+    repository = build_repository(options, None, lambda each: GivenOpening(each, given[each.name]), lambda: TOTAL_BYTES)
+    repository.fill(lambda phase, done: None, lambda rows: None)
+    async with running_service(repository.service, keys, repository=repository) as server:
+        yield server
 
 
 class _Closing(TinyModel):
@@ -93,11 +113,10 @@ class Residing:
     def __init__(self, options: ServiceOptions, adapts: bool = False, is_filled: bool = True) -> None:
         self.store = TinyStore(adapts)
         self.options = options
-        self.service = Service()
-        parts = Parts(self.open, make_stages, lambda: TOTAL_BYTES, self.read)
-        self.residents = Residents(self.service, options, parts)
+        self.repository = build_repository(options, lambda: self.read(), self.open, lambda: TOTAL_BYTES)
+        self.service = self.repository.service
         if is_filled:
-            self.residents.fill(lambda phase, done: None, lambda rows: None)
+            self.repository.fill(lambda phase, done: None, lambda rows: None)
         self.server: Running
 
     def open(self, options: ModelOptions) -> TinyOpening:
@@ -132,7 +151,7 @@ async def residing(
     """`adapts`: whether the models take adapters, whose directories are demo:NUMBER."""
     server = ServerOptions(drain_s=drain_s)
     found = Residing(ServiceOptions(models=models or tiny_options("tiny"), routes=routes, server=server), adapts)
-    async with running_service(found.service, keys=keys) as found.server:
+    async with running_service(found.service, keys=keys, repository=found.repository) as found.server:
         yield found
     for model in found.store.made:
         model.close()

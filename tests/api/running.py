@@ -16,15 +16,18 @@ from tripos.api.auth import Keys
 from tripos.api.http.access_log import Wanted
 from tripos.api.http.connection_limit import Gate
 from tripos.api.http.server import Door, listen
-from tripos.build.language import load_encoder
+from tripos.build.kinds import load_encoder
 from tripos.config import ModelOptions
 from tripos.controls.deadline import deadline
 from tripos.controls.limits import limits
 from tripos.dialects import stage as dialects
+from tripos.engine.adapter_slots import Adapters
 from tripos.engine.engine import Engine, EngineOptions
 from tripos.engine.llm import LanguageModel
+from tripos.models.files.lora import ReadAdapter
 from tripos.pipeline.decide import decide
 from tripos.predict.encoder import EncoderModel
+from tripos.repository import ModelRepository
 from tripos.runtime.executor import ExecutorOptions
 from tripos.service import Service
 from tripos.testing import ScriptedExecutor, byte_tokenizer
@@ -34,6 +37,7 @@ VOCAB_SIZE = 257  # bytes and </s>
 EOS = 256
 WINDOW = 256
 NUM_BLOCKS = 512
+MAX_ADAPTERS = 3
 ENCODER = "tiny-encoder"
 HELLO: list[Any] = [{"role": "user", "content": "Hello?"}]
 
@@ -63,6 +67,7 @@ class TinyModel(LanguageModel):
         window: int = WINDOW,
         num_blocks: int = NUM_BLOCKS,
         draw: Callable[[list[int], int, int], int] = draw_letter,
+        read_adapter: Callable[[str], ReadAdapter] | None = None,
     ) -> None:
         executor = ScriptedExecutor(VOCAB_SIZE, ExecutorOptions(block_size=16), step_s=step_s, next_token=draw)
         executor.reserve(num_blocks)
@@ -70,7 +75,8 @@ class TinyModel(LanguageModel):
         card = ModelCard(
             name=name, task="generate", digest="ab" * 32, max_model_len=window, vocab_size=VOCAB_SIZE, created=1
         )
-        super().__init__(card, byte_tokenizer(), engine, self._template)
+        adapters = None if read_adapter is None else Adapters(executor, MAX_ADAPTERS, read_adapter)
+        super().__init__(card, byte_tokenizer(), engine, self._template, adapters)
 
     def _template(self, messages: tuple[Message, ...], tools: Any, args: dict[str, Any]) -> list[int]:
         text = "".join(f"{message.role}: {message.content}\n" for message in messages)
@@ -140,7 +146,7 @@ async def running(*models: Model, keys: Keys | None = None, drain_s: float = 5.0
     for model in models:
         stages = [limits(max_model_len=model.card.max_model_len), deadline()]
         if isinstance(model, LanguageModel):
-            stages.append(decide(model.tokenizer))
+            stages.append(decide())
         if model.card.task == "generate":
             stages.append(dialects.stage(model.card))
         service.add(model, stages)
@@ -155,9 +161,10 @@ async def running_service(
     drain_s: float = 5.0,
     access: Wanted = "on",
     gate: Gate | None = None,
+    repository: ModelRepository | None = None,
 ) -> AsyncIterator[Running]:
     listener = listen("127.0.0.1", 0)
-    door = Door(service, App(service, keys, access=access), listener, drain_s, gate)
+    door = Door(service, App(service, keys, access=access, repository=repository), listener, drain_s, gate)
     ready = asyncio.Event()
     task = asyncio.create_task(door.run(lambda address: ready.set()))
     waiting = asyncio.create_task(ready.wait())

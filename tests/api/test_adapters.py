@@ -6,30 +6,29 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
-from tests.api.running import Running, TinyModel, error_code, running
-from tests.unit.engine.test_adapters import MAX_ADAPTERS, read_scripted
+from tests.api.residing import running_repository
+from tests.api.running import Running, TinyModel, error_code
+from tests.unit.engine.test_adapters import read_scripted
 from tripos.api.auth import Keys
-from tripos.engine.adapter_slots import Adapters
 
 ADMIN, USER = "admin-key-0123456789", "user-key-0123456789"
 
 
 def adapting(name: str = "tiny", step_s: float = 0.0) -> TinyModel:
-    model = TinyModel(name, step_s)
-    model.adapters = Adapters(model.engine.executor, MAX_ADAPTERS, read_scripted)
-    return model
+    return TinyModel(name, step_s, read_adapter=lambda path: read_scripted(Path(path).name))
 
 
 @asynccontextmanager
-async def serving(*models: TinyModel) -> AsyncIterator[Running]:
+async def serving(*models: TinyModel, keys: Keys | None = None) -> AsyncIterator[Running]:
     models = models or (adapting(),)
-    async with running(*models) as server:
+    async with running_repository(*models, keys=keys) as server:
         yield server
     for model in models:
         model.engine.pool.check_integrity()
@@ -161,7 +160,7 @@ async def test_a_model_without_adapters_says_so() -> None:
 async def test_the_admin_scope_is_asked_for() -> None:
     keys = Keys({ADMIN: frozenset({"generate", "admin"}), USER: frozenset({"generate"})})
     body = {"lora_name": "a", "lora_path": "1"}
-    async with running(adapting(), keys=keys) as server:
+    async with serving(keys=keys) as server:
         for path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter"):
             assert (await server.post(path, body)).status_code == 401
             denied = await server.post(path, body, authorization=f"Bearer {USER}")

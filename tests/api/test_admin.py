@@ -96,13 +96,13 @@ async def test_others_answer_while_a_model_loads() -> None:
 async def test_a_load_goes_on_when_its_client_leaves() -> None:
     async with residing() as found:
         loading = asyncio.create_task(load(found.server, "slow", "demo:gated"))
-        while found.residents.states().get("slow") != "loading":
+        while found.repository.states().get("slow") != "loading":
             await asyncio.sleep(0.005)
         loading.cancel()
         await asyncio.gather(loading, return_exceptions=True)
         found.store.gate.set()
         async with asyncio.timeout(5):
-            while found.residents.states()["slow"] != "ready":
+            while found.repository.states()["slow"] != "ready":
                 await asyncio.sleep(0.005)
 
 
@@ -163,7 +163,7 @@ async def test_routes_lead_to_models_with_their_own_stages() -> None:
 async def test_a_bulk_route_lowers_priority_and_holds_its_deadline() -> None:
     model = ScriptedModel()
     route = RouteOptions(name="r", model="scripted", need=NeedOptions(class_="bulk", deadline_s=30))
-    run = chain(make_stages(route, model), model.run)
+    run = chain(make_stages(route, model.card), model.run)
     arrival_s = time.monotonic()
     async for _ in run(Call(id="1", route="r", request=Generate(prompt="x"), arrival_s=arrival_s)):
         pass
@@ -172,16 +172,13 @@ async def test_a_bulk_route_lowers_priority_and_holds_its_deadline() -> None:
 
 
 async def test_a_model_that_carries_an_adapter_stays() -> None:
-    async with residing() as found:
-        adapter = ScriptedModel(name="adapter")
-        adapter.base = found.service.model("tiny")  # type: ignore[attr-defined]
-        await adapter.start()
-        found.service.add(adapter)
+    async with residing(adapts=True) as found:
+        await found.repository.load_adapter("adapter", "demo:1")
         for path in ("/admin/models/unload", "/admin/models/reload"):
             refused = await found.server.post(path, {"name": "tiny"})
             assert (refused.status_code, error_code(refused)) == (409, "conflict")
             assert "adapter" in refused.json()["error"]["message"]
-        found.service.remove("adapter")
+        await found.repository.unload_adapter("adapter")
         assert (await unload(found.server, "tiny")).status_code == 200
 
 
@@ -348,7 +345,7 @@ async def check_post(found: Residing, before: str) -> None:
     assert (await server.http.get("/readyz")).status_code == 200
     assert found.store.num_open == 1
     assert [opening for opening in found.store.opened[1:] if not opening.is_closed] == []
-    memory = found.residents.describe()["memory"]
+    memory = found.repository.describe()["memory"]
     assert memory["reserved_bytes"] == MAX_BYTES
 
 

@@ -38,7 +38,7 @@ async def strict() -> AsyncIterator[Running]:
     service = Service()
     model = TinyModel()
     service.add(model)
-    service.add(model, [decide(model.tokenizer, None, "")], "careful", is_strict=True)
+    service.add(model, [decide()], "careful", is_strict=True)
     service.add(tiny_encoder(), name="careful-encoder", is_strict=True)
     async with running_service(service) as server:
         yield server
@@ -214,7 +214,7 @@ async def test_arguments_that_the_template_does_not_read_are_named(server: Runni
         "/v1/decisions": {**questions, "model": "picky", "chat_template_kwargs": chat["chat_template_kwargs"]},
     }
     card, model.card = model.card, replace(model.card, template_args=("enable_thinking",))
-    server.service.add(model, [decide(model.tokenizer, None, "")], "picky")
+    server.service.add(model, [decide()], "picky")
     try:
         for path, body in bodies.items():
             response = await server.post(path, body)

@@ -30,10 +30,10 @@ ABOUT_US = ("/livez", "/metrics", "/version", "/openapi.json", "/api/version", "
 async def loading(*models: ModelOptions, keys: Keys | None = None) -> AsyncIterator[tuple[Running, Residing]]:
     """A server whose first models come when `store.gate` is set."""
     found = Residing(ServiceOptions(models=models, server=ServerOptions(drain_s=5.0)), is_filled=False)
-    app, listener = App(found.service, keys), listen("127.0.0.1", 0)
+    app, listener = App(found.service, keys, repository=found.repository), listen("127.0.0.1", 0)
 
     async def load() -> None:
-        await found.residents.fill_beside(lambda phase, done: None, lambda rows: None, lambda name: None)
+        await found.repository.fill_beside(lambda phase, done: None, lambda rows: None, lambda name: None)
 
     door = Door(found.service, app, listener, 5.0, load=load)
     task = asyncio.create_task(door.run())
@@ -104,7 +104,7 @@ async def test_a_configuration_that_is_read_again_while_models_load_waits_for_th
         assert len(found.store.opened) == 1
         found.store.gate.set()
         async with asyncio.timeout(10):
-            while found.residents.states() != {"tiny": "ready", "new": "ready"}:
+            while found.repository.states() != {"tiny": "ready", "new": "ready"}:
                 await asyncio.sleep(0.01)
 
 

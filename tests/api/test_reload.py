@@ -70,7 +70,7 @@ async def test_no_request_is_dropped_while_a_model_is_reloaded() -> None:
         assert len(found.store.made) == NUM_RELOADS + 1
         assert found.store.num_open == 1
         assert [model.num_held for model in found.store.made] == [0] * (NUM_RELOADS + 1)
-        assert found.residents.describe()["memory"]["reserved_bytes"] == MAX_BYTES
+        assert found.repository.describe()["memory"]["reserved_bytes"] == MAX_BYTES
 
 
 async def test_loads_and_unloads_leave_no_thread_descriptor_or_series() -> None:
@@ -149,19 +149,19 @@ async def test_a_reload_that_fails_leaves_the_old_version() -> None:
         assert found.store.num_open == 1
         message = response.json()["error"]["message"]
         assert "beside the version that serves" in message
-        assert found.residents.describe()["memory"]["reserved_bytes"] == MAX_BYTES
+        assert found.repository.describe()["memory"]["reserved_bytes"] == MAX_BYTES
 
 
 async def test_stopping_in_the_middle_of_a_change_leaves_nothing() -> None:
     async with residing() as found:
         loading = asyncio.create_task(found.server.post("/admin/models/load", {"name": "slow", "source": "demo:gated"}))
-        while found.residents.states().get("slow") != "loading":
+        while found.repository.states().get("slow") != "loading":
             await asyncio.sleep(0.005)
         found.server.door.stop(now=True)
         found.store.gate.set()
         await asyncio.gather(loading, return_exceptions=True)
         await found.server.task
-    assert not [model for model in found.store.made if model.is_progressing()]
+    assert not [model for model in found.store.made if (await model.info()).is_progressing]
 
 
 async def test_an_adapter_that_comes_while_its_model_is_reloaded_is_one_of_the_new_version() -> None:
@@ -169,7 +169,7 @@ async def test_an_adapter_that_comes_while_its_model_is_reloaded_is_one_of_the_n
         reloading = asyncio.create_task(
             found.server.post("/admin/models/reload", {"name": "tiny", "source": "demo:gated"})
         )
-        while not found.residents.room.retiring:
+        while not found.repository.retiring:
             await asyncio.sleep(0.005)
         body = {"lora_name": "a", "lora_path": "demo:1"}
         adapting = asyncio.create_task(found.server.post("/v1/load_lora_adapter", body))
@@ -177,7 +177,7 @@ async def test_an_adapter_that_comes_while_its_model_is_reloaded_is_one_of_the_n
         found.store.gate.set()
         assert (await reloading).status_code == 200
         assert (await adapting).status_code == 200
-        assert found.service.model("a").base is found.service.model("tiny")  # type: ignore[attr-defined]
+        assert found.service.model("a") is found.service.model("tiny")
         ask = {"model": "a", "prompt": "x", "max_tokens": 2}
         assert (await found.server.post("/v1/completions", ask)).status_code == 200
         assert found.store.num_open == 1
@@ -188,7 +188,7 @@ async def test_an_adapter_cannot_take_the_name_of_a_model_that_is_loading() -> N
         loading = asyncio.create_task(
             found.server.post("/admin/models/load", {"name": "other", "source": "demo:gated"})
         )
-        while found.residents.states().get("other") != "loading":
+        while found.repository.states().get("other") != "loading":
             await asyncio.sleep(0.005)
         body = {"lora_name": "other", "lora_path": "demo:1", "base_model_name": "tiny"}
         adapting = asyncio.create_task(found.server.post("/v1/load_lora_adapter", body))
@@ -222,7 +222,7 @@ async def test_the_configuration_is_read_again_and_done() -> None:
         assert service.model("kept") is kept
         assert service.model("tiny") is not tiny
         assert service.model("alias") is service.model("new")
-        assert found.residents.states() == {"tiny": "ready", "kept": "ready", "new": "ready", "later": "unloaded"}
+        assert found.repository.states() == {"tiny": "ready", "kept": "ready", "new": "ready", "later": "unloaded"}
         assert await reread(found) == {
             "loaded": [], "reloaded": [], "unloaded": [], "routes": [], "needs_restart": [], "failed": {}, "keys": {},
         }  # fmt: skip
@@ -258,7 +258,7 @@ async def test_a_route_becomes_strict_without_a_reload() -> None:
 
 async def test_a_bad_configuration_leaves_everything_as_it_is() -> None:
     async with residing(*tiny_options("tiny", "other")) as found:
-        before = found.residents.describe(), found.server.service.routes
+        before = found.repository.describe(), found.server.service.routes
         absent = ModelOptions(source="demo:absent", name="absent")
         large = ModelOptions(source="demo:large", name="large", memory=900 * MIB)
         new = tiny_options("new")
@@ -269,19 +269,19 @@ async def test_a_bad_configuration_leaves_everything_as_it_is() -> None:
         ):
             found.set(*models, **server)
             assert await reread(found) == code
-            assert (found.residents.describe(), found.server.service.routes) == before
+            assert (found.repository.describe(), found.server.service.routes) == before
             assert [opening for opening in found.store.opened[2:] if not opening.is_closed] == []
             found.set(*tiny_options("tiny", "other"), memory=0)
 
 
 async def test_a_configuration_without_models_is_no_order_to_unload_them_all() -> None:
     async with residing(*tiny_options("tiny", "other")) as found:
-        before = found.residents.describe(), found.server.service.routes
+        before = found.repository.describe(), found.server.service.routes
         found.options = replace(ServiceOptions(), file="tripos.toml", is_default=True)  # as of an empty file
         response = await found.server.post("/admin/reread", {})
         assert (response.status_code, error_code(response)) == (400, "invalid_config")
         assert "tripos.toml names no model" in response.json()["error"]["message"]
-        assert (found.residents.describe(), found.server.service.routes) == before
+        assert (found.repository.describe(), found.server.service.routes) == before
         found.set(ModelOptions(source="demo:tiny", name="tiny", preload=False))  # which says so by name
         assert (await reread(found))["unloaded"] == ["other"]
 
@@ -293,11 +293,10 @@ async def test_a_file_that_is_being_written_is_read_when_it_is_whole(
     file = tmp_path / "tripos.toml"
     file.write_text("begun")
     async with residing(*tiny_options("tiny", "other")) as found:
-        found.residents.room.options = replace(found.options, file=str(file))
+        found.repository.settings = replace(found.repository.settings, file=str(file))
         found.read = lambda: (  # type: ignore[method-assign]
             replace(found.options, models=tiny_options("tiny" if file.read_text() == "whole" else "half"))
         )
-        found.residents._parts = replace(found.residents._parts, read_options=found.read)
 
         async def write() -> None:
             for i in range(8):
@@ -309,7 +308,7 @@ async def test_a_file_that_is_being_written_is_read_when_it_is_whole(
         await asyncio.sleep(0)
         assert (await reread(found))["unloaded"] == ["other"]
         await writing
-        assert found.residents.states() == {"tiny": "ready"}
+        assert found.repository.states() == {"tiny": "ready"}
 
 
 async def test_keys_are_read_again_and_reported(tmp_path: Path) -> None:
@@ -356,9 +355,9 @@ async def test_a_rereading_that_breaks_off_leaves_nothing_open_and_can_be_repeat
             raise RuntimeError("planted")
 
         with monkeypatch.context() as patch:
-            patch.setattr(found.residents, "drain_and_free", fail)
+            patch.setattr(found.repository, "drain_and_free", fail)
             with pytest.raises(RuntimeError, match="planted"):
-                await found.residents.reread()
+                await found.repository.reread()
         assert [opening.is_closed for opening in found.store.opened[2:]] == [True]
         assert found.store.num_open == 2
         report = await reread(found)
@@ -373,10 +372,10 @@ async def test_a_model_that_fails_only_at_loading_is_reported_and_tried_again() 
         report = await reread(found)
         assert report["loaded"] == ["new"]
         assert "tensor 3" in report["failed"]["bad"]
-        assert found.residents.states()["bad"] == "failed"
+        assert found.repository.states()["bad"] == "failed"
         found.set(*tiny_options("tiny", "new", "bad"))  # repaired
         assert (await reread(found))["loaded"] == ["bad"]
-        assert found.residents.states()["bad"] == "ready"
+        assert found.repository.states()["bad"] == "ready"
 
 
 async def test_no_request_is_dropped_while_the_configuration_changes() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.api.running import HELLO, Running, TinyModel, error_code, running, tiny_encoder
-from tripos import service
+from tripos.models.text import token_requests
 from tripos.predict import encoder
 
 MIB = 2**20
@@ -60,7 +60,7 @@ CASES: dict[str, tuple[str, dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", CASES)
 async def test_what_waits_for_a_tokenizer_is_bounded(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path, fields, place = CASES[case]
-    monkeypatch.setattr(service, "MAX_ENCODING_BYTES", 8000)
+    monkeypatch.setattr(token_requests, "MAX_ENCODING_CHARS", 8000)
     model = TinyModel(window=16384)
     owner, name = (model, "_encode_chat") if place == "template" else (model.tokenizer, place)
     async with running(model) as server:
@@ -73,8 +73,8 @@ async def test_what_waits_for_a_tokenizer_is_bounded(case: str, monkeypatch: pyt
 async def test_what_waits_for_an_encoders_tokenizer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder, "MAX_ENCODING_CHARS", 8000)
     model = tiny_encoder()
-    gate = Gate(model._texts)
-    monkeypatch.setattr(model, "_texts", gate)
+    gate = Gate(model._inputs.texts)
+    monkeypatch.setattr(model._inputs, "texts", gate)
     async with running(model) as server:
         body = {"model": model.card.name, "input": TEXT, "truncate": True}
         await first_waits_second_is_refused(server, "/v1/embeddings", body, gate)

@@ -217,8 +217,8 @@ def test_a_question_longer_than_the_window_is_refused_and_the_conversation_stays
     told = done.stderr.decode().splitlines()
     sizes = [int(found[1]) for line in told if (found := re.match(r"prompt (\d+) tokens", line))]
     assert sizes[1] > 2 * sizes[0]  # the first question and its answer stand before the last
-    assert "window is full" not in done.stderr.decode()
-    assert "the context window 64: shorten the prompt\n" in done.stderr.decode()  # max_tokens was nobody's fault
+    assert "context is full" not in done.stderr.decode()
+    assert "the context length is 64: shorten the prompt\n" in done.stderr.decode()  # max_tokens was nobody's fault
 
 
 def test_generate_asks_a_chat_model_through_its_template() -> None:

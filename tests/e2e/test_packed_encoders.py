@@ -10,7 +10,7 @@ import pytest
 from tests.models.make_encoder_texts import PAIRS, TEXTS
 from tests.models.test_encoder_golden import CROSS_ENCODERS, EMBEDDERS, GOLDEN
 from tripos import Embedder
-from tripos.build.language import quantize_model
+from tripos.build.kinds import quantize_model
 from tripos.config import ModelOptions
 from tripos.errors import ConfigError, ModelRefused
 from tripos.models.files.packed import MANIFEST, WEIGHTS_FILE

@@ -15,7 +15,8 @@ import pytest
 
 from tests.models.make_encoder_texts import TEXTS
 from tripos import LLM, Embedder
-from tripos.build.language import load_encoder, load_model, quantize_model
+from tripos.build.kinds import load_encoder, quantize_model
+from tripos.build.language import load_model
 from tripos.config import ModelOptions
 from tripos.errors import ModelRefused
 from tripos.runtime.native import find_library

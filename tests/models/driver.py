@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tripos.models.config import ModelConfig, parse_config, read_json
+from tripos.models.config import ModelConfig, parse_config
 from tripos.models.files.safetensors import open_checkpoint
+from tripos.models.files.strict_json import read_json
 from tripos.models.registry import adapt_weights
 from tripos.plan.ir import Weights
 from tripos.runtime.executor import Executor, SamplingInput, StepInput

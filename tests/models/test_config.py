@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from benchmarks.shapes import SHAPES
 from tripos.errors import ModelRefused
-from tripos.models.config import FAMILIES, MAX_JSON_BYTES, ModelConfig, RopeScaling, parse_config, parse_json, read_json
+from tripos.models.config import FAMILIES, ModelConfig, RopeScaling, parse_config
 from tripos.models.families.blocks import inv_freq
+from tripos.models.files.strict_json import MAX_JSON_BYTES, parse_json, read_json
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,

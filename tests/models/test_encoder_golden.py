@@ -13,7 +13,8 @@ import pytest
 
 from tests.models.make_encoder_texts import PAIRS, TEXTS
 from tripos.build.encoder import open_encoder_model
-from tripos.build.language import ignore_progress, load_encoder, make_executor
+from tripos.build.kinds import load_encoder
+from tripos.build.opened import make_executor
 from tripos.config import ModelOptions
 from tripos.errors import ModelRefused
 from tripos.models.files.source import open_source
@@ -37,7 +38,7 @@ F32 = npt.NDArray[np.float32]
 def open_golden(name: str, executor: str = "auto", weights: str = "fp32") -> EncoderModel:
     options = ModelOptions(source=str(GOLDEN / name), weights=weights, threads=2)
     if executor == "reference":
-        return open_encoder_model(options, open_source(options.source), ReferenceExecutor).load(ignore_progress)
+        return open_encoder_model(options, open_source(options.source), ReferenceExecutor).load(1 << 40)
     if find_library() is None:
         pytest.skip("needs the native kernels: install the package, or set TRIPOS_NATIVE_LIBRARY to the library")
     if executor not in ("auto", *about()["isas"].split(",")):
@@ -46,7 +47,7 @@ def open_golden(name: str, executor: str = "auto", weights: str = "fp32") -> Enc
     def make(wanted: ExecutorOptions) -> Executor:
         return make_executor(replace(wanted, isa=executor))
 
-    return open_encoder_model(options, open_source(options.source), make).load(ignore_progress)
+    return open_encoder_model(options, open_source(options.source), make).load(1 << 40)
 
 
 def answer(model: EncoderModel, *requests: Embed | Rerank) -> list[Result]:

@@ -11,7 +11,7 @@ import pytest
 from tests.models.make_golden_generation import CONFIG, GOLDEN, LONGEST, PROMPT, cases, weights
 from tests.unit.models.files.writing import model_folder, safetensors_bytes
 from tripos import LLM
-from tripos.build.language import quantize_model
+from tripos.build.kinds import quantize_model
 from tripos.config import ModelOptions
 from tripos.types import Constraint, Sampling
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -33,13 +35,19 @@ SAMPLING_ARRAYS = (
 def small_step() -> tuple[NativeExecutor, StepInput]:
     plan = attention_plan(4, 2, 16)
     batch = Batch((70, 5), VOCAB)
-    s = SamplingInput.greedy(75)
-    s.history_start = np.arange(76, dtype=np.int32)
-    s.history_ids = s.history_counts = np.ones(75, np.int32)
-    s.bias_start, s.bias_ids = s.history_start.copy(), s.history_ids.copy()
-    s.bias_values = np.ones(75, np.float32)
-    s.wanted_start, s.wanted_ids = s.history_start.copy(), s.history_ids.copy()
-    return native(plan, weights_for(plan), num_blocks=batch.num_blocks), batch.step({0: 70, 1: 5}, sampling=s)
+    start, ids = np.arange(76, dtype=np.int32), np.ones(75, np.int32)
+    sampling = replace(
+        SamplingInput.greedy(75),
+        history_start=start,
+        history_ids=ids,
+        history_counts=ids,
+        bias_start=start.copy(),
+        bias_ids=ids.copy(),
+        bias_values=np.ones(75, np.float32),
+        wanted_start=start.copy(),
+        wanted_ids=ids.copy(),
+    )
+    return native(plan, weights_for(plan), num_blocks=batch.num_blocks), batch.step({0: 70, 1: 5}, sampling=sampling)
 
 
 EXECUTOR, STEP = small_step()
@@ -47,18 +55,27 @@ EXPECTED = EXECUTOR.run(STEP).token_ids
 
 
 @settings(max_examples=300, deadline=None)
+def array_of(name: str) -> npt.NDArray[Any]:
+    array: npt.NDArray[Any] = getattr(STEP.sampling if name in SAMPLING_ARRAYS else STEP, name)
+    return array
+
+
+def step_with(name: str, array: npt.NDArray[Any]) -> StepInput:
+    """STEP with another array."""
+    if name in SAMPLING_ARRAYS:
+        return replace(STEP, sampling=replace(STEP.sampling, **{name: array}))
+    return replace(STEP, **{name: array})  # type: ignore[arg-type]
+
+
 @given(
     name=st.sampled_from(ARRAYS + SAMPLING_ARRAYS),
     at=st.integers(0, 10**6),
     value=st.one_of(st.integers(-(2**31), 2**31 - 1), st.integers(-3, 100)),
 )
 def test_a_step_with_one_wrong_number_is_refused_or_harmless(name: str, at: int, value: int) -> None:
-    sampling, step = replace(STEP.sampling), replace(STEP)
-    target = sampling if name in SAMPLING_ARRAYS else step
-    array = getattr(target, name).copy()
+    array = array_of(name).copy()
     array.reshape(-1)[at % array.size] = value
-    setattr(target, name, array)
-    step.sampling = sampling
+    step = step_with(name, array)
     assume(name != "num_logprobs" or value < 10**5)  # the output itself must fit in memory
     with contextlib.suppress(ValueError):
         out = EXECUTOR.run(step)
@@ -69,10 +86,7 @@ def test_a_step_with_one_wrong_number_is_refused_or_harmless(name: str, at: int,
 
 @pytest.mark.parametrize("name", [*ARRAYS[1:-1], *SAMPLING_ARRAYS])
 def test_arrays_of_the_wrong_length_are_refused(name: str) -> None:
-    sampling, step = replace(STEP.sampling), replace(STEP)
-    target = sampling if name in SAMPLING_ARRAYS else step
-    setattr(target, name, getattr(target, name)[:-1])
-    step.sampling = sampling
+    step = step_with(name, array_of(name)[:-1])
     with pytest.raises(ValueError, match=r"step: "):
         EXECUTOR.run(step)
 

@@ -14,6 +14,7 @@ from benchmarks.limits import Limits, Rates
 from benchmarks.peers.process import Places
 from benchmarks.peers.work import work
 from benchmarks.shapes import SHAPES
+from tests.repo.tree import ROOT
 from tripos.plan.dump import Cost
 
 TINY = SHAPES["smollm2-135m"] | {"num_hidden_layers": 2, "vocab_size": 512}
@@ -128,3 +129,12 @@ def test_encoder_benchmark_compares_within_rounds() -> None:
     assert (row["queries_per_s"], row["vs_sentence_transformers"], row["vs_onnxruntime"]) == (1000, 4, 2)
     assert row["max_cosine_distance"] == pytest.approx(0.4)
     assert "| tripos int8 | 1,000 | 4.00 | 2.00 | 4.0e-01 |" in encoder.table(encoder.report(seconds, vectors, 1000))
+
+
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/*.md")), ids=lambda path: path.stem)
+def test_a_result_that_is_kept_stands_in_the_index_and_has_its_figures_beside_it(path: Path) -> None:
+    assert f"]({path.relative_to(RESULTS)})" in (RESULTS / "README.md").read_text()
+    assert path.with_suffix(".json").stat().st_size

@@ -10,7 +10,11 @@ import pytest
 
 from tests.repo.tree import name_of, tracked
 
-MAX_LINES = 600  # the aim is 400; past this a file has two jobs
+MAX_LINES = {".py": 400, ".cc": 600, ".h": 600}  # past this a file has two jobs
+MAX_FUNCTION_LINES = 45  # from the first statement behind the docstring to the last, nested functions included
+TOO_LONG = {  # files that are still to be split
+    "src/tripos/api/http/framing.py", "src/tripos/engine/llm.py", "src/tripos/wire/openai/responses.py",
+}  # fmt: skip
 FORBIDDEN = ("utils", "common", "helpers", "helper", "misc", "base", "manager", "handler")
 SOURCES = tracked(".py", under="src") + tracked(".cc", ".h", under="kernels")
 MODULES = [path for path in tracked(".py") if path.stat().st_size]
@@ -22,7 +26,20 @@ def words(name: str) -> list[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_source_file_is_short(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= MAX_LINES
+    most = 450 if name_of(path) in TOO_LONG else MAX_LINES[path.suffix]
+    assert len(path.read_text().splitlines()) <= most
+
+
+def num_body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    statements = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return (statements[-1].end_lineno or 0) - statements[0].lineno + 1 if statements else 0
+
+
+@pytest.mark.parametrize("path", tracked(".py", under="src"), ids=name_of)
+def test_functions_are_short(path: Path) -> None:
+    nodes = ast.walk(ast.parse(path.read_text()))
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert not [each.name for each in functions if num_body_lines(each) > MAX_FUNCTION_LINES]
 
 
 @pytest.mark.parametrize("path", [*SOURCES, *tracked(".py", under="tests")], ids=name_of)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tripos.build.language import open_any
+from tripos.build.kinds import open_any
 from tripos.config import ModelOptions
 from tripos.engine.llm import LanguageModel
 from tripos.errors import InvalidRequest, TriposError
@@ -35,16 +36,11 @@ def load(spec: str) -> None:
     opening = open_any(ModelOptions(source=spec, threads=1, token_budget=32, max_sequences=2))
     try:
         opening.rows(MEMORY_BYTES)
-        models = opening.load_models(MEMORY_BYTES, lambda phase, done: None)
+        model = opening.load(MEMORY_BYTES, lambda phase, done: None)
+        with contextlib.suppress(InvalidRequest):  # what a template or a short window says to these messages
+            use(model)
     finally:
         opening.close()
-    for model in models:
-        try:
-            use(model)
-        except InvalidRequest:  # what a template or a short window says to these messages
-            pass
-        finally:
-            model.close()  # type: ignore[attr-defined]
 
 
 def use(model: Any) -> None:

@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from tripos.api.http.exchange import Exchange
-from tripos.errors import TriposError
+from tripos.errors import NotImplementedHere
 from tripos.service import Service
-
-
-class NotImplementedHere(TriposError):
-    status = 501
-    code = "not_implemented"
 
 
 def absent(instead: str) -> Callable[[Exchange, Service], Awaitable[None]]:

@@ -9,7 +9,8 @@ from tripos.api.http.connection_limit import is_loopback
 from tripos.api.http.exchange import Exchange
 from tripos.api.http.hosts import LOOPBACK, check_host
 from tripos.errors import NotFound, PermissionDenied
-from tripos.service import Residents, Service
+from tripos.repository import ModelRepository
+from tripos.service import Service
 from tripos.wire import admin
 
 # By which a proxy shows that it is one.
@@ -28,31 +29,31 @@ def check_local(exchange: Exchange) -> None:
 
 
 async def list_models(exchange: Exchange, service: Service) -> None:
-    exchange.answer_json(_residents(service).describe())
+    exchange.answer_json(find_repository(exchange).describe())
 
 
 async def load(exchange: Exchange, service: Service) -> None:
     given = admin.decode_load(await exchange.read_body())
-    exchange.answer_json(await _residents(service).load(*given))
+    exchange.answer_json(await find_repository(exchange).load(*given))
 
 
 async def reload(exchange: Exchange, service: Service) -> None:
     given = admin.decode_reload(await exchange.read_body())
-    exchange.answer_json(await _residents(service).reload(*given))
+    exchange.answer_json(await find_repository(exchange).reload(*given))
 
 
 async def unload(exchange: Exchange, service: Service) -> None:
     name = admin.decode_unload(await exchange.read_body())
-    exchange.answer_json(await _residents(service).unload(name))
+    exchange.answer_json(await find_repository(exchange).unload(name))
 
 
 async def reread(exchange: Exchange, service: Service) -> None:
     admin.decode_reread(await exchange.read_body())
-    _residents(service)
+    find_repository(exchange)
     exchange.answer_json(await exchange.reread())
 
 
-def _residents(service: Service) -> Residents:
-    if service.residents is None:
-        raise NotFound("the models of this server are fixed: it was composed without a loader")
-    return service.residents
+def find_repository(exchange: Exchange) -> ModelRepository:
+    if exchange.repository is None:
+        raise NotFound("the models of this server are fixed: it has no model repository")
+    return exchange.repository

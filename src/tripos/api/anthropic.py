@@ -24,6 +24,5 @@ async def create_message(exchange: Exchange, service: Service) -> None:
 
 
 async def count_tokens(exchange: Exchange, service: Service) -> None:
-    body = await exchange.read_body()
-    num_tokens = await tokens.count(exchange, service, messages.decode_count(body), len(body))
+    num_tokens = await tokens.count(exchange, service, messages.decode_count(await exchange.read_body()))
     exchange.answer_json(messages.encode_count(num_tokens))

@@ -27,7 +27,16 @@ from tripos.api.http.tls import Certificate
 from tripos.api.reread import reread
 from tripos.api.routes import ROUTES, Route
 from tripos.api.stored import ResponseStore
-from tripos.errors import EngineFailed, InvalidRequest, NotFound, Overloaded, RequestFailed, TriposError
+from tripos.errors import (
+    EngineFailed,
+    MethodNotAllowed,
+    NotFound,
+    Overloaded,
+    RequestFailed,
+    TriposError,
+    reraise_stop,
+)
+from tripos.repository import ModelRepository
 from tripos.service import RETRY_S, Service
 
 log = logging.getLogger(__name__)
@@ -35,14 +44,9 @@ log = logging.getLogger(__name__)
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
-class MethodNotAllowed(InvalidRequest):
-    status = 405
-    code = "method_not_allowed"
-
-
 class App:
     """`hosts`: names that this server answers to; None: any. `cors`: whose pages may ask. `proxies`: who speak for
-    others. `certificate`: what the door shows, to be read again."""
+    others. `certificate`: what the door shows, to be read again. `repository`: who loads the service's models."""
 
     def __init__(
         self,
@@ -53,8 +57,10 @@ class App:
         proxies: Proxies | None = None,
         access: access_log.Wanted = "on",
         certificate: Certificate | None = None,
+        repository: ModelRepository | None = None,
     ) -> None:
         self.service = service
+        self.repository = repository
         self._access = access
         self.keys = keys or Keys()
         self.hosts = hosts
@@ -68,7 +74,7 @@ class App:
 
     async def __call__(self, exchange: Exchange) -> None:
         began_s = time.monotonic()
-        exchange.stored, exchange.reread = self._stored, self.reread
+        exchange.stored, exchange.reread, exchange.repository = self._stored, self.reread, self.repository
         route: Route | None = None
         try:
             if self.proxies:
@@ -89,9 +95,8 @@ class App:
             else:  # the server's patience is over
                 exchange.fail(Overloaded("the server was stopped", code="draining", retry_after_s=RETRY_S))
                 raise
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # a panic in a library arrives as BaseException
+        except BaseException as error:
+            reraise_stop(error)
             log.exception("request %s: this is a bug in Tripos", exchange.request_id)
             exchange.fail(RequestFailed(f"this request failed inside: {type(error).__name__}"))
         finally:
@@ -99,7 +104,13 @@ class App:
 
     async def reread(self) -> dict[str, Any]:
         """Keys, certificate and service file, at once for every connection: a report. Raises TriposError."""
-        return await reread(self.service, self.keys, self.certificate)
+        return await reread(self.repository, self.keys, self.certificate)
+
+    async def stop(self) -> None:
+        """End what changes the models, and then every model. Idempotent."""
+        if self.repository is not None:
+            await self.repository.stop()
+        await self.service.stop()
 
     def note_refusal(self, peer: str, request_id: str, error: TriposError, num_sent: int) -> None:
         """A request that could not be read as far as its path, and was answered by the connection."""

@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Any, cast
 
-from tripos.api.absent import NotImplementedHere
 from tripos.api.calls import find_card, make_calls
 from tripos.api.http.exchange import Exchange
 from tripos.api.ignored import report
-from tripos.errors import InvalidRequest, RequestFailed, TriposError
+from tripos.errors import InvalidRequest, NotImplementedHere, RequestFailed, TriposError
 from tripos.service import Service
 from tripos.types import Decision, Finish, Result, Usage
 from tripos.wire import systemone

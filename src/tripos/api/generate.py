@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any, Protocol, cast
 
@@ -30,10 +30,7 @@ async def complete(exchange: Exchange, service: Service) -> None:
     asked = completions.decode(await exchange.read_body())
     card = find_card(exchange, service, asked.model)
     asked = for_model(asked, card)
-    tokenizer = getattr(service.model(asked.model), "tokenizer", None)
-    texts = tokenizer.decode if tokenizer is not None else lambda ids: ""
-    answer = completions.CompletionAnswer(asked, _identity(exchange, card, "cmpl"), texts)
-    await deliver(exchange, service, asked, answer)
+    await deliver(exchange, service, asked, completions.CompletionAnswer(asked, _identity(exchange, card, "cmpl")))
 
 
 class Answer(Protocol):
@@ -56,7 +53,7 @@ async def deliver(exchange: Exchange, service: Service, asked: GenerationRequest
     arrival_s = time.monotonic()
     calls = make_calls(exchange, asked, asked.requests, arrival_s)
     if len(calls) == 1:
-        events = cast("AsyncGenerator[Event, None]", service.run(calls[0]))
+        events = service.run(calls[0])
         try:
             async for event in events:
                 if type(event) is Finish:

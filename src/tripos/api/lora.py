@@ -5,6 +5,7 @@ A client that leaves does not stop what it began: half of a change would be wors
 
 from __future__ import annotations
 
+from tripos.api.admin import find_repository
 from tripos.api.http.exchange import Exchange
 from tripos.service import Service
 from tripos.wire.openai.lora import decode_load, decode_unload
@@ -14,12 +15,12 @@ TEXT = b"text/plain; charset=utf-8"
 
 async def load(exchange: Exchange, service: Service) -> None:
     asked = decode_load(await exchange.read_body())
-    await service.load_adapter(asked.name, asked.path, base=asked.base, in_place=asked.in_place)
+    await find_repository(exchange).load_adapter(asked.name, asked.path, base=asked.base, in_place=asked.in_place)
     exchange.answer(200, f"Success: LoRA adapter '{asked.name}' added successfully.".encode(), TEXT)
 
 
 async def unload(exchange: Exchange, service: Service) -> None:
     """Answers when the last request that uses the adapter has ended; new ones find it gone at once."""
     name = decode_unload(await exchange.read_body())
-    await service.unload_adapter(name)
+    await find_repository(exchange).unload_adapter(name)
     exchange.answer(200, f"Success: LoRA adapter '{name}' removed successfully.".encode(), TEXT)

@@ -66,7 +66,7 @@ async def _answer(
     def body() -> bytes:
         return encode(encode_body(answers, card, time.monotonic() - arrival_s))
 
-    num_numbers = sum(len(vector) for answer in answers for vector in answer.result.vectors)
+    num_numbers = sum(len(vector) // 4 for answer in answers for vector in answer.result.vectors)
     exchange.answer(200, body() if num_numbers <= INLINE_NUMBERS else await asyncio.to_thread(body))
 
 

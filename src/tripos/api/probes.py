@@ -16,17 +16,18 @@ async def livez(exchange: Exchange, service: Service) -> None:
 
 async def readyz(exchange: Exchange, service: Service) -> None:
     """Every model moves on, and new calls are taken."""
-    _check_ready(service)
+    await _check_ready(service)
     exchange.answer_json({"status": "ok"})
 
 
 async def health(exchange: Exchange, service: Service) -> None:
     """As readyz, with the state of every model for whoever has a key."""
-    _check_ready(service)
+    await _check_ready(service)
     exchange.answer_json({"status": "ok", "models": service.states()})
 
 
 async def metrics(exchange: Exchange, service: Service) -> None:
+    await service.refresh()
     exchange.answer(200, service.metrics.render(), CONTENT_TYPE.encode())
 
 
@@ -39,7 +40,8 @@ async def version(exchange: Exchange, service: Service) -> None:
     exchange.answer_json({"version": __version__})
 
 
-def _check_ready(service: Service) -> None:
+async def _check_ready(service: Service) -> None:
+    await service.refresh()
     reason = service.unready()
     if reason is not None:
         raise Overloaded(f"not ready: {reason}", code=reason, retry_after_s=RETRY_S)

@@ -11,7 +11,7 @@ from typing import Any
 from tripos.api.auth import Keys
 from tripos.api.http.tls import Certificate
 from tripos.errors import Conflict, EnvironmentProblem
-from tripos.service import Service
+from tripos.repository import ModelRepository
 
 log = logging.getLogger(__name__)
 
@@ -19,14 +19,15 @@ SETTLE_S = 0.25
 MAX_LOOKS = 40
 
 
-async def reread(service: Service, keys: Keys, certificate: Certificate | None = None) -> dict[str, Any]:
+async def reread(
+    repository: ModelRepository | None, keys: Keys, certificate: Certificate | None = None
+) -> dict[str, Any]:
     """A report. Keys come first, and hold whatever becomes of the models: a key that was taken away must not go on
     because a model is wrong. A certificate that is wrong keeps nothing else from changing.
 
     Raises TriposError: then nothing else has changed.
     """
-    residents = service.residents
-    paths = (keys.path, residents.file if residents else "", *(certificate.paths if certificate else ()))
+    paths = (keys.path, repository.settings.file if repository else "", *(certificate.paths if certificate else ()))
     await _settled([path for path in paths if path])
     try:
         changed = await asyncio.to_thread(keys.reread)
@@ -35,7 +36,7 @@ async def reread(service: Service, keys: Keys, certificate: Certificate | None =
     if changed:
         log.info("API keys: %s", ", ".join(f"{number} {what}" for what, number in changed.items()))
     shown = {} if certificate is None else {"certificate": await _read(certificate)}
-    report = {} if residents is None else await residents.reread()
+    report = {} if repository is None else await repository.reread()
     return {**report, "keys": changed, **shown}
 
 

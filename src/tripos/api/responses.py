@@ -41,10 +41,9 @@ async def create_response(exchange: Exchange, service: Service) -> None:
 
 
 async def count_tokens(exchange: Exchange, service: Service) -> None:
-    body = await exchange.read_body()
-    wanted = responses.decode_count(body, partial(_find_item, exchange))
+    wanted = responses.decode_count(await exchange.read_body(), partial(_find_item, exchange))
     asked = responses.to_generation(wanted, _said_before(exchange, wanted))
-    num_tokens = await tokens.count(exchange, service, asked, len(body))
+    num_tokens = await tokens.count(exchange, service, asked)
     exchange.answer_json(responses.encode_count(num_tokens))
 
 

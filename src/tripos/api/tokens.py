@@ -1,74 +1,57 @@
-"""POST /tokenize and /detokenize: the model's own tokenizer, off the event loop."""
+"""POST /tokenize and /detokenize: requests about the model's own tokenizer."""
 
 from __future__ import annotations
 
-import asyncio
+import time
 
 from tripos.api.calls import find_card
 from tripos.api.http.exchange import Exchange
 from tripos.api.ignored import report
-from tripos.controls.limits import LimitsOptions, check
 from tripos.dialects import lowering
 from tripos.errors import InvalidRequest
-from tripos.service import Service, Tokenizing
-from tripos.types import Generate
+from tripos.pipeline.chain import result_of
+from tripos.service import Service
+from tripos.types import Call, Detokenize, Generate, ModelCard, Request, Result, Tokenize
 from tripos.wire.generation import GenerationRequest, for_model, unread_args
 from tripos.wire.ignored import Ignored
 from tripos.wire.openai.tokens import decode_detokenize, decode_tokenize, encode_tokens
 
 
 async def tokenize(exchange: Exchange, service: Service) -> None:
-    body = await exchange.read_body()
-    asked = decode_tokenize(body)
+    asked = decode_tokenize(await exchange.read_body())
     card = find_card(exchange, service, asked.model)
     report(exchange, service, (*asked.ignored, *unread_args(asked.template_args, card)))
-    model = find_tokenizing(service, asked.model)
-    request = Generate(prompt=asked.prompt, template_args=asked.template_args)
-    check(request, LimitsOptions())
-    with service.encoding(len(body)):
-        if isinstance(asked.prompt, str):
-            tokens = await asyncio.to_thread(model.tokenizer.encode, asked.prompt, asked.add_special)
-        else:
-            tokens = await model.encode(request)
-
-    def text(token: int) -> str:
-        return model.tokenizer.token_bytes(token).decode(errors="replace")
-
-    exchange.answer_json(encode_tokens(tokens, card.max_model_len, text if asked.wants_texts else None))
+    generate = Generate(prompt=asked.prompt, template_args=asked.template_args)
+    request = Tokenize(generate=generate, add_special=asked.add_special, has_texts=asked.wants_texts)
+    result = await _ask(exchange, service, card, request)
+    texts = result.texts if asked.wants_texts else None
+    exchange.answer_json(encode_tokens(result.token_ids[0], card.max_model_len, texts))
 
 
 async def detokenize(exchange: Exchange, service: Service) -> None:
-    body = await exchange.read_body()
-    asked = decode_detokenize(body)
-    tokens = asked.tokens
+    asked = decode_detokenize(await exchange.read_body())
     card = find_card(exchange, service, asked.model)
     report(exchange, service, asked.ignored)
-    model = find_tokenizing(service, asked.model)
-    if tokens and max(tokens) >= card.vocab_size:
-        message = f"token id {max(tokens)} is outside the vocabulary of {card.vocab_size}"
-        raise InvalidRequest(message, code="out_of_range", param="tokens")
-    with service.encoding(len(body)):
-        text = await asyncio.to_thread(model.tokenizer.decode, tokens, False)
-    exchange.answer_json({"prompt": text})
+    result = await _ask(exchange, service, card, Detokenize(token_ids=asked.tokens))
+    exchange.answer_json({"prompt": result.texts[0]})
 
 
-async def count(exchange: Exchange, service: Service, asked: GenerationRequest, num_bytes: int) -> int:
-    """How many tokens the prompt of a request with a body of `num_bytes` has. Raises InvalidRequest as running it
-    would, Overloaded."""
+async def count(exchange: Exchange, service: Service, asked: GenerationRequest) -> int:
+    """How many tokens the prompt of a request has. Raises InvalidRequest as running it would, Overloaded."""
     card = find_card(exchange, service, asked.model)
     asked = for_model(asked, card)
     unenforced = [Ignored(path, "schema") for path in lowering.unenforced(asked.requests[0])]
     report(exchange, service, (*asked.ignored, *unenforced))
-    request = lowering.lower(asked.requests[0], card).request
-    check(request, LimitsOptions())
-    model = find_tokenizing(service, asked.model)
-    with service.encoding(num_bytes):
-        return len(await model.encode(request))
+    result = await _ask(exchange, service, card, Tokenize(generate=asked.requests[0]))
+    return len(result.token_ids[0])
 
 
-def find_tokenizing(service: Service, name: str) -> Tokenizing:
+async def _ask(exchange: Exchange, service: Service, card: ModelCard, request: Request) -> Result:
     """Raises InvalidRequest for a model without tokens."""
-    model = service.model(name)
-    if not isinstance(model, Tokenizing):
+    if not card.has_tokenizer:
         raise InvalidRequest("this model has no tokenizer", code="invalid_value", param="model")
-    return model
+    call = Call(
+        id=exchange.request_id, route=card.name, request=request, principal=exchange.principal,
+        arrival_s=time.monotonic(),
+    )  # fmt: skip
+    return await result_of(service.run(call))

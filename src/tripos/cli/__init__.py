@@ -2,6 +2,7 @@
 
 Owns the exit status: 0 done, 1 failed, 2 usage or configuration, 3 environment, 4 model refused, 130 interrupted. An
 error is one line on stderr.
+Tested in tests/unit/test_cli.py.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def serve(models: tuple[str, ...], file: str, **flags: Flags) -> None:
     from tripos.api.http import logs, server
     from tripos.build import service as build_service
 
-    residents = build_service.build_residents(options, read_options)
+    repository = build_service.build_repository(options, read_options)
     with logs.logging_to_stderr(options.server.log_format) as lines:
         startup = Startup(lines.show if sys.stderr.isatty() else None)
 
@@ -90,13 +91,13 @@ def serve(models: tuple[str, ...], file: str, **flags: Flags) -> None:
             log.info("%s was loaded: %s", name, startup.lap())
 
         def load() -> Awaitable[None]:
-            return residents.fill_beside(startup, log_table, loaded)
+            return repository.fill_beside(startup, log_table, loaded)
 
         def ready(address: str) -> None:
             log.info("listening on %s (ready in %s)", address, startup.finish())
 
         try:
-            was_loaded = server.serve(residents.service, options.server, ready, load)
+            was_loaded = server.serve(repository.service, options.server, ready, load, repository)
         except TriposError as error:
             lines.show("")
             if options.server.log_format == "text":
@@ -119,7 +120,7 @@ def quantize(model: str, output: str, **flags: Flags) -> None:
     options = config.read_options((model,), given(flags), os.environ)
     from pathlib import Path
 
-    from tripos.build import language as build
+    from tripos.build import kinds as build
     from tripos.engine.memory import mib
 
     startup = Startup(show_status if sys.stderr.isatty() else None)
@@ -134,7 +135,7 @@ def quantize(model: str, output: str, **flags: Flags) -> None:
 def doctor(model: str | None, **flags: Flags) -> None:
     """Show the machine, the kernels that were chosen, and what fits."""
     options = config.read_options((model,) if model else (), given(flags), os.environ)
-    from tripos.build import language as build
+    from tripos.build import kinds as build
     from tripos.build import service as build_service
 
     echo_table(build.describe_machine(options.models[0]))

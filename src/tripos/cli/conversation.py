@@ -1,6 +1,7 @@
-"""A conversation in the terminal: what was typed is a question or a command, and the window never ends it.
+"""A conversation in the terminal: what was typed is a question or a command, and its length never ends it.
 
 Owns the turns so far and which of them the model is still shown. Refuses to know where the model is.
+Tested in tests/e2e/test_chat.py.
 """
 
 from __future__ import annotations
@@ -64,8 +65,9 @@ class Conversation:
         """Until /bye, or the input ends."""
         is_terminal = sys.stdin.isatty()
         if is_terminal:
-            window = f", a window of {self._session.window:,} tokens" if self._session.window else ""
-            note(f"{self._session.name}{window}. /help says what you can type, /bye ends.")
+            length = self._session.context_length
+            context = f", a context of {length:,} tokens" if length else ""
+            note(f"{self._session.name}{context}. /help says what you can type, /bye ends.")
         while True:
             try:
                 entry = read_entry(is_terminal)
@@ -137,8 +139,8 @@ class Conversation:
             self._turns.append(Turn(question, printer.text, max(0, total - self._num_tokens)))
         self._num_tokens = total or self._num_tokens
         if printer.finish_reason == "length":
-            is_full = self._session.window and total >= self._session.window
-            note("The answer ends here: " + ("the window is full." if is_full else "--max-tokens is reached."))
+            is_full = self._session.context_length and total >= self._session.context_length
+            note("The answer ends here: " + ("the context is full." if is_full else "--max-tokens is reached."))
         if self._has_stats and usage:
             note(speed_line(printer.last))
 
@@ -151,9 +153,9 @@ class Conversation:
         return [*messages, {"role": "user", "content": question}]
 
     def _num_excess_turns(self) -> int:
-        """The oldest turns without which a quarter of the window is left for what comes."""
-        excess, num = self._num_tokens - self._session.window * 3 // 4, 0
-        if not self._session.window:
+        """The oldest turns without which a quarter of the context is left for what comes."""
+        excess, num = self._num_tokens - self._session.context_length * 3 // 4, 0
+        if not self._session.context_length:
             return 0
         while excess > 0 and num < len(self._turns):
             excess -= self._turns[num].num_tokens
@@ -166,7 +168,7 @@ class Conversation:
         self._num_tokens -= sum(turn.num_tokens for turn in self._turns[:num_turns])
         del self._turns[:num_turns]
         count = "the oldest question" if num_turns == 1 else f"the oldest {num_turns} questions"
-        note(f"The window is full: the model no longer sees {count}.")
+        note(f"The context is full: the model no longer sees {count}.")
 
 
 def read_entry(is_terminal: bool) -> Entry | None:

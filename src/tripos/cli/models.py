@@ -1,4 +1,7 @@
-"""tripos models: load, unload and list models of a running server."""
+"""tripos models: load, unload and list models of a running server.
+
+Tested in tests/e2e/test_models.py.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Where the questions of `generate` and `chat` go: a model in this process, or a server that runs.
 
 Both take the body of an OpenAI request and give the chunks of its stream, so a command need not know which it has.
+Tested in tests/e2e/test_chat.py.
 """
 
 from __future__ import annotations
@@ -60,12 +61,12 @@ class Chunk(TypedDict, total=False):
 
 
 class Session(Protocol):
-    """`name` of the model, `window`: tokens of prompt and answer together (0: unknown)."""
+    """`name` of the model, `context_length`: tokens of prompt and answer together (0: unknown)."""
 
     name: str
 
     @property
-    def window(self) -> int: ...
+    def context_length(self) -> int: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
 
@@ -106,14 +107,13 @@ class LocalSession:
         self._runner.close()
 
     @property
-    def window(self) -> int:
+    def context_length(self) -> int:
         return self.card.max_model_len
 
     @property
     def has_template(self) -> bool:
         """Whether the model was trained on conversations."""
-        tokenizer = getattr(self._service.model(self.card.name), "tokenizer", None)
-        return getattr(tokenizer, "template_source", None) is not None
+        return self.card.has_chat_template
 
     def ask(self, kind: Kind, body: dict[str, Any], hear: Hear) -> None:
         self._runner.run(self._ask(kind, body, hear))
@@ -148,14 +148,14 @@ class LocalSession:
 
         if kind == "chat/completions":
             return ChatAnswer(asked, identity)
-        return CompletionAnswer(asked, identity, lambda ids: "")
+        return CompletionAnswer(asked, identity)
 
 
 class RemoteSession:
     """A model of a running server. Without `model`: the first that answers chats."""
 
     def __init__(self, model: str, url: str, key_file: str) -> None:
-        """Raises ConfigError, EnvironmentProblem, Refused, NotFound."""
+        """Raises ConfigError, EnvironmentProblem, RemoteError, NotFound."""
         from tripos.client import Client
 
         self._client = Client(url, key_file)
@@ -166,7 +166,7 @@ class RemoteSession:
             wanted = f"no language model{f' named {model}' if model else ''}"
             raise NotFound(f"{url} serves {wanted}; it serves: {names or 'nothing'}")
         self.name: str = found[0]["id"]
-        self._window: int = found[0].get("max_model_len", 0)
+        self._context_length: int = found[0].get("max_model_len", 0)
 
     def __enter__(self) -> Self:
         return self
@@ -175,8 +175,8 @@ class RemoteSession:
         self._client.close()
 
     @property
-    def window(self) -> int:
-        return self._window
+    def context_length(self) -> int:
+        return self._context_length
 
     def ask(self, kind: Kind, body: dict[str, Any], hear: Hear) -> None:
         for chunk in self._client.stream(f"/v1/{kind}", _streamed(body, self.name), Chunk):

@@ -1,4 +1,7 @@
-"""tripos generate and tripos chat: an answer as it comes, and a conversation in the terminal."""
+"""tripos generate and tripos chat: an answer as it comes, and a conversation in the terminal.
+
+Tested in tests/e2e/test_chat.py.
+"""
 
 from __future__ import annotations
 

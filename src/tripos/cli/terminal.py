@@ -1,4 +1,7 @@
-"""How things look in a terminal: progress of loading, and tables."""
+"""How things look in a terminal: progress of loading, and tables.
+
+Tested in tests/e2e/test_chat.py.
+"""
 
 from __future__ import annotations
 

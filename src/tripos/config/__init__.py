@@ -3,13 +3,13 @@
 One exception, so that the library also obeys them: runtime/native.py reads TRIPOS_ISA, TRIPOS_NATIVE_LIBRARY
 and TRIPOS_PROFILE.
 Owns names, defaults, ranges and units of every setting (options.py); refuses to know what the settings do.
+Tested in tests/unit/test_config.py.
 """
 
-from tripos.config.change import Change, difference
-from tripos.config.door import is_loopback
 from tripos.config.file import DEFAULT_FILE, find_file
 from tripos.config.options import (
     DEFAULT_MODEL,
+    LIVE_SETTINGS,
     NATIVE_VARIABLES,
     PREFIX,
     STAGES,
@@ -34,10 +34,10 @@ from tripos.config.values import hint, parse, parse_bytes
 __all__ = [
     "DEFAULT_FILE",
     "DEFAULT_MODEL",
+    "LIVE_SETTINGS",
     "NATIVE_VARIABLES",
     "PREFIX",
     "STAGES",
-    "Change",
     "DeadlineStage",
     "LimitsStage",
     "ModelOptions",
@@ -47,13 +47,11 @@ __all__ = [
     "ServerOptions",
     "ServiceOptions",
     "StageOptions",
-    "difference",
     "effective",
     "find_file",
     "flag",
     "flags",
     "hint",
-    "is_loopback",
     "model_options",
     "parse",
     "parse_bytes",

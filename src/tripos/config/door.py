@@ -13,7 +13,7 @@ _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\]|\*")
 
 def check_door(server: ServerOptions) -> None:
     """Raises ConfigError."""
-    is_reachable = not server.unix_socket and not is_loopback(server.host)
+    is_reachable = not server.unix_socket and not _is_loopback(server.host)
     if is_reachable and not server.api_key_file and not server.i_accept_no_auth:
         raise ConfigError(
             f"--host {server.host} lets other machines in without a key: "
@@ -43,7 +43,7 @@ def _is_network(text: str) -> bool:
     return True
 
 
-def is_loopback(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     """Whether only this machine can reach an address. Names other than localhost count as reachable."""
     if host == "localhost":
         return True

@@ -9,6 +9,7 @@ from typing import Any, Literal
 PREFIX = "TRIPOS_"
 NATIVE_VARIABLES = ("TRIPOS_ISA", "TRIPOS_NATIVE_LIBRARY", "TRIPOS_PROFILE")
 DEFAULT_MODEL = "demo:assistant"
+LIVE_SETTINGS = ("drain_s", "memory", "model_roots")  # of the server, that may change while it runs
 
 Kind = Literal["text", "path", "paths", "named_paths", "names", "count", "seconds", "bytes", "switch"]
 Rule = Mapping[str, Any]

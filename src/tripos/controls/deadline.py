@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -21,7 +22,7 @@ def deadline(default_s: float = DEFAULT_TIMEOUT_S) -> Stage:
     """
     watch = _Watch()
 
-    def stage(call: Call, run: Run) -> AsyncIterator[Event]:
+    def stage(call: Call, run: Run) -> AsyncGenerator[Event, None]:
         arrival_s = call.arrival_s or time.monotonic()
         latest_s = arrival_s + default_s
         end_s = latest_s if call.deadline_s is None else min(call.deadline_s, latest_s)
@@ -30,12 +31,12 @@ def deadline(default_s: float = DEFAULT_TIMEOUT_S) -> Stage:
     return stage
 
 
-class _Timed:
+class _Timed(AsyncGenerator[Event, None]):
     """The events of one call; whoever opened them is cancelled when the time is over."""
 
     __slots__ = ("_arrival_s", "_events", "_num_before", "_reader", "_watch", "end_s", "is_over")
 
-    def __init__(self, events: AsyncIterator[Event], arrival_s: float, end_s: float, watch: _Watch) -> None:
+    def __init__(self, events: AsyncGenerator[Event, None], arrival_s: float, end_s: float, watch: _Watch) -> None:
         self._events = events
         self._arrival_s = arrival_s
         self.end_s = end_s
@@ -45,11 +46,14 @@ class _Timed:
         self._watch = watch
         watch.add(self)
 
-    def __aiter__(self) -> AsyncIterator[Event]:
-        return self
-
-    def __anext__(self) -> Awaitable[Event]:
+    def __anext__(self) -> Coroutine[Any, Any, Event]:
         return self._events.__anext__()
+
+    def asend(self, value: None) -> Coroutine[Any, Any, Event]:
+        return self._events.asend(value)
+
+    def athrow(self, *error: Any) -> Coroutine[Any, Any, Event]:
+        return self._events.athrow(*error)
 
     def end(self) -> None:
         """The time is over."""

@@ -1,16 +1,16 @@
 """Size limits on a call that hold for every door. Refuses before any costly work.
 
-What needs the tokenizer (context window, vocabulary) is checked by the model.
+What needs the tokenizer (context length, vocabulary) is checked by the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import msgspec
 
 from tripos.errors import InvalidRequest
-from tripos.types import Call, Decide, Event, Generate, Prompt, Run, Stage
+from tripos.types import Call, Decide, Event, Generate, Message, Prompt, Run, Stage, Tokenize
 
 
 class LimitsOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,9 +40,11 @@ def limits(options: LimitsOptions | None = None, max_model_len: int = 0) -> Stag
     """
     chosen = options or LimitsOptions()
 
-    def stage(call: Call, run: Run) -> AsyncIterator[Event]:
+    def stage(call: Call, run: Run) -> AsyncGenerator[Event, None]:
         if isinstance(call.request, Generate):
             check(call.request, chosen, max_model_len)
+        elif isinstance(call.request, Tokenize):
+            check(call.request.generate, chosen)
         elif isinstance(call.request, Decide):
             check_questions(call.request, chosen)
         return run(call)
@@ -123,7 +125,7 @@ def response_bytes(request: Generate, max_model_len: int = 0, num_chars: int = 0
     ceiling = max_model_len or 2**31
     num_output = min(ceiling if request.max_tokens is None else request.max_tokens, ceiling)
     if request.max_tokens is None and not max_model_len:
-        num_output = 0  # bounded by the model's window, which we do not know
+        num_output = 0  # bounded by the model's context length, which is not known here
     num_logprobs = 0 if request.sampling.logprobs is None else 1 + request.sampling.logprobs
     num_bytes = num_output * (BYTES_PER_TOKEN + num_logprobs * BYTES_PER_LOGPROB)
     if request.echo:
@@ -136,7 +138,4 @@ def _measure(prompt: Prompt) -> tuple[int, int]:
     """Characters of text, or token ids, which bound the number of tokens; and messages."""
     if not prompt or isinstance(prompt, str) or isinstance(prompt[0], int):
         return len(prompt), 0
-    num_chars = 0
-    for message in prompt:
-        num_chars += len(message.content or "")
-    return num_chars, len(prompt)
+    return sum(len(each.content or "") for each in prompt if isinstance(each, Message)), len(prompt)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from msgspec.structs import replace
 
 from tripos.dialects.lowering import lower
 from tripos.dialects.output import CallOutput
-from tripos.types import Call, Event, Generate, ModelCard, Run, Stage
+from tripos.types import Call, Event, Generate, ModelCard, Run, Stage, Tokenize
 
 
 def stage(card: ModelCard) -> Stage:
@@ -17,11 +17,14 @@ def stage(card: ModelCard) -> Stage:
     breaks the schema of what it calls.
     """
 
-    def lowering(call: Call, run: Run) -> AsyncIterator[Event]:
-        if not isinstance(call.request, Generate):
+    def lowering(call: Call, run: Run) -> AsyncGenerator[Event, None]:
+        request = call.request
+        if isinstance(request, Tokenize):
+            return run(replace(call, request=replace(request, generate=lower(request.generate, card).request)))
+        if not isinstance(request, Generate):
             return run(call)
-        lowered = lower(call.request, card)
-        if lowered.request is not call.request:
+        lowered = lower(request, card)
+        if lowered.request is not request:
             call = replace(call, request=lowered.request)
         output = lowered.output()
         return run(call) if output is None else _parsed(run(call), output)
@@ -29,6 +32,6 @@ def stage(card: ModelCard) -> Stage:
     return lowering
 
 
-async def _parsed(events: AsyncIterator[Event], output: CallOutput) -> AsyncIterator[Event]:
+async def _parsed(events: AsyncGenerator[Event, None], output: CallOutput) -> AsyncGenerator[Event, None]:
     async for event in events:
         yield output.parse(event)

@@ -1,30 +1,26 @@
-"""The low-rank adapters of a language model: which are loaded, in which slot, who still uses them, and as Models.
+"""The low-rank adapters of a language model: which are loaded, in which slot, and who still uses them.
 
 Owns the slots. A slot is given again only when no call and no sequence uses what was in it; whoever came before an
 unload or a reload is answered by what it came for. Knows nothing of files: `read` does that.
+Tested in tests/unit/engine/test_adapters.py.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 from weakref import WeakSet
-
-from msgspec.structs import replace
 
 from tripos.engine.sequence import Sequence, Status
 from tripos.errors import EngineFailed, InvalidRequest, NotFound, Overloaded
 from tripos.plan.ir import Adapter
 from tripos.runtime.executor import Executor
-from tripos.types import Call, Event, Generate
+from tripos.types import AdapterInfo
 
 if TYPE_CHECKING:
-    from tripos.engine.llm import LanguageModel
     from tripos.models.files.lora import ReadAdapter
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}")  # no comma: metrics list them
@@ -36,17 +32,14 @@ DRAIN_CHECK_S = 0.01
 class LoadedAdapter:
     """An adapter in its slot. `sequences`: those that were made with it and still exist, ended or not."""
 
-    name: str
+    info: AdapterInfo
     slot: int
-    digest: str
-    num_parameters: int
     num_calls: int = 0
     sequences: WeakSet[Sequence] = field(default_factory=WeakSet)
 
     @property
-    def key(self) -> str:
-        """For Generate.adapter: asks for this one while it is there, even when another took its name."""
-        return f"{self.name},{self.digest}"
+    def name(self) -> str:
+        return self.info.name
 
     @property
     def is_idle(self) -> bool:
@@ -92,7 +85,7 @@ class Adapters:
                 self._free.append(slot)
                 self._reap()
             raise
-        loaded = LoadedAdapter(name, slot, found.digest, found.num_parameters)
+        loaded = LoadedAdapter(AdapterInfo(name=name, digest=found.digest, num_parameters=found.num_parameters), slot)
         with self._lock:
             self._loading.discard(name)
             self._retire(name)
@@ -104,12 +97,6 @@ class Adapters:
         """Touch the executor no more. Waits for an adapter that is being packed."""
         with self._executor_lock:
             self._is_closed = True
-
-    def is_current(self, key: str) -> bool:
-        """Whether new calls may ask for a `LoadedAdapter.key`: not unloaded, nor another by that name."""
-        name = key.partition(",")[0]
-        with self._lock:
-            return name in self._named and self._named[name].key == key
 
     def _put(self, slot: int, modules: Adapter) -> None:
         with self._executor_lock:
@@ -158,14 +145,14 @@ class Adapters:
             await asyncio.sleep(DRAIN_CHECK_S if loaded in self._draining else 0)
 
     def find(self, key: str) -> LoadedAdapter:
-        """The adapter of a name or, of a `LoadedAdapter.key`, that very one while it is there; then whichever has its
+        """The adapter of a name or, of an `AdapterInfo.key`, that very one while it is there; then whichever has its
         name, for a call may come between a reload in place and the news of it. Raises NotFound.
         """
         name, _, digest = key.partition(",")
         with self._lock:
             current = [self._named[name]] if name in self._named else []
             known = [*current, *(each for each in self._draining if each.name == name)]
-            loaded = next((each for each in known if each.digest == digest), known[0] if known else None)
+            loaded = next((each for each in known if each.info.digest == digest), known[0] if known else None)
             if loaded is None:
                 raise NotFound(f"the adapter {name!a:.130} is not loaded", code="model_not_found", param="model")
             return loaded
@@ -177,18 +164,18 @@ class Adapters:
                 raise NotFound(f"the adapter {loaded.name} is not loaded", code="model_not_found", param="model")
             loaded.sequences.update(sequences)
 
-    @contextlib.contextmanager
-    def hold(self, key: str) -> Iterator[LoadedAdapter]:
-        """Find an adapter and keep it for one call. Raises NotFound."""
+    def enter(self, key: str) -> LoadedAdapter:
+        """Find an adapter and keep it for one call, until `leave`. Raises NotFound."""
         with self._lock:
             loaded = self.find(key)
             loaded.num_calls += 1
-        try:
-            yield loaded
-        finally:
-            with self._lock:
-                loaded.num_calls -= 1
-                self._reap()
+            return loaded
+
+    def leave(self, loaded: LoadedAdapter) -> None:
+        """The call that entered has ended."""
+        with self._lock:
+            loaded.num_calls -= 1
+            self._reap()
 
     def using(self, *statuses: Status) -> tuple[str, ...]:
         """Names of the adapters of sequences in these states, sorted."""
@@ -213,51 +200,3 @@ class Adapters:
                 self._free.append(loaded.slot)
         finally:
             self._executor_lock.release()
-
-
-class AdapterModel:
-    """Implements types.Model: a language model with one of its adapters. Its life is the base's."""
-
-    def __init__(self, base: LanguageModel, adapters: Adapters, loaded: LoadedAdapter) -> None:
-        self.base = base
-        self.tokenizer = base.tokenizer
-        self._adapters = adapters
-        self.renew(loaded)
-
-    def renew(self, loaded: LoadedAdapter) -> None:
-        """From now on new calls go to `loaded`, which took the place of what was there."""
-        base = self.base.card
-        self._key = loaded.key
-        self.card = replace(
-            base,
-            name=loaded.name,
-            parent=base.name,
-            digest=loaded.digest,
-            num_parameters=base.num_parameters + loaded.num_parameters,
-            created=int(time.time()),
-        )
-
-    @property
-    def is_loaded(self) -> bool:
-        return self._adapters.is_current(self._key)
-
-    async def run(self, call: Call) -> AsyncIterator[Event]:
-        """As the base's run; the adapter stays until the call has ended. Raises also NotFound."""
-        with self._adapters.hold(self._key) as loaded:
-            if isinstance(call.request, Generate):
-                call = replace(call, request=replace(call.request, adapter=loaded.key))
-            async with contextlib.aclosing(cast("Any", self.base.run(call))) as events:
-                async for event in events:
-                    yield event
-
-    async def encode(self, request: Generate) -> list[int]:
-        return await self.base.encode(request)
-
-    def is_progressing(self) -> bool:
-        return self.base.is_progressing()
-
-    async def start(self) -> None:
-        """Nothing of its own to start."""
-
-    async def stop(self) -> None:
-        """Nothing of its own to stop."""

@@ -1,6 +1,7 @@
 """Threads that call one engine without an event loop: each waits for its own answers, and all share the steps.
 
 Owns whose a sequence is. The engine's thread hands Outputs over and makes no text: that is done by those who wait.
+Tested in tests/unit/engine/test_llm.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What a generate request must satisfy before any work is done for it: ranges, vocabulary, context.
 
 Pure functions. Doors check their wire formats; this holds for every door and for the library.
+Tested in tests/unit/engine/test_llm.py.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from typing import TypeGuard
 
 from tripos.errors import ContextLengthExceeded, InvalidRequest, plain
-from tripos.types import Generate, Message, Sampling
+from tripos.types import Generate, Prompt, Sampling
 
 # field: lowest, highest
 _RANGES: dict[str, tuple[float, float]] = {
@@ -27,7 +28,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 MAX_BIAS = 1e6
 
 
-def is_token_ids(prompt: str | tuple[int, ...] | tuple[Message, ...]) -> TypeGuard[tuple[int, ...]]:
+def is_token_ids(prompt: Prompt) -> TypeGuard[tuple[int, ...]]:
     return isinstance(prompt, tuple) and bool(prompt) and isinstance(prompt[0], int)
 
 
@@ -61,7 +62,7 @@ def check_text_length(text: str, max_num_tokens: int, longest_token: int) -> Non
     """Refuse text that cannot fit however it is encoded: no token has more than `longest_token` bytes."""
     if len(text) > max_num_tokens * longest_token:
         raise ContextLengthExceeded(
-            f"{len(text)} characters cannot fit the context window of {max_num_tokens} tokens: shorten the prompt",
+            f"{len(text)} characters cannot fit the context length of {max_num_tokens} tokens: shorten the prompt",
             param="prompt",
         )
 
@@ -76,20 +77,20 @@ def check_token_ids(param: str, ids: Sequence[int], vocab_size: int) -> None:
 
 
 def max_tokens_of(request: Generate, num_prompt_tokens: int, max_num_tokens: int, usual: int | None = None) -> int:
-    """The number of tokens to generate, at most what the window leaves; `usual` is the model's own where the request
-    does not say. Raises ContextLengthExceeded."""
+    """The number of tokens to generate, at most what the context length leaves; `usual` is the model's own where the
+    request does not say. Raises ContextLengthExceeded."""
     room = max_num_tokens - num_prompt_tokens
     if request.max_tokens is not None and request.max_tokens <= room:
         return request.max_tokens
     if room <= 0:
         raise ContextLengthExceeded(
-            f"the prompt has {num_prompt_tokens} tokens and the context window {max_num_tokens}: shorten the prompt",
+            f"the prompt has {num_prompt_tokens} tokens and the context length is {max_num_tokens}: shorten the prompt",
             param="prompt",
         )
     if request.max_tokens is not None:
         raise ContextLengthExceeded(
             f"{num_prompt_tokens} prompt tokens and max_tokens = {request.max_tokens} make "
-            f"{num_prompt_tokens + request.max_tokens}, the context window is {max_num_tokens}: "
+            f"{num_prompt_tokens + request.max_tokens}, the context length is {max_num_tokens}: "
             "shorten the prompt or lower max_tokens",
             param="max_tokens",
         )

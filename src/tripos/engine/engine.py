@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tripos.engine.block_pool import BlockPool
-from tripos.engine.pack import PackedStep, Packer, RowOwner
+from tripos.engine.pack import Packer
+from tripos.engine.packed_step import PackedStep, RowOwner
 from tripos.engine.reasoning import ReasoningMatcher
 from tripos.engine.scheduler import Schedule, Scheduler, SchedulerOptions
 from tripos.engine.sequence import Sequence
@@ -40,7 +41,7 @@ class EngineOptions:
 
     @property
     def max_num_tokens(self) -> int:
-        """The longest sequence that this model's window and this cache allow."""
+        """The longest sequence that the model's context length and the cache allow."""
         return min(self.max_model_len, self.num_blocks * self.block_size)
 
 
@@ -100,8 +101,8 @@ class Engine:
             num_running=len(scheduler.running),
             num_waiting=scheduler.num_waiting,
             kv_usage=pool.num_held / pool.num_blocks,
-            prefix_queries=scheduler.num_prefix_queries,
-            prefix_hits=scheduler.num_prefix_hits,
+            prefix_queries=scheduler.blocks.num_prefix_queries,
+            prefix_hits=scheduler.blocks.num_prefix_hits,
             num_preemptions=scheduler.num_preemptions,
             drafted_tokens=scheduler.speculator.num_drafted,
             accepted_tokens=scheduler.speculator.num_accepted,
@@ -172,8 +173,8 @@ class Engine:
             failed += [(sequence, error) for sequence, _ in entries]
             return []
         except Exception as error:
-            if any(sequence.num_drafts for sequence, _ in entries):  # no guess may make a request fail
-                log.warning("a step with guesses failed and runs again without: %s", type(error).__name__)
+            if any(sequence.num_drafts for sequence, _ in entries):  # no draft may make a request fail
+                log.warning("a step with draft tokens failed and runs again without them: %s", type(error).__name__)
                 return self._run([_without_drafts(sequence, n) for sequence, n in entries], failed)
             if len(entries) == 1:
                 log.warning("a sequence made its step fail: %s", type(error).__name__)
@@ -191,7 +192,7 @@ class Engine:
 
     def _update(self, packed: PackedStep, result: StepOutput, now_s: float) -> list[Output]:
         outputs: dict[Sequence, Output] = {}
-        astray: set[Sequence] = set()  # whose next guess did not hold: later rows mean nothing
+        rejected: set[Sequence] = set()  # whose next draft token was not drawn: later rows mean nothing
         token_ids = result.token_ids.tolist()
         oks = result.ok.tolist()
         for row, owner in enumerate(packed.owners):
@@ -199,7 +200,7 @@ class Engine:
             output = outputs.get(sequence)
             if output is None:
                 output = outputs[sequence] = Output(sequence, [], [])
-            elif output.is_last or sequence in astray:
+            elif output.is_last or sequence in rejected:
                 continue
             if sequence.matcher is not None and sequence.matcher.problem is not None:
                 output.error = sequence.matcher.problem
@@ -208,7 +209,7 @@ class Engine:
                 output.error = RequestFailed("the model gave non-finite numbers for this request")
                 continue
             if sequence.num_drafts and sequence.tokens[owner.position] != token_ids[row]:
-                astray.add(sequence)
+                rejected.add(sequence)
             self._take_row(output, owner, _token_output(owner, row, packed.step.sampling, result), now_s)
         self._advance(packed.entries, outputs)
         for sequence, output in outputs.items():
@@ -319,7 +320,7 @@ class Engine:
             return True  # others hold everything, hence ran before
         canary = Sequence(np.zeros(1, np.int32), 1)
         canary.block_table = self.pool.allocate(1)
-        canary.slot = 0
+        canary.batch_idx = 0
         try:
             self.executor.run(Packer(1, 1, self.options.block_size).pack([(canary, 1)]).step)
         except Exception:

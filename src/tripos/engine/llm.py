@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from msgspec.structs import replace
 
-from tripos.engine.adapter_slots import AdapterModel, Adapters
+from tripos.engine.adapter_slots import Adapters
 from tripos.engine.admission import Ticket
 from tripos.engine.block_pool import PrefixIdentity
 from tripos.engine.callers import Callers
@@ -30,10 +30,26 @@ from tripos.engine.stream import Stream
 from tripos.errors import EngineFailed, InvalidRequest, RequestFailed, RequestTimeout, TriposError
 from tripos.grammar.compiler import CompiledConstraint, Grammars
 from tripos.models.text.side_thread import SideThread
+from tripos.models.text.token_requests import TokenRequests
 from tripos.models.text.tokenizer import Tokenizer
 from tripos.runtime.executor import I32
 from tripos.runtime.machine import Birthplace
-from tripos.types import Call, EngineStats, Event, Generate, Message, ModelCard, Prompt, Sampling
+from tripos.types import (
+    Call,
+    EngineStats,
+    Event,
+    Finish,
+    Generate,
+    LoadAdapter,
+    Message,
+    ModelCard,
+    ModelInfo,
+    Prompt,
+    Result,
+    Sampling,
+    UnloadAdapter,
+    Unmetered,
+)
 
 if TYPE_CHECKING:
     import asyncio
@@ -61,14 +77,18 @@ class LanguageModel:
     ) -> None:
         """`encode_chat` stands in for the tokenizer's own template; without `adapters` none can be loaded; `rules` are
         the makers' own."""
-        self.card = card
+        self.card = replace(
+            card,
+            has_tokenizer=True,
+            has_chat_template=tokenizer.template_source is not None,
+            max_adapters=adapters.max_adapters if adapters is not None else 0,
+            adapters=tuple(each.info for each in adapters.loaded) if adapters is not None else (),
+        )
         self.tokenizer = tokenizer
         self.engine = engine
         self.adapters = adapters
         self._rules = rules or TokenRules()
-        loaded = adapters.loaded if adapters is not None else []
-        self._adapter_models = {each.name: AdapterModel(self, cast("Adapters", adapters), each) for each in loaded}
-        self._first_adapters = frozenset(self._adapter_models)  # whose models stay the same ones
+        self._token_requests = TokenRequests(tokenizer, card.vocab_size, self.encode)
         self._encode_chat = encode_chat or _encode_with(tokenizer)
         self._grammars = Grammars(tokenizer, card.vocab_size)
         self._reasoning_start = ReasoningStart(tokenizer)
@@ -130,8 +150,15 @@ class LanguageModel:
         self._grammars.close()
         self.engine.executor.close()
 
-    def stats(self) -> EngineStats:
-        """The engine's counts, from any thread."""
+    async def info(self) -> ModelInfo:
+        """Progress: started, not failed, and the last step not too long ago. Counts of the engine, and its adapters."""
+        return ModelInfo(
+            is_progressing=self._engine_loop is not None and self._engine_loop.is_progressing(),
+            stats=self._stats(),
+            adapters=tuple(each.info for each in self.adapters.loaded) if self.adapters is not None else (),
+        )
+
+    def _stats(self) -> EngineStats:
         stats = self.engine.stats()
         if self.adapters is None:
             return stats
@@ -142,29 +169,20 @@ class LanguageModel:
             waiting_adapters=self.adapters.using(Status.WAITING, Status.PREEMPTED),
         )
 
-    async def load_adapter(self, name: str, path: str, *, in_place: bool = False) -> AdapterModel:
-        """The model with the adapter in a directory, loaded while requests run. Raises as Adapters.load."""
-        import asyncio
+    async def _answer_unmetered(self, request: Unmetered) -> Result:
+        """Raises InvalidRequest, Overloaded, and as Adapters.load and Adapters.unload."""
+        if isinstance(request, LoadAdapter):
+            import asyncio
 
-        adapters = self._require_adapters()
-        loaded = await asyncio.to_thread(adapters.load, name, path, in_place=in_place)
-        known = self._adapter_models.get(name)
-        if known is None:
-            known = self._adapter_models[name] = AdapterModel(self, adapters, loaded)
-        known.renew(loaded)
-        return known
-
-    async def unload_adapter(self, name: str) -> None:
-        """Returns when the last call that uses it has ended. Raises NotFound."""
-        adapters = self._require_adapters()
-        loaded = adapters.unload(name)
-        if name not in self._first_adapters:
-            del self._adapter_models[name]
-        await adapters.drained(loaded)
-
-    def adapter_models(self) -> list[AdapterModel]:
-        """Of the adapters that are loaded now."""
-        return [each for each in self._adapter_models.values() if each.is_loaded]
+            load = self._require_adapters().load
+            loaded = await asyncio.to_thread(load, request.name, request.path, in_place=request.in_place)
+            return Result(adapter=loaded.info)
+        if isinstance(request, UnloadAdapter):
+            adapters = self._require_adapters()
+            unloaded = adapters.unload(request.name)
+            await adapters.drained(unloaded)
+            return Result(adapter=unloaded.info)
+        return await self._token_requests.answer(request)
 
     def _require_adapters(self) -> Adapters:
         if self.adapters is None:
@@ -175,19 +193,26 @@ class LanguageModel:
         """Token ids of a request's prompt, as `run` would compute them. Raises InvalidRequest."""
         return (await self._encode(request))[0].token_ids
 
-    def is_progressing(self) -> bool:
-        """For /readyz: started, not failed, and the last step not too long ago."""
-        return self._engine_loop is not None and self._engine_loop.is_progressing()
+    async def run(self, call: Call) -> AsyncGenerator[Event, None]:
+        """Answer one call; an adapter that it names stays until the call has ended.
 
-    async def run(self, call: Call) -> AsyncIterator[Event]:
-        """Answer one call. Raises InvalidRequest, Overloaded, DeadlineExceeded, RequestFailed, EngineFailed."""
+        Raises InvalidRequest, NotFound (the adapter), Overloaded, DeadlineExceeded, RequestFailed, EngineFailed.
+        """
+        if isinstance(call.request, Unmetered):
+            yield await self._answer_unmetered(call.request)
+            yield Finish(reason="stop")
+            return
         request = self._check(call)
         engine_loop = self._engine_loop
         if engine_loop is None:
             raise EngineFailed("the model is not started", retry_after_s=1.0)
-        ticket = self.engine.scheduler.admission.enter()
+        adapter = self._require_adapters().enter(request.adapter) if request.adapter else None
+        ticket: Ticket | None = None
         stream: Stream | None = None
         try:
+            ticket = self.engine.scheduler.admission.enter()
+            if adapter is not None:
+                request = replace(request, adapter=adapter.info.key)
             constraint = await self._grammars.get(request.constraint) if request.constraint is not None else None
             stream = self._open(call, request, await self._encode(request), constraint, ticket)
             for sequence in stream.sequences:
@@ -201,13 +226,16 @@ class LanguageModel:
                     yield delta
             yield stream.finish()
         finally:
-            ticket.release()
+            if ticket is not None:
+                ticket.release()
             if stream is not None:
                 if stream in self._held:
                     self._resume(stream)
                 for sequence in stream.sequences:
                     self._streams.pop(sequence, None)
                 self._abort(stream.sequences)
+            if adapter is not None:
+                self._require_adapters().leave(adapter)
 
     def answer(self, calls: list[Call]) -> Iterator[tuple[int, Event | TriposError]]:
         """Answer many calls without an event loop: (index of the call, event or its error), each call as it is over.
@@ -336,7 +364,7 @@ class LanguageModel:
         prompts = [each.token_ids for each in encoded]
         for prompt in prompts:
             check_token_ids("prompt", prompt, self.card.vocab_size)
-            self.engine.scheduler.check_fits(len(prompt), self._max_tokens(request, len(prompt)))
+            self.engine.scheduler.blocks.check_fits(len(prompt), self._max_tokens(request, len(prompt)))
         arrays = [np.array(prompt, np.int32) for prompt in prompts]
         shared = [_num_shared(arrays[0], each) for each in arrays[1:]]
         if ticket is not None:
@@ -344,7 +372,7 @@ class LanguageModel:
         seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(64)
         adapter = self._require_adapters().find(request.adapter) if request.adapter else None
         identity = PrefixIdentity(
-            self.card.digest, adapter.digest if adapter else "", call.principal, request.cache_salt
+            self.card.digest, adapter.info.digest if adapter else "", call.principal, request.cache_salt
         ).encode()
         arrival_s = call.arrival_s or self.engine.clock()
         grammar = constraint.grammar if constraint is not None else None

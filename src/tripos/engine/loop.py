@@ -1,6 +1,7 @@
 """The thread that steps an engine while there is work, and how others tell it of sequences.
 
 Owns the thread and its inbox. What a step gave is delivered from that thread; who gets it is not known here.
+Tested in tests/unit/engine/test_llm.py.
 """
 
 from __future__ import annotations

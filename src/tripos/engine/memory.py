@@ -177,13 +177,13 @@ def mib(num_bytes: float) -> str:
     return f"{num_bytes / 2**30:,.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:,.1f} MiB"
 
 
-def measure(name: str, plan: Plan, weights: Weights, window: int, options: MemoryOptions) -> Need:
-    """What a model would take; `window` is the context it was made for, in tokens.
+def measure(name: str, plan: Plan, weights: Weights, context_length: int, options: MemoryOptions) -> Need:
+    """What a model would take; `context_length`: the tokens it was made for.
 
     Raises ConfigError for a longer max_model_len.
     """
-    if options.max_model_len > window:
-        raise ConfigError(f"--max-model-len {options.max_model_len}: {name} was made for {window} tokens")
+    if options.max_model_len > context_length:
+        raise ConfigError(f"--max-model-len {options.max_model_len}: {name} was made for {context_length} tokens")
     weights_format = options.weights if options.weights != "auto" else stored_format(plan, weights)
     kv_format = cache_format(weights_format) if options.kv_cache == "auto" else options.kv_cache
     return Need(
@@ -192,7 +192,7 @@ def measure(name: str, plan: Plan, weights: Weights, window: int, options: Memor
         weights=measure_weights(plan, weights, options.weights),
         kv_format=kv_format,
         kv_bytes_per_token=cost(plan, bytes_per_kv=BYTES_PER_KV[kv_format]).kv_bytes_per_token,
-        max_model_len=options.max_model_len or window,
+        max_model_len=options.max_model_len or context_length,
         adapter_bytes=_adapter_bytes(plan, weights_format, options),
     )
 

@@ -1,17 +1,17 @@
 """Schedule → StepInput: the ragged batch and its sampling parameters as arrays.
 
-Owns one table row per running slot (block ids, sampling parameters), written when a sequence moves in and extended
-as it grows, so that a step's Python work is a few operations per sequence. Knows nothing of policy.
+Owns one table row per place in the batch (block ids, sampling parameters), written when a sequence moves in and
+extended as it grows, so that a step's Python work is a few operations per sequence. Knows nothing of policy.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from tripos.engine.packed_step import MaskRows, PackedStep, RowKey, RowOwner, SteadyStep
 from tripos.engine.sequence import Sequence
 from tripos.runtime.executor import F32, I32, U32, SamplingInput, StepInput
 
@@ -31,79 +31,6 @@ _NO_VALUES = np.zeros(0, np.float32)
 _NO_MASK = np.zeros((0, 0), np.uint32)
 
 
-class RowOwner(NamedTuple):
-    """Whose logits row it is: the prompt token at `position` when forced, else the drawn token that goes there."""
-
-    sequence: Sequence
-    position: int
-    is_forced: bool
-
-
-class MaskRows(NamedTuple):
-    """The rows of the step's mask that a constrained sequence needs: for its next token, and after each guess."""
-
-    sequence: Sequence
-    rows: U32  # [1 + num_drafts, ceil(vocab_size / 32)]
-
-
-@dataclass
-class PackedStep:
-    """A step and who owns its rows, in row order."""
-
-    step: StepInput
-    entries: list[tuple[Sequence, int]]
-    owners: list[RowOwner]
-    masks: list[MaskRows]  # to be written before the executor draws
-
-
-class _DecodingStep:
-    """A step of which each sequence computed one token and drew one. As long as the batch stays, the next step is the
-    same a token further on, in the same arrays: other memory, and code that is not needed, cost a step of a small model
-    half a millisecond, because a step's weights have put everything else out of the caches."""
-
-    def __init__(self, packed: PackedStep, num_moves: int, block_size: int) -> None:
-        self.num_moves = num_moves
-        self._step = step = packed.step
-        self._entries = entries = packed.entries
-        self._masks = packed.masks
-        self._block_size = block_size
-        self._positions: list[int] = step.positions.tolist()
-        self._num_blocks = [len(sequence.block_table) for sequence, _ in entries]
-
-    def is_continued_by(self, entries: list[tuple[Sequence, int]]) -> bool:
-        if len(entries) != len(self._entries):
-            return False
-        width = self._step.block_tables.shape[1]
-        for (sequence, count), (before, _), position in zip(entries, self._entries, self._positions, strict=True):
-            is_same = sequence is before and count == 1 and sequence.num_computed_tokens == position + 1
-            if not is_same or sequence.num_tokens != position + 2 or sequence.num_tokens >= sequence.max_num_tokens:
-                return False
-            if position + 1 >= width * self._block_size:
-                return False
-        return True
-
-    def advance(self, entries: list[tuple[Sequence, int]]) -> PackedStep:
-        step, size = self._step, self._block_size
-        owners, tokens, slots = [], [], []
-        for row, (sequence, _) in enumerate(entries):
-            position, table = sequence.num_computed_tokens, sequence.block_table
-            if len(table) != self._num_blocks[row]:
-                end = step.block_tables.shape[1]
-                step.block_tables[row, : len(table)] = table[:end]
-                self._num_blocks[row] = len(table)
-            self._positions[row] = position
-            tokens.append(sequence.tokens[position])
-            slots.append(table[position // size] * size + position % size)
-            owners.append(RowOwner(sequence, position + 1, False))
-        step.token_ids[:] = tokens
-        step.slots[:] = slots
-        for array in (step.positions, step.seq_lens, step.sampling.counter):
-            array += 1
-        step.is_continued = True
-        self._entries = entries
-        return PackedStep(step, entries, owners, self._masks)
-
-
 class Packer:
     """Turns schedules into steps. `max_blocks` is the longest block table a sequence may have."""
 
@@ -115,21 +42,18 @@ class Packer:
         self._columns = {name: np.zeros(max_num_seqs, dtype) for name, dtype in _COLUMNS.items()}
         self._adapter_slots = np.full(max_num_seqs, -1, np.int32)
         self._num_moves = 0
-        self._last: _DecodingStep | None = None
-        self._last_key: tuple[int, bytes] | None = None
-        self._last_sampling = SamplingInput.greedy(0)
-        self._last_masks: list[MaskRows] = []
+        self._last: SteadyStep | None = None
         self._bias: list[tuple[I32, F32]] = [(_NO_IDS, _NO_VALUES)] * max_num_seqs
         self._mask = _NO_MASK  # grown on demand, written anew in each step
 
     def pack(self, entries: list[tuple[Sequence, int]]) -> PackedStep:
-        """`entries` are running sequences (with a slot) and the number of tokens to compute, at least 1."""
+        """`entries` are running sequences (with a batch_idx) and the number of tokens to compute, at least 1."""
         for sequence, _ in entries:
             self._settle(sequence)
         last = self._last
-        if last is not None and last.num_moves == self._num_moves and last.is_continued_by(entries):
+        if last is not None and last.is_continued_by(entries, self._num_moves):
             return last.advance(entries)
-        slot_idx = np.array([sequence.slot for sequence, _ in entries])
+        batch_idx = np.array([sequence.batch_idx for sequence, _ in entries])
         counts = np.array([num_tokens for _, num_tokens in entries], np.int32)
         starts = np.array([sequence.num_computed_tokens for sequence, _ in entries], np.int32)
         query_start = np.zeros(len(entries) + 1, np.int32)
@@ -139,11 +63,11 @@ class Packer:
         positions = np.arange(query_start[-1], dtype=np.int32) + (starts - query_start[:-1])[seq_of_token]
         token_ids = np.concatenate([s.tokens[s.num_computed_tokens : s.num_computed_tokens + n] for s, n in entries])
         width = -(-int(seq_lens.max()) // self.block_size)
-        block_tables = np.ascontiguousarray(self._block_tables[slot_idx, :width])
+        block_tables = np.ascontiguousarray(self._block_tables[batch_idx, :width])
         blocks = block_tables[seq_of_token, positions // self.block_size]
         owners, last_rows = self._own_rows(entries, query_start)
-        sampling, masks = self._sampling(owners)
-        adapter_slots = self._adapter_slots[slot_idx]
+        sampling, masks, key = self._sampling(owners)
+        adapter_slots = self._adapter_slots[batch_idx]
         step = StepInput(
             token_ids=token_ids,
             positions=positions,
@@ -156,38 +80,36 @@ class Packer:
             adapter_slots=adapter_slots if adapter_slots.max() >= 0 else None,
         )
         packed = PackedStep(step, entries, owners, masks)
-        is_steady = all(owner.sequence.is_steady and not owner.is_forced for owner in owners)
-        is_decoding = is_steady and len(owners) == len(entries) == len(token_ids)
-        self._last = _DecodingStep(packed, self._num_moves, self.block_size) if is_decoding else None
+        self._last = SteadyStep(packed, key, self.block_size) if key is not None else None
         return packed
 
     def _settle(self, sequence: Sequence) -> None:
-        """Bring the slot's rows up to date with the sequence that lives there now."""
-        slot = sequence.slot
-        tenant, stay = self._tenants[slot]
+        """Bring the tables' rows up to date with the sequence that has the place now."""
+        idx = sequence.batch_idx
+        tenant, stay = self._tenants[idx]
         if tenant is not sequence or stay != sequence.num_stays:
-            self._move_in(sequence, slot)
-        known, table = self._num_blocks[slot], sequence.block_table
+            self._move_in(sequence, idx)
+        known, table = self._num_blocks[idx], sequence.block_table
         if known != len(table):
-            self._block_tables[slot, known : len(table)] = table[known:]
-            self._num_blocks[slot] = len(table)
+            self._block_tables[idx, known : len(table)] = table[known:]
+            self._num_blocks[idx] = len(table)
 
-    def _move_in(self, sequence: Sequence, slot: int) -> None:
+    def _move_in(self, sequence: Sequence, idx: int) -> None:
         sampling = sequence.sampling
         self._num_moves += 1
-        self._tenants[slot] = (sequence, sequence.num_stays)
-        self._num_blocks[slot] = 0
-        self._adapter_slots[slot] = sequence.adapter_slot
+        self._tenants[idx] = (sequence, sequence.num_stays)
+        self._num_blocks[idx] = 0
+        self._adapter_slots[idx] = sequence.adapter_slot
         num_logprobs = -1 if sampling.logprobs is None else sampling.logprobs
         own = {"seed": sequence.seed, "num_logprobs": num_logprobs}
         for name, column in self._columns.items():
-            column[slot] = own[name] if name in own else getattr(sampling, name)
+            column[idx] = own[name] if name in own else getattr(sampling, name)
         bias = sampling.logit_bias
         own_bias = (
             np.fromiter(bias.keys(), np.int32, len(bias)),
             np.fromiter(bias.values(), np.float32, len(bias)),
         )
-        self._bias[slot] = _joined(own_bias, sequence.rules.always) if sequence.rules is not None else own_bias
+        self._bias[idx] = _joined(own_bias, sequence.rules.always) if sequence.rules is not None else own_bias
 
     def _own_rows(self, entries: list[tuple[Sequence, int]], query_start: I32) -> tuple[list[RowOwner], I32]:
         owners: list[RowOwner] = []
@@ -200,21 +122,24 @@ class Packer:
                         owners.append(RowOwner(sequence, position, True))
                         rows.append(at + position - 1 - first)
             known = sequence.num_tokens
-            if known < sequence.max_num_tokens:  # one row for the last known token, and one for each guess after it
+            if (
+                known < sequence.max_num_tokens
+            ):  # one row for the last known token, and one for each draft token after it
                 for position in range(known, first + count + 1):
                     owners.append(RowOwner(sequence, position, False))
                     rows.append(at + position - 1 - first)
         return owners, np.array(rows, np.int32)
 
-    def _sampling(self, owners: list[RowOwner]) -> tuple[SamplingInput, list[MaskRows]]:
+    def _sampling(self, owners: list[RowOwner]) -> tuple[SamplingInput, list[MaskRows], RowKey | None]:
+        """The rows' sampling parameters, the masks to write, and the key of the rows where all are steady."""
         num_rows = len(owners)
-        slots = np.array([owner.sequence.slot for owner in owners], np.int64)
+        batch_idx = np.array([owner.sequence.batch_idx for owner in owners], np.int64)
         positions = np.array([owner.position for owner in owners], np.uint64)
         is_steady = all(owner.sequence.is_steady and not owner.is_forced for owner in owners)
-        key = (self._num_moves, slots.tobytes()) if is_steady else None
-        if key is not None and key == self._last_key:  # as in the last step, one token on
-            return replace(self._last_sampling, counter=positions), self._last_masks
-        columns: dict[str, Any] = {name: column[slots] for name, column in self._columns.items()}
+        key = RowKey(self._num_moves, batch_idx.tobytes()) if is_steady else None
+        if self._last is not None and key == self._last.key:
+            return self._last.sampling(positions), self._last.masks, key
+        columns: dict[str, Any] = {name: column[batch_idx] for name, column in self._columns.items()}
         forced = np.full(num_rows, -1, np.int32)
         adjusted = []
         for row, owner in enumerate(owners):
@@ -242,8 +167,7 @@ class Packer:
             wanted_start=wanted_start,
             wanted_ids=wanted_ids,
         )
-        self._last_key, self._last_sampling, self._last_masks = key, sampling, mask_rows
-        return sampling, mask_rows
+        return sampling, mask_rows, key
 
     def _mask_rows(self, adjusted: list[tuple[int, RowOwner]], num_rows: int) -> tuple[I32, U32, list[MaskRows]]:
         """Places in the mask for the rows of constrained sequences, each sequence's side by side, not yet written."""
@@ -291,9 +215,9 @@ class Packer:
     def _bias_of(self, owner: RowOwner) -> tuple[I32, F32]:
         """The request's own bias, the model's rules, and the ban on every ending until min_tokens are out."""
         sequence = owner.sequence
-        bias = self._bias[sequence.slot]
+        bias = self._bias[sequence.batch_idx]
         if sequence.rules is not None and sequence.rules.depends_on_place:
-            before = sequence.tokens[: owner.position]  # guesses too
+            before = sequence.tokens[: owner.position]  # drafts too
             bias = _joined(bias, sequence.rules.at(before, sequence.num_prompt_tokens))
         if owner.position - sequence.num_prompt_tokens < sequence.sampling.min_tokens:
             banned = np.array(sorted(sequence.banned_ids), np.int32)

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tripos.grammar.matcher import Grammar, GrammarProblem, Matcher
+from tripos.errors import GrammarProblem
+from tripos.grammar.matcher import Grammar, Matcher
 from tripos.models.text.tokenizer import Tokenizer
 from tripos.runtime.executor import U32
 from tripos.types import Generate, ReasoningMarks

@@ -1,7 +1,8 @@
 """What a model's makers rule out or favour at each place of an answer, and how long an answer is unless a request says.
 
 Made of generation_config.json, with transformers' meaning. A place's bias depends on the tokens before it alone: an
-answer is the same in any batch and with any guesses.
+answer is the same in any batch and with any drafts.
+Tested in tests/unit/models/files/test_generation.py.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class TokenRules:
         return _bias(ids, [-math.inf] * len(banned) + [value for _, value in completed])
 
     def max_tokens(self, num_prompt_tokens: int) -> int | None:
-        """Of an answer whose request does not say. None: as many as the window leaves.
+        """Of an answer whose request does not say. None: as many as the context length leaves.
 
         A prompt that alone is as long as max_length, which transformers refuses, lifts that limit.
         """
@@ -76,7 +77,7 @@ def _repeating(tokens: I32, size: int) -> list[int]:
     """Tokens that would end a run of `size` tokens that stands among `tokens` already."""
     if not size or len(tokens) < size:
         return []
-    windows = np.lib.stride_tricks.sliding_window_view(tokens, size)
-    is_met = (windows[:, :-1] == tokens[len(tokens) - size + 1 :]).all(axis=1)
-    found: list[int] = np.unique(windows[is_met, -1]).tolist()
+    runs = np.lib.stride_tricks.sliding_window_view(tokens, size)
+    is_met = (runs[:, :-1] == tokens[len(tokens) - size + 1 :]).all(axis=1)
+    found: list[int] = np.unique(runs[is_met, -1]).tolist()
     return found

@@ -1,34 +1,36 @@
 """Which sequences compute how many tokens in the next step. Integers only: no tensor, no clock, no thread of its own.
 
-Owns the waiting and running sets and all calls to the block pool. There are no phases: every running sequence gets
-tokens towards num_tokens, so decoding, chunked prefill, prefix hits and recompute after preemption are one rule.
+Owns the running set. Who waits is in waiting.py, what batch work is owed in fairness.py, cache blocks in
+sequence_blocks.py, drafts in speculate.py. There are no phases: every running sequence gets tokens towards num_tokens,
+so decoding, chunked prefill, prefix hits and recompute after preemption are one rule.
 """
 
 from __future__ import annotations
 
 import bisect
-import heapq
 import itertools
 from dataclasses import dataclass, field
 
 from tripos.engine.admission import Admission
-from tripos.engine.block_pool import NO_PARENT, BlockPool
+from tripos.engine.block_pool import BlockPool
+from tripos.engine.fairness import BatchShare
 from tripos.engine.sequence import Sequence, Status
+from tripos.engine.sequence_blocks import SequenceBlocks
 from tripos.engine.speculate import Speculator
-from tripos.engine.waiting import BATCH_SHARE, BatchDebt, WaitingRoom
-from tripos.errors import ConfigError, ContextLengthExceeded
+from tripos.engine.waiting import Deadlines, WaitingQueue
+from tripos.errors import ConfigError
 from tripos.types import Priority
 
 
 @dataclass(frozen=True)
 class SchedulerOptions:
-    """Limits of a step and of the waiting room."""
+    """Limits of a step and of what may wait."""
 
     max_num_seqs: int = 64  # running at once
     token_budget: int = 512  # T of a step
     max_num_rows: int = 256  # S of a step: sampled tokens and prompt logprobs
     max_prefill_tokens: int = 256  # of a step that also decodes: bounds the time between a stream's tokens
-    max_draft_tokens: int = 8  # guessed ahead for one sequence and step; 0: never
+    max_draft_tokens: int = 8  # of one sequence and step; 0: never
     max_waiting: int = 256  # requests
     max_waiting_tokens: int = 262_144  # prompt tokens
     max_wait_s: float = 30.0  # predicted, for the next to come
@@ -51,8 +53,8 @@ class Schedule:
 
     entries: list[tuple[Sequence, int]] = field(default_factory=list)
     num_tokens: int = 0
-    num_drafts: int = 0  # of these tokens, guessed
-    is_decoding: bool = False  # nothing but pending tokens and guesses
+    num_drafts: int = 0  # of these tokens
+    is_decoding: bool = False  # nothing but pending tokens and drafts
 
 
 class Scheduler:
@@ -65,55 +67,39 @@ class Scheduler:
 
     def __init__(self, pool: BlockPool, options: SchedulerOptions | None = None) -> None:
         self.options = options = options or SchedulerOptions()
-        self.pool = pool
+        self.blocks = SequenceBlocks(pool)
         self.admission = Admission(options.max_waiting, options.max_waiting_tokens, options.max_wait_s)
         self.running: list[Sequence] = []  # by key
-        self._waiting = WaitingRoom()
-        self._batch_debt = BatchDebt(options.token_budget)
+        self._waiting = WaitingQueue()
+        self._batch_share = BatchShare(options.token_budget, options.max_num_seqs)
         self._held: set[Sequence] = set()  # neither run nor wait
-        self._kept: set[Sequence] = set()  # batch sequences that no online newcomer may replace
-        self._deadlines: list[tuple[float, int, Sequence]] = []  # heap, finished ones lazily dropped
-        self._num_waiting = 0
-        self._slots = list(range(options.max_num_seqs - 1, -1, -1))
+        self._deadlines = Deadlines()
+        self._free_idx = list(range(options.max_num_seqs - 1, -1, -1))
         self._orders = itertools.count(1)  # 0: never added
         self.speculator = Speculator(options.max_draft_tokens)
         self.num_preemptions = 0
-        self.num_prefix_queries = 0  # tokens
-        self.num_prefix_hits = 0
 
     @property
     def num_waiting(self) -> int:
         """Sequences that wait for a place, preempted ones and siblings included."""
-        return self._num_waiting
+        return self._waiting.num_sequences
 
     @property
     def has_work(self) -> bool:
-        return bool(self.running) or self._num_waiting > 0
-
-    def check_fits(self, num_prompt_tokens: int, max_tokens: int) -> None:
-        """Raise ContextLengthExceeded for a sequence that could never finish, however long it waits."""
-        num_tokens = num_prompt_tokens + max_tokens
-        if self.pool.num_blocks_for(num_tokens) > self.pool.num_blocks:
-            raise ContextLengthExceeded(
-                f"{num_prompt_tokens} prompt tokens and {max_tokens} to generate need "
-                f"{self.pool.num_blocks_for(num_tokens)} cache blocks of {self.pool.block_size} tokens, the model was "
-                f"given {self.pool.num_blocks}: shorten the prompt, lower max_tokens or give it more cache memory"
-            )
+        return bool(self.running) or self.num_waiting > 0
 
     def add(self, sequence: Sequence) -> None:
         """Let a sequence wait; its siblings follow once what they share with it is computed."""
         for each in (sequence, *sequence.siblings):
-            self.check_fits(each.num_prompt_tokens, each.max_tokens)
+            self.blocks.check_fits(each.num_prompt_tokens, each.max_tokens)
         order = next(self._orders)
         sequence.order = (order, 0)
         for place, sibling in enumerate(sequence.siblings, 1):
             sibling.order = (order, place)
         group = (sequence, *sequence.siblings)
-        self._num_waiting += len(group)
-        self._push(sequence)
+        self._waiting.push(sequence, num_new=len(group))
         for each in group:
-            if each.deadline_s is not None:
-                heapq.heappush(self._deadlines, (each.deadline_s, id(each), each))
+            self._deadlines.add(each)
 
     def schedule(self) -> Schedule:
         """Choose the next step's work, admitting and preempting as needed."""
@@ -130,29 +116,23 @@ class Scheduler:
         self._settle_batch(step)
         is_decoding = all(s.num_tokens - s.num_computed_tokens == 1 and not s.wants_prompt_rows for s in step.counts)
         if is_decoding and self.options.max_draft_tokens:
-            self._speculate(step)
+            max_drafts = min(step.num_tokens_left, step.num_rows_left)
+            for sequence in self.speculator.draft(list(step.counts), max_drafts, self.blocks, len(self.running)):
+                step.extend(sequence, sequence.num_drafts)
         return step.finish(is_decoding)
 
     def _fill(self, step: _Step, behind: list[Sequence]) -> None:
         """Prompts and newcomers: batch work gets what online work, running or waiting, leaves, and what it is owed."""
         may_admit = not step.preempted
-        if self._batch_debt.is_due:
+        share = self._batch_share
+        if share.is_due:
             self._catch_up(step, behind, Priority.BATCH)
-            if len(self._kept) < 1 + BATCH_SHARE * self.options.max_num_seqs:
-                may_admit = self._keep_one() or (may_admit and self._admit(step, Priority.BATCH, keep_one=True))
+            if share.may_protect:
+                is_protected = share.protect_one_of(self.running)
+                may_admit = is_protected or (may_admit and self._admit(step, Priority.BATCH, protect_one=True))
         for priority in Priority:
             self._catch_up(step, behind, priority)
             may_admit = may_admit and not step.preempted and self._admit(step, priority)
-
-    def _keep_one(self) -> bool:
-        """Let a running batch sequence keep its place against online newcomers; False: there is no other."""
-        for sequence in reversed(self.running):
-            if sequence.priority is not Priority.BATCH:
-                break
-            if sequence not in self._kept:
-                self._kept.add(sequence)
-                return True
-        return False
 
     def _catch_up(self, step: _Step, behind: list[Sequence], priority: Priority) -> None:
         for sequence in behind:
@@ -163,18 +143,17 @@ class Scheduler:
     def _settle_batch(self, step: _Step) -> None:
         is_running = bool(self.running) and self.running[-1].priority is Priority.BATCH
         if not is_running and self._waiting.first(Priority.BATCH) is None:
-            self._batch_debt.clear()
-            return
-        num_batch = sum(n for sequence, n in step.counts.items() if sequence.priority is Priority.BATCH)
-        self._batch_debt.settle(sum(step.counts.values()), num_batch)
+            self._batch_share.clear()
+        else:
+            self._batch_share.settle(step.counts)
 
     def advance(self, sequence: Sequence, num_tokens: int) -> None:
-        """Note that a step computed `num_tokens` more of a sequence; full blocks become reusable. Guesses that did not
-        hold do not count: their places in the cache are written again.
+        """Note that a step computed `num_tokens` more of a sequence; full blocks become reusable. Drafts that were
+        not accepted do not count: their places in the cache are written again.
         """
         sequence.num_computed_tokens += num_tokens
         sequence.num_drafts = 0
-        self._register(sequence)
+        self.blocks.register(sequence)
         if sequence.siblings and sequence.num_computed_tokens >= sequence.num_shared_tokens:
             self._free_siblings(sequence)
 
@@ -191,7 +170,7 @@ class Scheduler:
         elif sequence.status is Status.HELD:
             self._held.discard(sequence)
         else:
-            self._num_waiting -= 1
+            self._waiting.discount()
         sequence.status = Status.FINISHED
         if sequence.ticket is not None:
             sequence.ticket.release()
@@ -214,155 +193,66 @@ class Scheduler:
 
     def expired(self, now_s: float) -> list[Sequence]:
         """Unfinished sequences past their deadline, in any state. Each is named once."""
-        late = []
-        while self._deadlines and self._deadlines[0][0] <= now_s:
-            sequence = heapq.heappop(self._deadlines)[2]
-            if not sequence.is_finished:
-                late.append(sequence)
-        if len(self._deadlines) > 2 * (self._num_waiting + len(self.running) + len(self._held)) + 64:
-            self._deadlines = [entry for entry in self._deadlines if not entry[2].is_finished]
-            heapq.heapify(self._deadlines)
-        return late
+        return self._deadlines.pop_expired(now_s, self.num_waiting + len(self.running) + len(self._held))
 
     def unfinished(self) -> list[Sequence]:
         """Every sequence that still runs, waits or is held."""
         known = [*self.running, *self._waiting.in_order(), *self._held]
         return [*known, *(s for leader in known for s in leader.siblings if not s.is_finished)]
 
-    def _push(self, sequence: Sequence) -> None:
-        self._waiting.prune(self._num_waiting)
-        self._waiting.push(sequence)
-
     def _free_siblings(self, sequence: Sequence) -> None:
         for sibling in sequence.siblings:
             if not sibling.is_finished:
-                self._push(sibling)
+                self._waiting.push(sibling, num_new=0)
         sequence.siblings = []
 
-    def _admit(self, step: _Step, priority: Priority, *, keep_one: bool = False) -> bool:
-        """Start waiting sequences of a priority while there is room (`keep_one`: one, to keep its place); they may take
-        the place of lower ones that are not kept. Returns whether there was room.
+    def _admit(self, step: _Step, priority: Priority, *, protect_one: bool = False) -> bool:
+        """Start waiting sequences of a priority while there is room (`protect_one`: one, whose place is protected);
+        they may take the place of lower ones that are not protected. Returns whether there was room.
         """
         while (sequence := self._waiting.first(priority)) is not None:
             if step.num_tokens_left <= 0 or step.num_rows_left <= 0 or sequence in step.preempted:
                 return False
-            if self._slots and self._take_blocks(sequence):
+            if self._free_idx and self.blocks.take(sequence, len(self.running)):
                 self._waiting.pop(priority)
                 self._start(sequence)
                 step.add(sequence, step.chunk_of(sequence))
-                if keep_one:
-                    self._kept.add(sequence)
+                if protect_one:
+                    self._batch_share.protect(sequence)
                     return True
-            elif (victim := self._last_below(priority)) is not None:
+            elif (victim := self._batch_share.last_below(priority, self.running)) is not None:
                 self._preempt(victim, step)
             else:
                 return False
         return True
 
-    def _last_below(self, priority: Priority) -> Sequence | None:
-        lower = itertools.takewhile(lambda sequence: sequence.priority > priority, reversed(self.running))
-        return next((sequence for sequence in lower if sequence not in self._kept), None)
-
-    def _take_blocks(self, sequence: Sequence) -> bool:
-        """Give a sequence blocks for all its known tokens, cached ones where the content is the same.
-
-        One block per running sequence stays spare, lest the newcomer be preempted at once.
-        """
-        pool = self.pool
-        hits = self._lookup(sequence)
-        pool.acquire(hits)
-        missing = pool.num_blocks_for(sequence.num_tokens) - len(hits)
-        if missing + len(self.running) > pool.num_available:
-            pool.release(hits)
-            return False
-        sequence.block_table = hits + pool.allocate(missing)
-        sequence.num_computed_tokens = len(hits) * pool.block_size
-        sequence.num_registered_blocks = len(hits)
-        sequence.last_registered = pool.ref(hits[-1]) if hits else NO_PARENT
-        if sequence.num_stays == 0:
-            sequence.num_cached_tokens = sequence.num_computed_tokens
-            self.num_prefix_queries += sequence.num_prompt_tokens
-            self.num_prefix_hits += sequence.num_cached_tokens
-        return True
-
-    def _lookup(self, sequence: Sequence) -> list[int]:
-        """Cached blocks of the known tokens, always leaving one token to compute: its logits are wanted."""
-        if sequence.wants_prompt_rows:  # logprobs of cached tokens do not exist any more
-            return []
-        size = self.pool.block_size
-        num_blocks = (sequence.num_tokens - 1) // size
-        self._hash_blocks(sequence, num_blocks)
-        tokens = [sequence.block_tokens(i, size) for i in range(num_blocks)]
-        return self.pool.lookup(sequence.identity, sequence.block_hashes[:num_blocks], tokens)
-
-    def _hash_blocks(self, sequence: Sequence, num_blocks: int) -> None:
-        hashes = sequence.block_hashes
-        for i in range(len(hashes), num_blocks):
-            parent = hashes[-1] if hashes else sequence.identity
-            hashes.append(self.pool.hash_block(parent, sequence.block_tokens(i, self.pool.block_size)))
-
-    def _register(self, sequence: Sequence) -> None:
-        size = self.pool.block_size
-        num_full = sequence.num_computed_tokens // size
-        if num_full == sequence.num_registered_blocks:
-            return
-        self._hash_blocks(sequence, num_full)
-        for i in range(sequence.num_registered_blocks, num_full):
-            sequence.last_registered = self.pool.register(
-                sequence.block_table[i],
-                sequence.identity,
-                sequence.last_registered,
-                sequence.block_hashes[i],
-                sequence.block_tokens(i, size),
-            )
-        sequence.num_registered_blocks = num_full
-
     def _grow(self, sequence: Sequence, step: _Step) -> bool:
         """Give a running sequence the block its next token needs, preempting from the end of the queue."""
-        missing = self.pool.num_blocks_for(sequence.num_tokens) - len(sequence.block_table)
+        missing = self.blocks.num_missing(sequence)
         if missing <= 0:
             return True
-        while self.pool.num_available < missing:
+        while self.blocks.pool.num_available < missing:
             victim = self.running[-1]
             self._preempt(victim, step)
             if victim is sequence:
                 return False
-        sequence.block_table += self.pool.allocate(missing)
+        self.blocks.extend(sequence, missing)
         return True
-
-    def _speculate(self, step: _Step) -> None:
-        """Let sequences guess ahead with the rows, tokens and blocks that nobody else needs."""
-        pool = self.pool
-        room = min(step.num_tokens_left, step.num_rows_left)
-        for sequence, guess in self.speculator.propose(list(step.counts), room):
-            spare = max(0, pool.num_available - len(self.running))
-            most = (len(sequence.block_table) + spare) * pool.block_size - sequence.num_tokens
-            if sequence.matcher is not None:
-                most = min(most, sequence.matcher.num_allowed(guess))
-            sequence.draft(guess[:most])
-            missing = pool.num_blocks_for(sequence.num_tokens + sequence.num_drafts) - len(sequence.block_table)
-            if missing > 0:
-                sequence.block_table += pool.allocate(missing)
-            step.extend(sequence, sequence.num_drafts)
 
     def _start(self, sequence: Sequence) -> None:
         sequence.status = Status.RUNNING
         sequence.num_stays += 1
-        sequence.slot = self._slots.pop()
-        self._num_waiting -= 1
+        sequence.batch_idx = self._free_idx.pop()
         bisect.insort(self.running, sequence, key=lambda s: s.key)
         if sequence.ticket is not None:
             sequence.ticket.release()
 
     def _leave(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
-        self._kept.discard(sequence)
-        self.pool.release(sequence.block_table)
-        self._slots.append(sequence.slot)
-        sequence.slot = -1
-        sequence.block_table = []
-        sequence.num_computed_tokens = sequence.num_registered_blocks = sequence.num_drafts = 0
-        sequence.last_registered = NO_PARENT
+        self._batch_share.release(sequence)
+        self.blocks.release(sequence)
+        self._free_idx.append(sequence.batch_idx)
+        sequence.batch_idx = -1
 
     def _preempt(self, sequence: Sequence, step: _Step) -> None:
         step.remove(sequence)
@@ -373,8 +263,7 @@ class Scheduler:
 
     def _wait_again(self, sequence: Sequence) -> None:
         sequence.status = Status.PREEMPTED
-        self._num_waiting += 1
-        self._push(sequence)
+        self._waiting.push(sequence)
 
 
 class _Step:
@@ -408,7 +297,7 @@ class _Step:
         self.preempted.add(sequence)
 
     def extend(self, sequence: Sequence, num_drafts: int) -> None:
-        """Guesses after the pending token, each with a row of its own."""
+        """Drafts after the pending token, each with a row of its own."""
         self.counts[sequence] += num_drafts
         self.num_tokens_left -= num_drafts
         self.num_rows_left -= num_drafts

@@ -1,6 +1,7 @@
 """A sequence: tokens known, tokens computed, and what it holds. A step lets the second catch up with the first.
 
 Owns no block and no policy; scheduler, pack and engine change it, each its own part.
+Tested in tests/unit/engine/test_engine.py.
 """
 
 from __future__ import annotations
@@ -96,13 +97,13 @@ class Sequence:
     order: tuple[int, int] = (0, 0)
     status: Status = Status.WAITING
     num_computed_tokens: int = 0
-    num_drafts: int = 0  # tokens guessed, written after the known ones and not believed until drawn
+    num_drafts: int = 0  # draft tokens, written after the known ones and not known until drawn
     num_cached_tokens: int = 0  # found in the prefix cache when first admitted
     block_table: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)  # of the full blocks of known tokens, grown on demand
     num_registered_blocks: int = 0
     last_registered: BlockRef = NO_PARENT
-    slot: int = -1  # row in pack's tables while running
+    batch_idx: int = -1  # its place among the running, and row in pack's tables; -1: none
     num_stays: int = 0  # how often it was given a place
     num_preemptions: int = 0
     num_reported_prompt: int = 1  # prompt tokens whose logprob is reported or has none
@@ -124,7 +125,7 @@ class Sequence:
         self.history: TokenCounts | None = None
         if has_penalty:
             self.history = TokenCounts(self.prompt.tolist() if sampling.repetition_penalty != 1.0 else ())
-        # whether pack must look at more of its sampling than the slot's row
+        # whether pack must look at more of its sampling than its row
         has_own_ids = sampling.logit_bias or sampling.logprob_token_ids
         self.is_adjusted = bool(has_penalty or has_own_ids or sampling.min_tokens or self.matcher or self.rules)
         # what pack finds there, it finds in the next step too
@@ -153,9 +154,9 @@ class Sequence:
         return self.status is Status.FINISHED
 
     def draft(self, tokens: list[int]) -> None:
-        """Guess what follows the known tokens, for one step."""
+        """Write what may follow the known tokens, for one step."""
         end = self.num_tokens + len(tokens)
-        if end >= len(self.tokens):  # the token drawn after the last guess has its place too
+        if end >= len(self.tokens):  # the token drawn after the last draft token has its place too
             self.tokens = np.concatenate((self.tokens, np.empty_like(self.tokens)))
         self.tokens[self.num_tokens : end] = tokens
         self.num_drafts = len(tokens)

@@ -1,6 +1,7 @@
 """Stream: one call's sequences on their way to its reader, from the engine's Outputs to Deltas and a Finish.
 
 Owns what waits to be read and how the call ends. Knows neither the engine nor who reads.
+Tested in tests/unit/engine/test_llm.py.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ from tripos.engine.engine import Output
 from tripos.engine.reasoning import EncodedPrompt
 from tripos.engine.sequence import Sequence
 from tripos.engine.text import ChoiceText
-from tripos.errors import AnswerMismatch, RequestFailed, TriposError
-from tripos.grammar.matcher import GrammarProblem
+from tripos.errors import AnswerMismatch, GrammarProblem, RequestFailed, TriposError
 from tripos.models.text.tokenizer import Tokenizer
 from tripos.types import Delta, Event, Finish, Generate, TokenLogprob, Usage
 

@@ -196,6 +196,7 @@ class ChoiceText:
             prompt_token_ids=self._prompt if echoes else (),
             prompt_logprobs=(None, *self._prompt_logprobs) if is_first and self._prompt_logprobs else None,
             prompt_offsets=self._prompt_offsets() if echoes and wants_logprobs else (),
+            prompt_start=self._tokenizer.decode(self._prompt[:1]) if echoes and wants_logprobs else "",
             finish_reason=self.finish_reason if is_last else None,
             stop=self.stop if is_last else None,
         )

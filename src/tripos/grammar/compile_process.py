@@ -2,6 +2,7 @@
 
 Owns that process and the pipe to it, and starts another when it has gone. Frames are MessagePack behind their length in
 4 bytes; the first one holds the vocabulary.
+Tested in tests/unit/grammar/test_compiler.py.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from tripos.errors import InvalidRequest
+from tripos.errors import GrammarProblem
 
 MAX_DEPTH = 64
 MAX_REPEAT = 1 << 16
@@ -24,19 +24,15 @@ _CHAR = re.compile(r"\\x[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}|\\U[0-9A-Fa-f]{8}|\\[nr
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
 
 
-class GbnfProblem(InvalidRequest):
-    code = "invalid_grammar"
-
-
 def gbnf_to_lark(source: str) -> str:
-    """Raises GbnfProblem naming the line."""
+    """Raises GrammarProblem naming the line."""
     rules = _Parser(source).rules()
     if "root" not in rules:
-        raise GbnfProblem("the grammar has no rule named root")
+        raise GrammarProblem("the grammar has no rule named root")
     used = {name: set(_names(body)) for name, body in rules.items()}
     for name, names in used.items():
         if missing := sorted(names - rules.keys()):
-            raise GbnfProblem(f"rule {name!r} refers to {missing[0]!r}, which is not defined")
+            raise GrammarProblem(f"rule {name!r} refers to {missing[0]!r}, which is not defined")
     terminals = _terminals(used)
     lark = {name: f"T{i}" if name in terminals else f"r{i}" for i, name in enumerate(rules)}
     lines = [f"start: {lark['root']}"]
@@ -86,12 +82,12 @@ class _Parser:
             if self._kind() not in ("line", "end"):
                 raise self._problem(f"{self._text()!r} cannot stand here")
         if not rules:
-            raise GbnfProblem("the grammar is empty")
+            raise GrammarProblem("the grammar is empty")
         return rules
 
     def _alternatives(self, depth: int) -> _Body:
         if depth > MAX_DEPTH:
-            raise GbnfProblem(
+            raise GrammarProblem(
                 f"the grammar is too complex: groups are nested deeper than {MAX_DEPTH}", code="grammar_too_complex"
             )
         body = self._sequence(depth)
@@ -189,8 +185,8 @@ class _Parser:
         self._at += 1
         return self._tokens[self._at - 1][1]
 
-    def _problem(self, cause: str) -> GbnfProblem:
-        return GbnfProblem(f"line {self._tokens[self._at][2]} of the grammar: {cause}")
+    def _problem(self, cause: str) -> GrammarProblem:
+        return GrammarProblem(f"line {self._tokens[self._at][2]} of the grammar: {cause}")
 
 
 def _tokens(source: str) -> Iterator[tuple[str, str, int]]:
@@ -199,7 +195,7 @@ def _tokens(source: str) -> Iterator[tuple[str, str, int]]:
     while at < len(source):
         match = _TOKEN.match(source, at)
         if match is None:
-            raise GbnfProblem(f"line {line} of the grammar: {source[at : at + 20]!r} cannot be read")
+            raise GrammarProblem(f"line {line} of the grammar: {source[at : at + 20]!r} cannot be read")
         kind = match.lastgroup or ""
         if kind != "space":
             yield kind, match[0], line
@@ -208,16 +204,16 @@ def _tokens(source: str) -> Iterator[tuple[str, str, int]]:
     yield "end", "", line
 
 
-def _repeat(text: str, problem: type[GbnfProblem] | object) -> str:
+def _repeat(text: str, problem: type[GrammarProblem] | object) -> str:
     if text in "*+?":
         return text
     low, _, high = text[1:-1].replace(" ", "").partition(",")
     if max(int(low), int(high or 0)) > MAX_REPEAT:
-        raise GbnfProblem(
+        raise GrammarProblem(
             f"the grammar is too complex: {text} repeats more than {MAX_REPEAT} times", code="grammar_too_complex"
         )
     if high and int(high) < int(low):
-        raise GbnfProblem(f"the repetition {text} runs backwards")
+        raise GrammarProblem(f"the repetition {text} runs backwards")
     return "{" + low + ("," if "," in text else "") + high + "}"
 
 

@@ -1,6 +1,7 @@
 """What a constraint must pass before its grammar is used: limits on its source, and only what is really enforced.
 
 Runs in the compiling process (compile_process.py): what happens here may take long, or take the process down.
+Tested in tests/unit/grammar/test_compiler.py.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from typing import Any
 
 import msgspec
 
-from tripos.errors import InvalidRequest
+from tripos.errors import GrammarProblem, InvalidRequest, SchemaProblem
 from tripos.grammar.gbnf import gbnf_to_lark
-from tripos.grammar.matcher import Grammar, GrammarProblem, Vocabulary, json_grammar, lark_grammar, regex_grammar
+from tripos.grammar.matcher import Grammar, Vocabulary, json_grammar, lark_grammar, regex_grammar
 from tripos.schema.lowering import lower
 from tripos.schema.pattern import dangling_quantifier
-from tripos.schema.reading import SchemaProblem, check_schema, read_schema
+from tripos.schema.reading import check_schema, read_schema
 from tripos.types import Constraint
 
 MAX_SOURCE_BYTES = 64 << 10

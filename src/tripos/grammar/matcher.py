@@ -2,6 +2,7 @@
 
 Owns the guard around its panics, the limits of every parser, and the matcher that follows one sequence. Knows nothing
 of where a grammar comes from, of processes or of caches; the compiling helper imports this too, so numpy stays out.
+Tested in tests/unit/engine/test_constrained.py.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tripos.errors import InvalidRequest
+from tripos.errors import GrammarProblem, reraise_stop
 
 if TYPE_CHECKING:
     import llguidance
@@ -52,12 +53,6 @@ Encode = Callable[[bytes], list[int]]
 T = TypeVar("T")
 
 
-class GrammarProblem(InvalidRequest):
-    """A grammar that does not parse, does not fit this vocabulary, or costs more than its limits."""
-
-    code = "invalid_grammar"
-
-
 @lru_cache(maxsize=1)
 def _library() -> Any:
     """llguidance, imported when the first grammar comes: most processes have none, and it takes 7 ms."""
@@ -68,7 +63,7 @@ def _library() -> Any:
 
 @contextmanager
 def _guarded() -> Iterator[None]:
-    """Rust panics arrive as BaseException. Turn every failure but a deliberate stop into a GrammarProblem."""
+    """Inside, every failure of the library but a deliberate stop becomes a GrammarProblem."""
     try:
         yield
     except BaseException as failure:
@@ -76,11 +71,10 @@ def _guarded() -> Iterator[None]:
 
 
 def _as_problem(failure: BaseException) -> GrammarProblem:
-    """The failure, in our words. Raises it where it is a deliberate stop."""
+    """The failure as an error of ours. Raises it again where it is a deliberate stop."""
     if isinstance(failure, GrammarProblem):
         return failure
-    if isinstance(failure, (KeyboardInterrupt, SystemExit, GeneratorExit)):
-        raise failure
+    reraise_stop(failure)
     log.error("the grammar's parser failed: %s", type(failure).__name__)  # whose text may quote grammar or answer
     return GrammarProblem(_PARSER_FAILS)
 

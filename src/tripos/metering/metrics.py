@@ -1,16 +1,17 @@
 """Prometheus metrics: vLLM's names with finer buckets, OpenTelemetry's gen_ai.server ones, and the process's own.
 
 Label values come from closed sets only (registered model names, finish reasons, error codes, paths of the route table),
-so that no client can grow the number of series. Gauges of an engine are read when someone scrapes.
+so that no client can grow the number of series. Gauges of an engine are of the last time that it was asked.
+Tested in tests/api/test_metrics.py.
 """
 
 from __future__ import annotations
 
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -34,13 +35,6 @@ MAX_UNSORTED = 256
 MODEL_STATES = ("unloaded", "loading", "ready", "draining", "failed")
 OTHER = "other"  # a method that no path takes, a path that no route has
 FINISH_REASONS = ("stop", "length", "tool_calls", "content_filter", "abort", "error")
-
-
-@runtime_checkable
-class HasStats(Protocol):
-    """A model with an engine."""
-
-    def stats(self) -> EngineStats: ...
 
 
 class Tally:
@@ -117,6 +111,9 @@ class Counter:
         for labels, count in self._counts.items():
             family.add_metric(labels, count.value)
         return family
+
+
+Family = TypeVar("Family", Histogram, Counter)
 
 
 class HttpCounter:
@@ -208,54 +205,55 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._models: dict[str, Any] = {}
+        self.stats: Mapping[str, EngineStats] = {}  # of the models with an engine, by name, when last asked
         self._series: dict[str, Series] = {}
         self._families: list[Histogram | Counter] = []
         self.http = HttpCounter()
-        self.states: Callable[[], Mapping[str, str]] = dict  # model name -> one of MODEL_STATES
+        self.states: Mapping[str, str] = {}  # model name -> one of MODEL_STATES, when last asked
         self._process = ProcessCollector(registry=None)
-        names = ("model_name", "engine")
-
-        def histogram(name: str, doc: str, buckets: tuple[float, ...]) -> Histogram:
-            made = Histogram(f"vllm:{name}", doc, names, buckets)
-            self._families.append(made)
-            return made
-
-        def otel(name: str, doc: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Histogram:
-            made = Histogram(f"gen_ai_server_{name}", doc, labels, buckets)
-            self._families.append(made)
-            return made
-
-        def counter(name: str, doc: str, *more: str) -> Counter:
-            made = Counter(f"vllm:{name}", doc, (*names, *more))
-            self._families.append(made)
-            return made
-
-        self.first_token = histogram("time_to_first_token_seconds", "Arrival to first token.", LATENCY_S)
-        self.inter_token = histogram("inter_token_latency_seconds", "Between output events.", TOKEN_S)
-        self.per_token = histogram("request_time_per_output_token_seconds", "Mean per token after the first.", TOKEN_S)
-        self.e2e = histogram("e2e_request_latency_seconds", "Arrival to end.", LATENCY_S)
-        self.queue = histogram("request_queue_time_seconds", "Waiting for a place.", LATENCY_S)
-        self.prefill = histogram(
+        self.first_token = self._histogram("time_to_first_token_seconds", "Arrival to first token.", LATENCY_S)
+        self.inter_token = self._histogram("inter_token_latency_seconds", "Between output events.", TOKEN_S)
+        self.per_token = self._histogram(
+            "request_time_per_output_token_seconds", "Mean per token after the first.", TOKEN_S
+        )
+        self.e2e = self._histogram("e2e_request_latency_seconds", "Arrival to end.", LATENCY_S)
+        self.queue = self._histogram("request_queue_time_seconds", "Waiting for a place.", LATENCY_S)
+        self.prefill = self._histogram(
             "request_prefill_time_seconds", "Own share of steps before the first token.", LATENCY_S
         )
-        self.decode = histogram("request_decode_time_seconds", "Own share of steps after it.", LATENCY_S)
-        self.prompt_size = histogram("request_prompt_tokens", "Prompt tokens per request.", TOKENS)
-        self.output_size = histogram("request_generation_tokens", "Output tokens per request.", TOKENS)
-        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens of finished requests.")
-        self.output_tokens = counter("generation_tokens", "Output tokens of finished requests.")
-        self.outcomes = counter("request_success", "Requests by how they ended.", "finished_reason")
-        self.otel_duration = otel(
+        self.decode = self._histogram("request_decode_time_seconds", "Own share of steps after it.", LATENCY_S)
+        self.prompt_size = self._histogram("request_prompt_tokens", "Prompt tokens per request.", TOKENS)
+        self.output_size = self._histogram("request_generation_tokens", "Output tokens per request.", TOKENS)
+        self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of finished requests.")
+        self.output_tokens = self._counter("generation_tokens", "Output tokens of finished requests.")
+        self.outcomes = self._counter("request_success", "Requests by how they ended.", "finished_reason")
+        self.otel_duration = self._otel_histogram(
             "request_duration_seconds", "Arrival to end.", ("gen_ai_request_model", "error_type"), LATENCY_S
         )
         model = ("gen_ai_request_model",)
-        self.otel_first = otel("time_to_first_token_seconds", "Arrival to first token.", model, LATENCY_S)
-        self.otel_per_token = otel("time_per_output_token_seconds", "Mean per token after the first.", model, TOKEN_S)
-        self.ignored = Counter(
-            "tripos:ignored_fields", "Fields of requests that were not heeded.", ("model_name", "group")
+        self.otel_first = self._otel_histogram(
+            "time_to_first_token_seconds", "Arrival to first token.", model, LATENCY_S
         )
-        self._families.append(self.ignored)
+        self.otel_per_token = self._otel_histogram(
+            "time_per_output_token_seconds", "Mean per token after the first.", model, TOKEN_S
+        )
+        self.ignored = self._added(
+            Counter("tripos:ignored_fields", "Fields of requests that were not heeded.", ("model_name", "group"))
+        )
         self.registry.register(self)
+
+    def _histogram(self, name: str, doc: str, buckets: tuple[float, ...]) -> Histogram:
+        return self._added(Histogram(f"vllm:{name}", doc, ("model_name", "engine"), buckets))
+
+    def _otel_histogram(self, name: str, doc: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Histogram:
+        return self._added(Histogram(f"gen_ai_server_{name}", doc, labels, buckets))
+
+    def _counter(self, name: str, doc: str, *more: str) -> Counter:
+        return self._added(Counter(f"vllm:{name}", doc, ("model_name", "engine", *more)))
+
+    def _added(self, family: Family) -> Family:
+        self._families.append(family)
+        return family
 
     def series(self, name: str) -> Series:
         """For a registered model; a name that a client made up must not come here."""
@@ -263,15 +261,9 @@ class Metrics:
             self._series[name] = Series(self, name)
         return self._series[name]
 
-    def add_model(self, name: str, model: object) -> None:
-        """Read this model's engine, if it has one, at every scrape."""
-        self._models.pop(name, None)
-        if isinstance(model, HasStats):
-            self._models[name] = model
-
     def remove_model(self, name: str) -> None:
         """Forget every series of a model that is no longer served."""
-        self._models.pop(name, None)
+        self.stats = {each: stats for each, stats in self.stats.items() if each != name}
         self._series.pop(name, None)
         for family in self._families:
             family.remove(name)
@@ -281,7 +273,7 @@ class Metrics:
         return generate_latest(self.registry)
 
     def collect(self) -> Iterable[Metric]:
-        """What was counted, and the engines' own numbers, asked for now (prometheus_client's collector protocol)."""
+        """What was counted, and the engines' own numbers (prometheus_client's collector protocol)."""
         for series in self._series.values():
             series.sort()
         for family in self._families:
@@ -289,7 +281,7 @@ class Metrics:
         yield self.http.collect()
         yield from self._process.collect()
         yield from self._about()
-        stats = {name: model.stats() for name, model in self._models.items()}
+        stats = self.stats
         for metric, field, doc in (
             ("num_requests_running", "num_running", "Sequences in the step."),
             ("num_requests_waiting", "num_waiting", "Sequences that wait for a place."),
@@ -318,20 +310,20 @@ class Metrics:
         build.add_metric((__version__,), 1)
         yield build
         state = GaugeMetricFamily("tripos_model_state", "1 for the state it is in.", labels=("model_name", "state"))
-        for name, now in self.states().items():
+        for name, now in self.states.items():
             for each in MODEL_STATES:
                 state.add_metric((name, each), float(each == now))
         yield state
 
 
-def _adapters(stats: dict[str, EngineStats]) -> GaugeMetricFamily:
+def _adapters(stats: Mapping[str, EngineStats]) -> GaugeMetricFamily:
     """vLLM's gauge, whose labels are what it tells and whose value is the time."""
     labels = ("model_name", "engine", "max_lora", "running_lora_adapters", "waiting_lora_adapters")
     gauge = GaugeMetricFamily(
         "vllm:lora_requests_info", "Adapters of sequences in the step, and waiting.", labels=labels
     )
     for name, each in stats.items():
-        if getattr(each, "max_adapters", 0):  # an encoder has none
+        if each.max_adapters:  # an encoder has none
             names = (",".join(each.running_adapters), ",".join(each.waiting_adapters))
             gauge.add_metric((name, ENGINE, str(each.max_adapters), *names), time.time())
     return gauge

@@ -1,29 +1,25 @@
 """config.json, read strictly into a ModelConfig: every number is checked before anything is allocated.
 
 Owns the names that checkpoints use for their sizes, and their silent defaults. Knows nothing of weights or plans.
+Tested in tests/models/test_config.py.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from tripos.errors import ModelRefused, plain, shown
-from tripos.models.files.opening import read_bytes
+from tripos.models.fields import MISSING, Family, Fields
 
-MAX_JSON_BYTES = 16 << 20
-MAX_JSON_DEPTH = 64
 CODE_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines")  # would run code from the model's directory
 ACTIVATION_NAMES = {
     "silu": "silu", "swish": "silu", "gelu": "gelu", "relu": "relu",
     "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh",
 }  # fmt: skip
 DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
-_MISSING: Any = object()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +71,6 @@ class ModelConfig:
     ignored_keys: tuple[str, ...] = ()  # keys that ask for code from the model's directory; never honoured
 
 
-@dataclass(frozen=True)
-class Family:
-    """What an architecture's config.json calls differently, leaves unsaid, or cannot say."""
-
-    keys: Mapping[str, str] = field(default_factory=dict)  # our key -> its key
-    defaults: Mapping[str, Any] = field(default_factory=dict)  # under our keys
-    mlp_ratio: int = 0  # intermediate_size over hidden_size where the file leaves it out
-    always: Mapping[str, Any] = field(default_factory=dict)  # true of every such model, whatever the file says
-
-
 # Keys of other families that change the result and are not implemented -> the values at which they change nothing.
 _CHANGING: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(
@@ -130,83 +116,12 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-class Fields:
-    """A family's config.json under our keys, each value checked as it is read; errors name the file's own key."""
-
-    def __init__(self, raw: Mapping[str, Any], file: str, family: Family) -> None:
-        self._file = file
-        self._keys = family.keys
-        renamed = {ours: raw[theirs] for ours, theirs in family.keys.items() if theirs in raw}
-        self._values = {**family.defaults, **raw, **renamed, **family.always}
-
-    def refuse(self, key: str, reason: str) -> ModelRefused:
-        return ModelRefused(f"{self._file}: {self._keys.get(key, key)} {reason}")
-
-    def get(self, key: str, default: Any = _MISSING) -> Any:
-        value = self._values.get(key)
-        if value is not None:
-            return value
-        if default is _MISSING:
-            raise self.refuse(key, "is missing")
-        return default
-
-    def integer(self, key: str, low: int, high: int, default: Any = _MISSING) -> int:
-        value = self.get(key, default)
-        if type(value) is not int or not low <= value <= high:
-            raise self.refuse(key, f"is {shown(value)}; expected a whole number from {low} to {high}")
-        return value
-
-    def number(self, key: str, low: float, high: float, default: Any = _MISSING) -> float:
-        value = self.get(key, default)
-        if type(value) not in (int, float) or not low <= value <= high:
-            raise self.refuse(key, f"is {shown(value)}; expected a number from {plain(low)} to {plain(high)}")
-        return float(value)
-
-    def flag(self, key: str, default: bool) -> bool:
-        value = self.get(key, default)
-        if type(value) is not bool:
-            raise self.refuse(key, f"is {shown(value)}; expected true or false")
-        return value
-
-    def choice(self, key: str, allowed: Mapping[str, str], default: Any = _MISSING) -> str:
-        value = self.get(key, default)
-        if type(value) is not str or value not in allowed:
-            raise self.refuse(key, f"is {shown(value)}, which is not supported; supported: {', '.join(allowed)}")
-        return allowed[value]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of at most 16 MiB: UTF-8, depth <= 64, no duplicate keys, only finite numbers.
-
-    Raises ModelRefused naming the file.
-    """
-    return parse_json(read_bytes(path, MAX_JSON_BYTES), path.name)
-
-
-def parse_json(data: bytes, file: str) -> dict[str, Any]:
-    """The JSON object in `data`, under the rules of read_json."""
-    try:
-        text = data.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
-        _check_depth(value)
-    except (ValueError, RecursionError) as problem:
-        raise ModelRefused(f"{file}: not acceptable JSON: {problem}") from problem
-    if not isinstance(value, dict):
-        raise ModelRefused(f"{file}: holds a JSON {type(value).__name__}; expected an object")
-    return value
-
-
 def parse_config(raw: Mapping[str, Any], file: str = "config.json") -> ModelConfig:
     """Check a config.json's content. Raises ModelRefused naming the file and the key that is wrong."""
     architecture = _architecture(raw, file)
     family = FAMILIES[architecture]
     f = Fields(raw, file, family)
-    if (quantization := raw.get("quantization_config")) is not None:
-        method = quantization.get("quant_method") if isinstance(quantization, Mapping) else quantization
-        raise f.refuse("quantization_config", f"names {shown(method)}, which is not supported: use a float checkpoint")
-    for key, neutral in _CHANGING.items():
-        if (value := raw.get(key)) is not None and value not in neutral:
-            raise f.refuse(key, f"is {shown(value)}, which is not supported")
+    _check_supported(raw, f)
     hidden_size = f.integer("hidden_size", 1, 1 << 17)
     num_layers = f.integer("num_hidden_layers", 1, 1024)
     num_heads = f.integer("num_attention_heads", 1, 4096)
@@ -226,7 +141,7 @@ def parse_config(raw: Mapping[str, Any], file: str = "config.json") -> ModelConf
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
-        intermediate_size=f.integer("intermediate_size", 1, 1 << 20, family.mlp_ratio * hidden_size or _MISSING),
+        intermediate_size=f.integer("intermediate_size", 1, 1 << 20, family.mlp_ratio * hidden_size or MISSING),
         vocab_size=vocab_size,
         max_position_embeddings=max_positions,
         norm_eps=f.number("rms_norm_eps", 0.0, 1.0, 1e-6),
@@ -245,6 +160,15 @@ def parse_config(raw: Mapping[str, Any], file: str = "config.json") -> ModelConf
         dtype=f.choice("dtype" if raw.get("dtype") is not None else "torch_dtype", DTYPES, "float32"),
         ignored_keys=tuple(key for key in CODE_KEYS if key in raw),
     )
+
+
+def _check_supported(raw: Mapping[str, Any], f: Fields) -> None:
+    if (quantization := raw.get("quantization_config")) is not None:
+        method = quantization.get("quant_method") if isinstance(quantization, Mapping) else quantization
+        raise f.refuse("quantization_config", f"names {shown(method)}, which is not supported: use a float checkpoint")
+    for key, neutral in _CHANGING.items():
+        if (value := raw.get(key)) is not None and value not in neutral:
+            raise f.refuse(key, f"is {shown(value)}, which is not supported")
 
 
 def _architecture(raw: Mapping[str, Any], file: str) -> str:
@@ -366,36 +290,3 @@ def _token_ids(f: Fields, key: str, vocab_size: int) -> tuple[int, ...]:
         if type(token_id) is not int or not 0 <= token_id < vocab_size:
             raise f.refuse(key, f"holds {shown(token_id)}; expected token ids below vocab_size {vocab_size}")
     return tuple(ids)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"key {shown(twice)} appears twice")
-    return result
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"number {text[:40]} overflows")
-    return value
-
-
-def _check_depth(value: Any) -> None:
-    level, depth = [value], 0
-    while level:
-        depth += 1
-        if depth > MAX_JSON_DEPTH:
-            raise ValueError(f"nested deeper than {MAX_JSON_DEPTH}")
-        level = [child for parent in level for child in _children(parent)]
-
-
-def _children(value: Any) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()

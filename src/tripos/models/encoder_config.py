@@ -2,6 +2,7 @@
 
 Owns which architectures are encoders and what each calls its sizes. Knows nothing of pooling (modules.py), weights or
 plans.
+Tested in tests/models/test_encoder_golden.py.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tripos.models.config import ACTIVATION_NAMES, Family, Fields
+from tripos.models.config import ACTIVATION_NAMES
+from tripos.models.fields import Family, Fields
 
 _TASKS = ("Model", "ForMaskedLM", "ForSequenceClassification")
 _DISTILBERT_KEYS = {

@@ -1,6 +1,7 @@
 """A text encoder of any kind as a plan: encoders proper, and decoders whose last token is the vector.
 
 Owns which function traces which family, what a checkpoint's names become, and where the vector or the score is read.
+Tested in tests/models/test_encoder_golden.py.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from typing import Any
 
 from tripos.errors import ModelRefused
 from tripos.models.config import FAMILIES as DECODERS
-from tripos.models.config import Family, Fields, parse_config
+from tripos.models.config import parse_config
 from tripos.models.encoder_config import ENCODERS, EncoderConfig, is_encoder, parse_encoder_config
 from tripos.models.families.bert import trace_bert, trace_bert_head
 from tripos.models.families.modernbert import trace_modernbert, trace_modernbert_head
 from tripos.models.families.static import MAX_TOKENS, trace_static
+from tripos.models.fields import Family, Fields
 from tripos.models.files.sentence_transformers import Dense, Modules, parse_modules, torch_class
 from tripos.models.registry import adapt_weights, trace
 from tripos.models.task import SCORES, STATIC, task_of

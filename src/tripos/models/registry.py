@@ -1,4 +1,7 @@
-"""Which function traces which architecture, and the one place that knows how checkpoints deviate from the plan."""
+"""Which function traces which architecture, and the one place that knows how checkpoints deviate from the plan.
+
+Tested in tests/models/test_registry.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a checkpoint is for, told by its config alone."""
+"""What a checkpoint is for, told by its config alone.
+
+Tested in tests/unit/models/files/test_sentence_transformers.py.
+"""
 
 from __future__ import annotations
 

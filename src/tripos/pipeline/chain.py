@@ -8,17 +8,18 @@ on what it is given: then it costs nothing per event. `aclose` may raise why a c
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from types import AsyncGeneratorType
-from typing import cast
 
-from tripos.types import Call, Event, Run, Stage
+from tripos.errors import RequestFailed
+from tripos.types import Call, Event, Result, Run, Stage
 
 
 def chain(stages: Sequence[Stage], model: Run) -> Run:
     """One Run: the first stage is the outermost, `model` the innermost."""
 
-    async def run(call: Call) -> AsyncIterator[Event]:
+    async def run(call: Call) -> AsyncGenerator[Event, None]:
         levels = Levels(stages, model)
         try:
             async for event in levels.open(call):
@@ -27,6 +28,18 @@ def chain(stages: Sequence[Stage], model: Run) -> Run:
             await levels.aclose()
 
     return run
+
+
+async def result_of(events: AsyncGenerator[Event, None]) -> Result:
+    """The Result of a run, read to its end. Raises RequestFailed where there was none."""
+    result: Result | None = None
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, Result):
+                result = event
+    if result is None:
+        raise RequestFailed("the model ended without a result: this is a bug in Tripos")
+    return result
 
 
 class Levels:
@@ -39,7 +52,7 @@ class Levels:
         self._model = model
         self._opened: list[AsyncGenerator[Event, None]] = []  # the outermost last opened stands first
 
-    def open(self, call: Call, depth: int = 0) -> AsyncIterator[Event]:
+    def open(self, call: Call, depth: int = 0) -> AsyncGenerator[Event, None]:
         """The events of the stages from `depth` on."""
         if depth == len(self._stages):
             events = self._model(call)
@@ -47,8 +60,7 @@ class Levels:
             events = self._stages[depth](call, lambda inner_call: self.open(inner_call, depth + 1))
         opened = self._opened
         if not opened or opened[-1] is not events:  # else the stage returned what it was given
-            # Runs are async generators; their type says only what readers need.
-            opened.append(cast("AsyncGenerator[Event, None]", events))
+            opened.append(events)
         return events
 
     async def aclose(self) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from msgspec.structs import replace
 
 from tripos.errors import InvalidRequest, RequestFailed
+from tripos.pipeline.chain import result_of
 from tripos.types import (
     Branch,
     Call,
@@ -25,6 +25,7 @@ from tripos.types import (
     Event,
     Finish,
     Generate,
+    LabelTokens,
     Message,
     Question,
     ReasoningOptions,
@@ -44,33 +45,30 @@ _REPLY = {
 }
 
 
-class Tokenizer(Protocol):
-    """What the labels are looked up in."""
-
-    @property
-    def all_token_bytes(self) -> tuple[bytes, ...]: ...
-    @property
-    def special_ids(self) -> frozenset[int]: ...
-    def encode(self, text: str, add_special: bool = True) -> list[int]: ...
+Labels = tuple[tuple[str, ...], ...]  # of the options of a question, each as texts that mean the same
+Paths = tuple[tuple[int, tuple[int, ...]], ...]  # (index of the label, token ids)
 
 
-def decide(tokenizer: Tokenizer) -> Stage:
-    """A stage that answers Decide with the model below it, a language model with this tokenizer. Every other request
-    passes untouched. A model that reasons is read with its reasoning turned off.
+def decide() -> Stage:
+    """A stage that answers Decide with the model below it, a language model, which it asks once how labels are written.
+    Every other request passes untouched. A model that reasons is read with its reasoning turned off.
 
     Raises InvalidRequest when the tokenizer has no tokens for the labels, and what the model raises.
     """
-    spellings = Spellings(tokenizer)
+    paths: dict[Labels, Paths] = {}
 
-    def stage(call: Call, run: Run) -> AsyncIterator[Event]:
-        return _decisions(call, run, spellings) if isinstance(call.request, Decide) else run(call)
+    def stage(call: Call, run: Run) -> AsyncGenerator[Event, None]:
+        return _decisions(call, run, paths) if isinstance(call.request, Decide) else run(call)
 
     return stage
 
 
-async def _decisions(call: Call, run: Run, spellings: Spellings) -> AsyncIterator[Event]:
+async def _decisions(call: Call, run: Run, paths: dict[Labels, Paths]) -> AsyncGenerator[Event, None]:
+    """`paths`: of labels that were looked up before."""
     request: Decide = call.request  # type: ignore[assignment]
-    readings = await asyncio.to_thread(_readings, request, spellings)
+    for labels in {labels_of(question) for question in request.questions} - paths.keys():
+        paths[labels] = (await result_of(run(replace(call, request=LabelTokens(labels=labels))))).label_tokens
+    readings = await asyncio.to_thread(_readings, request, paths)
     tokens: dict[int, TokenLogprob] = {}
     finish: Finish | None = None
     async for event in run(replace(call, request=_generate(request, readings))):
@@ -85,49 +83,15 @@ async def _decisions(call: Call, run: Run, spellings: Spellings) -> AsyncIterato
 
 
 # -- labels ---------------------------------------------------------------------------------------------------------
-class Spellings:
-    """How a tokenizer writes labels. Safe to use from several threads."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._by_text: dict[bytes, list[int]] = {}
-
-    def paths(self, labels: Sequence[tuple[str, ...]]) -> list[tuple[int, tuple[int, ...]]]:
-        """(index of the label, token ids) for each way to write it; a label is given as texts that mean the same.
-
-        Single tokens, with or without a space in front, where every label has one; else what encoding gives.
-        """
-        by_text = self._single_tokens()
-        single = [
-            [id for text in texts for form in (text, " " + text) for id in by_text.get(form.encode(), ())]
-            for texts in labels
-        ]
-        if all(single):
-            return [(i, (id,)) for i, ids in enumerate(single) for id in ids]
-        encoded = [{tuple(self._tokenizer.encode(text, False)) for text in texts} for texts in labels]
-        return [(i, path) for i, paths in enumerate(encoded) for path in sorted(paths)]
-
-    def _single_tokens(self) -> dict[bytes, list[int]]:
-        """Short text -> the tokens that are it."""
-        if not self._by_text:
-            found: dict[bytes, list[int]] = {}
-            special = self._tokenizer.special_ids
-            for id, data in enumerate(self._tokenizer.all_token_bytes):
-                if 0 < len(data) <= 4 and id not in special:
-                    found.setdefault(data, []).append(id)
-            self._by_text = found
-        return self._by_text
-
-
-def labels_of(question: Question) -> list[tuple[str, ...]]:
+def labels_of(question: Question) -> Labels:
     """Each option's label, as the texts that mean it. No label is the beginning of another."""
     num_options = len(question.options)
     if question.kind == "predicate":
-        return [("Yes", "yes"), ("No", "no")]
+        return (("Yes", "yes"), ("No", "no"))
     if question.kind == "score":
-        return [(str(i),) for i in range(num_options)]
+        return tuple((str(i),) for i in range(num_options))
     codes = _LETTERS if num_options <= len(_LETTERS) else _PAIRS
-    return [(code,) for code in codes[:num_options]]
+    return tuple((code,) for code in codes[:num_options])
 
 
 @dataclass
@@ -174,12 +138,12 @@ class Reading:
     first_idx: int
 
 
-def _readings(request: Decide, spellings: Spellings) -> list[Reading]:
+def _readings(request: Decide, paths: Mapping[Labels, Paths]) -> list[Reading]:
     readings: list[Reading] = []
     num_reads = 0
     for question in request.questions:
         labels = labels_of(question)
-        reads = read_of(spellings.paths(labels)).all()
+        reads = read_of(paths[labels]).all()
         orders = request.option_orders if question.kind == "choice" else 1
         for is_reversed in (False, True)[:orders]:
             prompt = prompt_of(request, question, labels, is_reversed)

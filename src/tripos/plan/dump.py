@@ -1,4 +1,7 @@
-"""A plan as text: one line an op, with the arithmetic and the bytes that a roofline needs."""
+"""A plan as text: one line an op, with the arithmetic and the bytes that a roofline needs.
+
+Tested in tests/unit/plan/test_passes.py.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from tripos.errors import DeadlineExceeded, EngineFailed, Overloaded, RequestFailed, TriposError
+from tripos.errors import DeadlineExceeded, EngineFailed, Overloaded, RequestFailed, TriposError, reraise_stop
 from tripos.types import Priority
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class BatcherOptions:
 
 
 @dataclass(eq=False)
-class Window:
+class PendingCall:
     """The texts of one call on their way through the queue. `rows` is complete when `is_over` and there is no error."""
 
     texts: Sequence[Text]
@@ -72,17 +72,20 @@ class Window:
 
 
 class Batcher:
-    """Runs windows. `start` gives it a thread; without one, `step` is called by whoever waits."""
+    """Runs calls. `start` gives it a thread; without one, `step` is called by whoever waits."""
 
     def __init__(
-        self, run: RunStep, options: BatcherOptions, deliver: Callable[[list[Window]], None] = lambda windows: None
+        self,
+        run: RunStep,
+        options: BatcherOptions,
+        deliver: Callable[[list[PendingCall]], None] = lambda _: None,
     ) -> None:
-        """`deliver` gets the windows that a step ended, once per step, from the batcher's thread."""
+        """`deliver` gets the calls that a step ended, once per step, from the batcher's thread."""
         self.options = options
         self.num_steps = 0
         self._run = run
         self._deliver = deliver
-        self._queues: dict[Priority, deque[Window]] = {priority: deque() for priority in sorted(Priority)}
+        self._queues: dict[Priority, deque[PendingCall]] = {priority: deque() for priority in sorted(Priority)}
         self._waiting_tokens = 0
         self._num_running = 0
         # Entered as it is, not through the condition: there an interrupt could come between taking it and holding it.
@@ -100,7 +103,7 @@ class Batcher:
         with self._lock:
             self._check(0)
 
-    def add(self, window: Window, *, is_bounded: bool = True) -> None:
+    def add(self, call: PendingCall, *, is_bounded: bool = True) -> None:
         """Queue a call's texts. Raises EngineFailed when it is closed or failed and, where it `is_bounded`, Overloaded
         when the queue is full.
         """
@@ -109,23 +112,23 @@ class Batcher:
                 raise self._failure
             if self._is_stopping:
                 raise self._ending
-            num_tokens = window.num_tokens
+            num_tokens = call.num_tokens
             if is_bounded:
                 self._check(num_tokens)
             self._waiting_tokens += num_tokens
-            self._queues[window.priority].append(window)
+            self._queues[call.priority].append(call)
             self._changed.notify()
 
-    def cancel(self, window: Window) -> None:
-        """Forget a window that nobody waits for; texts that are in a step run to its end."""
+    def cancel(self, call: PendingCall) -> None:
+        """Drop a call that nobody waits for; texts that are in a step run to its end."""
         with self._lock:
-            window.is_cancelled = True
-            if window in self._queues[window.priority]:
-                self._remove(window)
+            call.is_cancelled = True
+            if call in self._queues[call.priority]:
+                self._remove(call)
 
     @property
     def num_waiting(self) -> int:
-        """Windows with texts that are in no step yet."""
+        """Calls with texts that are in no step yet."""
         with self._lock:
             return sum(map(len, self._queues.values()))
 
@@ -159,9 +162,9 @@ class Batcher:
             thread.join()
             self._thread = None
         with self._lock:
-            left = [window for queue in self._queues.values() for window in queue]
-            for window in left:
-                self._fail(window, self._ending)
+            left = [call for queue in self._queues.values() for call in queue]
+            for call in left:
+                self._fail(call, self._ending)
         self._deliver(left)
 
     def begin_close(self, ending: EngineFailed) -> None:
@@ -171,8 +174,8 @@ class Batcher:
             self._ending = ending
             self._changed.notify_all()
 
-    def step(self) -> list[Window]:
-        """Run one batch now, if there is one; returns the windows that it ended."""
+    def step(self) -> list[PendingCall]:
+        """Run one batch now, if there is one; returns the calls that it ended."""
         batch, ended = self._take()
         if batch:
             ended += self._execute(batch)
@@ -189,37 +192,37 @@ class Batcher:
             if ended := self.step():
                 self._deliver(ended)
 
-    def _take(self) -> tuple[list[tuple[Window, int]], list[Window]]:
-        """The next step's (window, index of its text), and the windows that are too late."""
-        batch: list[tuple[Window, int]] = []
+    def _take(self) -> tuple[list[tuple[PendingCall, int]], list[PendingCall]]:
+        """The next step's (call, index of its text), and the calls that are too late."""
+        batch: list[tuple[PendingCall, int]] = []
         num_tokens = 0
         now_s = time.monotonic()
         with self._lock:
             late = [w for queue in self._queues.values() for w in queue if w.deadline_s and now_s >= w.deadline_s]
-            for window in late:
-                self._fail(window, DeadlineExceeded(f"no answer within {now_s - window.arrival_s:.3g} s"))
+            for call in late:
+                self._fail(call, DeadlineExceeded(f"no answer within {now_s - call.arrival_s:.3g} s"))
             for queue in self._queues.values():
                 while queue:
-                    window = queue[0]
-                    length = len(window.texts[window.num_taken].token_ids)
+                    call = queue[0]
+                    length = len(call.texts[call.num_taken].token_ids)
                     if batch and not self._fits(len(batch), num_tokens + length):
                         return batch, late
-                    if window.started_s is None:
-                        window.started_s = now_s
-                    batch.append((window, window.num_taken))
+                    if call.started_s is None:
+                        call.started_s = now_s
+                    batch.append((call, call.num_taken))
                     num_tokens += length
-                    window.num_taken += 1
+                    call.num_taken += 1
                     self._waiting_tokens -= length
                     queue.popleft()
-                    if window.num_taken < len(window.texts):
-                        queue.append(window)  # in turn with the others: a small call does not wait for a large one
+                    if call.num_taken < len(call.texts):
+                        queue.append(call)  # in turn with the others: a small call does not wait for a large one
         return batch, late
 
     def _fits(self, num_texts: int, num_tokens: int) -> bool:
         return num_texts < self.options.max_texts and num_tokens <= self.options.token_budget
 
-    def _execute(self, batch: list[tuple[Window, int]]) -> list[Window]:
-        texts = [window.texts[index] for window, index in batch]
+    def _execute(self, batch: list[tuple[PendingCall, int]]) -> list[PendingCall]:
+        texts = [call.texts[index] for call, index in batch]
         began_s = time.monotonic()
         self._step_began_s, self._num_running = began_s, len(texts)
         try:
@@ -227,12 +230,11 @@ class Batcher:
         except EngineFailed as error:
             log.error("no step can run any more: %s", error.message)
             return self._give_up(error, batch)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException:  # a panic in a library is none of Exception, and must not end the thread
+        except BaseException as error:  # panics too: they must not end the thread
+            reraise_stop(error)
             if len(batch) > 1:  # one of them is the culprit: the others are answered
                 log.exception("a step of %d texts failed; each runs again alone", len(batch))
-                return [window for each in batch if not each[0].is_over for window in self._execute([each])]
+                return [call for each in batch if not each[0].is_over for call in self._execute([each])]
             log.exception("a text failed: this is a bug in Tripos")
             return self._end_failed(batch[0][0], RequestFailed("the model failed on this input"))
         finally:
@@ -241,45 +243,45 @@ class Batcher:
         return self._collect(batch, rows, are_finite, time.monotonic() - began_s)
 
     def _collect(
-        self, batch: list[tuple[Window, int]], rows: F32, are_finite: npt.NDArray[np.bool_], seconds: float
-    ) -> list[Window]:
-        share_s = seconds / max(1, sum(len(window.texts[index].token_ids) for window, index in batch))
-        ended: dict[int, Window] = {}
-        for (window, index), row, is_finite in zip(batch, rows, are_finite, strict=True):
-            window.run_s += share_s * len(window.texts[index].token_ids)
-            if window.is_over or window.is_cancelled:
+        self, batch: list[tuple[PendingCall, int]], rows: F32, are_finite: npt.NDArray[np.bool_], seconds: float
+    ) -> list[PendingCall]:
+        share_s = seconds / max(1, sum(len(call.texts[index].token_ids) for call, index in batch))
+        ended: dict[int, PendingCall] = {}
+        for (call, index), row, is_finite in zip(batch, rows, are_finite, strict=True):
+            call.run_s += share_s * len(call.texts[index].token_ids)
+            if call.is_over or call.is_cancelled:
                 continue
             if is_finite:
-                window.rows.append(row)
+                call.rows.append(row)
             else:
-                self._end_failed(window, RequestFailed("the model gave values that are not finite"))
-            if not is_finite or len(window.rows) == len(window.texts):
-                ended[id(window)] = window
+                self._end_failed(call, RequestFailed("the model gave values that are not finite"))
+            if not is_finite or len(call.rows) == len(call.texts):
+                ended[id(call)] = call
         return list(ended.values())
 
-    def _give_up(self, error: EngineFailed, batch: list[tuple[Window, int]]) -> list[Window]:
+    def _give_up(self, error: EngineFailed, batch: list[tuple[PendingCall, int]]) -> list[PendingCall]:
         """No text is to blame: what is in the step or waits ends with the error, and nothing more is accepted."""
         with self._lock:
             self._failure = error
-            waiting = [window for queue in self._queues.values() for window in queue]
-            ended = dict.fromkeys([*(window for window, _ in batch if not window.is_over), *waiting])
-            for window in ended:
-                self._fail(window, error)
+            waiting = [call for queue in self._queues.values() for call in queue]
+            ended = dict.fromkeys([*(call for call, _ in batch if not call.is_over), *waiting])
+            for call in ended:
+                self._fail(call, error)
         return list(ended)
 
-    def _end_failed(self, window: Window, error: TriposError) -> list[Window]:
+    def _end_failed(self, call: PendingCall, error: TriposError) -> list[PendingCall]:
         with self._lock:
-            self._fail(window, error)
-        return [window]
+            self._fail(call, error)
+        return [call]
 
-    def _fail(self, window: Window, error: TriposError) -> None:
-        window.error = window.error or error
-        if window in self._queues[window.priority]:
-            self._remove(window)
+    def _fail(self, call: PendingCall, error: TriposError) -> None:
+        call.error = call.error or error
+        if call in self._queues[call.priority]:
+            self._remove(call)
 
-    def _remove(self, window: Window) -> None:
-        self._queues[window.priority].remove(window)
-        self._waiting_tokens -= sum(len(text.token_ids) for text in window.texts[window.num_taken :])
+    def _remove(self, call: PendingCall) -> None:
+        self._queues[call.priority].remove(call)
+        self._waiting_tokens -= sum(len(text.token_ids) for text in call.texts[call.num_taken :])
 
     def _check(self, num_tokens: int) -> None:
         calls, tokens = sum(map(len, self._queues.values())), self._waiting_tokens

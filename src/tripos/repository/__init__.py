@@ -1,6 +1,7 @@
-"""Which models are in memory: load, unload and reload them while the others answer, within one memory budget."""
+"""The model repository: which models are served, in which state, within one memory budget, while the others answer."""
 
-from tripos.repository.entry import Opening, Parts
-from tripos.repository.repository import Residents
+from tripos.repository.entry import Opening
+from tripos.repository.repository import ModelRepository
+from tripos.repository.settings import Builder, ModelSpec, RouteSpec, Settings
 
-__all__ = ["Opening", "Parts", "Residents"]
+__all__ = ["Builder", "ModelRepository", "ModelSpec", "Opening", "RouteSpec", "Settings"]

@@ -1,17 +1,20 @@
-"""One model in memory, what it takes to get it there, and the errors on the way."""
+"""One model of the repository: its state, what it takes to load it, and the errors on the way."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-from tripos.config import ModelOptions, RouteOptions, ServiceOptions
-from tripos.errors import Conflict, ModelRefused, RequestFailed, TriposError
-from tripos.types import Model, Stage
+from tripos.errors import Conflict, ModelRefused, RequestFailed, TriposError, reraise_stop
+from tripos.repository.adapter import Adapter
+from tripos.types import AdapterInfo, Model
+
+if TYPE_CHECKING:
+    from tripos.repository.settings import ModelSpec
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +25,7 @@ Value = TypeVar("Value")
 
 
 class Opening(Protocol):
-    """A model whose files were checked, before it takes memory."""
+    """A model whose files were checked, before it takes memory, and then the one model that it loads."""
 
     @property
     def name(self) -> str: ...
@@ -34,36 +37,55 @@ class Opening(Protocol):
     def fixed_bytes(self) -> int: ...  # what its options say; 0: a share
     def held_bytes(self, memory_bytes: int) -> int: ...
     def rows(self, memory_bytes: int) -> Table: ...
-    def load_models(self, memory_bytes: int, progress: Progress) -> Sequence[Model]:
-        """The model, and after it what is served on top of it under names of its own (adapters)."""
-
-    def close(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What the composition root gives."""
-
-    open_model: Callable[[ModelOptions], Opening]
-    make_stages: Callable[[RouteOptions, Model], Sequence[Stage]]
-    free_memory_bytes: Callable[[], int]
-    read_options: Callable[[], ServiceOptions] | None = None  # anew, for reread
+    def load(self, memory_bytes: int, progress: Progress) -> Model: ...
+    def close(self) -> None:
+        """Let go of the files, and of the memory of the model, which must be stopped. Idempotent."""
 
 
 @dataclass(eq=False)
-class Resident:
-    """One model that the configuration names or an admin loaded. `models`: itself, then its adapters."""
+class Entry:
+    """One version of a model that the configuration names or an admin loaded. `model`: while it is loaded."""
 
     name: str
-    options: ModelOptions
+    spec: ModelSpec
     state: State = "unloaded"
-    models: tuple[Model, ...] = ()
+    opening: Opening | None = None
+    model: Model | None = None
+    adapters: dict[str, Adapter] = field(default_factory=dict)  # by name
     held_bytes: int = 0
     error: str = ""
     since_s: float = field(default_factory=time.time)
 
-    def enter(self, state: State, error: str = "") -> None:
-        self.state, self.error, self.since_s = state, error, time.time()
+    def put(self, opening: Opening, model: Model) -> None:
+        """It is loaded, with the adapters of its options."""
+        self.opening, self.model = opening, model
+        for info in model.card.adapters:
+            self.put_adapter(info)
+
+    def put_adapter(self, info: AdapterInfo) -> None:
+        if self.model is not None:
+            self.adapters[info.name] = Adapter.of(self.model.card, info)
+
+    @property
+    def carried(self) -> list[str]:
+        """Adapters that came after it, which a new version would not have."""
+        return [name for name in self.adapters if name not in dict(self.spec.adapters)]
+
+    def describe(self, routes: Mapping[str, Model], num_in_flight: int) -> dict[str, Any]:
+        """For /admin/models. `routes`: of the service."""
+        card = self.model.card if self.model is not None else None
+        return {
+            "name": self.name,
+            "state": self.state,
+            "source": self.spec.source,
+            "error": self.error,
+            "memory_bytes": self.held_bytes,
+            "num_in_flight": num_in_flight,
+            "routes": [name for name, model in routes.items() if model is self.model],
+            "digest": card.digest if card is not None else "",
+            "max_model_len": card.max_model_len if card is not None else 0,
+            "since": int(self.since_s),
+        }
 
 
 def ignore_progress(phase: str, done: float) -> None:
@@ -80,20 +102,17 @@ def closing_on_error(opening: Opening) -> Iterator[None]:
         raise
 
 
-def told(function: Callable[..., Value], *arguments: Any) -> Value:
-    """What goes wrong with a model's files, as an error for whoever asked for it."""
+def run_loader(function: Callable[..., Value], *arguments: Any) -> Value:
+    """Call what reads a model's files. Raises TriposError for everything that goes wrong with them."""
     try:
         return function(*arguments)
-    except TriposError as error:
-        if error.status < 500:
-            raise
-        raise Conflict(error.message) from error
+    except TriposError:
+        raise
     except MemoryError:
         raise Conflict("the machine has too little memory for this model: unload another one") from None
     except OSError as error:
         raise ModelRefused(f"a file of the model cannot be read: {error.strerror}") from error
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # a panic in a library arrives as BaseException
+    except BaseException as error:
+        reraise_stop(error)
         log.exception("a model could not be loaded: this is a bug in Tripos")
         raise RequestFailed(f"the model could not be loaded: {type(error).__name__}") from error

@@ -1,72 +1,85 @@
-"""Which models are in memory: load, unload and reload them while the others answer, within one memory budget.
+"""The model repository: load, unload and reload models and adapters while the others answer, within one budget.
 
-Owns the budget and each model's state. One change at a time, in the order in which they were asked for; files are read
-and packed on a thread of its own. Knows a model only as something to open, start, stop and close.
+Owns every entry, its state, its adapters and its share of the memory; the only writer of them, and of its routes of the
+service. One change at a time, in the order in which they were asked for; files are read and packed on a thread of its
+own. Knows a model only as something to open, load, start, stop and close.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+import time
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tripos.config import ModelOptions, ServiceOptions, model_options
-from tripos.engine.memory import share
 from tripos.errors import ConfigError, Conflict, NotFound, TriposError, shown
+from tripos.pipeline.chain import result_of
+from tripos.repository.adapter import check_adapter_name, find_adapted
+from tripos.repository.budget import Budget, shares
 from tripos.repository.entry import (
+    Entry,
     Opening,
-    Parts,
     Progress,
-    Resident,
+    State,
     Table,
     Value,
     closing_on_error,
     ignore_progress,
-    told,
+    run_loader,
 )
-from tripos.repository.reread import reread
-from tripos.repository.room import Room
+from tripos.repository.reread import Plan, change_of, check_carries_none, check_plan, plan_of
+from tripos.repository.routes import Routes
+from tripos.repository.settings import Builder, ModelSpec, Settings
 from tripos.service import Service
-from tripos.types import Model
+from tripos.types import Call, LoadAdapter, Request, Result, UnloadAdapter
 
 log = logging.getLogger(__name__)
 
 CUT_OFF_S = 2.0  # for the last events of calls that did not end in time
 
 
-class Residents:
-    """Implements service.Residents. The async methods belong to the service's event loop."""
+class ModelRepository:
+    """Of one service, whose event loop the async methods belong to. Names are of models; what cannot be done raises
+    TriposError."""
 
-    def __init__(self, service: Service, options: ServiceOptions, parts: Parts) -> None:
-        self.service, self._parts = service, parts
-        self.room = Room(service, options, options.server.memory or parts.free_memory_bytes(), parts.make_stages)
+    def __init__(self, service: Service, settings: Settings, builder: Builder, total_bytes: int) -> None:
+        self.service = service
+        self.settings = settings
+        self.total_bytes = settings.memory_bytes or total_bytes
+        self.entries: dict[str, Entry] = {}
+        self.retiring: list[Entry] = []  # versions that were replaced or are on their way in; their memory counts
+        self._builder = builder
+        self._routes = Routes(service, builder)
+        self._turn = asyncio.Lock()  # held by the change that is being made
         self._tasks: set[asyncio.Task[Any]] = set()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="tripos-load")
-        service.residents = self
 
     # -- at the start -----------------------------------------------------------------------------------------------
     def fill(self, progress: Progress, show: Callable[[Table], None]) -> None:
-        """Load what the options name, before the service starts. Raises as `open_all`."""
+        """Load what the settings name, before the service starts. Raises as `open_all`."""
         self._load_all(progress, show, lambda name: None)
-        self.room.route()
+        self._routes.update(self.entries, self.settings)
 
     async def fill_beside(
         self, progress: Progress, show: Callable[[Table], None], loaded: Callable[[str], None]
     ) -> None:
-        """The same on a thread, while the event loop turns; `progress`, `show` and `loaded` are called there."""
-        await self._work(self._load_all, progress, show, loaded)
-        self.room.route()
+        """The same on a thread, while the event loop turns, and start the service. `progress`, `show` and `loaded` are
+        called on the thread."""
+        async with self._turn:
+            await self._work(self._load_all, progress, show, loaded)
+            self._routes.update(self.entries, self.settings)
+            await self.service.start()
 
     def _load_all(self, progress: Progress, show: Callable[[Table], None], loaded: Callable[[str], None]) -> None:
         progress("open", 0.0)
         for opening, num_bytes in self.open_all(show):
-            resident = self.room.residents[opening.name]
-            resident.models = tuple(opening.load_models(num_bytes, progress))
-            resident.held_bytes = opening.held_bytes(num_bytes)
-            resident.enter("ready")
-            loaded(resident.name)
+            entry = self.entries[opening.name]
+            entry.put(opening, opening.load(num_bytes, progress))
+            entry.held_bytes = opening.held_bytes(num_bytes)
+            self._enter(entry, "ready")
+            loaded(entry.name)
 
     def open_all(self, show: Callable[[Table], None]) -> list[tuple[Opening, int]]:
         """What is to be loaded, with its memory; `show` gets each model's table.
@@ -75,62 +88,74 @@ class Residents:
         """
         openings: list[Opening] = []
         served: list[str] = []
-        found: dict[str, Resident] = {}
-        for options in self.room.options.models:
-            name = options.name or options.source
-            if options.preload:
-                openings.append(self._parts.open_model(options))
+        found: dict[str, Entry] = {}
+        for spec in self.settings.models:
+            name = spec.name
+            if spec.is_preloaded:
+                openings.append(self._builder.open(spec))
                 name = openings[-1].name
-            served.extend((name, *dict(options.adapters)))
+            served.extend((name, *dict(spec.adapters)))
             if len(set(served)) < len(served):
                 raise ConfigError(f"two models or adapters are named {name}: serve one of them under another name")
-            found[name] = Resident(name, options, "loading" if options.preload else "unloaded")
-        self.room.residents = found
-        shares = list(zip(openings, self._shares(openings), strict=True))
-        for opening, num_bytes in shares:
+            found[name] = Entry(name, spec, "loading" if spec.is_preloaded else "unloaded")
+        self.entries = found
+        self._routes.announce(found, self.settings)
+        opened = list(zip(openings, shares(self.total_bytes, openings), strict=True))
+        for opening, num_bytes in opened:
             show(opening.rows(num_bytes))
-        return shares
-
-    def _shares(self, openings: Sequence[Opening]) -> list[int]:
-        if len(openings) == 1:  # whose own error says more
-            return [openings[0].fixed_bytes or self.room.total_bytes]
-        return share(self.room.total_bytes, openings)
+        return opened
 
     # -- what doors ask ---------------------------------------------------------------------------------------------
-    @property
-    def file(self) -> str:
-        return self.room.options.file
-
-    def is_loading(self, name: str) -> bool:
-        return self.room.is_loading(name)
-
     def states(self) -> dict[str, str]:
-        return self.room.states()
+        return {name: entry.state for name, entry in self.entries.items()}
 
     def describe(self) -> dict[str, Any]:
-        return self.room.describe_all()
+        everyone = (*self.entries.values(), *self.retiring)
+        total, free = self.total_bytes, self.budget.free_bytes
+        return {
+            "models": [self._describe(entry) for entry in everyone],
+            "memory": {"total_bytes": total, "reserved_bytes": total - free, "free_bytes": free},
+        }
 
-    def allowed(self, path: str) -> str:
-        """An adapter's directory that may be read at run time. Raises PermissionDenied."""
-        return self.room.allowed(path, "lora_path")
+    @property
+    def budget(self) -> Budget:
+        held = sum(entry.held_bytes for entry in (*self.entries.values(), *self.retiring))
+        by_name = {entry.name: entry.held_bytes for entry in self.entries.values()}
+        return Budget(self.total_bytes, self.total_bytes - held, by_name)
 
-    async def load(self, name: str, source: str, options: dict[str, Any]) -> dict[str, Any]:
-        """A model that is not in memory: one that the configuration names, or `source`. Raises TriposError."""
-        return await self._alone(self._load(name, source, options))
+    def _describe(self, entry: Entry) -> dict[str, Any]:
+        num_in_flight = 0 if entry.model is None else self.service.num_on(entry.model)
+        return entry.describe(self.service.routes, num_in_flight)
 
-    async def reload(self, name: str, source: str, options: dict[str, Any]) -> dict[str, Any]:
-        """Load a model anew beside itself, switch its routes, drain and free the old one. Raises TriposError, and then
-        the old one goes on."""
-        return await self._alone(self._reload(name, source, options))
+    def _entry(self, name: str) -> Entry:
+        entry = self.entries.get(name)
+        if entry is None:
+            known = ", ".join(self.entries) or "none"
+            raise NotFound(f"no model is named {shown(name)}; there are: {known}", code="model_not_found", param="name")
+        return entry
+
+    def _enter(self, entry: Entry, state: State, error: str = "") -> None:
+        entry.state, entry.error, entry.since_s = state, error, time.time()
+        self._routes.announce(self.entries, self.settings)
+
+    # -- models -----------------------------------------------------------------------------------------------------
+    async def load(self, name: str, source: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """A model that is not in memory: one that the configuration names, or `source`."""
+        return await self._in_turn(self._load(name, source, options))
+
+    async def reload(self, name: str, source: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Load a model anew beside itself, switch its routes, drain and free the old one; when that fails the old one
+        goes on."""
+        return await self._in_turn(self._reload(name, source, options))
 
     async def unload(self, name: str) -> dict[str, Any]:
-        """Take no more calls, let those in flight end (drain_s), free the memory. Raises NotFound."""
-        return await self._alone(self.drain_and_free(name))
+        """Take no more calls, let those in flight end (drain_s), free the memory."""
+        return await self._in_turn(self.drain_and_free(name))
 
     async def reread(self) -> dict[str, Any]:
         """Read the configuration again and do what it says now. When it or a new model in it is wrong: raises, and
         nothing has changed."""
-        return await self._alone(self._reread())
+        return await self._in_turn(self._reread())
 
     async def stop(self) -> None:
         """End what is being done. The models themselves are the service's to stop. Idempotent."""
@@ -139,120 +164,171 @@ class Residents:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._pool.shutdown(wait=False)
 
-    # -- changes ----------------------------------------------------------------------------------------------------
-    async def _load(self, name: str, source: str, given: dict[str, Any]) -> dict[str, Any]:
-        known = self.room.residents.get(name)
+    async def _load(self, name: str, source: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        known = self.entries.get(name)
         if known is not None and known.state not in ("unloaded", "failed"):
             raise Conflict(f"{name} is {known.state}: reload it, or unload it first")
         if known is None and not source:
             raise NotFound(f"no model is named {shown(name)} in the configuration: give its source", param="source")
-        default = known.options if known and not source else ModelOptions(source=self.room.allowed(source))
-        options = model_options(name, given, default, "options")
-        opening = await self.open(options)
+        spec = self._spec(name, source, given, known)
+        opening = await self._work(run_loader, self._builder.open, spec)
         with closing_on_error(opening):
-            self.room.check_names(opening.name, options)
-            memory_bytes = self.room.reserve(opening)
-        resident = Resident(opening.name, options)
-        await self.bring_in(resident, opening, memory_bytes)
-        return self.room.describe(resident)
+            self._routes.check_names(opening.name, spec, self.entries, self.settings)
+            memory_bytes = self.budget.reserve(opening)
+        return self._describe(await self._bring_in(opening.name, spec, opening, memory_bytes))
 
-    async def bring_in(self, resident: Resident, opening: Opening, memory_bytes: int) -> None:
-        resident.held_bytes = opening.held_bytes(memory_bytes)
-        resident.enter("loading")
-        self.room.residents[resident.name] = resident
+    def _spec(self, name: str, source: str, given: Mapping[str, Any], known: Entry | None) -> ModelSpec:
+        default = known.spec if known is not None and not source else None
+        return self._builder.spec(name, given, default, source and self.settings.check_source(source))
+
+    async def _bring_in(self, name: str, spec: ModelSpec, opening: Opening, memory_bytes: int) -> Entry:
+        entry = self.entries[name] = Entry(name, spec, held_bytes=opening.held_bytes(memory_bytes))
+        self._enter(entry, "loading")
         try:
-            resident.models = await self._start(opening, memory_bytes)
+            await self._start(entry, opening, memory_bytes)
         except BaseException as error:
-            resident.held_bytes = 0
-            resident.enter("failed", error.message if isinstance(error, TriposError) else "it was interrupted")
+            entry.held_bytes = 0
+            self._enter(entry, "failed", error.message if isinstance(error, TriposError) else "it was interrupted")
             raise
-        resident.enter("ready")
-        self.room.route()
-        log.info("%s was loaded", resident.name)
+        self._enter(entry, "ready")
+        self._routes.update(self.entries, self.settings)
+        log.info("%s was loaded", name)
+        return entry
 
-    async def _reload(self, name: str, source: str, given: dict[str, Any]) -> dict[str, Any]:
-        old = self.room.get(name)
+    async def _reload(self, name: str, source: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        old = self._entry(name)
         if old.state != "ready":
             raise Conflict(f"{name} is {old.state}: load it instead")
-        self.room.check_free(old)
-        default = old.options if not source else ModelOptions(source=self.room.allowed(source))
-        options = model_options(name, given, default, "options")
-        opening = await self.open(options)
+        check_carries_none(old)
+        spec = self._spec(name, source, given, old)
+        opening = await self._work(run_loader, self._builder.open, spec)
         with closing_on_error(opening):
-            self.room.check_names(name, options, old)
-            memory_bytes = self.room.reserve(opening, old)
-        return self.room.describe(await self.swap(old, options, opening, memory_bytes))
+            self._routes.check_names(name, spec, self.entries, self.settings, old)
+            memory_bytes = self.budget.reserve(opening, old.held_bytes)
+        return self._describe(await self._replace(old, spec, opening, memory_bytes))
 
-    async def swap(self, old: Resident, options: ModelOptions, opening: Opening, memory_bytes: int) -> Resident:
-        new = Resident(old.name, options, held_bytes=opening.held_bytes(memory_bytes))
-        new.enter("loading")
-        self.room.retiring.append(new)  # its memory counts
+    async def _replace(self, old: Entry, spec: ModelSpec, opening: Opening, memory_bytes: int) -> Entry:
+        """A new version beside the old one, which then loses its routes, its calls and its memory."""
+        new = Entry(old.name, spec, "loading", held_bytes=opening.held_bytes(memory_bytes))
+        self.retiring.append(new)
         try:
-            new.models = await self._start(opening, memory_bytes)
+            await self._start(new, opening, memory_bytes)
         finally:
-            self.room.retiring.remove(new)
-        new.enter("ready")
-        old.enter("draining")
-        self.room.residents[old.name] = new
-        self.room.retiring.append(old)
-        self.room.route()
+            self.retiring.remove(new)
+        self.entries[old.name] = new
+        self.retiring.append(old)
+        self._enter(old, "draining")
+        self._enter(new, "ready")
+        self._routes.update(self.entries, self.settings)
         try:
             await self._retire(old)
         finally:
-            self.room.retiring.remove(old)
+            self.retiring.remove(old)
         log.info("%s was reloaded", new.name)
         return new
 
     async def drain_and_free(self, name: str) -> dict[str, Any]:
-        resident = self.room.get(name)
-        if resident.state == "unloaded":
+        entry = self._entry(name)
+        if entry.state == "unloaded":
             raise Conflict(f"{name} is not loaded")
         num_cut_off = 0
-        if resident.state == "ready":
-            self.room.check_free(resident)
-            resident.enter("draining")
-            self.room.route()
-            num_cut_off = await self._retire(resident)
-        resident.enter("unloaded")
+        if entry.state == "ready":
+            check_carries_none(entry)
+            self._enter(entry, "draining")
+            self._routes.update(self.entries, self.settings)
+            num_cut_off = await self._retire(entry)
+        if name not in self.settings.declared:
+            del self.entries[name]
+        self._enter(entry, "unloaded")
         log.info("%s was unloaded", name)
-        if name not in self.room.declared:
-            del self.room.residents[name]
         return {"name": name, "state": "unloaded", "num_cut_off": num_cut_off}
 
-    async def _retire(self, resident: Resident) -> int:
-        """Wait for the calls of a model without routes, then free it. Returns how many were cut off."""
-        num_cut_off = 0
-        try:
-            try:
-                async with asyncio.timeout(self.room.options.server.drain_s):
-                    for model in resident.models:
-                        await self.service.wait_idle(model)
-            except TimeoutError:
-                num_cut_off = sum(self.service.num_on(model) for model in resident.models)
-                log.warning("%s: %d calls had not ended and are cut off", resident.name, num_cut_off)
-        finally:
-            models, resident.models = resident.models, ()
-            await self._end(models)
-            resident.held_bytes = 0
-        return num_cut_off
-
     async def _reread(self) -> dict[str, Any]:
-        if self._parts.read_options is None:
-            raise Conflict("this server was started without a configuration that could be read again")
-        return await reread(self, await self._work(told, self._parts.read_options))
+        settings = await self._work(run_loader, self._builder.reread)
+        change = change_of(self.settings, settings)
+        plan = plan_of(change, self.entries)
+        total_bytes = settings.memory_bytes or self.total_bytes
+        try:
+            for name, spec in plan.due.items():
+                plan.openings[name] = await self._work(run_loader, self._builder.open, spec)
+            check_plan(plan, self.entries, self.budget, total_bytes)
+            for name in change.removed:
+                if name in self.entries and self.entries[name].state == "ready":
+                    await self.drain_and_free(name)
+                self.entries.pop(name, None)
+            self.settings, self.total_bytes = settings, total_bytes
+            for name, spec in {**change.changed, **change.added}.items():
+                if name not in plan.due:
+                    self.entries[name] = Entry(name, spec)
+            report = await self._carry_out(plan)
+        finally:
+            plan.close()
+        self._routes.update(self.entries, self.settings, again=True)
+        lists = {"unloaded": change.removed, "routes": change.routes, "needs_restart": change.needs_restart}
+        return {**report, **{key: list(names) for key, names in lists.items()}}
+
+    async def _carry_out(self, plan: Plan) -> dict[str, Any]:
+        """A model that fails only now, at packing, is reported and does not hold up the others."""
+        done: dict[str, list[str]] = {"loaded": [], "reloaded": []}
+        failed: dict[str, str] = {}
+        for name in list(plan.openings):
+            opening, spec, memory_bytes = plan.openings.pop(name), plan.due[name], plan.memory[name]
+            old = self.entries.get(name)
+            try:
+                if old is not None and old.state == "ready":
+                    await self._replace(old, spec, opening, memory_bytes)
+                    done["reloaded"].append(name)
+                else:
+                    await self._bring_in(name, spec, opening, memory_bytes)
+                    done["loaded"].append(name)
+            except TriposError as error:
+                failed[name] = error.message
+        return {**done, "failed": failed}
+
+    # -- adapters ---------------------------------------------------------------------------------------------------
+    async def load_adapter(self, name: str, path: str, *, base: str = "", in_place: bool = False) -> None:
+        """A route of its own for an adapter of model `base` (may be left out where one model takes adapters), with the
+        stages of the model's route."""
+        path = self.settings.check_source(path, "lora_path")
+        await self._in_turn(self._load_adapter(name, path, base, in_place))
+
+    async def unload_adapter(self, name: str) -> None:
+        """Close an adapter's route at once; returns when the last call that uses it has ended. Raises NotFound."""
+        entry = next((entry for entry in self.entries.values() if name in entry.adapters), None)
+        if entry is None or entry.state != "ready":
+            raise NotFound(f"no adapter is named {shown(name)}; those of /v1/models have a parent", param="lora_name")
+        del entry.adapters[name]
+        self._routes.update(self.entries, self.settings)
+        await self._to_its_end(self._ask(entry, UnloadAdapter(name=name)))
+
+    async def _load_adapter(self, name: str, path: str, base: str, in_place: bool) -> None:
+        entry = find_adapted(base, self.entries, self.service)
+        check_adapter_name(name, entry, in_place, self.entries, self.service)
+        result = await self._ask(entry, LoadAdapter(name=name, path=path, in_place=in_place))
+        if result.adapter is not None:
+            entry.put_adapter(result.adapter)
+        self._routes.update(self.entries, self.settings)
+
+    async def _ask(self, entry: Entry, request: Request) -> Result:
+        if entry.model is None:
+            raise AssertionError("a model that is ready is not there: this is a bug in Tripos")
+        return await result_of(entry.model.run(Call(id="repository", route=entry.name, request=request)))
 
     # -- steps of a change ------------------------------------------------------------------------------------------
-    async def _alone(self, change: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
-        """Run a change after those before it. It goes on when whoever asked has left."""
+    async def _in_turn(self, change: Coroutine[Any, Any, Value]) -> Value:
+        """Make a change after those before it. It goes on when whoever asked has left."""
 
-        async def run() -> dict[str, Any]:
+        async def make() -> Value:
             try:
-                async with self.service.changing:
+                async with self._turn:
                     return await change
             finally:
                 change.close()
 
-        task = asyncio.create_task(run())
+        return await self._to_its_end(make())
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, Value]) -> Value:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
         return await asyncio.shield(task)
@@ -265,32 +341,45 @@ class Residents:
     async def _work(self, function: Callable[..., Value], *arguments: Any) -> Value:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
-    async def open(self, options: ModelOptions) -> Opening:
-        return await self._work(told, self._parts.open_model, options)
-
-    async def _start(self, opening: Opening, memory_bytes: int) -> tuple[Model, ...]:
+    async def _start(self, entry: Entry, opening: Opening, memory_bytes: int) -> None:
         """Load and start. On failure nothing is left."""
         with closing_on_error(opening):
-            models = tuple(await self._work(told, opening.load_models, memory_bytes, ignore_progress))
+            model = await self._work(run_loader, opening.load, memory_bytes, ignore_progress)
+        entry.put(opening, model)
         try:
-            for model in models:
-                await model.start()
+            await model.start()
         except BaseException:
-            await self._end(models)
+            await self._end(entry)
             raise
-        return models
 
-    async def _end(self, models: Sequence[Model]) -> None:
-        """Stop and close, adapters before what they stand on."""
-        for model in reversed(models):
-            await model.stop()
-        for model in models:
+    async def _retire(self, entry: Entry) -> int:
+        """Wait for the calls of a model without routes, then free it. Returns how many were cut off."""
+        num_cut_off, model = 0, entry.model
+        if model is None:
+            return 0
+        try:
             try:
-                async with asyncio.timeout(CUT_OFF_S):
+                async with asyncio.timeout(self.settings.drain_s):
                     await self.service.wait_idle(model)
             except TimeoutError:
-                log.warning("%s: calls are still in flight after it was stopped", model.card.name)
-        for model in reversed(models):
-            close = getattr(model, "close", None)
-            if close is not None:
-                await self._work(close)
+                num_cut_off = self.service.num_on(model)
+                log.warning("%s: %d calls had not ended and are cut off", entry.name, num_cut_off)
+        finally:
+            await self._end(entry)
+            entry.held_bytes = 0
+        return num_cut_off
+
+    async def _end(self, entry: Entry) -> None:
+        """Stop, and free what it held."""
+        model, entry.model = entry.model, None
+        opening, entry.opening = entry.opening, None
+        entry.adapters = {}
+        if model is None or opening is None:
+            return
+        await model.stop()
+        try:
+            async with asyncio.timeout(CUT_OFF_S):
+                await self.service.wait_idle(model)
+        except TimeoutError:
+            log.warning("%s: calls are still in flight after it was stopped", entry.name)
+        await self._work(opening.close)

@@ -1,104 +1,90 @@
-"""Do what a configuration says now that was read again: first check all of it, then change model by model."""
+"""What a configuration that was read again changes: computed and checked before anything is done."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
 
-from tripos.config import Change, ModelOptions, ServiceOptions, difference
 from tripos.engine.memory import mib
-from tripos.errors import ConfigError, Conflict, TriposError
-from tripos.repository.entry import Opening, Resident
-from tripos.repository.room import Room
+from tripos.errors import ConfigError, Conflict
+from tripos.repository.budget import Budget
+from tripos.repository.entry import Entry, Opening
+from tripos.repository.settings import ModelSpec, Settings
 
 
-class Changing(Protocol):
-    """What Residents can do to one model."""
+@dataclass(frozen=True)
+class Change:
+    """Models by name; routes and settings of the server by name only."""
 
-    room: Room
+    removed: tuple[str, ...]
+    kept: dict[str, ModelSpec]  # the same as before
+    changed: dict[str, ModelSpec]
+    added: dict[str, ModelSpec]
+    routes: tuple[str, ...]
+    needs_restart: tuple[str, ...]  # settings of the server whose change waits for the next start
 
-    async def open(self, options: ModelOptions) -> Opening: ...
-    async def bring_in(self, resident: Resident, opening: Opening, memory_bytes: int) -> None: ...
-    async def swap(self, old: Resident, options: ModelOptions, opening: Opening, memory_bytes: int) -> Resident: ...
-    async def drain_and_free(self, name: str) -> dict[str, Any]: ...
+
+def change_of(old: Settings, new: Settings) -> Change:
+    """Raises ConfigError for a file that names no model any more: an editor may have emptied it for a moment."""
+    if new.is_default and not old.is_default:
+        raise ConfigError(f"{new.file} names no model, so what runs is kept: unload models by name to end them")
+    before, after = ({model.name: model for model in settings.models} for settings in (old, new))
+    left, right = ({route.name: route for route in settings.routes} for settings in (old, new))
+    both = {name: spec for name, spec in after.items() if name in before}
+    return Change(
+        removed=tuple(name for name in before if name not in after),
+        kept={name: spec for name, spec in both.items() if spec == before[name]},
+        changed={name: spec for name, spec in both.items() if spec != before[name]},
+        added={name: spec for name, spec in after.items() if name not in before},
+        routes=tuple(name for name in {**left, **right} if left.get(name) != right.get(name)),
+        needs_restart=tuple(name for name, value in new.fixed.items() if old.fixed.get(name) != value),
+    )
 
 
-async def reread(residents: Changing, options: ServiceOptions) -> dict[str, Any]:
-    """Returns a report. Raises TriposError when a new model is wrong or does not fit; then nothing has changed."""
-    room = residents.room
-    if options.is_default and not room.options.is_default:
-        # An editor or a copy may have emptied the file for a moment.
-        raise ConfigError(f"{options.file} names no model, so what runs is kept: unload models by name to end them")
-    change = difference(room.options, options)
-    total_bytes = options.server.memory or room.total_bytes
-    wanted = _wanted(change, room)
-    openings: dict[str, Opening] = {}
-    try:
-        for name, model in wanted.items():
-            openings[name] = await residents.open(model)
-        memory = _preview(change, openings, room, total_bytes)
-        for name in change.removed:
-            if room.state(name) == "ready":
-                await residents.drain_and_free(name)
-            room.residents.pop(name, None)
-        room.options, room.total_bytes = options, total_bytes
-        for name, model in {**change.changed, **change.added}.items():
-            if name not in openings:
-                room.residents[name] = Resident(name, model)
-        report = await _bring_in(residents, wanted, openings, memory)
-    finally:
-        for opening in openings.values():  # those that nobody took
+@dataclass
+class Plan:
+    """What is to be done. `openings` are of `due`, checked already; whoever takes one removes it."""
+
+    change: Change
+    due: dict[str, ModelSpec]
+    openings: dict[str, Opening] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)  # bytes that each of `due` may take
+
+    def close(self) -> None:
+        for opening in self.openings.values():
             opening.close()
-    room.route(again=True)
-    lists = {"unloaded": change.removed, "routes": change.routes, "needs_restart": change.restart}
-    return {**report, **{key: list(names) for key, names in lists.items()}}
 
 
-def _wanted(change: Change, room: Room) -> dict[str, ModelOptions]:
+def plan_of(change: Change, entries: Mapping[str, Entry]) -> Plan:
     """Models that must be loaded, also those that failed before and may have been repaired."""
-    found = {name: options for name, options in change.changed.items() if room.state(name) == "ready"}
-    for name, options in {**change.changed, **change.added, **change.kept}.items():
-        is_due = name not in change.kept or room.state(name) == "failed"
-        if options.preload and is_due:
-            found[name] = options
-    return found
+    states = {name: entry.state for name, entry in entries.items()}
+    due = {name: spec for name, spec in change.changed.items() if states.get(name) == "ready"}
+    for name, spec in {**change.changed, **change.added, **change.kept}.items():
+        if spec.is_preloaded and (name not in change.kept or states.get(name) == "failed"):
+            due[name] = spec
+    return Plan(change, due)
 
 
-def _preview(change: Change, openings: Mapping[str, Opening], room: Room, total_bytes: int) -> dict[str, int]:
-    """What each new model may take, in the order in which they will come. Raises Conflict when it does not work out."""
+def check_plan(plan: Plan, entries: Mapping[str, Entry], budget: Budget, total_bytes: int) -> None:
+    """Fill in the memory, in the order in which models will come. Raises Conflict when it does not work out."""
+    change = plan.change
     for name in change.added:
-        if room.state(name) not in (None, "failed"):
+        if name in entries and entries[name].state != "failed":
             raise Conflict(f"{name} was loaded at run time, and the configuration names another: unload it first")
-    gone = [room.residents[name] for name in change.removed if name in room.residents]
-    for resident in (*gone, *(room.residents[name] for name in change.changed)):
-        room.check_free(resident)
-    free = room.free_bytes + total_bytes - room.total_bytes + sum(resident.held_bytes for resident in gone)
+    gone = [entries[name] for name in change.removed if name in entries]
+    for entry in (*gone, *(entries[name] for name in change.changed if name in entries)):
+        check_carries_none(entry)
+    free = budget.free_bytes + total_bytes - budget.total_bytes + sum(entry.held_bytes for entry in gone)
     if free < 0:
         raise Conflict(f"memory = {mib(total_bytes)} is {mib(-free)} less than what is taken: unload a model first")
-    memory: dict[str, int] = {}
-    for name, opening in openings.items():
-        old = room.residents[name] if room.state(name) == "ready" else None
-        memory[name] = room.reserve(opening, old, free)
-        free += (old.held_bytes if old else 0) - opening.held_bytes(memory[name])
-    return memory
+    for name, opening in plan.openings.items():
+        old = entries[name] if name in entries and entries[name].state == "ready" else None
+        left = replace(budget, free_bytes=free)
+        plan.memory[name] = left.reserve(opening, old.held_bytes if old else None)
+        free += (old.held_bytes if old else 0) - opening.held_bytes(plan.memory[name])
 
 
-async def _bring_in(
-    residents: Changing, wanted: Mapping[str, ModelOptions], openings: dict[str, Opening], memory: Mapping[str, int]
-) -> dict[str, Any]:
-    """Takes the openings. A model that fails only now, at packing, is reported and does not hold up the others."""
-    room = residents.room
-    done: dict[str, list[str]] = {"loaded": [], "reloaded": []}
-    failed: dict[str, str] = {}
-    for name in list(openings):
-        opening = openings.pop(name)
-        try:
-            if room.state(name) == "ready":
-                await residents.swap(room.residents[name], wanted[name], opening, memory[name])
-                done["reloaded"].append(name)
-            else:
-                await residents.bring_in(Resident(name, wanted[name]), opening, memory[name])
-                done["loaded"].append(name)
-        except TriposError as error:
-            failed[name] = error.message
-    return {**done, "failed": failed}
+def check_carries_none(entry: Entry) -> None:
+    """Raises Conflict while a model carries adapters that came after it."""
+    if entry.carried:
+        raise Conflict(f"{entry.name} carries {', '.join(entry.carried)}: unload them first")

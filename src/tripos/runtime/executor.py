@@ -1,4 +1,7 @@
-"""The executor contract: load a plan, reserve cache blocks, run one step of a ragged batch at a time."""
+"""The executor contract: load a plan, reserve cache blocks, run one step of a ragged batch at a time.
+
+Tested in tests/ops/test_ops.py.
+"""
 
 from __future__ import annotations
 
@@ -72,13 +75,16 @@ class SamplingInput:
         )  # fmt: skip
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class StepInput:
     """One step: T tokens of B sequences, S rows whose logits are wanted. All int32, C-contiguous.
 
     Sequence b owns tokens query_start[b]:query_start[b+1]; they are its positions
     seq_lens[b] - num_queries[b] .. seq_lens[b] - 1. block_tables[b, i] is the block that holds positions
     i*block_size .. (i+1)*block_size - 1; slots[t] = block * block_size + position % block_size.
+
+    An executor may be given the same object again: its arrays are the same ones, and of their contents only token_ids,
+    positions, seq_lens, block_tables, slots, sampling.counter and sampling.mask may be new.
     """
 
     token_ids: I32  # [T]
@@ -91,9 +97,6 @@ class StepInput:
     sampling: SamplingInput
     token_types: I32 = field(default_factory=_i32)  # [T], rows of the table of token types; empty: all 0
     adapter_slots: I32 | None = None  # [B], the adapter of each sequence, -1: none; None: no sequence has one
-    # The executor may have had this very object before: then its arrays are the same ones, and of what they hold only
-    # token_ids, positions, seq_lens, block_tables, slots, sampling.counter and sampling.mask are new.
-    is_continued: bool = False
 
 
 @dataclass
@@ -107,6 +110,21 @@ class StepOutput:
     ok: npt.NDArray[np.uint8]  # [S]
     wanted_logprobs: F32 = field(default_factory=_f32)  # of wanted_ids, under the unmodified distribution
     logits: F32 | None = None  # [S, vocab_size], only when the executor was told to keep them
+
+    @staticmethod
+    def zeros(step: StepInput, logits: F32 | None = None) -> StepOutput:
+        """The output of a step, to be written."""
+        num_rows = len(step.last_rows)
+        width = max((0, *step.sampling.num_logprobs.tolist()))
+        return StepOutput(
+            token_ids=_i32(num_rows),
+            logprobs=_f32(num_rows),
+            top_ids=np.zeros((num_rows, width), np.int32),
+            top_logprobs=np.zeros((num_rows, width), np.float32),
+            ok=np.zeros(num_rows, np.uint8),
+            wanted_logprobs=_f32(len(step.sampling.wanted_ids)),
+            logits=logits,
+        )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Reading mapped files that others may change: a file that is shortened meanwhile must not end this process."""
+"""Reading mapped files that others may change: a file that is shortened meanwhile must not end this process.
+
+Tested in tests/e2e/test_written_over.py.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 Owns the library and the handle of an executor. Knows no kernel, and of the bytes that cross only who writes them:
 runtime/plan_bytes.py the plan, runtime/step_arrays.py the steps.
+Tested in tests/ops/test_refusals.py.
 """
 
 from __future__ import annotations
@@ -279,7 +280,7 @@ class NativeExecutor:
     def run(self, step: StepInput) -> StepOutput:
         """Raises ValueError for a step that would read out of bounds: a bug in the engine."""
         call = self._last_call
-        if not step.is_continued or call is None or call.step is not step:
+        if call is None or call.step is not step:
             self._last_call = None
             call = self._last_call = self._call(step)
         if self._library.tripos_run(self._open, call.native_step, call.native_output) != 0:
@@ -301,7 +302,8 @@ class NativeExecutor:
             *addresses.of(step, STEP_ARRAYS, lengths), *addresses.of(s, SAMPLING_ARRAYS, lengths),
             *s.mask.shape, history, bias, wanted, self._adapter_slots(step, keep),
         )  # fmt: skip
-        out = self._output(num_rows, max((0, *s.num_logprobs.tolist())), wanted)
+        keeps_logits = self.options.keep_logits
+        out = StepOutput.zeros(step, np.zeros((num_rows, self._vocab_size), np.float32) if keeps_logits else None)
         logits = address_of(out.logits) if out.logits is not None else None
         native_out = NativeOutput(
             address_of(out.token_ids), address_of(out.logprobs), address_of(out.top_ids), address_of(out.top_logprobs),
@@ -318,17 +320,6 @@ class NativeExecutor:
             raise ValueError(f"step: adapter_slots has {len(slots)} entries, needs {len(step.seq_lens)}")
         keep.append(slots)
         return address_of(slots)
-
-    def _output(self, num_rows: int, width: int, num_wanted: int) -> StepOutput:
-        return StepOutput(
-            token_ids=np.zeros(num_rows, np.int32),
-            logprobs=np.zeros(num_rows, np.float32),
-            top_ids=np.zeros((num_rows, width), np.int32),
-            top_logprobs=np.zeros((num_rows, width), np.float32),
-            ok=np.zeros(num_rows, np.uint8),
-            wanted_logprobs=np.zeros(num_wanted, np.float32),
-            logits=np.zeros((num_rows, self._vocab_size), np.float32) if self.options.keep_logits else None,
-        )
 
     def info(self) -> ExecutorInfo:
         facts = _lines(self._library.tripos_describe(self._open))

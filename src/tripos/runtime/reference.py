@@ -1,6 +1,7 @@
 """The reference executor: the meaning of every op in plain numpy, float32. Slow on purpose, readable on purpose.
 
 Every other executor is compared with this one, op by op (tests/ops).
+Tested in tests/ops/test_ops.py.
 """
 
 from __future__ import annotations
@@ -261,18 +262,8 @@ class ReferenceExecutor:
 
     # -- sampling --------------------------------------------------------------------------------------------
     def _sample(self, logits: F32, step: StepInput) -> StepOutput:
-        num_rows = len(step.last_rows)
-        width = int(max(step.sampling.num_logprobs.max(initial=0), 0))
-        out = StepOutput(
-            token_ids=np.zeros(num_rows, np.int32),
-            logprobs=np.zeros(num_rows, np.float32),
-            top_ids=np.zeros((num_rows, width), np.int32),
-            top_logprobs=np.zeros((num_rows, width), np.float32),
-            ok=np.zeros(num_rows, np.uint8),
-            wanted_logprobs=np.zeros(len(step.sampling.wanted_ids), np.float32),
-            logits=logits if self.options.keep_logits else None,
-        )
-        for row in range(num_rows):
+        out = StepOutput.zeros(step, logits if self.options.keep_logits else None)
+        for row in range(len(step.last_rows)):
             draw = sample_row(logits[row], step.sampling, row)
             out.token_ids[row], out.logprobs[row], out.ok[row] = draw.token_id, draw.logprob, draw.ok
             out.top_ids[row, : len(draw.top_ids)] = draw.top_ids

@@ -1,4 +1,7 @@
-"""Carries the progress of a load out of C++, and what is raised meanwhile around it: no exception may pass through."""
+"""Carries the progress of a load out of C++, and what is raised meanwhile around it: no exception may pass through.
+
+Tested in tests/ops/test_interrupts.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A step as the native library reads it (TriposStep, TriposOutput of kernels/include/tripos.h): addresses of arrays."""
+"""A step as the native library reads it (TriposStep, TriposOutput of kernels/include/tripos.h): addresses of arrays.
+
+Tested in tests/ops/test_refusals.py.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,7 @@ def address_of(array: Any) -> int:
 
 @dataclass
 class Call:
-    """A step as C++ reads it, and where it writes. Serves again when the step is continued."""
+    """A step as C++ reads it, and where it writes. Serves again when the same StepInput comes again."""
 
     step: StepInput
     native_step: Any

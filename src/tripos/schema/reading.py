@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from tripos.errors import InvalidRequest
+from tripos.errors import SchemaProblem
 from tripos.schema.ecma262 import PatternProblem, translated
 from tripos.schema.formats import FORMATS
 from tripos.schema.idle import ANNOTATIONS, says_nothing
@@ -63,10 +63,6 @@ _KEYWORDS = {
     "multipleOf": "divisor",
 }
 _DRAFTS = ("draft-06", "draft-07", "draft/2019-09", "draft/2020-12")
-
-
-class SchemaProblem(InvalidRequest):
-    code = "invalid_schema"
 
 
 def read_schema(source: str) -> Any:

@@ -139,6 +139,7 @@ class Collected:
         self.text_offsets: list[int] = []
         self.prompt_offsets: tuple[int, ...] = ()
         self.prompt_token_ids: tuple[int, ...] = ()
+        self.prompt_start = ""
         self.prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
         self.finish_reason: FinishReason | None = None
         self.stop: str | int | None = None
@@ -154,6 +155,7 @@ class Collected:
         if delta.prompt_token_ids or delta.prompt_logprobs:
             self.prompt_offsets = delta.prompt_offsets
             self.prompt_token_ids = delta.prompt_token_ids
+            self.prompt_start = delta.prompt_start
             self.prompt_logprobs = delta.prompt_logprobs or ()
         if delta.finish_reason is not None:
             self.finish_reason, self.stop = delta.finish_reason, delta.stop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -127,6 +128,11 @@ def _read_text(value: Any, path: str, may_be_object: bool) -> str:
         expected = "text or an object with a text" if may_be_object else "text"
         raise InvalidRequest(f"{path} must be {expected}, not {kind_of(value)}", code="invalid_type", param=path)
     return text
+
+
+def read_vector(vector: bytes) -> list[float]:
+    """The numbers of one of Result.vectors."""
+    return list(struct.unpack(f"<{len(vector) // 4}f", vector))
 
 
 def total_tokens(answers: Sequence[OneShotAnswer]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import pytest
 
@@ -25,7 +25,7 @@ async def test_the_earlier_of_both_deadlines_counts(own_s: float | None, expecte
         asked = call(deadline_s=asked.arrival_s + own_s)
     seen: list[Call] = []
 
-    async def model(call: Call) -> AsyncIterator[Event]:
+    async def model(call: Call) -> AsyncGenerator[Event, None]:
         seen.append(call)
         yield Finish(reason="stop")
 
@@ -37,7 +37,7 @@ async def test_the_earlier_of_both_deadlines_counts(own_s: float | None, expecte
 async def test_a_model_that_does_not_end_is_ended() -> None:
     closed = []
 
-    async def model(call: Call) -> AsyncIterator[Event]:
+    async def model(call: Call) -> AsyncGenerator[Event, None]:
         try:
             yield Delta(text="a")
             await asyncio.Event().wait()

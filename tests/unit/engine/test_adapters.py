@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 import numpy as np
@@ -14,15 +14,17 @@ import pytest
 
 from tests.unit.engine.test_llm import Blocking, settled
 from tests.unit.engine.tiny import BLOCK_SIZE, CARD, VOCAB_SIZE, call, make_engine
-from tripos.engine.adapter_slots import SPARE_SLOTS, AdapterModel, Adapters
+from tripos.engine.adapter_slots import SPARE_SLOTS, Adapters
 from tripos.engine.block_pool import PrefixIdentity
 from tripos.engine.llm import LanguageModel
 from tripos.errors import EngineFailed, InvalidRequest, ModelRefused, NotFound, Overloaded
 from tripos.models.files.lora import ReadAdapter
+from tripos.pipeline.chain import result_of
 from tripos.plan.ir import Adapter, LowRank, WeightTensor
+from tripos.repository.adapter import Adapter as RouteAdapter
 from tripos.runtime.executor import ExecutorOptions
 from tripos.testing import ScriptedExecutor, byte_tokenizer
-from tripos.types import Call, Delta, Finish
+from tripos.types import AdapterInfo, Call, Delta, EngineStats, Event, Finish, LoadAdapter, UnloadAdapter
 
 MAX_ADAPTERS = 3
 OPTIONS = ExecutorOptions(block_size=BLOCK_SIZE)
@@ -65,41 +67,65 @@ async def started(executor: ScriptedExecutor | None = None, num_blocks: int = 64
     assert set(executor.adapters) == {each.slot for each in adapters.loaded}
 
 
-async def text_of(model: LanguageModel | AdapterModel, one: Call) -> str:
+class Adapted:
+    """A model that is asked for one of its adapters, as the adapter's route asks it."""
+
+    def __init__(self, model: LanguageModel, info: AdapterInfo) -> None:
+        self._model, self._info = model, info
+
+    def run(self, one: Call) -> AsyncGenerator[Event, None]:
+        return RouteAdapter.of(self._model.card, self._info).stage(one, self._model.run)
+
+
+async def load(model: LanguageModel, name: str, path: str, *, in_place: bool = False) -> Adapted:
+    request = LoadAdapter(name=name, path=path, in_place=in_place)
+    info = (await result_of(model.run(Call(id="l", route="", request=request)))).adapter
+    assert info is not None
+    return Adapted(model, info)
+
+
+async def unload(model: LanguageModel, name: str) -> None:
+    await result_of(model.run(Call(id="u", route="", request=UnloadAdapter(name=name))))
+
+
+async def stats_of(model: LanguageModel) -> EngineStats:
+    stats = (await model.info()).stats
+    assert stats is not None
+    return stats
+
+
+async def text_of(model: LanguageModel | Adapted, one: Call) -> str:
     return "".join([event.text async for event in model.run(one) if isinstance(event, Delta)])
 
 
-async def cached_tokens(model: LanguageModel | AdapterModel, one: Call) -> int:
+async def cached_tokens(model: LanguageModel | Adapted, one: Call) -> int:
     (finish,) = [event async for event in model.run(one) if isinstance(event, Finish)]
     return finish.usage.cached_tokens
 
 
 async def test_each_adapter_is_a_model_of_its_own() -> None:
     async with started() as model:
-        first, second = await model.load_adapter("first", "1"), await model.load_adapter("second", "2")
+        first, second = await load(model, "first", "1"), await load(model, "second", "2")
         texts = await asyncio.gather(*(text_of(each, call()) for each in (model, first, second, first)))
         assert texts[1] == texts[3]
         assert len(set(texts)) == 3
-        assert (first.card.name, first.card.parent, first.card.digest) == ("first", "tiny", "digest of 1")
-        assert first.card.max_model_len == CARD.max_model_len
-        assert first.is_progressing()
-        await first.stop()  # the base's life is its own
         assert await text_of(model, call()) == texts[0]
+        assert [each.name for each in (await model.info()).adapters] == ["first", "second"]
 
 
 async def test_prefixes_are_shared_within_an_adapter_only() -> None:
     prompt = "x" * 40
     async with started() as model:
-        first, second = await model.load_adapter("first", "1"), await model.load_adapter("second", "2")
+        first, second = await load(model, "first", "1"), await load(model, "second", "2")
         assert await cached_tokens(model, call(prompt)) == 0
         assert await cached_tokens(first, call(prompt)) == 0
         assert await cached_tokens(second, call(prompt)) == 0
         for each in (model, first, second):
             assert await cached_tokens(each, call(prompt)) > 30
         # another adapter under the same name, and then the first again
-        second = await model.load_adapter("second", "3", in_place=True)
+        second = await load(model, "second", "3", in_place=True)
         assert await cached_tokens(second, call(prompt)) == 0
-        second = await model.load_adapter("second", "2", in_place=True)
+        second = await load(model, "second", "2", in_place=True)
         assert await cached_tokens(second, call(prompt)) > 30
 
 
@@ -112,11 +138,11 @@ def test_no_adapter_is_mistaken_for_a_salt_or_a_principal() -> None:
 async def test_an_unloaded_adapter_answers_who_came_before() -> None:
     blocking = Blocking()
     async with started(blocking.executor) as model:
-        adapter = await model.load_adapter("a", "1")
-        async with aclosing(adapter.run(call(max_tokens=6))) as events:  # type: ignore[type-var]
+        adapter = await load(model, "a", "1")
+        async with aclosing(adapter.run(call(max_tokens=6))) as events:
             first = asyncio.ensure_future(anext(events))
             await asyncio.sleep(0.05)
-            unloading = asyncio.ensure_future(model.unload_adapter("a"))
+            unloading = asyncio.ensure_future(unload(model, "a"))
             await asyncio.sleep(0.05)
             assert not unloading.done()
             blocking.may_run.set()
@@ -127,48 +153,40 @@ async def test_an_unloaded_adapter_answers_who_came_before() -> None:
         with pytest.raises(NotFound, match="not loaded"):
             await text_of(adapter, call())
         with pytest.raises(NotFound, match="no adapter is named 'a'"):
-            await model.unload_adapter("a")
+            await unload(model, "a")
 
 
 async def test_a_reload_in_place_changes_new_calls_only() -> None:
     async with started() as model:
-        old = await model.load_adapter("a", "1")
-        other = await model.load_adapter("b", "2")
+        old = await load(model, "a", "1")
+        other = await load(model, "b", "2")
         want_old, want_new = await text_of(old, call(max_tokens=40)), await text_of(other, call(max_tokens=40))
         running = asyncio.ensure_future(text_of(old, call(max_tokens=40)))
         await asyncio.sleep(0)
-        new = await model.load_adapter("a", "2", in_place=True)
+        new = await load(model, "a", "2", in_place=True)
         assert await text_of(new, call(max_tokens=40)) == want_new
         assert await running == want_old
 
 
-async def test_an_adapter_of_the_start_stays_the_same_model() -> None:
-    """Whoever keeps the list of a model's adapters knows those that were unloaded and came back."""
+async def test_adapters_of_the_start_are_on_the_card() -> None:
     executor = ScriptedExecutor(VOCAB_SIZE, OPTIONS)
-    engine = make_engine(64, executor)
     adapters = Adapters(executor, MAX_ADAPTERS, read_scripted)
-    adapters.load("a", "1")
-    model = LanguageModel(CARD, byte_tokenizer(), engine, adapters=adapters)
-    (first,) = model.adapter_models()
-    await model.unload_adapter("a")
-    assert not first.is_loaded
-    assert model.adapter_models() == []
-    assert await model.load_adapter("a", "2") is first
-    assert first.is_loaded
-    assert first.card.digest == "digest of 2"
-    other = await model.load_adapter("b", "1")
-    await model.unload_adapter("b")
-    assert await model.load_adapter("b", "1") is not other
+    first = adapters.load("a", "1").info
+    model = LanguageModel(CARD, byte_tokenizer(), make_engine(64, executor), adapters=adapters)
+    assert (model.card.max_adapters, model.card.adapters) == (MAX_ADAPTERS, (first,))
+    assert (first.name, first.digest, first.key) == ("a", "digest of 1", "a,digest of 1")
+    await unload(model, "a")
+    assert (await model.info()).adapters == ()
 
 
 async def test_cancelled_calls_free_their_slot() -> None:
     async with started() as model:
-        adapter = await model.load_adapter("a", "1")
+        adapter = await load(model, "a", "1")
         for _ in range(5):
-            async with aclosing(adapter.run(call(max_tokens=200))) as events:  # type: ignore[type-var]
+            async with aclosing(adapter.run(call(max_tokens=200))) as events:
                 await anext(events)
         async with asyncio.timeout(5):
-            await model.unload_adapter("a")
+            await unload(model, "a")
 
 
 async def test_names_slots_and_what_goes_wrong() -> None:
@@ -177,38 +195,38 @@ async def test_names_slots_and_what_goes_wrong() -> None:
         assert adapters is not None
         for name in ("", "a,b", "a b", "-x", "x" * 129, "ä", "a\n"):
             with pytest.raises(InvalidRequest, match="name has 1 to 128 characters"):
-                await model.load_adapter(name, "1")
+                await load(model, name, "1")
         with pytest.raises(ModelRefused, match="r is 0"):
-            await model.load_adapter("a", "bad")
+            await load(model, "a", "bad")
         for i in range(MAX_ADAPTERS):
-            await model.load_adapter(f"a{i}", str(i))
+            await load(model, f"a{i}", str(i))
         with pytest.raises(InvalidRequest, match="3 adapters are loaded, at most 3 may be"):
-            await model.load_adapter("more", "1")
+            await load(model, "more", "1")
         with pytest.raises(InvalidRequest, match="unload it first, or set load_inplace"):
-            await model.load_adapter("a1", "1")
+            await load(model, "a1", "1")
         with pytest.raises(ModelRefused):
-            await model.load_adapter("a1", "bad", in_place=True)
-        assert [each.digest for each in adapters.loaded] == ["digest of 0", "digest of 1", "digest of 2"]
-        await model.load_adapter("a1", "7", in_place=True)
-        await model.unload_adapter("a0")
-        await model.load_adapter("more", "1")
+            await load(model, "a1", "bad", in_place=True)
+        assert [each.info.digest for each in adapters.loaded] == ["digest of 0", "digest of 1", "digest of 2"]
+        await load(model, "a1", "7", in_place=True)
+        await unload(model, "a0")
+        await load(model, "more", "1")
 
 
 async def test_slots_that_are_still_in_use_are_waited_for() -> None:
     blocking = Blocking()
     async with started(blocking.executor) as model:
-        adapter = await model.load_adapter("a", "1")
+        adapter = await load(model, "a", "1")
         running = [asyncio.ensure_future(text_of(adapter, call()))]
         await asyncio.sleep(0.02)
         for i in range(SPARE_SLOTS + MAX_ADAPTERS - 1):
-            adapter = await model.load_adapter("a", str(2 + i), in_place=True)
+            adapter = await load(model, "a", str(2 + i), in_place=True)
             running.append(asyncio.ensure_future(text_of(adapter, call())))
             await asyncio.sleep(0.02)
         with pytest.raises(Overloaded, match="still answer requests"):
-            await model.load_adapter("a", "9", in_place=True)
+            await load(model, "a", "9", in_place=True)
         blocking.may_run.set()
         assert len(set(await asyncio.gather(*running))) == len(running)
-        await model.load_adapter("a", "9", in_place=True)
+        await load(model, "a", "9", in_place=True)
 
 
 async def test_unloading_does_not_wait_for_an_adapter_that_is_being_packed() -> None:
@@ -224,13 +242,13 @@ async def test_unloading_does_not_wait_for_an_adapter_that_is_being_packed() -> 
     packing_is_slow = False
     executor = Slow(VOCAB_SIZE, OPTIONS)
     async with started(executor) as model:
-        old = await model.load_adapter("old", "1")
+        old = await load(model, "old", "1")
         packing_is_slow = True
-        loading = asyncio.create_task(model.load_adapter("new", "2"))
+        loading = asyncio.create_task(load(model, "new", "2"))
         while not packing.is_set():
             await asyncio.sleep(0.001)
         assert await text_of(old, call())  # its end looks for slots to free, as does unloading
-        unloading = asyncio.create_task(model.unload_adapter("old"))
+        unloading = asyncio.create_task(unload(model, "old"))
         await asyncio.sleep(0.03)
         assert not unloading.done()
         may_pack.set()
@@ -258,14 +276,15 @@ async def test_what_comes_free_while_an_adapter_is_packed_is_freed_when_it_is() 
 def test_a_key_means_its_adapter_while_that_is_there_and_then_the_one_of_its_name() -> None:
     adapters = Adapters(ScriptedExecutor(VOCAB_SIZE, OPTIONS), MAX_ADAPTERS, read_scripted)
     old = adapters.load("a", "1")
-    with adapters.hold(old.key):
-        new = adapters.load("a", "2", in_place=True)
-        assert adapters.find(old.key) is old
-        assert adapters.find("a") is new
-    assert adapters.find(old.key) is new
+    held = adapters.enter(old.info.key)
+    new = adapters.load("a", "2", in_place=True)
+    assert adapters.find(old.info.key) is held is old
+    assert adapters.find("a") is new
+    adapters.leave(held)
+    assert adapters.find(old.info.key) is new
     adapters.unload("a")
     with pytest.raises(NotFound):
-        adapters.find(old.key)
+        adapters.find(old.info.key)
 
 
 def test_an_adapter_that_is_read_while_the_model_goes_is_told() -> None:
@@ -278,24 +297,24 @@ def test_an_adapter_that_is_read_while_the_model_goes_is_told() -> None:
 async def test_without_adapters_none_are_taken() -> None:
     model = LanguageModel(CARD, byte_tokenizer(), make_engine())
     with pytest.raises(InvalidRequest, match="takes no adapters: start the server with --max-adapters"):
-        await model.load_adapter("a", "1")
-    assert model.adapter_models() == []
+        await load(model, "a", "1")
+    assert model.card.max_adapters == 0
 
 
 async def test_stats_name_who_runs_and_who_waits() -> None:
     blocking = Blocking()
     async with started(blocking.executor, num_blocks=8) as model:
-        first, second = await model.load_adapter("first", "1"), await model.load_adapter("second", "2")
+        first, second = await load(model, "first", "1"), await load(model, "second", "2")
         running = [asyncio.ensure_future(text_of(first, call("x" * 20)))]
         await asyncio.sleep(0.05)
         running.append(asyncio.ensure_future(text_of(second, call("y" * 20))))
         await asyncio.sleep(0.05)
-        stats = model.stats()
+        stats = await stats_of(model)
         assert (stats.max_adapters, stats.running_adapters, stats.waiting_adapters) == (3, ("first",), ("second",))
         blocking.may_run.set()
         await asyncio.gather(*running)
         del running
-        assert model.stats().running_adapters == ()
+        assert (await stats_of(model)).running_adapters == ()
 
 
 async def test_adapters_come_and_go_under_load() -> None:
@@ -310,7 +329,7 @@ async def test_adapters_come_and_go_under_load() -> None:
             found = list(model.answer([_for("solo", max_tokens)]))
             solo[number, max_tokens] = "".join(e.text for _, e in found if isinstance(e, Delta))
     async with started(num_blocks=48) as model:
-        served: dict[str, AdapterModel] = {}
+        served: dict[str, Adapted] = {}
         numbers: dict[str, set[int]] = {name: set() for name in "abc"}  # that a name may mean now
         num_answered = 0
 
@@ -324,7 +343,7 @@ async def test_adapters_come_and_go_under_load() -> None:
                 max_tokens = chance.choice((4, 30))
                 one, may_mean = call("the same prompt", max_tokens=max_tokens), set(numbers[name])
                 if chance.random() < 0.2:
-                    async with aclosing(adapter.run(one)) as events:  # type: ignore[type-var]
+                    async with aclosing(adapter.run(one)) as events:
                         await anext(events)
                     continue
                 assert await text_of(adapter, one) in {solo[number, max_tokens] for number in may_mean}
@@ -337,10 +356,10 @@ async def test_adapters_come_and_go_under_load() -> None:
                 with contextlib.suppress(Overloaded):  # every slot in use
                     if name in served and chance.random() < 0.5:
                         del served[name]
-                        await model.unload_adapter(name)
+                        await unload(model, name)
                     else:
                         numbers[name].add(number)
-                        served[name] = await model.load_adapter(name, str(number), in_place=True)
+                        served[name] = await load(model, name, str(number), in_place=True)
                         numbers[name] = {number}
                     num_changes += 1
                 await asyncio.sleep(chance.random() * 0.01)

@@ -20,10 +20,10 @@ from tripos.engine.engine import Engine, EngineOptions, Output, TokenOutput
 from tripos.engine.llm import LanguageModel
 from tripos.engine.scheduler import SchedulerOptions
 from tripos.engine.sequence import Sequence
-from tripos.errors import AnswerMismatch, InvalidRequest, RequestFailed
+from tripos.errors import AnswerMismatch, GrammarProblem, InvalidRequest, RequestFailed
 from tripos.grammar.compiler import CompiledConstraint
 from tripos.grammar.limits import admit
-from tripos.grammar.matcher import MAX_FORCED_LOOKS, Grammar, GrammarProblem, Matcher, Vocabulary
+from tripos.grammar.matcher import MAX_FORCED_LOOKS, Grammar, Matcher, Vocabulary
 from tripos.grammar.verify import AnswerCheck
 from tripos.runtime.executor import Executor, ExecutorOptions
 from tripos.runtime.native import NativeExecutor

@@ -23,7 +23,7 @@ from tripos.errors import (
     RequestFailed,
     RequestTimeout,
 )
-from tripos.models.text.tokenizer import IncrementalDecoder
+from tripos.models.text.token_bytes import IncrementalDecoder
 from tripos.runtime.executor import Executor, ExecutorOptions, StepInput, StepOutput
 from tripos.testing import ScriptedExecutor
 from tripos.types import Branch, Call, Delta, Embed, Event, Finish, Generate, Message, TokenLogprob
@@ -306,10 +306,10 @@ async def test_a_failed_engine_tells_everyone_and_is_not_ready() -> None:
         raise OSError("lost")
 
     async with started(ScriptedExecutor(VOCAB_SIZE, OPTIONS, before_run=fail)) as model:
-        assert model.is_progressing()
+        assert (await model.info()).is_progressing
         results = await asyncio.gather(*(read(model, call(str(i))) for i in range(4)), return_exceptions=True)
         assert all(isinstance(result, EngineFailed) for result in results)
-        assert not model.is_progressing()
+        assert not (await model.info()).is_progressing
         with pytest.raises(EngineFailed):
             await read(model, call("later"))
 
@@ -328,7 +328,7 @@ async def test_an_engine_whose_thread_meets_a_panic_tells_everyone_and_is_not_re
         async with asyncio.timeout(10):
             results = await asyncio.gather(*(read(model, call(str(i))) for i in range(4)), return_exceptions=True)
         assert all(isinstance(result, EngineFailed) for result in results)
-        assert not model.is_progressing()
+        assert not (await model.info()).is_progressing
         with pytest.raises(EngineFailed):
             await read(model, call("later"))
 
@@ -340,13 +340,13 @@ async def test_a_stuck_step_is_not_progress() -> None:
         model.engine.clock = lambda: now[0]
         job = asyncio.create_task(read(model, call("hello")))
         await asyncio.sleep(0.05)
-        assert model.is_progressing()
+        assert (await model.info()).is_progressing
         now[0] += 31
-        assert not model.is_progressing()
+        assert not (await model.info()).is_progressing
         blocking.may_run.set()
         await job
         await settled(model)
-        assert model.is_progressing()
+        assert (await model.info()).is_progressing
 
 
 async def test_stop_ends_unfinished_calls_with_an_error() -> None:
@@ -389,7 +389,7 @@ async def test_a_prompt_repeated_by_the_same_principal_only_is_cached() -> None:
             events = await read(model, call("x" * 41, principal=principal, cache_salt=salt))
             assert isinstance(events[-1], Finish)
             cached.append(events[-1].usage.cached_tokens)
-        stats = model.stats()
+        stats = (await model.info()).stats
     assert cached == [0, 40, 0, 0]
     assert (stats.prefix_hits, stats.prefix_queries) == (40, 164)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from tripos.engine.pack import Packer
@@ -10,16 +12,16 @@ from tripos.runtime.executor import StepInput
 from tripos.types import Sampling
 
 
-def running(prompt: list[int], slot: int, blocks: list[int], computed: int = 0, **fields: object) -> Sequence:
+def running(prompt: list[int], batch_idx: int, blocks: list[int], computed: int = 0, **fields: object) -> Sequence:
     one = Sequence(np.array(prompt, np.int32), 8, **fields)  # type: ignore[arg-type]
-    one.slot, one.block_table, one.num_computed_tokens = slot, blocks, computed
+    one.batch_idx, one.block_table, one.num_computed_tokens = batch_idx, blocks, computed
     return one
 
 
 def test_a_chunk_and_a_decoding_sequence_in_one_ragged_batch() -> None:
     packer = Packer(max_num_seqs=4, max_blocks=8, block_size=4)
-    chunk = running([10, 11, 12, 13, 14, 15, 16], slot=2, blocks=[7, 3], computed=2)
-    decoding = running([20, 21, 22, 23, 24, 25, 26, 27, 28], slot=0, blocks=[1, 5, 4], computed=8)
+    chunk = running([10, 11, 12, 13, 14, 15, 16], batch_idx=2, blocks=[7, 3], computed=2)
+    decoding = running([20, 21, 22, 23, 24, 25, 26, 27, 28], batch_idx=0, blocks=[1, 5, 4], computed=8)
     packed = packer.pack([(chunk, 3), (decoding, 1)])
     step = packed.step
     assert step.token_ids.tolist() == [12, 13, 14, 28]
@@ -137,18 +139,17 @@ def test_a_batch_that_goes_on_decoding_is_packed_as_if_anew() -> None:
     for _ in range(5):  # over the end of a block of each
         for each in batch:
             while len(each.block_table) * 4 < each.num_tokens:
-                each.block_table.append(6 + len(each.block_table) + each.slot)
+                each.block_table.append(6 + len(each.block_table) + each.batch_idx)
         packed = packer.pack([(each, 1) for each in batch])
         anew = Packer(3, 8, 4).pack([(each, 1) for each in batch])
         assert as_lists(packed.step) == as_lists(anew.step)
         assert packed.owners == anew.owners
-        given.append((packed.step, packed.step.is_continued))
+        given.append(packed.step)
         for each in batch:
             each.append(10 + each.num_tokens)
             each.num_computed_tokens += 1
-    steps = [step for step, _ in given]
-    assert steps[1] is steps[0], "the same arrays while the widest block table stays"
-    assert [is_continued for _, is_continued in given] == [False, True, True, False, True]
+    is_same = [one is other for one, other in itertools.pairwise(given)]
+    assert is_same == [True, True, False, True], "the same arrays while the widest block table stays"
 
 
 def test_a_batch_that_changes_is_packed_anew() -> None:

@@ -58,8 +58,8 @@ class Simulation:
         assert schedule.num_tokens == sum(n for _, n in schedule.entries) <= self.options.token_budget
         assert len(schedule.entries) <= self.options.max_num_seqs
         assert all(n > 0 and each.status is Status.RUNNING for each, n in schedule.entries)
-        slots = [each.slot for each in self.scheduler.running]
-        assert len(set(slots)) == len(slots)
+        places = [each.batch_idx for each in self.scheduler.running]
+        assert len(set(places)) == len(places)
         assert self.scheduler.running == sorted(self.scheduler.running, key=lambda each: each.key)
         holders = Counter(block for each in self.scheduler.running for block in each.block_table)
         for each, n in schedule.entries:

@@ -1,4 +1,4 @@
-"""Speculation: what is guessed, when it pays, and that nobody can tell from the output."""
+"""Speculation: what is drafted, when it pays, and that nobody can tell from the output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.unit.engine.tiny import BLOCK_SIZE, EOS, VOCAB_SIZE, call, make_engin
 from tripos.engine.engine import Engine, EngineOptions, TokenOutput
 from tripos.engine.scheduler import SchedulerOptions
 from tripos.engine.sequence import Sequence
-from tripos.engine.speculate import FIRST_RATES, FORGET_AFTER, Guesser, Speculator, StepCosts
+from tripos.engine.speculate import FIRST_RATES, FORGET_AFTER, NgramProposer, Speculator, StepCosts
 from tripos.runtime.executor import Executor, ExecutorOptions, StepInput
 from tripos.runtime.native import NativeExecutor
 from tripos.testing import ScriptedExecutor
@@ -29,9 +29,9 @@ def known(tokens: list[int], max_tokens: int = 100) -> Sequence:
     return Sequence(np.array(tokens, np.int32), max_tokens)
 
 
-# -- guessing -------------------------------------------------------------------------------------------------------
+# -- drafting -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("tokens", "guess"),
+    ("tokens", "draft"),
     [
         ([1, 2, 3, 4, 1, 2], [3, 4, 1]),
         ([9, 1, 2, 3, 8, 1, 2, 4, 9, 1, 2], [3, 8, 1]),  # the longest ending, not the latest
@@ -42,55 +42,55 @@ def known(tokens: list[int], max_tokens: int = 100) -> Sequence:
         ([1], []),
     ],
 )
-def test_what_followed_the_longest_equal_ending_is_guessed(tokens: list[int], guess: list[int]) -> None:
-    guesser = Guesser(FIRST_RATES)
-    guesser.look(known(tokens), 3)
-    assert guesser.guess == guess
+def test_what_followed_the_longest_equal_ending_is_drafted(tokens: list[int], draft: list[int]) -> None:
+    proposer = NgramProposer(FIRST_RATES)
+    proposer.propose(known(tokens), 3)
+    assert proposer.draft == draft
 
 
-def test_an_index_that_grows_with_its_sequence_guesses_as_a_fresh_one() -> None:
+def test_an_index_that_grows_with_its_sequence_drafts_as_a_fresh_one() -> None:
     chance = random.Random(1)
-    sequence, guesser = known([1, 2]), Guesser(FIRST_RATES)
+    sequence, proposer = known([1, 2]), NgramProposer(FIRST_RATES)
     for _ in range(300):
         for _ in range(chance.randrange(4)):
             sequence.append(chance.randrange(4))
-        fresh = Guesser(FIRST_RATES)
-        for each in (guesser, fresh):
-            each.look(sequence, 5)
-        assert guesser.guess == fresh.guess
+        fresh = NgramProposer(FIRST_RATES)
+        for each in (proposer, fresh):
+            each.propose(sequence, 5)
+        assert proposer.draft == fresh.draft
 
 
-def test_guesses_are_judged_even_if_no_step_computed_them() -> None:
-    guesser = Guesser((0.5, 0.5))
-    guesser.look(known([1, 2, 3, 1, 2]), 3)
-    guesser.settle([3])
-    assert guesser.rates[0] > 0.5
-    guesser.look(known([1, 2, 3, 1, 2]), 3)
-    guesser.settle([9])
-    assert guesser.rates[0] < 0.5
+def test_drafts_are_judged_even_if_no_step_computed_them() -> None:
+    proposer = NgramProposer((0.5, 0.5))
+    proposer.propose(known([1, 2, 3, 1, 2]), 3)
+    proposer.settle([3])
+    assert proposer.rates[0] > 0.5
+    proposer.propose(known([1, 2, 3, 1, 2]), 3)
+    proposer.settle([9])
+    assert proposer.rates[0] < 0.5
 
 
 # -- when it pays ---------------------------------------------------------------------------------------------------
 def measured(seconds: Callable[[int], float], num_sequences: int, rounds: int = 30) -> StepCosts:
     costs = StepCosts()
     for _ in range(rounds):
-        for num_guesses in (0, 1, 2, 4, 8, 16, 32):
-            costs.observe(num_sequences, num_guesses, seconds(num_sequences + num_guesses))
+        for num_drafts in (0, 1, 2, 4, 8, 16, 32):
+            costs.observe(num_sequences, num_drafts, seconds(num_sequences + num_drafts))
     return costs
 
 
-def test_where_weights_are_the_cost_likely_guesses_pay_and_unlikely_ones_do_not() -> None:
+def test_where_weights_are_the_cost_likely_drafts_pay_and_unlikely_ones_do_not() -> None:
     costs = measured(lambda num_tokens: 3.0 + 0.3 * num_tokens, 1)
     assert costs.best(1, [0.9**i for i in range(1, 9)]) >= 4
     assert costs.best(1, [0.02, 0.01]) == 0
 
 
-def test_where_arithmetic_is_the_cost_nobody_guesses() -> None:
+def test_where_arithmetic_is_the_cost_nothing_is_drafted() -> None:
     costs = measured(lambda num_tokens: 1.0 * num_tokens, 64)
     assert costs.best(64, [0.95] * 32) == 0
 
 
-def test_nothing_is_guessed_before_a_plain_step_was_measured() -> None:
+def test_nothing_is_drafted_before_a_plain_step_was_measured() -> None:
     assert StepCosts().best(1, [1.0]) == 0
 
 
@@ -112,8 +112,8 @@ def test_a_large_batch_that_finds_nothing_seldom_looks() -> None:
     num_looks = 0
     for _ in range(200):
         speculator.propose(sequences, 100)
-        num_looks += bool(speculator._guessers)
-        speculator._guessers.clear()
+        num_looks += bool(speculator._proposers)
+        speculator._proposers.clear()
     assert 1 <= num_looks < 20
 
 
@@ -122,19 +122,19 @@ def test_forgotten_sequences_leave_nothing() -> None:
     engine.add(known([1, 2, 3, 1, 2], 8))
     while engine.has_work:
         engine.step()
-    assert not engine.scheduler.speculator._guessers
+    assert not engine.scheduler.speculator._proposers
 
 
 # -- nobody can tell ------------------------------------------------------------------------------------------------
 class Oracle:
-    """Guesses what will come, up to a place where it begins to err. Stands in for Speculator.propose."""
+    """Drafts what will come, up to a place where it begins to err. Stands in for Speculator.propose."""
 
     def __init__(self, chance: random.Random, text_of: dict[int, list[int]]) -> None:
         self.chance = chance
         self.text_of = text_of  # by seed
 
     def propose(self, sequences: list[Sequence], max_tokens: int) -> list[tuple[Sequence, list[int]]]:
-        guesses = []
+        drafts = []
         for sequence in sequences:
             room = min(max_tokens, 9, sequence.max_num_tokens - sequence.num_tokens - 1)
             if sequence.history is None and room > 0 and self.chance.random() < 0.7:
@@ -143,9 +143,9 @@ class Oracle:
                 text += [self.chance.randrange(VOCAB_SIZE) for _ in range(count - len(text))]
                 if self.chance.random() < 0.5:
                     text[self.chance.randrange(count)] = self.chance.randrange(VOCAB_SIZE)
-                guesses.append((sequence, text))
+                drafts.append((sequence, text))
                 max_tokens -= count
-        return guesses
+        return drafts
 
 
 def make_sequences(chance: random.Random, count: int) -> Callable[[], list[Sequence]]:
@@ -196,7 +196,7 @@ def run(engine: Engine, sequences: list[Sequence]) -> list[Answer]:
 
 
 def check(make: Callable[[], Executor], chance: random.Random, count: int, num_batches: int) -> tuple[int, int, int]:
-    """Compares with plain decoding, one sequence at a time; returns tokens guessed, accepted, and preemptions."""
+    """Compares with plain decoding, one sequence at a time; returns tokens drafted, accepted, and preemptions."""
     recipes = make_sequences(chance, count)
     executor = make()
     size = executor.options.block_size  # type: ignore[attr-defined]
@@ -232,7 +232,7 @@ def scripted() -> ScriptedExecutor:
     return ScriptedExecutor(VOCAB_SIZE, ExecutorOptions(block_size=BLOCK_SIZE))
 
 
-def test_guesses_right_or_wrong_change_nothing_in_the_output() -> None:
+def test_drafts_right_or_wrong_change_nothing_in_the_output() -> None:
     drafted, accepted, preemptions = check(scripted, random.Random(3), 24, 9)
     assert 0 < accepted < drafted
     assert preemptions > 0
@@ -240,13 +240,13 @@ def test_guesses_right_or_wrong_change_nothing_in_the_output() -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32))
-def test_guesses_change_nothing_in_any_small_batch(seed: int) -> None:
+def test_drafts_change_nothing_in_any_small_batch(seed: int) -> None:
     check(scripted, random.Random(seed), 5, 2)
 
 
 @needs_native
 @pytest.mark.parametrize(("model", "kind"), [("llama", "fp32"), ("qwen3", "fp16")])
-def test_guesses_change_no_token_and_no_bit_of_a_logprob_natively(model: str, kind: str) -> None:
+def test_drafts_change_no_token_and_no_bit_of_a_logprob_natively(model: str, kind: str) -> None:
     def make() -> Executor:
         options = ExecutorOptions(
             block_size=NATIVE_BLOCK_SIZE, max_num_tokens=256, threads=1, weights=kind, kv_cache=kind
@@ -262,7 +262,7 @@ def repeating(tokens: list[int], seed: int, counter: int) -> int:
     return 97 + counter % 10
 
 
-def test_repeating_text_is_guessed_and_takes_fewer_steps() -> None:
+def test_repeating_text_is_drafted_and_takes_fewer_steps() -> None:
     num_steps = {}
     for most in (0, 8):
         executor = ScriptedExecutor(VOCAB_SIZE, ExecutorOptions(block_size=BLOCK_SIZE), next_token=repeating)
@@ -276,7 +276,7 @@ def test_repeating_text_is_guessed_and_takes_fewer_steps() -> None:
     assert num_steps[8] < 30
 
 
-def test_guesses_end_anywhere_in_the_token_buffer() -> None:
+def test_drafts_end_anywhere_in_the_token_buffer() -> None:
     for num_prompt in range(1, 24):
         executor = ScriptedExecutor(VOCAB_SIZE, ExecutorOptions(block_size=BLOCK_SIZE), next_token=repeating)
         engine = make_engine(executor=executor)
@@ -287,7 +287,7 @@ def test_guesses_end_anywhere_in_the_token_buffer() -> None:
 
 @pytest.mark.parametrize("fields", [{"stop": ("efg",)}, {"stop": ("cde",), "min_tokens": 25}, {"max_tokens": 33}])
 @pytest.mark.parametrize("include_stop", [False, True])
-def test_stop_strings_cut_exactly_in_the_middle_of_guesses(fields: dict[str, object], include_stop: bool) -> None:
+def test_stop_strings_cut_exactly_in_the_middle_of_drafts(fields: dict[str, object], include_stop: bool) -> None:
     found = []
     for most in (0, 8):
         executor = ScriptedExecutor(VOCAB_SIZE, ExecutorOptions(block_size=BLOCK_SIZE), next_token=repeating)
@@ -304,12 +304,12 @@ def test_stop_strings_cut_exactly_in_the_middle_of_guesses(fields: dict[str, obj
     assert found[0] == found[1]
 
 
-def test_a_step_that_fails_runs_again_without_guesses() -> None:
-    """A guess that the executor cannot take costs nobody an answer."""
+def test_a_step_that_fails_runs_again_without_drafts() -> None:
+    """A draft that the executor cannot take costs nobody an answer."""
 
     def refuse(step: StepInput) -> None:
         if len(step.token_ids) > len(step.seq_lens) and step.positions[0] > 0:
-            raise ValueError("no guesses here")
+            raise ValueError("no drafts here")
 
     executor = ScriptedExecutor(
         VOCAB_SIZE, ExecutorOptions(block_size=BLOCK_SIZE), next_token=repeating, before_run=refuse

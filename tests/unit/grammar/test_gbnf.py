@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.engine.test_constrained import VOCABULARY
-from tripos.grammar.gbnf import GbnfProblem, gbnf_to_lark
+from tripos.errors import GrammarProblem
+from tripos.grammar.gbnf import gbnf_to_lark
 from tripos.grammar.matcher import lark_grammar
 
 # After the grammar of JSON that llama.cpp's users know, shortened.
@@ -73,5 +74,5 @@ def test_a_grammar_accepts_what_gbnf_means(grammar: str, good: list[str], bad: l
     ids=lambda value: value[:30],
 )
 def test_a_wrong_grammar_is_refused_with_its_cause(grammar: str, cause: str) -> None:
-    with pytest.raises(GbnfProblem, match=cause):
+    with pytest.raises(GrammarProblem, match=cause):
         gbnf_to_lark(grammar)

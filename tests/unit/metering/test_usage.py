@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from typing import Any, cast
 
 import pytest
 
 from tripos.errors import DeadlineExceeded
 from tripos.metering.metrics import Metrics
 from tripos.service import Service
-from tripos.types import Call, Delta, Event, Finish, Generate, ModelCard, Run, Usage
+from tripos.types import Call, Delta, Event, Finish, Generate, ModelCard, ModelInfo, Run, Usage
 
 CARD = ModelCard(name="m", task="generate", digest="d")
 CALL = Call(id="c", route="m", request=Generate(prompt="x"))
@@ -26,12 +25,14 @@ class _Model:
 
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
+    async def info(self) -> ModelInfo:
+        return ModelInfo()
 
 
 async def run(events: list[Event | Exception], read: int = 9) -> Metrics:
     metrics = Metrics()
 
-    async def model(call: Call) -> AsyncIterator[Event]:
+    async def model(call: Call) -> AsyncGenerator[Event, None]:
         for event in events:
             if isinstance(event, Exception):
                 raise event
@@ -41,7 +42,7 @@ async def run(events: list[Event | Exception], read: int = 9) -> Metrics:
         service = Service(metrics)
         service.add(_Model(model))
         await service.start()
-        async with aclosing(cast("Any", service.run(CALL))) as stream:
+        async with aclosing(service.run(CALL)) as stream:
             async for _ in stream:
                 read -= 1
                 if not read:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -18,7 +18,7 @@ NUM_EVENTS = 4  # three Deltas and a Finish
 
 
 def recording_stage(name: str, closed: list[str]) -> Stage:
-    async def stage(call: Call, run: Run) -> AsyncIterator[Event]:
+    async def stage(call: Call, run: Run) -> AsyncGenerator[Event, None]:
         try:
             async for event in run(call):
                 yield event
@@ -31,7 +31,7 @@ def recording_stage(name: str, closed: list[str]) -> Stage:
 def recording_model(closed: list[str], *, waits_at: int = -1) -> Run:
     """Yields NUM_EVENTS; before event `waits_at` it waits for ever."""
 
-    async def run(call: Call) -> AsyncIterator[Event]:
+    async def run(call: Call) -> AsyncGenerator[Event, None]:
         try:
             for i in range(NUM_EVENTS):
                 if i == waits_at:
@@ -45,7 +45,7 @@ def recording_model(closed: list[str], *, waits_at: int = -1) -> Run:
 
 
 def opened(run: Run) -> Any:
-    return aclosing(cast("Any", run(CALL)))
+    return aclosing(run(CALL))
 
 
 async def read_all(run: Run) -> None:
@@ -56,7 +56,7 @@ async def read_all(run: Run) -> None:
 
 async def test_first_stage_is_the_outermost() -> None:
     def marking(name: str) -> Stage:
-        async def stage(call: Call, run: Run) -> AsyncIterator[Event]:
+        async def stage(call: Call, run: Run) -> AsyncGenerator[Event, None]:
             async for event in run(call):
                 yield Delta(text=f"{name}({event.text})") if isinstance(event, Delta) else event
 
@@ -98,7 +98,7 @@ async def test_cancelling_while_any_event_is_awaited_closes_inner_first(num_stag
 async def test_a_stage_that_raises_at_any_event_leaves_nothing_open(guilty: int, at_event: int) -> None:
     closed: list[str] = []
 
-    async def raising(call: Call, run: Run) -> AsyncIterator[Event]:
+    async def raising(call: Call, run: Run) -> AsyncGenerator[Event, None]:
         i = 0
         async for event in run(call):
             if i == at_event:
@@ -115,7 +115,7 @@ async def test_a_stage_that_raises_at_any_event_leaves_nothing_open(guilty: int,
 async def test_a_stage_that_answers_early_closes_the_model() -> None:
     closed: list[str] = []
 
-    async def first_only(call: Call, run: Run) -> AsyncIterator[Event]:
+    async def first_only(call: Call, run: Run) -> AsyncGenerator[Event, None]:
         async for event in run(call):
             yield event
             break

@@ -12,8 +12,9 @@ from tests.unit.engine.tiny import CARD, VOCAB_SIZE, make_engine
 from tripos.dialects import stage as dialects
 from tripos.engine.llm import LanguageModel
 from tripos.errors import InvalidRequest, RequestFailed
+from tripos.models.text.token_requests import Spellings
 from tripos.pipeline.chain import chain
-from tripos.pipeline.decide import Spellings, decide, labels_of, prompt_of, read_of
+from tripos.pipeline.decide import decide, labels_of, prompt_of, read_of
 from tripos.runtime.executor import ExecutorOptions
 from tripos.testing import ScriptedExecutor, ScriptedModel, byte_tokenizer
 from tripos.types import (
@@ -70,7 +71,7 @@ async def answers(*questions: Question, model: LanguageModel | None = None, **fi
     call = Call(id="c", route="", request=Decide(state=STATE, questions=questions, **fields))
     await model.start()
     try:
-        return [event async for event in chain((decide(model.tokenizer),), model.run)(call)]
+        return [event async for event in chain((decide(),), model.run)(call)]
     finally:
         await model.stop()
 
@@ -106,9 +107,7 @@ async def test_the_state_is_computed_once_however_many_questions_there_are() -> 
     request = Decide(state=state, questions=questions)
     whole = [len(model.tokenizer.encode_chat(prompt_of(request, each, labels_of(each)))) for each in questions]
     await model.start()
-    events = [
-        event async for event in chain((decide(model.tokenizer),), model.run)(Call(id="c", route="", request=request))
-    ]
+    events = [event async for event in chain((decide(),), model.run)(Call(id="c", route="", request=request))]
     await model.stop()
     shared = len(f"user: {state}\n\nQuestion: ")
     computed = whole[0] + sum(num_tokens - shared // 4 * 4 for num_tokens in whole[1:])
@@ -159,12 +158,8 @@ async def test_a_model_that_reasons_is_read_behind_its_reasoning(switch: str) ->
         request = Decide(state=STATE, questions=questions)
         await model.start()
         try:
-            events = [
-                e
-                async for e in chain((decide(tokenizer), dialects.stage(card)), model.run)(
-                    Call(id="c", route="", request=request)
-                )
-            ]
+            run = chain((decide(), dialects.stage(card)), model.run)
+            events = [e async for e in run(Call(id="c", route="", request=request))]
         finally:
             await model.stop()
         assert isinstance(events[0], Result)
@@ -183,7 +178,7 @@ async def test_too_little_mass_on_the_labels_is_a_refusal() -> None:
 
 async def test_other_requests_pass_untouched() -> None:
     model = ScriptedModel()
-    run = chain((decide(byte_tokenizer()),), model.run)
+    run = chain((decide(),), model.run)
     call = Call(id="c", route="", request=Generate(prompt="x"))
     assert [event async for event in run(call)] == list(model.events)
     assert model.calls == [call]
@@ -191,7 +186,7 @@ async def test_other_requests_pass_untouched() -> None:
 
 async def test_a_model_that_ends_early_is_an_error_and_no_decision() -> None:
     model = ScriptedModel([Delta(finish_reason="length"), Finish(reason="length", usage=Usage())])
-    run = chain((decide(byte_tokenizer()),), model.run)
+    run = chain((decide(),), model.run)
     with pytest.raises(RequestFailed):
         [event async for event in run(Call(id="c", route="", request=Decide(state="", questions=(PREDICATE,))))]
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from tripos.errors import DeadlineExceeded, EngineFailed, Overloaded, RequestFailed
-from tripos.predict.batcher import Batcher, BatcherOptions, Text, Window
+from tripos.predict.batcher import Batcher, BatcherOptions, PendingCall, Text
 from tripos.types import Priority
 
 
@@ -36,29 +36,29 @@ class Steps:
         return rows, np.isfinite(rows).all(-1)
 
 
-def window(*texts: list[int], priority: Priority = Priority.ONLINE, deadline_s: float | None = None) -> Window:
-    return Window([Text(text) for text in texts], priority, deadline_s)
+def pending(*texts: list[int], priority: Priority = Priority.ONLINE, deadline_s: float | None = None) -> PendingCall:
+    return PendingCall([Text(text) for text in texts], priority, deadline_s)
 
 
 def batcher(run: Steps, **options: int) -> Batcher:
     return Batcher(run, BatcherOptions(**options))
 
 
-def run_all(queue: Batcher) -> list[Window]:
-    ended: list[Window] = []
+def run_all(queue: Batcher) -> list[PendingCall]:
+    ended: list[PendingCall] = []
     while queue.num_waiting:
         ended += queue.step()
     return ended
 
 
-def sums(each: Window) -> list[float]:
+def sums(each: PendingCall) -> list[float]:
     return [float(row[0]) for row in each.rows]
 
 
 def test_texts_of_many_calls_share_a_step_within_its_budget() -> None:
     run = Steps()
     queue = batcher(run, token_budget=5, max_texts=3)
-    calls = [window([1, 2]), window([3], [4, 4]), window([5])]
+    calls = [pending([1, 2]), pending([3], [4, 4]), pending([5])]
     for call in calls:
         queue.add(call)
     assert {id(each) for each in run_all(queue)} == {id(each) for each in calls}
@@ -70,8 +70,8 @@ def test_texts_of_many_calls_share_a_step_within_its_budget() -> None:
 def test_a_text_beyond_the_budget_has_a_step_of_its_own() -> None:
     run = Steps()
     queue = batcher(run, token_budget=3)
-    queue.add(window([1]))
-    queue.add(window([1] * 9))
+    queue.add(pending([1]))
+    queue.add(pending([1] * 9))
     run_all(queue)
     assert run.steps == [[[1]], [[1] * 9]]
 
@@ -79,15 +79,15 @@ def test_a_text_beyond_the_budget_has_a_step_of_its_own() -> None:
 def test_online_work_goes_first_and_batch_work_fills() -> None:
     run = Steps()
     queue = batcher(run, token_budget=2)
-    queue.add(window([9], [9], priority=Priority.BATCH))
-    queue.add(window([1], [1], [1]))
+    queue.add(pending([9], [9], priority=Priority.BATCH))
+    queue.add(pending([1], [1], [1]))
     run_all(queue)
     assert run.steps == [[[1], [1]], [[1], [9]], [[9]]]
 
 
 def test_a_small_call_does_not_wait_for_a_large_one() -> None:
     queue = batcher(Steps(), token_budget=4)
-    large, small = window(*([1] for _ in range(100))), window([2])
+    large, small = pending(*([1] for _ in range(100))), pending([2])
     queue.add(large)
     queue.add(small)
     assert queue.step() == [small]
@@ -95,7 +95,7 @@ def test_a_small_call_does_not_wait_for_a_large_one() -> None:
 
 def test_a_failing_text_fails_alone() -> None:
     queue = batcher(Steps())
-    good, bad, other, empty, worse = window([1]), window([13], [1]), window([2], [3]), window([14]), window([15])
+    good, bad, other, empty, worse = pending([1]), pending([13], [1]), pending([2], [3]), pending([14]), pending([15])
     for call in (good, bad, other, empty, worse):
         queue.add(call)
     run_all(queue)
@@ -110,7 +110,7 @@ def test_a_failing_text_fails_alone() -> None:
 def test_a_lost_executor_ends_everything_at_once_and_nothing_is_accepted_any_more() -> None:
     lost = EngineFailed("gone", retry_after_s=5.0)
     num_steps = 0
-    delivered: list[Window] = []
+    delivered: list[PendingCall] = []
     came = threading.Event()
 
     def run(texts: Sequence[Text]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
@@ -118,12 +118,12 @@ def test_a_lost_executor_ends_everything_at_once_and_nothing_is_accepted_any_mor
         num_steps += 1
         raise lost
 
-    def deliver(windows: list[Window]) -> None:
-        delivered.extend(windows)
+    def deliver(pending_calls: list[PendingCall]) -> None:
+        delivered.extend(pending_calls)
         came.set()
 
     queue = Batcher(run, BatcherOptions(max_texts=3), deliver)
-    calls = [window([1], [2]), window([3]), window([4])]
+    calls = [pending([1], [2]), pending([3]), pending([4])]
     for call in calls:
         queue.add(call)
     queue.start()
@@ -133,14 +133,14 @@ def test_a_lost_executor_ends_everything_at_once_and_nothing_is_accepted_any_mor
     assert (num_steps, queue.num_waiting) == (1, 0)
     assert not queue.is_progressing
     with pytest.raises(EngineFailed, match="gone"):
-        queue.add(window([5]))
+        queue.add(pending([5]))
     queue.stop()
 
 
 def test_late_windows_are_refused_before_they_run() -> None:
     run = Steps()
     queue = batcher(run)
-    late, good = window([1], deadline_s=time.monotonic() - 1), window([2])
+    late, good = pending([1], deadline_s=time.monotonic() - 1), pending([2])
     queue.add(late)
     queue.add(good)
     assert queue.step() == [late, good]
@@ -151,19 +151,19 @@ def test_late_windows_are_refused_before_they_run() -> None:
 def test_cancelled_windows_leave_the_queue() -> None:
     run = Steps()
     queue = batcher(run, max_waiting_tokens=4)
-    gone = window([1, 1], [1, 1])
+    gone = pending([1, 1], [1, 1])
     queue.add(gone)
     with pytest.raises(Overloaded):
-        queue.add(window([2]))
+        queue.add(pending([2]))
     queue.cancel(gone)
-    queue.add(window([2]))
+    queue.add(pending([2]))
     run_all(queue)
     assert run.steps == [[[2]]]
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     queue = batcher(Steps(), max_waiting_calls=1)
-    queue.add(window([1]))
+    queue.add(pending([1]))
     with pytest.raises(Overloaded) as refused:
         queue.check_room()
     assert refused.value.retry_after_s
@@ -171,7 +171,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
 
 def test_the_thread_delivers_once_per_step_and_stopping_fails_what_waits() -> None:
     began, go = threading.Event(), threading.Event()
-    delivered: list[list[Window]] = []
+    delivered: list[list[PendingCall]] = []
 
     def run(texts: Sequence[Text]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         began.set()
@@ -179,7 +179,7 @@ def test_the_thread_delivers_once_per_step_and_stopping_fails_what_waits() -> No
         return np.ones((len(texts), 1), np.float32), np.ones(len(texts), np.bool_)
 
     queue = Batcher(run, BatcherOptions(token_budget=1), delivered.append)
-    first, second = window([1]), window([2])
+    first, second = pending([1]), pending([2])
     queue.start()
     queue.add(first)
     assert began.wait(10)
@@ -194,4 +194,4 @@ def test_the_thread_delivers_once_per_step_and_stopping_fails_what_waits() -> No
     assert delivered == [[first], [second]]
     assert isinstance(second.error, EngineFailed)
     with pytest.raises(EngineFailed):
-        queue.add(window([3]))
+        queue.add(pending([3]))

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from tripos.build.encoder import open_encoder_model
-from tripos.build.language import ignore_progress
 from tripos.config import ModelOptions
 from tripos.models.files.source import open_source
 from tripos.models.text import side_thread
@@ -23,7 +22,7 @@ GOLDEN = Path(__file__).parents[2] / "models" / "golden_encoders"
 
 def loaded() -> EncoderModel:
     options = ModelOptions(source=str(GOLDEN / "static-mean"))
-    return open_encoder_model(options, open_source(options.source), ReferenceExecutor).load(ignore_progress)
+    return open_encoder_model(options, open_source(options.source), ReferenceExecutor).load(1 << 40)
 
 
 async def events(model: EncoderModel, text: str) -> list[Event]:

@@ -52,6 +52,14 @@ def test_a_signal_stack_too_small_for_tiles_leaves_amx_off() -> None:
     assert measured.split()[1:] == ["False", "False"]
 
 
+def test_every_instruction_set_multiplies_floats_and_bytes() -> None:
+    rates = {
+        isa: (native.measure("fp32", isa=isa), native.measure("int8", isa=isa))
+        for isa in native.about()["isas"].split(",")
+    }
+    assert not [isa for isa, rate in rates.items() if None in rate or min(map(float, filter(None, rate))) < 1e6]
+
+
 def test_a_smaller_instruction_set_has_no_tiles() -> None:
     assert native.measure("amx_int8", isa="scalar") is None
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from tripos.errors import SchemaProblem
 from tripos.schema.conformance import text_violation, violation
-from tripos.schema.reading import MAX_COUNT, MAX_DEPTH, MAX_ENUM, MAX_NODES, SchemaProblem, check_schema, read_schema
+from tripos.schema.reading import MAX_COUNT, MAX_DEPTH, MAX_ENUM, MAX_NODES, check_schema, read_schema
 
 
 def refused(schema: Any) -> SchemaProblem:

@@ -18,7 +18,8 @@ from tripos.api.dialect import OPENAI, Dialect
 from tripos.api.http.framing import Head
 from tripos.api.http.work import Work
 from tripos.api.stored import ResponseStore
-from tripos.errors import InvalidRequest, TriposError
+from tripos.errors import InvalidRequest, LengthRequired, TriposError, UnsupportedMediaType
+from tripos.repository import ModelRepository
 from tripos.types import Usage
 from tripos.wire.json import encode
 
@@ -30,16 +31,6 @@ _NO_BUFFER = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
 
 class ClientLeft(Exception):
     """The client closed the connection; nobody waits for the answer."""
-
-
-class LengthRequired(InvalidRequest):
-    status = 411
-    code = "length_required"
-
-
-class UnsupportedMediaType(InvalidRequest):
-    status = 415
-    code = "unsupported_media_type"
 
 
 def new_request_id() -> str:
@@ -78,7 +69,7 @@ class Exchange:
     __slots__ = (
         "_body", "_error", "_head_lines", "_is_chunked", "_line", "_news", "client", "code", "dialect",
         "encode_failure", "fields", "has_left", "head", "is_over", "keeps_alive", "model", "num_sent", "path_name",
-        "principal", "request_id", "reread", "status", "stored", "usage", "work",
+        "principal", "repository", "request_id", "reread", "status", "stored", "usage", "work",
     )  # fmt: skip
 
     def __init__(self, line: Line, head: Head) -> None:
@@ -101,6 +92,7 @@ class Exchange:
         self._head_lines = b"x-request-id: %b\r\n" % self.request_id.encode()
         self.stored: ResponseStore  # the app's, as these:
         self.reread: Callable[[], Awaitable[dict[str, Any]]]
+        self.repository: ModelRepository | None
         self.dialect: Dialect = OPENAI
         self.encode_failure: Callable[[TriposError], list[Any]] | None = None
         self.principal = ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
-from tripos.errors import InvalidRequest, RequestTooLarge, TriposError
+from tripos.errors import HeadersTooLarge, HttpVersion, InvalidRequest, RequestTooLarge, TriposError, UriTooLong
 
 MAX_LINE_BYTES = 8 * 1024  # the request line
 MAX_HEAD_BYTES = 16 * 1024  # request line and fields, without the empty line
@@ -38,21 +38,6 @@ _known_lines: dict[bytes, tuple[str, bytes, bytes, bytes | None, str, str]] = {}
 _known_fields: dict[bytes, tuple[bytes, bytes]] = {}
 
 Fields = list[tuple[bytes, bytes]]
-
-
-class UriTooLong(InvalidRequest):
-    status = 414
-    code = "uri_too_long"
-
-
-class HeadersTooLarge(InvalidRequest):
-    status = 431
-    code = "headers_too_large"
-
-
-class HttpVersion(InvalidRequest):
-    status = 505
-    code = "http_version"
 
 
 class Head:

@@ -8,15 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from tripos.errors import InvalidRequest, shown
+from tripos.errors import MisdirectedHost, shown
 
 _PORT = re.compile(rb":[0-9]*\Z")
 LOOPBACK = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
-
-
-class MisdirectedHost(InvalidRequest):
-    status = 421
-    code = "misdirected_host"
 
 
 def allowed_hosts(names: Iterable[str], is_local: bool) -> frozenset[bytes] | None:

@@ -35,6 +35,7 @@ from tripos.api.http.forwarded import Proxies
 from tripos.api.http.hosts import allowed_hosts
 from tripos.api.http.tls import Certificate
 from tripos.errors import EnvironmentProblem, TriposError
+from tripos.repository import ModelRepository
 from tripos.service import Service
 
 log = logging.getLogger(__name__)
@@ -80,10 +81,15 @@ class Options(Protocol):
 
 
 def serve(
-    service: Service, options: Options, on_ready: Callable[[str], None] | None = None, load: Load | None = None
+    service: Service,
+    options: Options,
+    on_ready: Callable[[str], None] | None = None,
+    load: Load | None = None,
+    repository: ModelRepository | None = None,
 ) -> bool:
-    """Serve until a signal, then drain. `load` brings the models, once the port is open; `on_ready` is given the
-    address once requests are answered. Returns whether the models were loaded: if not, a thread still loads them.
+    """Serve until a signal, then drain. `load` brings the models of `repository`, once the port is open; `on_ready` is
+    given the address once requests are answered. Returns whether the models were loaded: if not, a thread still loads
+    them.
 
     Raises EnvironmentProblem (address in use, no permission), ConfigError (API keys), and what `load` raises.
     """
@@ -94,7 +100,7 @@ def serve(
         hosts = allowed_hosts(options.allowed_hosts, _is_loopback(listener))
         gate = Gate(options.max_connections, options.max_peer_connections, proxies)
         cors, access = Cors(options.cors_origins), cast("Wanted", options.access_log)
-        app = App(service, keys, hosts, cors, proxies, access, certificate)
+        app = App(service, keys, hosts, cors, proxies, access, certificate, repository)
         door = Door(service, app, listener, options.drain_s, gate, options.keep_alive_s, load)
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             return runner.run(_run_alone(door, on_ready))
@@ -292,14 +298,14 @@ class Door:
             finally:
                 for task in (stopping, starting, *self._rereading):
                     task.cancel()
-                await self.service.stop()
+                await self._app.stop()
                 await self._flush()
                 self._server.should_exit = True
                 await serving
                 sweeping.cancel()
                 await asyncio.gather(sweeping, stopping, starting, return_exceptions=True)
         finally:
-            await self.service.stop()
+            await self._app.stop()
             if with_signals:
                 for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                     loop.remove_signal_handler(each)
@@ -307,11 +313,10 @@ class Door:
         return True
 
     async def _start(self) -> None:
-        async with self.service.changing:  # what is read again meanwhile waits for its turn
-            if self._load is not None:
-                log.info("%s is open, models are loading", self.address)
-                await self._load()
-            await self.service.start()
+        if self._load is not None:
+            log.info("%s is open, models are loading", self.address)
+            await self._load()
+        await self.service.start()
 
     async def _drain(self) -> None:
         num_draining = self.service.num_in_flight

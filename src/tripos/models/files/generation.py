@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tripos.errors import plain
-from tripos.models.config import Family, Fields
+from tripos.models.fields import Family, Fields
 
 MAX_LENGTH = 1 << 30
 MAX_SEQUENCES = 1 << 16  # of bad_words_ids or sequence_bias

@@ -2,6 +2,7 @@
 
 Owns the older and the newer spelling of its keys, the factor that llama.cpp gives YaRN beside the file's own, and the
 rule behind a table of factors. What the numbers may be is checked by config.py.
+Tested in tests/unit/models/files/test_gguf_translation.py.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ What the numbers may be is checked by config.py, exactly as for a config.json.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from tripos.errors import ModelRefused
 from tripos.models.files.gguf import GgufFile
 from tripos.models.files.gguf_rope import ROPE_FACTORS, rope_scaling
+from tripos.models.files.safetensors import Checkpoint
 from tripos.plan.formats import FORMATS, to_float32
 from tripos.plan.ir import WeightTensor
 
@@ -91,17 +92,19 @@ _READ = frozenset(
 )  # fmt: skip
 
 
-class TranslatedWeights(Mapping[str, WeightTensor]):
+class TranslatedWeights(Checkpoint):
     """A GGUF's tensors under canonical names. Those that a converter rearranged are put back when asked for."""
 
     def __init__(self, gguf: GgufFile) -> None:
         """Raises ModelRefused for an architecture or a tensor name that is not known."""
         family = _family(gguf)
-        self._tensors = {
-            _canonical_name(name, family, gguf.file): tensor
-            for name, tensor in gguf.tensors.items()
-            if name != ROPE_FACTORS  # they are in the config
-        }
+        super().__init__(
+            {
+                _canonical_name(name, family, gguf.file): tensor
+                for name, tensor in gguf.tensors.items()
+                if name != ROPE_FACTORS  # they are in the config
+            }
+        )
         self._restore: dict[str, Callable[[WeightTensor], WeightTensor]] = {}
         heads = _metadata(gguf, "attention.head_count")
         kv_heads = _uniform(gguf, "attention.head_count_kv") or heads
@@ -118,16 +121,6 @@ class TranslatedWeights(Mapping[str, WeightTensor]):
         tensor = replace(self._tensors[name], name=name)
         restore = self._restore.get(name)
         return restore(tensor) if restore else tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-    def close(self) -> None:
-        """Let go of the file. Arrays still held elsewhere stay valid and keep its map open."""
-        self._tensors = {}
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from tripos.errors import ModelRefused, shown
-from tripos.models.config import parse_json
 from tripos.models.files.opening import name_of, open_regular, unreadable
 from tripos.models.files.safetensors import PICKLE_SUFFIXES, check_finite, parse_safetensors
+from tripos.models.files.strict_json import parse_json
 from tripos.plan.formats import float32_to_bf16, to_float32
 from tripos.plan.ir import Adapter, LowRank, WeightTensor
 from tripos.plan.lora import Place

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from tripos.errors import ModelRefused
-from tripos.models.config import parse_json, read_json
 from tripos.models.files.opening import is_there, name_of, open_regular, refuse_pointer, unreadable
+from tripos.models.files.strict_json import parse_json, read_json
 from tripos.plan.ir import WeightTensor
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own ceiling

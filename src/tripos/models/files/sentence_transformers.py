@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tripos.errors import ModelRefused
-from tripos.models.config import Family, Fields, parse_json
+from tripos.models.fields import Family, Fields
 from tripos.models.files.opening import is_there, read_bytes
 from tripos.models.files.safetensors import Checkpoint, open_checkpoint
+from tripos.models.files.strict_json import parse_json
 from tripos.models.task import MODULES
 from tripos.models.text.tokenizer_settings import feeds_token_types
 

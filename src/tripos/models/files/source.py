@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from tripos.errors import ConfigError, EnvironmentProblem, ModelRefused
-from tripos.models.config import CODE_KEYS, read_json
+from tripos.models.config import CODE_KEYS
 from tripos.models.encoder_config import is_encoder
 from tripos.models.files.digest import model_digest
 from tripos.models.files.generation import (
@@ -27,35 +27,23 @@ from tripos.models.files.generation import (
     gguf_generation_notes,
     parse_generation,
 )
-from tripos.models.files.opening import is_there, name_of, read_bytes, unreadable
+from tripos.models.files.opening import is_there, name_of, unreadable
 from tripos.models.files.packed import MANIFEST, PackedWeights, open_packed
 from tripos.models.files.safetensors import PICKLE_SUFFIXES, check_finite, open_checkpoint
+from tripos.models.files.strict_json import read_json
+from tripos.models.files.tokenizer_files import TEMPLATE_FILE, TOOL_USE, checked, gguf_tokenizer, read_tokenizer
 from tripos.models.files.unchanged import FileState, check_unchanged, states_of
 from tripos.models.task import MODULES, STATIC, task_of
 from tripos.models.text.side_thread import beside
-from tripos.models.text.tokenizer import Tokenizer, tokenizer_from_json
-from tripos.models.text.tokenizer_check import MAX_TOKENIZER_BYTES
-from tripos.models.text.tokenizer_settings import with_settings
+from tripos.models.text.tokenizer import Tokenizer
 from tripos.plan.ir import Weights
 
 if TYPE_CHECKING:
     from tripos.models.files.gguf import GgufFile
 
-MAX_TEMPLATE_BYTES = 1 << 20
-TEMPLATE_FILE = "chat_template.jinja"
-TEMPLATE_FOLDER = "additional_chat_templates"
-_TOOL_USE = "tool_use"  # name of a model's template for chats with tools
 _HUB_NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja")
 _LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
-_OTHER_TOKENIZERS = (
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "vocab.json",
-    "vocab.txt",
-    "tekken.json",
-)
 _DEMO_NAME = re.compile(r"demo:([a-z0-9-]+)")
 _PACKAGE_NAME = re.compile(r"package:([A-Za-z0-9][A-Za-z0-9._-]{0,99})")
 
@@ -138,10 +126,10 @@ class Source:
         }
         template, tool_template = self.tokenizer.template_source, self.tokenizer.tool_template_source
         if template is not None and tool_template is not None:
-            named = [{"name": "default", "template": template}, {"name": _TOOL_USE, "template": tool_template}]
+            named = [{"name": "default", "template": template}, {"name": TOOL_USE, "template": tool_template}]
             files["tokenizer_config.json"] = json.dumps({"chat_template": named}, indent=1).encode()
         elif template is not None:
-            files["chat_template.jinja"] = template.encode()
+            files[TEMPLATE_FILE] = template.encode()
         return files
 
     def check_packed_as(self, weights: str) -> None:
@@ -245,7 +233,7 @@ def _open_folder(folder: Path, name: str) -> Source:
         read = read_quantized(quantization, weights)
         weights, quantized = read, read.notes
     template_file = TEMPLATE_FILE if is_there(main / TEMPLATE_FILE) else "tokenizer_config.json"
-    reading = beside(lambda: _checked(_read_tokenizer(main, config, generation, settings), config, template_file))
+    reading = beside(lambda: checked(read_tokenizer(main, config, generation, settings), config, template_file))
     notes = quantized + _notes(folder, config) + generation_notes(generation)
     defaults = parse_generation(generation, vocab_size=_vocab_size(config))
     return Source(name, config, weights, reading, defaults, notes, weight_files=files)
@@ -289,7 +277,7 @@ def _open_gguf(path: Path) -> Source:
     files = states_of(files_of(path))
     gguf = read_gguf(path)
     config = translated_config(gguf)
-    reading = beside(lambda: _checked(_gguf_tokenizer(gguf), config, path.name))
+    reading = beside(lambda: checked(gguf_tokenizer(gguf), config, path.name))
     notes = _notes(None, config) + _gguf_notes(gguf)
     name = path.stem.removesuffix(part_suffix(1, gguf.num_parts))
     defaults = parse_generation(gguf_generation(gguf.metadata), f"{gguf.file}: general.sampling")
@@ -360,113 +348,8 @@ def _without_config(folder: Path) -> str:
     )
 
 
-def _without_tokenizer(folder: Path) -> str:
-    """As _without_config."""
-    others = [name for name in _OTHER_TOKENIZERS if (folder / name).exists()]
-    if not others:
-        return "tokenizer.json: is missing: take it from where the model comes from"
-    return (
-        f"tokenizer.json: is missing, and {' and '.join(others)} alone is not read: make it where transformers is "
-        "installed: AutoTokenizer.from_pretrained(DIRECTORY).save_pretrained(DIRECTORY)"
-    )
-
-
 def _optional_json(path: Path) -> dict[str, Any]:
     return read_json(path) if is_there(path) else {}
-
-
-def _read_tokenizer(
-    folder: Path, config: Mapping[str, Any], generation: Mapping[str, Any], settings: Mapping[str, Any]
-) -> Tokenizer:
-    path = folder / "tokenizer.json"
-    if not is_there(path):
-        raise ModelRefused(_without_tokenizer(folder))
-    data = with_settings(read_bytes(path, MAX_TOKENIZER_BYTES), settings, config)
-    tokenizer = tokenizer_from_json(data, path.name)
-    if task_of(config) != "generate":
-        return tokenizer  # nothing is written, so no token begins or ends it
-    bos = _named_id(tokenizer, settings, "bos_token") or _ids(tokenizer, config, "bos_token_id", "config.json")
-    eos = (
-        _named_id(tokenizer, settings, "eos_token")
-        | _ids(tokenizer, config, "eos_token_id", "config.json")
-        | _ids(tokenizer, generation, "eos_token_id", "generation_config.json")
-    )
-    tokenizer.assign_roles(min(bos, default=None), eos, *_templates(folder, settings))
-    return tokenizer
-
-
-def _gguf_tokenizer(gguf: GgufFile) -> Tokenizer:
-    from tripos.models.files.gguf_vocabulary import end_ids, vocabulary_json
-
-    tokenizer = tokenizer_from_json(vocabulary_json(gguf), gguf.file)
-    template = gguf.metadata.get("tokenizer.chat_template")
-    tool_template = gguf.metadata.get(f"tokenizer.chat_template.{_TOOL_USE}")
-    if not (isinstance(template, str | None) and isinstance(tool_template, str | None)):
-        raise ModelRefused(f"{gguf.file}: tokenizer.chat_template is no string")
-    bos = _ids(tokenizer, gguf.metadata, "tokenizer.ggml.bos_token_id", gguf.file)
-    tokenizer.assign_roles(min(bos, default=None), end_ids(gguf)[0], template, tool_template)
-    return tokenizer
-
-
-def _ids(tokenizer: Tokenizer, raw: Mapping[str, Any], key: str, file: str) -> frozenset[int]:
-    """The token ids under a key that may hold one, a list, or nothing."""
-    value, most = raw.get(key), tokenizer.vocab_size - 1
-    ids = [] if value is None else value if isinstance(value, list) else [value]
-    if not all(type(id) is int and 0 <= id <= most for id in ids):
-        raise ModelRefused(f"{file}: {key} is {ascii(value)[:60]}; expected token ids from 0 to the tokenizer's {most}")
-    return frozenset(ids)
-
-
-def _named_id(tokenizer: Tokenizer, settings: Mapping[str, Any], key: str) -> frozenset[int]:
-    """The id of a token that tokenizer_config.json names by its text, or by an object that holds its text."""
-    value = settings.get(key)
-    text = value.get("content") if isinstance(value, Mapping) else value
-    if text is None:
-        return frozenset()
-    id = tokenizer.token_id(text) if isinstance(text, str) else None
-    if id is None:
-        raise ModelRefused(f"tokenizer_config.json: {key} is {str(text)[:60]!a}, which is not in the vocabulary")
-    return frozenset((id,))
-
-
-def _templates(folder: Path, settings: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """The model's template, and the one for chats with tools if it is another: chat_template.jinja and named ones in a
-    folder, else chat_template in tokenizer_config.json, which is one template or a list of named ones."""
-    named: dict[Any, Any] = {path.stem: _read_text(path) for path in sorted((folder / TEMPLATE_FOLDER).glob("*.jinja"))}
-    if is_there(path := folder / TEMPLATE_FILE):
-        named["default"] = _read_text(path)
-    value = settings.get("chat_template")
-    if not isinstance(value, list):
-        named = {"default": value} | named
-    elif not named:
-        named = {str(entry.get("name")): entry.get("template") for entry in value if isinstance(entry, dict)}
-    if "default" not in named:
-        raise ModelRefused("tokenizer_config.json: chat_template lists several templates, none called default")
-    if not all(isinstance(each, str | None) for each in named.values()):
-        raise ModelRefused("tokenizer_config.json: chat_template is no string")
-    return named["default"], named.get(_TOOL_USE)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return read_bytes(path, MAX_TEMPLATE_BYTES).decode()
-    except UnicodeDecodeError as problem:
-        raise ModelRefused(f"{path.name}: is not UTF-8") from problem
-
-
-def _checked(tokenizer: Tokenizer, config: Mapping[str, Any], template_file: str) -> Tokenizer:
-    """It must agree with the config; and the template must compile before anyone asks."""
-    rows = config.get("vocab_size")
-    if type(rows) is int and tokenizer.vocab_size > rows:
-        raise ModelRefused(
-            f"tokenizer.json: has ids up to {tokenizer.vocab_size - 1}, which is too many: vocab_size is {rows}"
-        )
-    if tokenizer.template_source is not None:
-        try:
-            tokenizer.chat_template, tokenizer.tool_template  # noqa: B018  compiles
-        except ModelRefused as refused:
-            raise ModelRefused(f"{template_file}: {refused.message}") from refused
-    return tokenizer
 
 
 def _notes(folder: Path | None, config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Whether the files that a model is read from stayed what they were while it was read.
 
 Weights are mapped, so they are read at several moments: checked, packed, hashed. What is packed must be what is hashed.
+Tested in tests/e2e/test_written_over.py.
 """
 
 from __future__ import annotations

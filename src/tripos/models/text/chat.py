@@ -13,15 +13,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from tripos.errors import ContextLengthExceeded, InvalidRequest, ModelRefused
-from tripos.models.text.sandbox import (
-    MAX_OUTPUT_CHARS,
-    BudgetExceeded,
-    RenderingFailed,
-    Template,
-    TemplateRefusal,
-    strings_in,
-)
+from tripos.errors import ContextLengthExceeded, InvalidRequest, ModelRefused, TemplateFailed, TemplateRefused
+from tripos.models.text.sandbox import RenderingFailed, Template, TemplateRefusal
+from tripos.models.text.template_budget import MAX_OUTPUT_CHARS, BudgetExceeded, strings_in
 from tripos.models.text.template_probe import CallForm, Habits
 from tripos.types import Message
 
@@ -141,12 +135,12 @@ class ChatTemplate:
             return self._template.render({**self._globals, **values})
         except TemplateRefusal as problem:
             reason = f"refuses these messages: {str(problem)[:200]}"
-            raise _Unwilling(f"the model's chat template {reason}", param="messages") from None
+            raise TemplateRefused(f"the model's chat template {reason}", param="messages") from None
         except BudgetExceeded as problem:
             reason = f"went beyond its limits on these messages: {problem}"
         except RenderingFailed as problem:
             reason = f"fails on these messages: {str(problem)[:200]}"
-            raise _Failed(f"the model's chat template {reason}", param="messages") from None
+            raise TemplateFailed(f"the model's chat template {reason}", param="messages") from None
         raise InvalidRequest(f"the model's chat template {reason}", param="messages")
 
     def _render_turns(self, values: dict[str, Any], messages: Sequence[Message]) -> str:
@@ -160,7 +154,7 @@ class ChatTemplate:
             text = self._render_calls(values, messages)
             if all(each.strip() in text for each in systems):
                 return text
-        except _Unwilling:
+        except TemplateRefused:
             pass
         plainer = with_one_system(messages)
         values["messages"] = self._habits.as_dicts(plainer, CallForm())
@@ -176,7 +170,7 @@ class ChatTemplate:
             values["messages"] = self._habits.as_dicts(messages, form)
             try:
                 return self._render(values)
-            except _Failed as problem:
+            except TemplateFailed as problem:
                 failure = problem
         raise failure
 
@@ -231,14 +225,6 @@ def _cut(text: str) -> str:
         message = "continue_final_message: the model's chat template does not show the last message as it is"
         raise InvalidRequest(message, param="continue_final_message")
     return before if behind.startswith(_MARK[1]) else before.rstrip()
-
-
-class _Unwilling(InvalidRequest):
-    """The template takes no such messages."""
-
-
-class _Failed(_Unwilling):
-    """The template's own code went wrong on these messages."""
 
 
 def with_one_system(messages: Sequence[Message]) -> list[Message]:

@@ -1,7 +1,7 @@
-"""The one jinja2 environment: a sandbox with a budget of steps, characters and CPU seconds for each rendering.
+"""The one jinja2 environment: a sandbox whose loops, calls, operators and filters pay from a budget.
 
-Owns the rule that nothing in a template can make much of little: what would be big is measured before it is made.
-Knows nothing of messages (chat.py).
+Owns what templates may call and how that is bounded (template_budget.py counts). Knows nothing of messages (chat.py).
+Tested in tests/unit/models/text/test_chat.py.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 import html
 import itertools
 import json
-import re
 import string
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
@@ -26,14 +24,20 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-MAX_SOURCE_CHARS = 128 << 10  # the longest public templates have 25 k; this much compiles in about a second
-MAX_OUTPUT_CHARS = 1 << 20
-MAX_WORK_CHARS = 64 << 20  # all strings made on the way
-MAX_STEPS = 500_000  # loop turns, calls, operators, filters
-MAX_CPU_S = 0.25
-MAX_ITEMS = 10_000  # in one range or repeated list
-MAX_INT_BITS = 256
+from tripos.models.text.template_budget import (
+    MAX_ITEMS,
+    WIDE_FORMAT,
+    BudgetExceeded,
+    as_text,
+    begin_budget,
+    check_operation,
+    current_budget,
+    join_bounded,
+    measure,
+    strings_in,
+)
 
+MAX_SOURCE_CHARS = 128 << 10  # the longest public templates have 25 k; this much compiles in about a second
 _FILTERS = (
     "abs", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float", "indent", "int",
     "items", "join", "last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "replace",
@@ -46,11 +50,6 @@ _STR_METHODS = frozenset((
     "isspace", "isupper", "join", "lower", "lstrip", "partition", "removeprefix", "removesuffix", "replace", "rfind",
     "rindex", "rpartition", "rsplit", "rstrip", "split", "splitlines", "startswith", "strip", "title", "upper",
 ))  # fmt: skip
-_WIDE_FORMAT = re.compile(r"\d{4,}|\*")  # a width or precision that makes much of little
-
-
-class BudgetExceeded(Exception):
-    """A template used up its budget; the message says which part of it."""
 
 
 class TemplateRefusal(TemplateError):
@@ -59,39 +58,6 @@ class TemplateRefusal(TemplateError):
 
 class RenderingFailed(Exception):
     """A template did what it must not, or does not fit the messages."""
-
-
-class _Budget:
-    """What one rendering may use. CPU time of this thread, so that a busy machine does not matter."""
-
-    def __init__(self) -> None:
-        self.num_steps = 0
-        self.num_chars = 0
-        self._deadline_s = time.thread_time() + MAX_CPU_S
-
-    def spend(self, num_chars: int = 0) -> None:
-        self.num_steps += 1
-        self.num_chars += num_chars
-        if self.num_steps > MAX_STEPS:
-            raise BudgetExceeded(f"more than {MAX_STEPS} steps")
-        if self.num_chars > MAX_WORK_CHARS:
-            raise BudgetExceeded(f"more than {MAX_WORK_CHARS} characters made on the way")
-        if (num_chars > 4096 or self.num_steps % 64 == 0) and time.thread_time() > self._deadline_s:
-            raise BudgetExceeded(f"more than {MAX_CPU_S} s")
-
-    def check_size(self, num_chars: int) -> None:
-        """Before a string of this size is made."""
-        if num_chars > MAX_OUTPUT_CHARS:
-            raise BudgetExceeded(f"a string of more than {MAX_OUTPUT_CHARS} characters")
-        self.spend(num_chars)
-
-
-_local = threading.local()
-
-
-def _budget() -> _Budget:
-    budget: _Budget = _local.budget
-    return budget
 
 
 class _Generator(CodeGenerator):
@@ -147,10 +113,10 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def __init__(self) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _GenerationTag])
-        self.finalize = _text  # every {{ value }}
+        self.finalize = as_text  # every {{ value }}
         known = {name: self.filters[name] for name in _FILTERS}
         known |= {"tojson": _tojson, "indent": _indent, "join": _join, "replace": _replace}
-        known |= {"string": _text, "safe": _text, "escape": _escape, "e": _escape}
+        known |= {"string": as_text, "safe": as_text, "escape": _escape, "e": _escape}
         self.filters = {name: _counted(function, name in _TEXT_FILTERS) for name, function in known.items()}
         self.globals = {
             "range": _range, "namespace": self.globals["namespace"], "dict": _dict,
@@ -160,31 +126,31 @@ class _Environment(ImmutableSandboxedEnvironment):
     @staticmethod
     def concat(parts: Iterator[str]) -> str:  # type: ignore[override]
         """What jinja2 calls to join the output of a template, a macro or a block."""
-        return _join_bounded(parts)
+        return join_bounded(parts)
 
     @staticmethod
     def join_bounded(parts: Sequence[Any]) -> str:
-        return _join_bounded(map(_text, parts))
+        return join_bounded(map(as_text, parts))
 
     @staticmethod
     def measured(value: Any) -> Any:
-        _measure(value)
+        measure(value)
         return value
 
     @staticmethod
     def turns(items: Any) -> Iterator[Any]:
         """The items, each paid for."""
         for item in items:
-            _budget().spend()
+            current_budget().spend()
             yield item
 
     def wrap_str_format(self, value: Any) -> None:
         """`format` stays the bound method, which `call` then measures."""
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        _check_operation(operator, left, right)
+        check_operation(operator, left, right)
         result = self.binop_table[operator](left, right)
-        _measure(result)
+        measure(result)
         return result
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
@@ -192,92 +158,23 @@ class _Environment(ImmutableSandboxedEnvironment):
         if isinstance(owner, str):
             kwargs = {name: value for name, value in kwargs.items() if name not in ("_loop_vars", "_block_vars")}
             result = _call_str_method(owner, __obj.__name__, args, kwargs)
-            _measure(result)
+            measure(result)
             return result
-        _budget().spend()
+        current_budget().spend()
         is_method = isinstance(__obj, BuiltinMethodType) and not isinstance(owner, ModuleType)
         if is_method and not (isinstance(owner, dict | list | tuple) and __obj.__name__ in _LIST_METHODS):
             raise SecurityError(f"the method {__obj.__name__} is not available to templates")
         return super().call(__context, __obj, *args, **kwargs)
 
 
-def strings_in(value: Any) -> Iterator[str]:
-    """Every string in a value of dicts and lists, keys included."""
-    stack = [value]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, str):
-            yield item
-        elif isinstance(item, Mapping):
-            stack += [*item.keys(), *item.values()]
-        elif isinstance(item, list | tuple):
-            stack += item
-
-
-def _measure(value: Any) -> None:
-    """Pay for all that a value holds, as if shared parts were copies: a small list may stand for a huge one."""
-    if isinstance(value, str):
-        _budget().spend(len(value))
-    elif isinstance(value, list | tuple | dict):
-        budget = _budget()
-        stack: list[Any] = [value]
-        while stack:
-            item = stack.pop()
-            if isinstance(item, str):
-                budget.num_chars += len(item)
-            elif isinstance(item, dict):
-                stack += [*item.keys(), *item.values()]
-            elif isinstance(item, list | tuple):
-                stack += item
-            budget.spend()
-
-
-def _text(value: Any) -> str:
-    """str(value), measured before a list or dict is written out."""
-    if not isinstance(value, str):
-        _measure(value)
-    return str(value)
-
-
 def _escape(value: Any) -> str:
-    return html.escape(_text(value))
+    return html.escape(as_text(value))
 
 
 def _dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
     value = dict(*args, **kwargs)
-    _measure(value)
+    measure(value)
     return value
-
-
-def _check_operation(operator: str, left: Any, right: Any) -> None:
-    """Refuse an operation whose result would be huge, before it is computed."""
-    _budget().spend()
-    if operator == "*":
-        for items, times in ((left, right), (right, left)):
-            if isinstance(items, str | list | tuple) and isinstance(times, int):
-                _check_repeat(items, times)
-    elif operator == "+" and isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
-        _budget().check_size(len(left) + len(right))
-    elif operator == "%" and isinstance(left, str):
-        _check_percent(left, right)
-    if isinstance(left, int) and isinstance(right, int):
-        bits = left.bit_length() * abs(right) if operator == "**" else left.bit_length() + right.bit_length()
-        if bits > MAX_INT_BITS:
-            raise BudgetExceeded(f"an integer of more than {MAX_INT_BITS} bits")
-
-
-def _check_repeat(items: str | list[Any] | tuple[Any, ...], times: int) -> None:
-    size = len(items) * max(times, 0)
-    if not isinstance(items, str) and size > MAX_ITEMS:
-        raise BudgetExceeded(f"a list of more than {MAX_ITEMS}")
-    _budget().check_size(size)
-
-
-def _check_percent(template: str, values: Any) -> None:
-    if _WIDE_FORMAT.search(template):
-        raise BudgetExceeded("a format with a width or precision above 999")
-    _measure(values)
-    _budget().check_size(len(template) + template.count("%") * (1000 + sum(map(len, strings_in(values)))))
 
 
 def _format(template: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -286,11 +183,11 @@ def _format(template: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str
     if any(field and not field.isalnum() and not field.isidentifier() for field, _ in fields):
         raise SecurityError("format reaches into a value, which is not available to templates")
     specs = [spec for _, spec in fields]
-    if any("{" in spec or _WIDE_FORMAT.search(spec) for spec in specs):
+    if any("{" in spec or WIDE_FORMAT.search(spec) for spec in specs):
         raise BudgetExceeded("a format with a width or precision above 999, or from a value")
-    args = tuple(value if isinstance(value, int | float) else _text(value) for value in args)
-    kwargs = {name: value if isinstance(value, int | float) else _text(value) for name, value in kwargs.items()}
-    _budget().check_size(len(template) + len(specs) * (1000 + sum(map(len, strings_in([args, kwargs])))))
+    args = tuple(value if isinstance(value, int | float) else as_text(value) for value in args)
+    kwargs = {name: value if isinstance(value, int | float) else as_text(value) for name, value in kwargs.items()}
+    current_budget().check_size(len(template) + len(specs) * (1000 + sum(map(len, strings_in([args, kwargs])))))
     return template.format(*args, **kwargs)
 
 
@@ -304,7 +201,7 @@ def _call_str_method(text: str, name: str, args: tuple[Any, ...], kwargs: dict[s
         return _join(items, text)
     if name == "format":
         return _format(text, args, kwargs)
-    _budget().spend(len(text))
+    current_budget().spend(len(text))
     return getattr(text, name)(*args, **kwargs)
 
 
@@ -313,36 +210,24 @@ def _counted(function: Callable[..., Any], takes_text: bool) -> Callable[..., An
 
     @wraps(function)  # keeps jinja2's marks on the function
     def paid(*args: Any, **kwargs: Any) -> Any:
-        _budget().spend()
+        current_budget().spend()
         if takes_text:
-            args = (_text(args[0]), *args[1:])
+            args = (as_text(args[0]), *args[1:])
         else:
             for arg in args:
-                _measure(arg)
+                measure(arg)
         result = function(*args, **kwargs)
-        _measure(result)
+        measure(result)
         return result
 
     return paid
 
 
-def _join_bounded(parts: Iterator[str]) -> str:
-    budget, kept, size = _budget(), [], 0
-    for part in parts:
-        size += len(part)
-        if size > MAX_OUTPUT_CHARS:
-            raise BudgetExceeded(f"a text of more than {MAX_OUTPUT_CHARS} characters")
-        budget.spend()
-        kept.append(part)
-    budget.spend(size)
-    return "".join(kept)
-
-
 def _join(items: Any, separator: Any = "", attribute: str | int | None = None) -> str:
-    parts = (_text(item if attribute is None else _member(item, attribute)) for item in items)
-    between: Iterator[str] = itertools.chain.from_iterable((_text(separator), part) for part in parts)
+    parts = (as_text(item if attribute is None else _member(item, attribute)) for item in items)
+    between: Iterator[str] = itertools.chain.from_iterable((as_text(separator), part) for part in parts)
     next(between, None)
-    return _join_bounded(between)
+    return join_bounded(between)
 
 
 def _member(item: Any, attribute: str | int) -> Any:
@@ -354,16 +239,16 @@ def _member(item: Any, attribute: str | int) -> Any:
 
 
 def _replace(text: Any, old: Any, new: Any, count: int | None = None) -> str:
-    held, wanted, put = _text(text), _text(old), _text(new)
+    held, wanted, put = as_text(text), as_text(old), as_text(new)
     times = held.count(wanted)
-    _budget().check_size(len(held) + (times if count is None or count < 0 else min(times, count)) * len(put))
+    current_budget().check_size(len(held) + (times if count is None or count < 0 else min(times, count)) * len(put))
     return held.replace(wanted, put, -1 if count is None else count)
 
 
 def _indent(text: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
-    text, step = _text(text), width if isinstance(width, str) else " " * min(int(width), 100)
+    text, step = as_text(text), width if isinstance(width, str) else " " * min(int(width), 100)
     lines = text.split("\n")
-    _budget().check_size(len(text) + len(lines) * len(step))
+    current_budget().check_size(len(text) + len(lines) * len(step))
     return "\n".join(step + line if (place or first) and (line or blank) else line for place, line in enumerate(lines))
 
 
@@ -385,7 +270,7 @@ def _tojson(
         separators=separators,
         sort_keys=bool(sort_keys),
     )
-    return _join_bounded(encoder.iterencode(value))
+    return join_bounded(encoder.iterencode(value))
 
 
 def _raise_exception(message: Any = "") -> None:
@@ -393,7 +278,7 @@ def _raise_exception(message: Any = "") -> None:
 
 
 def _strftime_now(form: str) -> str:
-    if len(form) > 100 or _WIDE_FORMAT.search(form):
+    if len(form) > 100 or WIDE_FORMAT.search(form):
         raise BudgetExceeded("a long date format")
     return time.strftime(form)
 
@@ -406,7 +291,7 @@ class Template:
         if len(source) > MAX_SOURCE_CHARS:
             raise ValueError(f"the template has {len(source)} characters, the limit is {MAX_SOURCE_CHARS}")
         environment = _Environment()
-        _local.budget = _Budget()  # constants are folded while compiling
+        begin_budget()  # constants are folded while compiling
         try:
             tree = environment.parse(source)
             if any(name.name in ("varargs", "kwargs") for name in tree.find_all(nodes.Name)):
@@ -418,7 +303,7 @@ class Template:
 
     def render(self, values: Mapping[str, Any]) -> str:
         """Raises BudgetExceeded, TemplateRefusal, or RenderingFailed for whatever else goes wrong inside."""
-        _local.budget = _Budget()
+        begin_budget()
         try:
             text: str = self._template.render(values)
             return text

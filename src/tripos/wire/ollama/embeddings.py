@@ -8,7 +8,7 @@ from tripos.types import Embed
 from tripos.wire.fields import Field, read_json, table
 from tripos.wire.generation import INT31
 from tripos.wire.ollama.fields import KEEP_ALIVE, NAMES, check_name
-from tripos.wire.oneshot import OneShotAnswer, OneShotRequest, read_delivery, read_inputs, read_truncation
+from tripos.wire.oneshot import OneShotAnswer, OneShotRequest, read_delivery, read_inputs, read_truncation, read_vector
 
 _OPTIONS = Field("options", "object", "An encoder has none.", use="ignored")
 EMBED = table(
@@ -44,7 +44,7 @@ def encode_embed(answer: OneShotAnswer, model: str, elapsed_s: float) -> dict[st
     """Durations in nanoseconds."""
     return {
         "model": model,
-        "embeddings": [vector.tolist() for vector in answer.result.vectors],
+        "embeddings": [read_vector(vector) for vector in answer.result.vectors],
         "total_duration": round(elapsed_s * 1e9),
         "load_duration": 0,
         "prompt_eval_count": answer.usage.prompt_tokens,
@@ -52,4 +52,4 @@ def encode_embed(answer: OneShotAnswer, model: str, elapsed_s: float) -> dict[st
 
 
 def encode_embeddings(answer: OneShotAnswer) -> dict[str, Any]:
-    return {"embedding": answer.result.vectors[0].tolist()}
+    return {"embedding": read_vector(answer.result.vectors[0])}

@@ -18,7 +18,6 @@ from tripos.wire.openai.generation import (
     SAMPLING,
     Answer,
     Identity,
-    Texts,
     read_delivery,
     read_sampling,
 )
@@ -91,14 +90,13 @@ def _read_prompt(value: Any, path: str) -> str | tuple[int, ...]:
 
 
 class CompletionAnswer(Answer):
-    """text_completion, whole and in chunks. `texts` gives the text of prompt tokens, for echo."""
+    """text_completion, whole and in chunks."""
 
     object = "text_completion"
     chunk_object = "text_completion"
 
-    def __init__(self, body: GenerationRequest, identity: Identity, texts: Texts) -> None:
+    def __init__(self, body: GenerationRequest, identity: Identity) -> None:
         super().__init__(body, identity)
-        self._texts = texts
         self._choices = [Collected() for _ in range(len(body.requests) * body.n)]
 
     def _opening(self) -> list[dict[str, Any]]:
@@ -133,7 +131,7 @@ class CompletionAnswer(Answer):
         if choice.prompt_token_ids and not choice.prompt_logprobs:
             tokens.insert(0, None)  # a prompt of one token
         return {
-            "tokens": [self._texts(choice.prompt_token_ids[:1]) if token is None else _name(token) for token in tokens],
+            "tokens": [choice.prompt_start if token is None else _name(token) for token in tokens],
             "token_logprobs": [None if token is None else _finite(token.logprob) for token in tokens],
             "top_logprobs": [None if token is None else _top(token) for token in tokens],
             "text_offset": [*choice.prompt_offsets, *choice.text_offsets],

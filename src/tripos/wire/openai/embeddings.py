@@ -18,6 +18,7 @@ from tripos.wire.oneshot import (
     read_delivery,
     read_inputs,
     read_truncation,
+    read_vector,
     total_tokens,
 )
 
@@ -44,16 +45,13 @@ def decode(body: bytes) -> tuple[OneShotRequest, bool]:
         truncate_to=read_truncation(found),
         prompt_name=found.get("prompt_name"),
     )
-    return OneShotRequest(model=check_model(found), requests=(request,), **read_delivery(found)), found.get(
-        "encoding_format"
-    ) == "base64"
+    one_shot = OneShotRequest(model=check_model(found), requests=(request,), **read_delivery(found))
+    return one_shot, found.get("encoding_format") == "base64"
 
 
 def encode(answer: OneShotAnswer, model: str, is_base64: bool) -> dict[str, Any]:
-    """The body; vectors are float32 arrays."""
-
-    def encoded(vector: Any) -> Any:
-        return base64.b64encode(vector.astype("<f4").tobytes()).decode() if is_base64 else vector.tolist()
+    def encoded(vector: bytes) -> Any:
+        return base64.b64encode(vector).decode() if is_base64 else read_vector(vector)
 
     data = [
         {"object": "embedding", "index": i, "embedding": encoded(vector)}

@@ -205,9 +205,6 @@ def _thousandths(value: float) -> float:
     return int(value * 1e3 + 0.5) / 1e3
 
 
-Texts = Callable[[Sequence[int]], str]  # token ids → text
-
-
 class Answer(ABC):
     """Encodes the events of one answer. Subclasses know the shapes; `prompt_idx` tells the prompts of a list apart."""
 

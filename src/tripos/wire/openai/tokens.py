@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -65,14 +65,13 @@ def decode_tokenize(body: bytes) -> Tokenize:
     )
 
 
-def encode_tokens(
-    tokens: Sequence[int], max_model_len: int, token_text: Callable[[int], str] | None = None
-) -> dict[str, Any]:
+def encode_tokens(tokens: Sequence[int], max_model_len: int, texts: Sequence[str] | None = None) -> dict[str, Any]:
+    """`texts`: of the tokens, where they were asked for."""
     return {
         "tokens": list(tokens),
         "count": len(tokens),
         "max_model_len": max_model_len,
-        "token_strs": None if token_text is None else [token_text(token) for token in tokens],
+        "token_strs": None if texts is None else list(texts),
     }
 
 

@@ -14,7 +14,8 @@ import pytest
 
 from tests.unit.models.files.writing import LLAMA_CONFIG, model_folder, safetensors_bytes
 from tripos import LLM
-from tripos.build.language import open_model, quantize_model
+from tripos.build.kinds import quantize_model
+from tripos.build.language import open_model
 from tripos.config import ModelOptions
 from tripos.errors import ConfigError, ModelRefused, TriposError
 from tripos.models.config import parse_config

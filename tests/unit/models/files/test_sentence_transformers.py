@@ -34,7 +34,7 @@ def changed(folder: Path, name: str, file: str, change: Callable[[Any], Any]) ->
 
 def opened(folder: Path) -> Modules:
     options = ModelOptions(source=str(folder))
-    return open_encoder_model(options, open_source(options.source), ReferenceExecutor).encoder.modules
+    return open_encoder_model(options, open_source(options.source), ReferenceExecutor).kind.encoder.modules
 
 
 def setting(**values: Any) -> Callable[[Any], Any]:

@@ -1,4 +1,7 @@
-"""Checkpoints that others quantized, read as WeightTensors: one file per scheme, chosen by config.json's own words."""
+"""Checkpoints that others quantized, read as WeightTensors: one file per scheme, chosen by config.json's own words.
+
+Tested in tests/unit/models/files/test_quantized.py.
+"""
 
 from __future__ import annotations
 

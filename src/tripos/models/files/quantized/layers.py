@@ -7,13 +7,14 @@ are rounded to float16. What no block holds becomes float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tripos.errors import ModelRefused
+from tripos.models.files.safetensors import Checkpoint
 from tripos.plan.formats import to_float32
 from tripos.plan.ir import Weights, WeightTensor
 
@@ -37,30 +38,21 @@ class DeferredTensor(WeightTensor):
         return self.data
 
 
-class QuantizedWeights(Mapping[str, WeightTensor]):
+class QuantizedWeights(Checkpoint):
     """The checkpoint with each quantized linear as one tensor, and what there is to say about it."""
 
     def __init__(
         self, weights: Weights, suffixes: tuple[str, ...], tensors: Mapping[str, WeightTensor], notes: tuple[str, ...]
     ) -> None:
         """`suffixes` end the names of the tensors that `tensors` stand for."""
-        kept = {name: tensor for name, tensor in weights.items() if not name.endswith(suffixes)}
-        self._tensors: dict[str, WeightTensor] = kept | dict(tensors)
+        others = {name: tensor for name, tensor in weights.items() if not name.endswith(suffixes)}
+        super().__init__(others | dict(tensors))
         self._weights = weights
         self.notes = notes
 
-    def __getitem__(self, name: str) -> WeightTensor:
-        return self._tensors[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
     def close(self) -> None:
         """Let go of the files."""
-        self._tensors = {}
+        super().close()
         getattr(self._weights, "close", lambda: None)()
 
 
