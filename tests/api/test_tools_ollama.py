@@ -55,7 +55,7 @@ async def test_a_python_function_is_a_tool() -> None:
         done = await client.chat(model="scripted", messages=HELLO, tools=[get_weather])
     (call,) = done.message.tool_calls or ()
     assert get_weather(**call.function.arguments) == "Paris 2"
-    (tool,) = request_of(model).tools
+    (tool,) = request_of(model).template_tools
     assert tool["function"]["parameters"]["properties"]["city"]["type"] == "string"
 
 
