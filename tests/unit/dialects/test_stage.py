@@ -66,9 +66,15 @@ async def test_hidden_reasoning_does_not_leave_the_stage() -> None:
     assert "".join(delta.text for delta in deltas) == "Yes."
 
 
-@pytest.mark.parametrize(
-    "request_", [Generate(prompt="x"), Generate(prompt=(1, 2)), Generate(prompt=HELLO), Generate(prompt=HELLO, tools=TOOLS, tool_choice=ToolChoice(mode="none"))]
-)  # fmt: skip
+PLAIN = [
+    Generate(prompt="x"),
+    Generate(prompt=(1, 2)),
+    Generate(prompt=HELLO),
+    Generate(prompt=HELLO, tools=TOOLS, tool_choice=ToolChoice(mode="none")),
+]
+
+
+@pytest.mark.parametrize("request_", PLAIN)
 async def test_events_of_plain_requests_pass_untouched(request_: Generate) -> None:
     model = speaking("Hello.")
     runs: list[Any] = []
