@@ -1,6 +1,6 @@
-"""Where the questions of `generate` and `chat` go: a model in this process, or a server that runs.
+"""Where `generate` and `chat` send requests: a model in this process, or a running server.
 
-Both take the body of an OpenAI request and give the chunks of its stream, so a command need not know which it has.
+Both take the body of an OpenAI request and give the chunks of its stream.
 Tested in tests/e2e/test_chat.py.
 """
 
@@ -25,7 +25,7 @@ Hear = Callable[[dict[str, Any]], None]
 
 
 class Served(TypedDict, total=False):
-    """A model in a server's list; another kind of server may know less of it."""
+    """A model in a server's list; other kinds of servers may leave fields out."""
 
     id: Required[str]
     task: str
@@ -54,7 +54,7 @@ class ChunkChoice(TypedDict, total=False):
 
 
 class Chunk(TypedDict, total=False):
-    """What is read of a stream's chunks."""
+    """The fields of a stream's chunks that are read."""
 
     choices: list[ChunkChoice]
     usage: Usage | None
@@ -88,7 +88,7 @@ class LocalSession:
         self.name = model
         self._startup = Startup(show_status if sys.stderr.isatty() else None)
         self._service = build_service.build_service(options, progress=self._startup)
-        self.card = self._service.cards[0]  # adapters come after it
+        self.card = self._service.cards[0]  # cards of adapters follow
         if self.card.task != "generate":
             self._startup.finish()
             raise ConfigError(
@@ -112,7 +112,7 @@ class LocalSession:
 
     @property
     def has_template(self) -> bool:
-        """Whether the model was trained on conversations."""
+        """Whether the model has a chat template."""
         return self.card.has_chat_template
 
     def ask(self, kind: Kind, body: dict[str, Any], hear: Hear) -> None:

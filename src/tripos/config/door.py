@@ -1,4 +1,4 @@
-"""What the settings of the HTTP door must agree on: who may reach it without a key, TLS files, names and networks."""
+"""Checks that the settings of the HTTP server agree: access without a key, TLS files, host names and networks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def check_door(server: ServerOptions) -> None:
     is_reachable = not server.unix_socket and not _is_loopback(server.host)
     if is_reachable and not server.api_key_file and not server.i_accept_no_auth:
         raise ConfigError(
-            f"--host {server.host} lets other machines in without a key: "
+            f"--host {server.host} lets other machines connect without a key: "
             "give --api-key-file, or --i-accept-no-auth if that is meant"
         )
     if server.tls_key and not server.tls_cert:

@@ -46,7 +46,7 @@ from tripos.types import (
 
 F32 = npt.NDArray[np.float32]
 INLINE_CHARS = 2048  # longer inputs are encoded off the event loop
-MAX_ENCODING_CHARS = 32 * 2**20  # of calls that wait there; one alone is always let in
+MAX_ENCODING_CHARS = 32 * 2**20  # of calls that wait for that; a single call is always admitted
 ENDING = "the model was closed: open it again to go on"
 
 
@@ -74,7 +74,7 @@ class EncoderModel:
         self._encoders: SideThread | None = None
         self._num_encoding_chars = 0
         self._birthplace = birthplace = Birthplace()
-        finalize(self, _let_go, self._batcher, birthplace)  # its thread knows nothing of us
+        finalize(self, _let_go, self._batcher, birthplace)  # the batcher's thread holds no reference to the model
 
     # -- life -----------------------------------------------------------------------------------------------
     async def start(self) -> None:
@@ -92,7 +92,7 @@ class EncoderModel:
             await closing.run(self._batcher.stop)
             await closing.stop()
             await encoders.stop()
-            await asyncio.sleep(0)  # what was delivered last reaches its readers
+            await asyncio.sleep(0)  # the last deliveries reach their readers
             self._loop = self._readers.loop = None
 
     def close(self) -> None:
@@ -105,14 +105,16 @@ class EncoderModel:
             self._executor.close()
 
     async def info(self) -> ModelInfo:
-        """Progress: started, and the step in progress not too long ago begun. Counts of the batcher."""
+        """`is_progressing`: started, and the step in progress began not too long ago. The counts are the batcher's."""
         stats = EngineStats(num_running=self._batcher.num_running, num_waiting=self._batcher.num_waiting)
         return ModelInfo(is_progressing=self._batcher.is_progressing, stats=stats)
 
     async def encode(self, request: Generate) -> list[int]:
-        """Token ids of a text, for those who count them. Raises InvalidRequest for chats: there is no template."""
+        """Token ids of a text. Raises InvalidRequest for chats: an encoder has no template."""
         if not isinstance(request.prompt, str):
-            raise InvalidRequest(f"{self.card.name} has no chat template: send prompt", param="messages")
+            raise InvalidRequest(
+                f"{self.card.name} has no chat template: send prompt instead of messages", param="messages"
+            )
         return await asyncio.to_thread(self.tokenizer.encode, request.prompt)
 
     # -- calls ----------------------------------------------------------------------------------------------
@@ -161,7 +163,7 @@ class EncoderModel:
         try:
             for i, pending in enumerate(pending_calls):
                 self._readers.waiting[pending] = partial(news.put, i)
-                self._batcher.add(pending, is_bounded=False)  # whoever calls waits
+                self._batcher.add(pending, is_bounded=False)  # unbounded: the callers of `answer` wait
             for i in (news.get() for _ in pending_calls):
                 error = pending_calls[i].error
                 if error is not None:
@@ -176,12 +178,12 @@ class EncoderModel:
 
     @contextmanager
     def _encoding(self, size: int) -> Iterator[None]:
-        """A place among the calls whose texts wait for the tokenizer, before the batcher counts them.
+        """Count a call among those whose texts wait for the tokenizer, where the batcher does not count them yet.
 
         Raises Overloaded.
         """
         if self._num_encoding_chars and self._num_encoding_chars + size > MAX_ENCODING_CHARS:
-            waiting = f"{self._num_encoding_chars} characters wait to be encoded, at most {MAX_ENCODING_CHARS} may"
+            waiting = f"{self._num_encoding_chars} characters wait to be encoded, the limit is {MAX_ENCODING_CHARS}"
             raise Overloaded(f"{waiting}: retry in a second", retry_after_s=1.0)
         self._num_encoding_chars += size
         try:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tripos.errors import ModelRefused
+from tripos.errors import ModelRefused, shown
 from tripos.models.files.quantized.layers import (
     Parts,
     QuantizedWeights,
@@ -32,7 +32,7 @@ _ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 def read_awq(settings: Mapping[str, Any], weights: Weights) -> QuantizedWeights:
     """Raises ModelRefused naming the setting or tensor that is not supported."""
     if settings.get("bits", 4) != 4:
-        raise ModelRefused(f"config.json: AWQ with {ascii(settings['bits'])[:20]} bits is not supported: only 4")
+        raise ModelRefused(f"config.json: AWQ with {shown(settings['bits'])} bits is not supported: only 4")
     version = str(settings.get("version", "gemm")).lower()
     if version != "gemm":
         raise ModelRefused(f"config.json: AWQ version {version[:20]!a} is not supported: only gemm")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tripos.errors import ModelRefused
+from tripos.errors import ModelRefused, shown
 from tripos.models.files.quantized.layers import (
     Parts,
     QuantizedWeights,
@@ -32,12 +32,12 @@ _OFFSETS = {"gptq": 1, "gptq_v2": 0}  # what the format takes off a zero point
 def read_gptq(settings: Mapping[str, Any], weights: Weights) -> QuantizedWeights:
     """Raises ModelRefused naming the setting or tensor that is not supported."""
     if settings.get("bits") != 4:
-        raise ModelRefused(f"config.json: GPTQ with {ascii(settings.get('bits'))[:20]} bits is not supported: only 4")
+        raise ModelRefused(f"config.json: GPTQ with {shown(settings.get('bits'))} bits is not supported: only 4")
     if settings.get("dynamic"):
         raise ModelRefused("config.json: GPTQ with dynamic, other bits for single layers, is not supported")
     kind = settings.get("checkpoint_format") or "gptq"
     if kind not in _OFFSETS:
-        raise ModelRefused(f"config.json: GPTQ checkpoint_format {ascii(kind)[:20]}: supported are gptq and gptq_v2")
+        raise ModelRefused(f"config.json: GPTQ checkpoint_format {shown(kind)}: supported are gptq and gptq_v2")
     tensors = {
         f"{name}.weight": _linear(settings, weights, name, _OFFSETS[kind]) for name in layers_with(weights, ".qweight")
     }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tripos.errors import ModelRefused
+from tripos.errors import ModelRefused, shown
 from tripos.models.files.safetensors import Checkpoint
 from tripos.plan.formats import to_float32
 from tripos.plan.ir import Weights, WeightTensor
@@ -100,7 +100,7 @@ def group_size_of(settings: Mapping[str, Any], cols: int, where: str) -> int:
     size = settings.get("group_size")
     size = cols if size in (-1, None) else size
     if type(size) is not int or size < 1 or cols % size:
-        raise ModelRefused(f"{where}: group_size {ascii(size)[:20]} does not divide the {cols} inputs")
+        raise ModelRefused(f"{where}: group_size {shown(size)} does not divide the {cols} inputs")
     return size
 
 
