@@ -18,7 +18,7 @@ from tripos.schema.reading import check_schema, relax
 from tripos.types import Tool
 
 MAX_BYTES = 48 << 10  # of all arguments' schemas: a grammar's source has 64 KiB
-MAX_KEPT, MAX_KEPT_BYTES = 256, 16 << 10  # schemas that are cached, and the size of each
+MAX_CACHED, MAX_CACHED_BYTES = 256, 16 << 10  # schemas that are cached, and the size of each
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def enforceable(tools: Sequence[Tool], allowed: Collection[str]) -> dict[str, Ar
 def arguments_of(tool: Tool) -> Arguments:
     """Raises InvalidRequest: invalid_schema; for a strict tool unsupported_schema and grammar_too_complex as well."""
     parameters = msgspec.json.encode(tool.parameters)
-    read = _read_again if len(parameters) <= MAX_KEPT_BYTES else _read
+    read = _read_again if len(parameters) <= MAX_CACHED_BYTES else _read
     try:
         return read(parameters, tool.path, tool.is_strict)
     except InvalidRequest as problem:
@@ -75,7 +75,7 @@ def _read(parameters: bytes, path: str, is_strict: bool) -> Arguments:
     return _arguments(schema, path, unenforced)
 
 
-_read_again = lru_cache(MAX_KEPT)(_read)  # a conversation sends its tools with every turn
+_read_again = lru_cache(MAX_CACHED)(_read)  # a conversation sends its tools with every turn
 
 
 def _unchecked(path: str) -> Arguments:

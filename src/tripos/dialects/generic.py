@@ -1,7 +1,7 @@
 """For models whose template knows no calls, or in a way unknown here: the whole answer is {"name": …, "arguments": …}.
 Also the tools in words, for any template that does not show them.
 
-A list of such objects is read; it is not asked for, because models that were shown no calls find no end of them.
+A list of such objects is read, but no grammar asks for one: models that were shown no calls do not end it.
 """
 
 from __future__ import annotations

@@ -247,6 +247,6 @@ class Blocks:
         return [stop]
 
 
-def _sign(thinking: str) -> str:
+def _sign(text: str) -> str:
     """Clients leave a block without a signature out of the history. Nobody here asks for what it says."""
-    return hashlib.sha256(thinking.encode(errors="surrogatepass")).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -175,9 +175,9 @@ class ChatLines(LineAnswer):
     """The answer to /api/chat."""
 
     def _content(self, text: str, reasoning: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
-        thinking = {"thinking": reasoning} if reasoning else {}
+        shown = {"thinking": reasoning} if reasoning else {}
         tool_calls = {"tool_calls": encode_calls(calls)} if calls else {}
-        return {"message": {"role": "assistant", "content": text, **thinking, **tool_calls}}
+        return {"message": {"role": "assistant", "content": text, **shown, **tool_calls}}
 
 
 class GenerateLines(LineAnswer):

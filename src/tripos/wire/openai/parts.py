@@ -17,8 +17,8 @@ _PARTS = {
     "refusal": table(_TYPE, Field("refusal", "string", "", required=True)),
 }
 _INSTEAD = {
-    "image_url": "images are not read; say what is in it as text",
-    "input_audio": "audio is not heard; send what is said as text",
+    "image_url": "images are not read; describe the image as text",
+    "input_audio": "audio is not read; send its transcript as text",
     "file": "files are not read; send what it says as text",
 }
 
