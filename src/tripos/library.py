@@ -58,9 +58,9 @@ class Completion:
     finish_reason: FinishReason | None
     logprobs: tuple[TokenLogprob, ...] | None = None
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
-    reasoning: str = ""  # of a chat
     usage: Usage = field(default_factory=Usage)  # of the whole prompt's call
     error: TriposError | None = None
+    reasoning: str = ""  # of a chat, apart from the text
 
 
 class _Opened(Generic[M]):
