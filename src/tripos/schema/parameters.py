@@ -1,4 +1,7 @@
-"""JSON Schemas of tools' parameters: what is no schema is refused with its path; what only people read is taken out."""
+"""JSON Schemas of tools' parameters: what is no schema is refused with its path; what only people read is left out.
+
+Tested in tests/unit/dialects/test_grammar.py.
+"""
 
 from __future__ import annotations
 
