@@ -35,6 +35,7 @@ TriposError
 
 from __future__ import annotations
 
+import json
 import math
 from decimal import Decimal
 
@@ -235,6 +236,8 @@ def plain(number: float) -> str:
 
 
 def shown(value: object) -> str:
-    """A value of a file or setting for a message: as Python writes it, cut to 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    """A value for a message, in ASCII and short: a string as JSON writes it, any other value as Python does."""
+    if isinstance(value, str):
+        return json.dumps(value if len(value) <= 64 else value[:61] + "...")
+    text = ascii(value)
+    return text if len(text) <= 64 else text[:61] + "..."

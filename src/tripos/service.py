@@ -14,12 +14,11 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from tripos.errors import EngineFailed, NotFound, Overloaded, TriposError
+from tripos.errors import EngineFailed, NotFound, Overloaded, TriposError, shown
 from tripos.metering.metrics import Metrics, Series
 from tripos.metering.usage import Meter
 from tripos.pipeline.chain import Levels
 from tripos.types import Call, Event, Model, ModelCard, ModelInfo, Stage, Unmetered
-from tripos.wire.json import shown
 
 log = logging.getLogger(__name__)
 

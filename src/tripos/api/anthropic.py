@@ -19,7 +19,7 @@ async def create_message(exchange: Exchange, service: Service) -> None:
     asked = messages.decode(await exchange.read_body())
     card = find_card(exchange, service, asked.model)
     asked = for_model(asked, card)
-    answer = messages.MessageAnswer("msg_" + exchange.request_id.removeprefix("req-"), card.name, asked.speech)
+    answer = messages.MessageAnswer("msg_" + exchange.request_id.removeprefix("req-"), card.name)
     await deliver(exchange, service, asked, answer)
 
 

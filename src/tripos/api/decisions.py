@@ -14,11 +14,11 @@ from tripos.errors import InvalidRequest, NotImplementedHere, RequestFailed, Tri
 from tripos.service import Service
 from tripos.types import Decision, Finish, Result, Usage
 from tripos.wire import systemone
-from tripos.wire.decision import Wanted
+from tripos.wire.decision import DecisionRequest
 from tripos.wire.generation import unread_args
 from tripos.wire.openai import decisions as openai_decisions
 
-Encode = Callable[[Wanted, str, Sequence[Decision], Usage], dict[str, Any]]
+Encode = Callable[[DecisionRequest, str, Sequence[Decision], Usage], dict[str, Any]]
 Refuse = Callable[[str], TriposError]
 
 
@@ -37,7 +37,9 @@ def _refuse_model(message: str) -> TriposError:
     return InvalidRequest(message, param="model")
 
 
-async def _answer(exchange: Exchange, service: Service, wanted: Wanted, encode: Encode, refuse: Refuse) -> None:
+async def _answer(
+    exchange: Exchange, service: Service, wanted: DecisionRequest, encode: Encode, refuse: Refuse
+) -> None:
     card = find_card(exchange, service, wanted.model)
     if card.task != "generate":
         able = ", ".join(each.name for each in service.cards if each.task == "generate") or "no served model"
@@ -47,7 +49,7 @@ async def _answer(exchange: Exchange, service: Service, wanted: Wanted, encode: 
     exchange.answer_json(encode(wanted, card.name, decisions, usage))
 
 
-async def _run(exchange: Exchange, service: Service, wanted: Wanted) -> tuple[Sequence[Decision], Usage]:
+async def _run(exchange: Exchange, service: Service, wanted: DecisionRequest) -> tuple[Sequence[Decision], Usage]:
     (call,) = make_calls(exchange, wanted, (wanted.request,), time.monotonic())
     result: Result | None = None
     async with aclosing(cast("Any", service.run(call))) as events:

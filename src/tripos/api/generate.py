@@ -10,9 +10,11 @@ from typing import Any, Protocol, cast
 from tripos.api.calls import find_card, make_calls, run_together
 from tripos.api.http.exchange import Exchange
 from tripos.api.ignored import report
+from tripos.dialects import lowering
 from tripos.service import Service
 from tripos.types import Event, Finish, ModelCard
-from tripos.wire.generation import Asked, for_model
+from tripos.wire.generation import GenerationRequest, for_model
+from tripos.wire.ignored import Ignored
 from tripos.wire.openai import chat, completions
 from tripos.wire.openai.generation import Identity
 
@@ -44,9 +46,10 @@ class Answer(Protocol):
         """The whole body."""
 
 
-async def deliver(exchange: Exchange, service: Service, asked: Asked, answer: Answer) -> None:
+async def deliver(exchange: Exchange, service: Service, asked: GenerationRequest, answer: Answer) -> None:
     """Run the calls of a request, as its model wants them, and send what comes, in pieces or at once."""
-    report(exchange, service, asked.ignored)
+    unenforced = [Ignored(path, "schema") for request in asked.requests for path in lowering.unenforced(request)]
+    report(exchange, service, (*asked.ignored, *unenforced))
     arrival_s = time.monotonic()
     calls = make_calls(exchange, asked, asked.requests, arrival_s)
     if len(calls) == 1:

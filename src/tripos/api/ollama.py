@@ -13,7 +13,7 @@ from tripos.api.ignored import report
 from tripos.service import Service
 from tripos.version import __version__
 from tripos.wire.errors import encode_ollama_error
-from tripos.wire.generation import Asked, for_model
+from tripos.wire.generation import GenerationRequest, for_model
 from tripos.wire.ollama import generation, models
 
 OLLAMA = Dialect(encode_ollama_error, lines, b"application/x-ndjson", needs_type=False)
@@ -49,8 +49,8 @@ async def version(exchange: Exchange, service: Service) -> None:
 async def _answer(
     exchange: Exchange,
     service: Service,
-    decode: Callable[[bytes], Asked],
-    make: Callable[[Asked, str, str], generation.LineAnswer],
+    decode: Callable[[bytes], GenerationRequest],
+    make: Callable[[GenerationRequest, str, str], generation.LineAnswer],
 ) -> None:
     asked = decode(await exchange.read_body())
     card = find_card(exchange, service, asked.model)

@@ -16,7 +16,7 @@ from tripos.types import Finish, ModelCard, Result, Usage
 from tripos.wire import rerank as rerank_wire
 from tripos.wire.json import encode
 from tripos.wire.ollama import embeddings as ollama
-from tripos.wire.oneshot import AnsweredOnce, AskedOnce
+from tripos.wire.oneshot import OneShotAnswer, OneShotRequest
 from tripos.wire.openai import embeddings as openai
 
 INLINE_NUMBERS = 16_384  # of an answer; more are turned into JSON off the event loop
@@ -41,7 +41,7 @@ async def rerank(exchange: Exchange, service: Service) -> None:
     asked = rerank_wire.decode_rerank(await exchange.read_body())
     id = f"rerank-{exchange.request_id.removeprefix('req-')}"
     await _answer(
-        exchange, service, asked.asked, lambda a, card, _: rerank_wire.encode_rerank(asked, a[0], id, card.name)
+        exchange, service, asked.body, lambda a, card, _: rerank_wire.encode_rerank(asked, a[0], id, card.name)
     )
 
 
@@ -54,8 +54,8 @@ async def score(exchange: Exchange, service: Service) -> None:
 async def _answer(
     exchange: Exchange,
     service: Service,
-    asked: AskedOnce,
-    encode_body: Callable[[list[AnsweredOnce], ModelCard, float], dict[str, Any]],
+    asked: OneShotRequest,
+    encode_body: Callable[[list[OneShotAnswer], ModelCard, float], dict[str, Any]],
 ) -> None:
     """Run the calls of a request, all together, and send what `encode_body` makes of (answers, card, seconds)."""
     card = find_card(exchange, service, asked.model)
@@ -70,7 +70,7 @@ async def _answer(
     exchange.answer(200, body() if num_numbers <= INLINE_NUMBERS else await asyncio.to_thread(body))
 
 
-async def _run(exchange: Exchange, service: Service, asked: AskedOnce, arrival_s: float) -> list[AnsweredOnce]:
+async def _run(exchange: Exchange, service: Service, asked: OneShotRequest, arrival_s: float) -> list[OneShotAnswer]:
     calls = make_calls(exchange, asked, asked.requests, arrival_s)
     results: list[Result] = [Result()] * len(calls)
     usages = [Usage()] * len(calls)
@@ -82,4 +82,4 @@ async def _run(exchange: Exchange, service: Service, asked: AskedOnce, arrival_s
                 elif isinstance(event, Finish):
                     usages[i] = event.usage
                     exchange.add_usage(event.usage)
-    return [AnsweredOnce(result=result, usage=usage) for result, usage in zip(results, usages, strict=True)]
+    return [OneShotAnswer(result=result, usage=usage) for result, usage in zip(results, usages, strict=True)]

@@ -23,18 +23,18 @@ from tripos.wire.generation import for_model
 from tripos.wire.json import encode
 from tripos.wire.openai import responses
 from tripos.wire.openai.input_items import check_whole, encode_input_items, input_items, read_page, response_of
-from tripos.wire.openai.responses import ResponseAnswer, Wanted
+from tripos.wire.openai.responses import ResponseAnswer, ResponseRequest
 
 RESPONSES = Dialect(encode_openai_error, typed_events)
 
 
 async def create_response(exchange: Exchange, service: Service) -> None:
     wanted = responses.decode(await exchange.read_body(), partial(_find_item, exchange))
-    card = find_card(exchange, service, wanted.asked.model)
+    card = find_card(exchange, service, wanted.generation.model)
     before = _said_before(exchange, wanted)
-    asked = for_model(responses.ask(wanted, before), card)
+    asked = for_model(responses.to_generation(wanted, before), card)
     response_id = "resp_" + secrets.token_hex(16)  # not the request's own id, which a client may choose
-    answer = ResponseAnswer(wanted, asked, response_id, int(time.time()), card.name)
+    answer = ResponseAnswer(wanted, asked.requests[0], response_id, int(time.time()), card.name)
     exchange.encode_failure = answer.failure
     kept = _Kept(exchange, answer, response_id, (*before, *wanted.messages)) if wanted.is_stored else answer
     await deliver(exchange, service, asked, kept)
@@ -42,7 +42,7 @@ async def create_response(exchange: Exchange, service: Service) -> None:
 
 async def count_tokens(exchange: Exchange, service: Service) -> None:
     wanted = responses.decode_count(await exchange.read_body(), partial(_find_item, exchange))
-    asked = responses.ask(wanted, _said_before(exchange, wanted))
+    asked = responses.to_generation(wanted, _said_before(exchange, wanted))
     num_tokens = await tokens.count(exchange, service, asked)
     exchange.answer_json(responses.encode_count(num_tokens))
 
@@ -63,7 +63,7 @@ async def delete_response(exchange: Exchange, service: Service) -> None:
     exchange.answer_json(responses.encode_deleted(exchange.path_name))
 
 
-def _said_before(exchange: Exchange, wanted: Wanted) -> tuple[Message, ...]:
+def _said_before(exchange: Exchange, wanted: ResponseRequest) -> tuple[Message, ...]:
     """Raises NotFound."""
     if wanted.previous_response_id is None:
         return ()
@@ -103,5 +103,5 @@ class _Kept:
         return body
 
     def _keep(self, body: Any) -> None:
-        messages = (*self._messages, self._answer.heard.message)
+        messages = (*self._messages, self._answer.output.message)
         self._exchange.stored.put(self._exchange.principal, self._id, encode(body), messages)

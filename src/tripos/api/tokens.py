@@ -7,11 +7,13 @@ import time
 from tripos.api.calls import find_card
 from tripos.api.http.exchange import Exchange
 from tripos.api.ignored import report
+from tripos.dialects import lowering
 from tripos.errors import InvalidRequest
 from tripos.pipeline.chain import result_of
 from tripos.service import Service
 from tripos.types import Call, Detokenize, Generate, ModelCard, Request, Result, Tokenize
-from tripos.wire.generation import Asked, for_model, unread_args
+from tripos.wire.generation import GenerationRequest, for_model, unread_args
+from tripos.wire.ignored import Ignored
 from tripos.wire.openai.tokens import decode_detokenize, decode_tokenize, encode_tokens
 
 
@@ -34,11 +36,12 @@ async def detokenize(exchange: Exchange, service: Service) -> None:
     exchange.answer_json({"prompt": result.texts[0]})
 
 
-async def count(exchange: Exchange, service: Service, asked: Asked) -> int:
+async def count(exchange: Exchange, service: Service, asked: GenerationRequest) -> int:
     """How many tokens the prompt of a request has. Raises InvalidRequest as running it would, Overloaded."""
     card = find_card(exchange, service, asked.model)
     asked = for_model(asked, card)
-    report(exchange, service, asked.ignored)
+    unenforced = [Ignored(path, "schema") for path in lowering.unenforced(asked.requests[0])]
+    report(exchange, service, (*asked.ignored, *unenforced))
     result = await _ask(exchange, service, card, Tokenize(generate=asked.requests[0]))
     return len(result.token_ids[0])
 

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from tripos.build.opened import Opened, Progress, Rows, ignore_progress, make_executor
 from tripos.config import ModelOptions
+from tripos.dialects.families import describe
 from tripos.engine.adapter_slots import SPARE_SLOTS, Adapters
 from tripos.engine.engine import Engine, EngineOptions
 from tripos.engine.llm import LanguageModel
@@ -35,7 +36,6 @@ from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
 from tripos.runtime.guard import guarded
 from tripos.runtime.machine import available_memory_bytes, num_cores
 from tripos.types import ModelCard, Sampling
-from tripos.wire.tools.dialects import describe
 
 if TYPE_CHECKING:
     from tripos.models.files.lora import ReadAdapter

@@ -17,7 +17,7 @@ from tripos.cli.terminal import Startup, show_status
 from tripos.errors import ConfigError, NotFound
 
 if TYPE_CHECKING:
-    from tripos.wire.generation import Asked
+    from tripos.wire.generation import GenerationRequest
     from tripos.wire.openai.generation import Answer, Identity
 
 Kind = Literal["chat/completions", "completions"]
@@ -142,7 +142,7 @@ class LocalSession:
         for last in answer.end(time.monotonic() - arrival_s):
             hear(last)
 
-    def _answer(self, kind: Kind, asked: Asked, identity: Identity) -> Answer:
+    def _answer(self, kind: Kind, asked: GenerationRequest, identity: Identity) -> Answer:
         from tripos.wire.openai.chat import ChatAnswer
         from tripos.wire.openai.completions import CompletionAnswer
 

@@ -23,13 +23,12 @@ from tripos.engine.callers import Callers
 from tripos.engine.check import check_request, check_text_length, check_token_ids, is_token_ids, max_tokens_of
 from tripos.engine.engine import Engine
 from tripos.engine.readers import Readers
-from tripos.engine.reasoning import ReasoningMatcher, trace_of
+from tripos.engine.reasoning import EncodedPrompt, ReasoningStart, matcher_of
 from tripos.engine.rules import TokenRules
 from tripos.engine.sequence import Sequence, Status, choice_seed
 from tripos.engine.stream import Stream
 from tripos.errors import EngineFailed, InvalidRequest, RequestFailed, TriposError
 from tripos.grammar.compiler import CompiledConstraint, Grammars
-from tripos.grammar.matcher import Grammar, Matcher
 from tripos.models.text.side_thread import SideThread
 from tripos.models.text.token_requests import TokenRequests, WaitingText
 from tripos.models.text.tokenizer import Tokenizer
@@ -91,6 +90,7 @@ class LanguageModel:
         self._token_requests = TokenRequests(tokenizer, card.vocab_size, self.encode, WaitingText())
         self._encode_chat = encode_chat or _encode_with(tokenizer)
         self._grammars = Grammars(tokenizer, card.vocab_size)
+        self._reasoning_start = ReasoningStart(tokenizer)
         self._eos_ids = frozenset(id for id in tokenizer.eos_ids if id < card.vocab_size)
         self._readers = Readers(engine)
         self._encoders: SideThread | None = None
@@ -187,7 +187,7 @@ class LanguageModel:
 
     async def encode(self, request: Generate) -> list[int]:
         """Token ids of a request's prompt, as `run` would compute them. Raises InvalidRequest."""
-        return (await self._encode(request))[0]
+        return (await self._encode(request))[0].token_ids
 
     async def run(self, call: Call) -> AsyncGenerator[Event, None]:
         """Answer one call; an adapter that it names stays until the call has ended.
@@ -258,7 +258,7 @@ class LanguageModel:
     def _longest_token(self) -> int:
         return max(map(len, self.tokenizer.all_token_bytes))
 
-    async def _encode(self, request: Generate) -> list[list[int]]:
+    async def _encode(self, request: Generate) -> list[EncodedPrompt]:
         prompt = request.prompt
         is_quick = is_token_ids(prompt) or (
             isinstance(prompt, str) and len(prompt) <= INLINE_CHARS and self.tokenizer.is_quick(len(prompt))
@@ -267,13 +267,16 @@ class LanguageModel:
             return self._encode_now(request)
         return await self._encoders.run(lambda: self._encode_now(request))
 
-    def _encode_now(self, request: Generate) -> list[list[int]]:
-        """Token ids of the prompt and of each branch; a prompt that comes again is encoded once."""
-        encoded: dict[Prompt, list[int]] = {}
+    def _encode_now(self, request: Generate) -> list[EncodedPrompt]:
+        """The prompt and each branch; a prompt that comes again is encoded once."""
+        encoded: dict[Prompt, EncodedPrompt] = {}
         for prompt in (request.prompt, *(branch.prompt for branch in request.branches)):
             if prompt not in encoded:
-                encoded[prompt] = self._end_reasoning(request, self._encode_prompt(prompt, request))
-        branches = [[*encoded[branch.prompt], *branch.suffix] for branch in request.branches]
+                encoded[prompt] = self._reasoning_start.of_prompt(request, self._encode_prompt(prompt, request))
+        branches = [
+            self._reasoning_start.of_branch(request, encoded[branch.prompt], branch.suffix)
+            for branch in request.branches
+        ]
         return [encoded[request.prompt], *branches]
 
     def _encode_prompt(self, prompt: Prompt, request: Generate) -> list[int]:
@@ -283,7 +286,7 @@ class LanguageModel:
         elif is_token_ids(prompt):
             ids = list(prompt)
         else:
-            ids = self._encode_chat(cast("tuple[Message, ...]", prompt), request.tools, request.template_args)
+            ids = self._encode_chat(cast("tuple[Message, ...]", prompt), request.template_tools, request.template_args)
         if not ids:
             raise InvalidRequest("the prompt is empty: send at least one token", code="missing_field", param="prompt")
         return ids
@@ -292,12 +295,13 @@ class LanguageModel:
         self,
         call: Call,
         request: Generate,
-        prompts: list[list[int]],
+        encoded: list[EncodedPrompt],
         constraint: CompiledConstraint | None,
         ticket: Ticket | None,
     ) -> Stream:
         """The stream of a call, with a sequence for each choice; choices share the prefix of their prompts."""
-        prompts = prompts * request.n
+        encoded = encoded * request.n
+        prompts = [each.token_ids for each in encoded]
         for prompt in prompts:
             check_token_ids("prompt", prompt, self.card.vocab_size)
             self.engine.scheduler.blocks.check_fits(len(prompt), self._max_tokens(request, len(prompt)))
@@ -311,9 +315,8 @@ class LanguageModel:
             self.card.digest, adapter.info.digest if adapter else "", call.principal, request.cache_salt
         ).encode()
         arrival_s = call.arrival_s or self.engine.clock()
-        matchers = [
-            self._matcher(request, constraint.grammar if constraint is not None else None, tokens) for tokens in arrays
-        ]
+        grammar = constraint.grammar if constraint is not None else None
+        matchers = [matcher_of(request, grammar, each.trace, self.card.vocab_size, self._eos_ids) for each in encoded]
         sequences = [
             Sequence(
                 prompt=tokens,
@@ -337,7 +340,7 @@ class LanguageModel:
             sequence.num_shared_tokens = num_shared
         sequences[0].siblings = sequences[1:]
         sequences[0].ticket = ticket
-        stream = Stream(self.tokenizer, request, prompts, sequences, constraint)
+        stream = Stream(self.tokenizer, request, encoded, sequences, constraint)
         if adapter is not None:  # last: a failure before it leaves no adapter in use
             self._require_adapters().attach(adapter, sequences)
         return stream
@@ -353,22 +356,6 @@ class LanguageModel:
         if sampling.min_tokens or sampling.ignore_eos or not min_tokens:
             return sampling
         return replace(sampling, min_tokens=min_tokens)
-
-    def _end_reasoning(self, request: Generate, prompt: list[int]) -> list[int]:
-        """The prompt, with its reasoning ended where none is wanted and the template began it."""
-        if request.reasoning is None or request.reasoning.max_tokens != 0:
-            return prompt
-        trace = trace_of(request, self.tokenizer, prompt)
-        return [*prompt, *trace.marks.end_ids] if trace is not None and trace.is_open else prompt
-
-    def _matcher(self, request: Generate, grammar: Grammar | None, prompt: I32) -> Matcher | ReasoningMatcher | None:
-        """What follows the output tokens of one sequence, if anything must."""
-        inner = grammar.start() if grammar is not None else None
-        trace = trace_of(request, self.tokenizer, prompt.tolist())
-        max_tokens = request.reasoning.max_tokens if request.reasoning is not None else None
-        if trace is None or trace.is_over or (inner is None and max_tokens is None):
-            return inner
-        return ReasoningMatcher(trace, max_tokens, self.card.vocab_size, inner, tuple(self._eos_ids))
 
 
 def _num_shared(one: I32, other: I32) -> int:

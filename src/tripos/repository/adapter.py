@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from tripos.errors import InvalidRequest
+from tripos.errors import InvalidRequest, shown
 from tripos.service import Service
 from tripos.types import AdapterInfo, Call, Event, Generate, ModelCard, Run
-from tripos.wire.json import shown
 
 if TYPE_CHECKING:
     from tripos.repository.entry import Entry

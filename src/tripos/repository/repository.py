@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tripos.errors import ConfigError, Conflict, NotFound, TriposError
+from tripos.errors import ConfigError, Conflict, NotFound, TriposError, shown
 from tripos.pipeline.chain import result_of
 from tripos.repository.adapter import check_adapter_name, find_adapted
 from tripos.repository.budget import Budget, shares
@@ -33,7 +33,6 @@ from tripos.repository.routes import Routes
 from tripos.repository.settings import Builder, ModelSpec, Settings
 from tripos.service import Service
 from tripos.types import Call, LoadAdapter, Request, Result, UnloadAdapter
-from tripos.wire.json import shown
 
 log = logging.getLogger(__name__)
 

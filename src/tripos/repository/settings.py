@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from tripos.errors import PermissionDenied
+from tripos.errors import PermissionDenied, shown
 from tripos.repository.entry import Opening
 from tripos.types import ModelCard, Stage
-from tripos.wire.json import shown
 
 
 @dataclass(frozen=True)
