@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from tripos.errors import EngineFailed, NotFound, Overloaded, TriposError, shown
-from tripos.metering.metrics import Metrics, Series
-from tripos.metering.usage import Meter
-from tripos.pipeline.chain import Levels
-from tripos.types import Call, Event, Model, ModelCard, ModelInfo, Stage, Unmetered
+from tripos.metering.metrics import Meter, Metrics, Series
+from tripos.pipeline.chain import chain
+from tripos.types import Call, Event, Model, ModelCard, ModelInfo, Run, Stage, Unmetered
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +31,7 @@ class _Route:
 
     model: Model
     card: ModelCard
-    stages: tuple[Stage, ...]  # the outermost first
+    run: Run  # of the stages and the model
     series: Series
     is_strict: bool = False  # unknown fields are refused
     num_calls: int = 0
@@ -72,7 +71,9 @@ class Service:
         if name in self._routes:
             raise ValueError(f"two models are named {name}")
         series = self.metrics.series(name)
-        self._routes[name] = _Route(model, replace(card or model.card, name=name), tuple(stages), series, is_strict)
+        self._routes[name] = _Route(
+            model, replace(card or model.card, name=name), chain(stages, model.run), series, is_strict
+        )
 
     def replace(
         self,
@@ -138,7 +139,8 @@ class Service:
 
     def card(self, name: str) -> ModelCard:
         """What a client of this route may know. Raises as `model`."""
-        return self._route(name).card
+        route = self._routes.get(name) or self._route(name)
+        return route.card
 
     def is_strict(self, name: str) -> bool:
         """Whether this route refuses fields that nobody knows. Raises as `model`."""
@@ -156,7 +158,7 @@ class Service:
     # -- calls ------------------------------------------------------------------------------------------------------
     async def run(self, call: Call) -> AsyncGenerator[Event, None]:
         """The call's events. Raises NotFound, Overloaded (draining) and what the stages and the model raise."""
-        route = self._route(call.route)
+        route = self._routes.get(call.route) or self._route(call.route)
         if self._is_draining:
             raise Overloaded("the server is shutting down: ask another", code="draining", retry_after_s=RETRY_S)
         if not self._is_started:
@@ -164,10 +166,10 @@ class Service:
         route.num_calls += 1
         self._busy.add(route)
         meter = Meter(route.series, call)
-        levels = Levels(route.stages, route.model.run)
         failure: BaseException | None = None
+        events = route.run(call)
         try:
-            async for event in levels.open(call):
+            async for event in events:
                 meter.see(event)
                 yield event
         except BaseException as error:
@@ -175,7 +177,7 @@ class Service:
             raise
         finally:
             try:
-                await levels.aclose()
+                await events.aclose()
             except BaseException as error:  # says more than the cancellation before it
                 failure = error
                 raise

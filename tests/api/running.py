@@ -13,8 +13,8 @@ import openai
 
 from tripos.api.app import App
 from tripos.api.auth import Keys
-from tripos.api.http.access_log import Wanted
-from tripos.api.http.connection_limit import Gate
+from tripos.api.http.access_log import AccessLog
+from tripos.api.http.connection_limit import ConnectionLimit
 from tripos.api.http.server import Door, listen
 from tripos.build.kinds import load_encoder
 from tripos.config import ModelOptions
@@ -159,12 +159,12 @@ async def running_service(
     service: Service,
     keys: Keys | None = None,
     drain_s: float = 5.0,
-    access: Wanted = "on",
-    gate: Gate | None = None,
+    access: AccessLog = "on",
+    limit: ConnectionLimit | None = None,
     repository: ModelRepository | None = None,
 ) -> AsyncIterator[Running]:
     listener = listen("127.0.0.1", 0)
-    door = Door(service, App(service, keys, access=access, repository=repository), listener, drain_s, gate)
+    door = Door(service, App(service, keys, access=access, repository=repository), listener, drain_s, limit)
     ready = asyncio.Event()
     task = asyncio.create_task(door.run(lambda address: ready.set()))
     waiting = asyncio.create_task(ready.wait())

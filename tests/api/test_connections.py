@@ -20,8 +20,8 @@ from tests.api.after import After, Log, resident_bytes
 from tests.api.corpus.row import CHUNKED, length, post
 from tests.api.running import Running, TinyModel, running, running_service
 from tripos.api.http import connection as protocol
-from tripos.api.http import connection_limit as gate
-from tripos.api.http.connection_limit import Gate
+from tripos.api.http import connection_limit
+from tripos.api.http.connection_limit import ConnectionLimit
 from tripos.service import Service
 from tripos.testing import ScriptedModel
 
@@ -31,7 +31,7 @@ GET = b"GET /v1/models HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
 @pytest.fixture
 async def watched(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Running, TinyModel, After, Log]]:
     """A server that is quick to lose patience."""
-    monkeypatch.setattr(gate, "SWEEP_S", 0.02)
+    monkeypatch.setattr(connection_limit, "SWEEP_S", 0.02)
     for name, value in (("HEAD_S", 0.4), ("IDLE_S", 0.4), ("BODY_GRACE_S", 0.3), ("STALL_S", 0.4), ("LINGER_S", 0.2)):
         monkeypatch.setattr(protocol, name, value)
     log, tiny = Log(), TinyModel(window=100_000)
@@ -192,29 +192,31 @@ class Peer:
 
 
 def test_the_oldest_of_those_outside_makes_room_for_the_next() -> None:
-    door = Gate(max_connections=1)
-    assert door.enter(Peer("192.0.2.1"))
-    outside = [Peer("192.0.2.1") for _ in range(gate.MAX_OUTSIDE + 1)]
+    limit = ConnectionLimit(max_connections=1)
+    assert limit.admit(Peer("192.0.2.1"))
+    outside = [Peer("192.0.2.1") for _ in range(connection_limit.MAX_PROBES + 1)]
     for each in outside:
-        assert not door.enter(each)
-        door.wait_outside(each)
-    assert [each.is_aborted for each in outside] == [True] + [False] * gate.MAX_OUTSIDE
+        assert not limit.admit(each)
+        limit.admit_probe(each)
+    assert [each.is_aborted for each in outside] == [True] + [False] * connection_limit.MAX_PROBES
 
 
 PROBE = b"GET %b HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
 
 
 async def test_probes_are_answered_when_every_place_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "SWEEP_S", 0.02)
-    monkeypatch.setattr(protocol, "OUTSIDE_S", 0.3)
+    monkeypatch.setattr(connection_limit, "SWEEP_S", 0.02)
+    monkeypatch.setattr(protocol, "PROBE_S", 0.3)
     service = Service()
     service.add(ScriptedModel())
-    async with running_service(service, gate=Gate(max_connections=2)) as server:
+    async with running_service(service, limit=ConnectionLimit(max_connections=2)) as server:
         taken = [await connect(server) for _ in range(2)]
         async with asyncio.timeout(5):
-            while server.door.gate.num_inside < 2:
+            while server.door.limit.num_admitted < 2:
                 await asyncio.sleep(0.01)
-        silent = [await connect(server) for _ in range(2 * gate.MAX_OUTSIDE)]  # which take no place from a probe
+        silent = [
+            await connect(server) for _ in range(2 * connection_limit.MAX_PROBES)
+        ]  # which take no place from a probe
         for path in (b"/livez", b"/readyz", b"/health", b"/metrics"):
             answer = await server.raw(PROBE % path)  # and is closed
             assert answer.startswith(b"HTTP/1.1 200"), path
@@ -226,23 +228,23 @@ async def test_probes_are_answered_when_every_place_is_taken(monkeypatch: pytest
         for _, writer in (*silent, *taken):
             writer.transport.abort()
         async with asyncio.timeout(5):
-            while server.door.gate.num_inside:
+            while server.door.limit.num_admitted:
                 await asyncio.sleep(0.01)
         assert (await server.raw(PROBE.replace(b"1.1", b"1.0") % b"/v1/models")).startswith(b"HTTP/1.1 200")
 
 
 def test_connections_are_counted_in_all_and_by_peer() -> None:
-    door = Gate(max_connections=6, max_peer_connections=2)
+    limit = ConnectionLimit(max_connections=6, max_peer_connections=2)
     inside = [Peer("192.0.2.1") for _ in range(2)]
-    assert all(door.enter(each) for each in inside)
-    assert not door.enter(Peer("192.0.2.1"))
+    assert all(limit.admit(each) for each in inside)
+    assert not limit.admit(Peer("192.0.2.1"))
     ours = [Peer(address) for address in ("127.0.0.1", "127.0.0.1", "::1", "::ffff:127.0.0.1")]
-    assert all(door.enter(each) for each in ours)  # this machine's are counted in all only
-    assert not door.enter(Peer("192.0.2.2"))
-    door.leave(inside[0])
-    door.leave(inside[0])
-    assert door.num_inside == 5
-    assert door.enter(Peer("192.0.2.1"))
+    assert all(limit.admit(each) for each in ours)  # this machine's are counted in all only
+    assert not limit.admit(Peer("192.0.2.2"))
+    limit.release(inside[0])
+    limit.release(inside[0])
+    assert limit.num_admitted == 5
+    assert limit.admit(Peer("192.0.2.1"))
 
 
 RESETS = textwrap.dedent("""

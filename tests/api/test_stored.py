@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tripos.api.stored import ResponseStore, Stored
+from tripos.api.stored import ResponseStore, StoredResponse
 from tripos.errors import NotFound
 from tripos.types import Message, ToolCall
 
@@ -72,7 +72,7 @@ def test_putting_again_replaces_and_deleting_frees() -> None:
 
 
 def test_calls_and_reasoning_take_room() -> None:
-    plain = Stored(b"", (Message(role="assistant", content="x"),), 0.0)
+    plain = StoredResponse(b"", (Message(role="assistant", content="x"),), 0.0)
     call = ToolCall(id="c", name="f", arguments="x" * 1000)
-    full = Stored(b"", (Message(role="assistant", content="x", tool_calls=(call,), reasoning="y" * 1000),), 0.0)
+    full = StoredResponse(b"", (Message(role="assistant", content="x", tool_calls=(call,), reasoning="y" * 1000),), 0.0)
     assert full.num_bytes >= plain.num_bytes + 8000

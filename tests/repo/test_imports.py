@@ -13,7 +13,7 @@ from tests.repo.tree import ROOT, name_of, tracked
 
 HEAVY = {
     "asyncio", "huggingface_hub", "jinja2", "llguidance", "msgspec", "numpy", "onnxruntime", "prometheus_client",
-    "ray", "starlette", "tokenizers", "torch", "uvicorn", "uvloop",
+    "ray", "tokenizers", "torch", "uvicorn", "uvloop",
 }  # fmt: skip
 UNSAFE_MODULES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve", "yaml"}
 UNSAFE_CALLS = {"eval", "exec", "__import__"}

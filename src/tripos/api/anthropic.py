@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+from tripos import answers
 from tripos.api import tokens
-from tripos.api.calls import find_card
-from tripos.api.dialect import Dialect, typed_events
-from tripos.api.generate import deliver
+from tripos.api.generate import find_card, send_answer
 from tripos.api.http.exchange import Exchange
 from tripos.service import Service
 from tripos.wire.anthropic import messages
-from tripos.wire.errors import encode_anthropic_error
-from tripos.wire.generation import for_model
-
-ANTHROPIC = Dialect(encode_anthropic_error, typed_events, id_header=b"request-id")
 
 
 async def create_message(exchange: Exchange, service: Service) -> None:
-    asked = messages.decode(await exchange.read_body())
-    card = find_card(exchange, service, asked.model)
-    asked = for_model(asked, card)
+    request = messages.decode(await exchange.read_body())
+    card = find_card(exchange, service, request.model)
+    request = answers.adapt(service, request, card)
     answer = messages.MessageAnswer("msg_" + exchange.request_id.removeprefix("req-"), card.name)
-    await deliver(exchange, service, asked, answer)
+    await send_answer(exchange, service, request, answer)
 
 
 async def count_tokens(exchange: Exchange, service: Service) -> None:

@@ -1,23 +1,17 @@
-"""The application: every request through the same steps, then to its endpoint.
+"""The application: every request takes the same steps: host, route, key, endpoint, error contract, one log line.
 
-Host, route, key, endpoint, error contract, one log line. The routes are a table (routes.py). No other middleware.
+The routes are a table (routes.py). There is no other middleware.
 """
 
 from __future__ import annotations
 
 import asyncio
-import difflib
 import logging
 import time
 from typing import Any
 
-from starlette.routing import Match
-from starlette.routing import Route as Path
-from starlette.types import Receive, Scope, Send
-
 from tripos.api.admin import check_local
 from tripos.api.auth import Keys
-from tripos.api.elsewhere import elsewhere
 from tripos.api.http import access_log
 from tripos.api.http.cors import Cors
 from tripos.api.http.exchange import ClientLeft, Exchange
@@ -25,28 +19,22 @@ from tripos.api.http.forwarded import Proxies
 from tripos.api.http.hosts import LOOPBACK, check_host
 from tripos.api.http.tls import Certificate
 from tripos.api.reread import reread
-from tripos.api.routes import ROUTES, Route
+from tripos.api.routes import ROUTES
+from tripos.api.routing import METHODS, Route, Router
 from tripos.api.stored import ResponseStore
-from tripos.errors import (
-    EngineFailed,
-    MethodNotAllowed,
-    NotFound,
-    Overloaded,
-    RequestFailed,
-    TriposError,
-    reraise_stop,
-)
+from tripos.errors import EngineFailed, Overloaded, RequestFailed, TriposError, reraise_stop
 from tripos.repository import ModelRepository
 from tripos.service import RETRY_S, Service
 
 log = logging.getLogger(__name__)
 
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+MAX_KNOWN_HOSTS = 64
 
 
 class App:
-    """`hosts`: names that this server answers to; None: any. `cors`: whose pages may ask. `proxies`: who speak for
-    others. `certificate`: what the door shows, to be read again. `repository`: who loads the service's models."""
+    """`hosts`: names that this server answers to; None: any. `cors`: origins whose pages may send requests. `proxies`:
+    trusted to name their clients. `certificate`: of the server, to be read again. `repository`: of the models.
+    """
 
     def __init__(
         self,
@@ -55,7 +43,7 @@ class App:
         hosts: frozenset[bytes] | None = LOOPBACK,
         cors: Cors | None = None,
         proxies: Proxies | None = None,
-        access: access_log.Wanted = "on",
+        access: access_log.AccessLog = "on",
         certificate: Certificate | None = None,
         repository: ModelRepository | None = None,
     ) -> None:
@@ -67,22 +55,21 @@ class App:
         self.cors = cors or Cors()
         self.proxies = proxies or Proxies()
         self.certificate = certificate
-        self._stored = ResponseStore()
-        self._exact = {(route.method, route.path): route for route in ROUTES if "{" not in route.path}
-        self._paths_known = {route.path for route in ROUTES}
-        self._paths = [(Path(route.path, _unused, methods=[route.method]), route) for route in ROUTES]
+        self.stored = ResponseStore()
+        self._router = Router(ROUTES)
+        self._known_hosts: set[bytes | None] = set()  # Host headers that passed
+        self._has_proxies, self._has_cors = bool(self.proxies), bool(self.cors)
 
     async def __call__(self, exchange: Exchange) -> None:
         began_s = time.monotonic()
-        exchange.stored, exchange.reread, exchange.repository = self._stored, self.reread, self.repository
         route: Route | None = None
         try:
-            if self.proxies:
+            if self._has_proxies:
                 exchange.client = self.proxies.client(exchange.peer, exchange.joined(b"x-forwarded-for"))
-            if self.cors and self._answers_preflight(exchange):
+            if self._has_cors and self._answers_preflight(exchange):
                 return
             route = self._route(exchange)
-            await self._admit(exchange, route).endpoint(exchange, self.service)
+            await route.endpoint(exchange, self.service)
         except TriposError as error:
             if error.status == 500:
                 log.error("request %s failed: %s", exchange.request_id, error.code)
@@ -92,7 +79,7 @@ class App:
         except asyncio.CancelledError:
             if exchange.has_left:
                 exchange.close_log()
-            else:  # the server's patience is over
+            else:  # by the server, which stops
                 exchange.fail(Overloaded("the server was stopped", code="draining", retry_after_s=RETRY_S))
                 raise
         except BaseException as error:
@@ -103,31 +90,31 @@ class App:
             self._note(exchange, route, time.monotonic() - began_s)
 
     async def reread(self) -> dict[str, Any]:
-        """Keys, certificate and service file, at once for every connection: a report. Raises TriposError."""
+        """Reads keys, certificate and service file again, for all connections at once; a report. Raises TriposError."""
         return await reread(self.repository, self.keys, self.certificate)
 
     async def stop(self) -> None:
-        """End what changes the models, and then every model. Idempotent."""
+        """Stops what changes the models, and then every model. Idempotent."""
         if self.repository is not None:
             await self.repository.stop()
         await self.service.stop()
 
     def note_refusal(self, peer: str, request_id: str, error: TriposError, num_sent: int) -> None:
-        """A request that could not be read as far as its path, and was answered by the connection."""
+        """A request whose head could not be read; the connection has answered it."""
         self.service.metrics.http.count("", "", error.status)
         if self._access != "off":
             access_log.write_refusal(peer, request_id, error, num_sent)
 
     def _note(self, exchange: Exchange, route: Route | None, seconds: float) -> None:
+        """Counts the request and writes its log line."""
         method, status = exchange.head.method, exchange.status
-        path = route.path if route is not None and route.path in self._paths_known else ""
-        self.service.metrics.http.count(method if method in METHODS else "", path, status)
+        self.service.metrics.http.count(method if method in METHODS else "", route.path if route else "", status)
         is_quiet = route is not None and route.is_quiet and status == 200
         if self._access == "all" or (self._access == "on" and not is_quiet):
             access_log.write(exchange, seconds)
 
     def _answers_preflight(self, exchange: Exchange) -> bool:
-        """Lets pages of known origins read the answer. True: the request only asked whether they may."""
+        """Adds the CORS headers. True: the request was a preflight and is answered."""
         fields, origin = exchange.fields, exchange.fields.get(b"origin")
         if exchange.head.method == "OPTIONS":
             lines = self.cors.preflight(origin, fields.get(b"access-control-request-method"))
@@ -140,53 +127,29 @@ class App:
         return False
 
     def _route(self, exchange: Exchange) -> Route:
-        """Where a request goes. Raises TriposError."""
-        head = exchange.head
-        path = head.decoded_path.removesuffix("/") or "/"
-        exact = self._exact.get(("GET" if head.method == "HEAD" else head.method, path))
-        if exact is None or not exact.is_public:  # probes of an orchestrator come under our address
-            check_host(exchange.fields.get(b"host"), self.hosts)
-        route = exact or self._find(exchange, path)
-        dialect = exchange.dialect = route.dialect
-        if dialect.id_header:
-            exchange.add_header(b"%b: %b\r\n" % (dialect.id_header, exchange.request_id.encode()))
-        return route
+        """The route of a request that its host and key admit.
 
-    def _admit(self, exchange: Exchange, route: Route) -> Route:
-        """Raises Unauthorized, PermissionDenied, EngineFailed (model_loading)."""
+        Raises MisdirectedHost, NotFound, MethodNotAllowed, Unauthorized, PermissionDenied,
+        EngineFailed (model_loading).
+        """
+        head = exchange.head
+        route = self._router.exact.get((head.method, head.decoded_path.removesuffix("/") or "/"))
+        host = exchange.fields.get(b"host")
+        if host not in self._known_hosts and (route is None or not route.is_public):  # probes come under our address
+            check_host(host, self.hosts)
+            if len(self._known_hosts) < MAX_KNOWN_HOSTS:
+                self._known_hosts.add(host)
+        if route is None:
+            route = self._router.find(exchange)
+        exchange.body_type = route.body_type
+        wire_format = exchange.wire_format = route.wire_format
+        if wire_format.id_header:
+            exchange.add_header(b"%b: %b\r\n" % (wire_format.id_header, exchange.request_id.encode()))
         if not route.is_public:
-            exchange.principal = self.keys.principal(exchange.head.fields, route.scope)
-            if route.scope == "admin" and not self.keys:
+            if self.keys.are_needed:
+                exchange.principal = self.keys.principal(head.fields, route.scope)
+            elif route.scope == "admin":
                 check_local(exchange)
         if route.needs_models and self.service.is_loading:
             raise EngineFailed("the models are loading", code="model_loading", retry_after_s=RETRY_S)
         return route
-
-    def _find(self, exchange: Exchange, decoded_path: str) -> Route:
-        """The route of a path without its last slash. Raises NotFound, MethodNotAllowed."""
-        method = exchange.head.method
-        if method not in METHODS:
-            exchange.add_header(b"allow: %b\r\n" % ", ".join(METHODS).encode())
-            raise MethodNotAllowed(f"no path takes {method[:16]}")
-        allowed: list[str] = []
-        for path, route in self._paths:
-            match, found = path.matches({"type": "http", "method": method, "path": decoded_path})
-            if match is not Match.NONE:
-                exchange.dialect = route.dialect
-            if match is Match.FULL:
-                exchange.path_name = found["path_params"].get("name", "")
-                return route
-            if match is Match.PARTIAL:
-                allowed += sorted(path.methods or ())
-        if (known := elsewhere(method, decoded_path)) is not None:
-            return known
-        if allowed:
-            exchange.add_header(b"allow: %b\r\n" % ", ".join(allowed).encode())
-            raise MethodNotAllowed(f"this path takes {', '.join(allowed)}")
-        near = difflib.get_close_matches(decoded_path[:128], [route.operation.path for route in ROUTES], n=1)
-        hint = f"did you mean {near[0]}?" if near else "see /openapi.json"
-        raise NotFound(f"there is nothing at this path: {hint}")
-
-
-async def _unused(scope: Scope, receive: Receive, send: Send) -> None:
-    """starlette's Route wants an application; only its matching is used."""

@@ -1,10 +1,10 @@
-"""API keys: who asks, and what for. Deny by default as soon as one key is configured.
+"""API keys: which principal sends a request, and what it may do. With one key configured, all others are refused.
 
-Three scopes: `generate` opens everything that answers, `admin` what changes the server, `metrics` /metrics alone, which
-the others open too. A key has `generate` unless its line says otherwise.
+Three scopes: `generate` permits requests to models, `admin` changes of the server, `metrics` only /metrics, which the
+other scopes permit too. A key has `generate` unless its line names scopes.
 
 Keeps SHA-256 digests only. Keys are random, so a plain hash is enough; comparison takes the same time wherever two
-digests differ. Refuses to know routes: the app asks for every endpoint that is not public.
+digests differ. Knows no routes: the app checks every endpoint that is not public.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ _PATTERNS = {
 
 
 class Keys:
-    """The keys that open this server; none: everyone may ask."""
+    """The API keys of this server; without any, every request is accepted."""
 
     def __init__(self, keys: Iterable[str] | Mapping[str, frozenset[Scope]] = (), path: str = "") -> None:
-        """`keys`: with their scopes, or keys that may generate. `path`: of the file that holds them, if one does."""
+        """`keys`: with their scopes, or keys with the scope generate. `path`: of the file that they come from."""
         scopes = keys if isinstance(keys, Mapping) else dict.fromkeys(keys, frozenset[Scope]({"generate"}))
         self._keys = {_digest(key.encode()): each for key, each in scopes.items()}
         self.path = path
+        self.are_needed = bool(self._keys)  # stays: a file that is read again holds keys too
 
     def __bool__(self) -> bool:
         return bool(self._keys)
@@ -55,20 +56,20 @@ class Keys:
         name, value = sent[0]
         match = _PATTERNS[name].fullmatch(value) if len(sent) == 1 else None
         if match is None:
-            raise Unauthorized("send one key: Authorization: Bearer <key>, or x-api-key: <key>")
+            raise Unauthorized("send exactly one key: Authorization: Bearer <key>, or x-api-key: <key>")
         given = _digest(match[1])
         found = None
         for digest, scopes in self._keys.items():
             if hmac.compare_digest(given, digest):
                 found = scopes
         if found is None:
-            raise Unauthorized("this API key is not known")
+            raise Unauthorized("the API key is not valid")
         if scope != "metrics" and scope not in found:
-            raise PermissionDenied(f"this API key has no {scope} scope")
+            raise PermissionDenied(f"the API key does not have the {scope} scope")
         return f"key-{given.hex()[:12]}"
 
     def reread(self) -> dict[str, int]:
-        """What the file says now holds from now on: how many keys were added, removed or got other scopes. {}: none.
+        """Reads the file again: how many keys were added, removed or got other scopes; {} for none.
 
         Raises EnvironmentProblem, ConfigError as read_keys; then the keys stay as they are.
         """
@@ -98,12 +99,12 @@ def read_keys(path: str) -> Keys:
                 f"line {number} of the API key file: a key has {MIN_KEY_CHARS} to {MAX_KEY_CHARS} visible characters"
             )
         if key in found:
-            raise ConfigError(f"line {number} of the API key file: this key stands there twice")
+            raise ConfigError(f"line {number} of the API key file: the key is listed twice")
         found[key] = _scopes(scopes, number)
         if len(found) > MAX_KEYS:
             raise ConfigError(f"the API key file holds more than {MAX_KEYS} keys")
     if not found:
-        raise ConfigError("the API key file holds no key: nobody could ask")
+        raise ConfigError("the API key file holds no key: every request would be refused")
     return Keys(found, path)
 
 
@@ -126,7 +127,7 @@ def _scopes(text: str, number: int) -> frozenset[Scope]:
     given = [scope.strip() for scope in text.split(",")] if text.strip() else ["generate"]
     unknown = [scope for scope in given if scope not in SCOPES]
     if unknown:
-        raise ConfigError(f"line {number} of the API key file: after the key stand scopes, {', '.join(SCOPES)}")
+        raise ConfigError(f"line {number} of the API key file: the scopes after a key are {', '.join(SCOPES)}")
     return frozenset(scope for scope in SCOPES if scope in given)
 
 

@@ -13,4 +13,4 @@ async def list_models(exchange: Exchange, service: Service) -> None:
 
 async def show_model(exchange: Exchange, service: Service) -> None:
     """The id may hold ':' and '/'."""
-    exchange.answer_json(encode_model(service.card(exchange.path_name)))
+    exchange.answer_json(encode_model(service.card(exchange.path_params["name"])))

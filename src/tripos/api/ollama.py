@@ -5,18 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from tripos.api.calls import find_card
-from tripos.api.dialect import Dialect, lines
-from tripos.api.generate import deliver
+from tripos import answers
+from tripos.api.generate import find_card, report_ignored, send_answer
 from tripos.api.http.exchange import Exchange
-from tripos.api.ignored import report
 from tripos.service import Service
 from tripos.version import __version__
-from tripos.wire.errors import encode_ollama_error
-from tripos.wire.generation import GenerationRequest, for_model
+from tripos.wire.generation import GenerationRequest
 from tripos.wire.ollama import generation, models
-
-OLLAMA = Dialect(encode_ollama_error, lines, b"application/x-ndjson", needs_type=False)
 
 
 async def chat(exchange: Exchange, service: Service) -> None:
@@ -38,7 +33,7 @@ async def ps(exchange: Exchange, service: Service) -> None:
 async def show(exchange: Exchange, service: Service) -> None:
     name, ignored = models.decode_show(await exchange.read_body())
     card = find_card(exchange, service, name)
-    report(exchange, service, ignored)
+    report_ignored(exchange, service, ignored)
     exchange.answer_json(models.encode_show(card))
 
 
@@ -52,8 +47,7 @@ async def _answer(
     decode: Callable[[bytes], GenerationRequest],
     make: Callable[[GenerationRequest, str, str], generation.LineAnswer],
 ) -> None:
-    asked = decode(await exchange.read_body())
-    card = find_card(exchange, service, asked.model)
-    asked = for_model(asked, card)
-    answer = make(asked, card.name, models.iso(time.time()))
-    await deliver(exchange, service, asked, answer)
+    request = decode(await exchange.read_body())
+    card = find_card(exchange, service, request.model)
+    request = answers.adapt(service, request, card)
+    await send_answer(exchange, service, request, make(request, card.name, models.iso(time.time())))

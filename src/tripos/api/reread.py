@@ -22,8 +22,8 @@ MAX_LOOKS = 40
 async def reread(
     repository: ModelRepository | None, keys: Keys, certificate: Certificate | None = None
 ) -> dict[str, Any]:
-    """A report. Keys come first, and hold whatever becomes of the models: a key that was taken away must not go on
-    because a model is wrong. A certificate that is wrong keeps nothing else from changing.
+    """A report. Keys come first and stay, whatever happens to the models: a removed key must not remain valid because
+    a model is wrong. A wrong certificate does not prevent the other changes.
 
     Raises TriposError: then nothing else has changed.
     """
@@ -50,7 +50,7 @@ async def _read(certificate: Certificate) -> str:
 
 
 async def _settled(paths: Iterable[str]) -> None:
-    """Until nobody writes to the files: half a file may well read as a whole one. Raises Conflict."""
+    """Waits until the files stop changing: half a file may be valid too. Raises Conflict."""
     before = _states(paths)
     for _ in range(MAX_LOOKS if before else 0):
         await asyncio.sleep(SETTLE_S)
@@ -59,7 +59,7 @@ async def _settled(paths: Iterable[str]) -> None:
             return
         before = now
     if before:
-        raise Conflict("a configuration file is being written all the time: read it again when it is complete")
+        raise Conflict("a configuration file keeps changing: retry when it is complete")
 
 
 def _states(paths: Iterable[str]) -> list[tuple[int, ...]]:
@@ -67,7 +67,7 @@ def _states(paths: Iterable[str]) -> list[tuple[int, ...]]:
     for path in paths:
         try:
             found = Path(path).stat()
-        except OSError:  # whoever reads it says why
+        except OSError:  # reading it raises the error
             continue
         states.append((found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
     return states

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from functools import cache
 
 from tripos.api import admin, anthropic, decisions, generate, models, ollama, oneshot, probes, responses, tokens
 from tripos.api import lora as adapters
-from tripos.api.absent import absent
-from tripos.api.anthropic import ANTHROPIC
-from tripos.api.auth import Scope
-from tripos.api.dialect import OPENAI, Dialect
 from tripos.api.http.exchange import Exchange
-from tripos.api.ollama import OLLAMA
-from tripos.api.responses import RESPONSES
+from tripos.api.http.wire_format import ANTHROPIC, OLLAMA, OPENAI_RESPONSES
+from tripos.api.not_implemented import NO_BACKGROUND, NO_STORE, not_implemented
+from tripos.api.routing import Route
 from tripos.service import Service
 from tripos.version import __version__
 from tripos.wire import admin as admin_wire
 from tripos.wire import rerank, systemone
 from tripos.wire.anthropic import messages
-from tripos.wire.fields import Table
 from tripos.wire.json import encode
 from tripos.wire.ollama import embeddings as ollama_embeddings
 from tripos.wire.ollama import fields as ollama_fields
@@ -31,42 +25,7 @@ from tripos.wire.openai import decisions as decisions_wire
 from tripos.wire.openai import lora as adapters_wire
 from tripos.wire.openai import responses as responses_wire
 from tripos.wire.openai import tokens as tokens_wire
-from tripos.wire.openapi import Operation, encode_document
-
-Endpoint = Callable[[Exchange, Service], Awaitable[None]]
-
-
-@dataclass(frozen=True)
-class Route:
-    """One line of the table; `path` may hold {name} or {name:path}. `fields`: of the body, `nested`: of its objects."""
-
-    method: str
-    path: str
-    endpoint: Endpoint
-    doc: str
-    dialect: Dialect = OPENAI
-    fields: Table | None = None
-    nested: Mapping[str, Table] = field(default_factory=dict)
-    is_public: bool = False
-    scope: Scope = "generate"  # that a key must have
-    needs_models: bool = True  # refused while the server's first models load
-    is_quiet: bool = False  # not logged when all is well
-
-    @property
-    def operation(self) -> Operation:
-        """The route as the document has it."""
-        stream = self.dialect.stream_type.partition(b";")[0].decode()
-        return Operation(
-            method=self.method,
-            path=self.path.replace("{name:path}", "{name}"),
-            doc=self.doc,
-            fields=self.fields,
-            nested=dict(self.nested),
-            stream_type=stream if self.fields and "stream" in self.fields else "",
-            example_error=self.dialect.encode_error,
-            is_public=self.is_public,
-            is_strict=self.scope == "admin",
-        )
+from tripos.wire.openapi import encode_document
 
 
 async def show_document(exchange: Exchange, service: Service) -> None:
@@ -78,12 +37,7 @@ def _document() -> bytes:
     return encode(encode_document([route.operation for route in ROUTES], __version__))
 
 
-NO_STORE = (
-    "name models when it starts (tripos serve MODEL ...), or have an admin load them (/admin/models/load); "
-    "/api/tags lists them"
-)
 NO_STORE_SUMMARY = "501: models are named at the start or loaded by an admin"
-NO_BACKGROUND = "nothing runs in the background; a client that closes the connection ends its response"
 OPTIONS = {"options": ollama_fields.OPTIONS}
 
 ROUTES = (
@@ -106,7 +60,7 @@ ROUTES = (
         "/v1/responses",
         responses.create_response,
         "Answer, keep the conversation, and go on from it",
-        RESPONSES,
+        OPENAI_RESPONSES,
         responses_wire.FIELDS,
     ),
     Route(
@@ -114,7 +68,7 @@ ROUTES = (
         "/v1/responses/input_tokens",
         responses.count_tokens,
         "How many tokens a response's prompt would have",
-        RESPONSES,
+        OPENAI_RESPONSES,
         responses_wire.COUNT,
     ),
     Route(
@@ -122,13 +76,19 @@ ROUTES = (
         "/v1/responses/{name}/input_items",
         responses.list_input_items,
         "What a stored response answered",
-        RESPONSES,
+        OPENAI_RESPONSES,
     ),
     Route(
-        "POST", "/v1/responses/{name}/cancel", absent(NO_BACKGROUND), "501: nothing runs in the background", RESPONSES
+        "POST",
+        "/v1/responses/{name}/cancel",
+        not_implemented(NO_BACKGROUND),
+        "501: nothing runs in the background",
+        OPENAI_RESPONSES,
     ),
-    Route("GET", "/v1/responses/{name:path}", responses.show_response, "A stored response", RESPONSES),
-    Route("DELETE", "/v1/responses/{name:path}", responses.delete_response, "Forget a stored response", RESPONSES),
+    Route("GET", "/v1/responses/{name:path}", responses.show_response, "A stored response", OPENAI_RESPONSES),
+    Route(
+        "DELETE", "/v1/responses/{name:path}", responses.delete_response, "Forget a stored response", OPENAI_RESPONSES
+    ),
     Route(
         "POST",
         "/v1/messages",
@@ -230,11 +190,11 @@ ROUTES = (
         OLLAMA,
         ollama_embeddings.EMBEDDINGS,
     ),
-    Route("POST", "/api/pull", absent(NO_STORE), NO_STORE_SUMMARY, OLLAMA),
-    Route("POST", "/api/push", absent(NO_STORE), NO_STORE_SUMMARY, OLLAMA),
-    Route("POST", "/api/create", absent(NO_STORE), NO_STORE_SUMMARY, OLLAMA),
-    Route("POST", "/api/copy", absent(NO_STORE), NO_STORE_SUMMARY, OLLAMA),
-    Route("DELETE", "/api/delete", absent(NO_STORE), NO_STORE_SUMMARY, OLLAMA),
+    Route("POST", "/api/pull", not_implemented(NO_STORE), NO_STORE_SUMMARY, OLLAMA),
+    Route("POST", "/api/push", not_implemented(NO_STORE), NO_STORE_SUMMARY, OLLAMA),
+    Route("POST", "/api/create", not_implemented(NO_STORE), NO_STORE_SUMMARY, OLLAMA),
+    Route("POST", "/api/copy", not_implemented(NO_STORE), NO_STORE_SUMMARY, OLLAMA),
+    Route("DELETE", "/api/delete", not_implemented(NO_STORE), NO_STORE_SUMMARY, OLLAMA),
     Route("POST", "/tokenize", tokens.tokenize, "Text or messages to token ids", fields=tokens_wire.TOKENIZE),
     Route("POST", "/detokenize", tokens.detokenize, "Token ids to text", fields=tokens_wire.DETOKENIZE),
     Route("GET", "/admin/models", admin.list_models, "Every model's state, memory and calls", scope="admin"),

@@ -1,6 +1,6 @@
-"""Responses that clients may come back to: in memory, bounded, each for a while, each principal its own.
+"""Stored responses: in memory, bounded in bytes, each for KEEP_S seconds, each principal with its own.
 
-Nobody learns of another's: a foreign id is as unknown as a random one.
+The id of another principal's response is as unknown as a random one.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from tripos.types import Message
 KEEP_S = 3600.0
 MAX_BYTES = 64 * 2**20
 MAX_PRINCIPAL_BYTES = 16 * 2**20
-_OVERHEAD_BYTES = 512  # of an entry or a message, generous
+_OVERHEAD_BYTES = 512  # of an entry or a message, estimated upwards
 
 
-class Stored(msgspec.Struct, frozen=True):
-    """A response's body and the conversation that it ends, without instructions."""
+class StoredResponse(msgspec.Struct, frozen=True):
+    """The body of a response, and the conversation up to and including it, without instructions."""
 
     body: bytes
     messages: tuple[Message, ...]
@@ -37,11 +37,11 @@ def _num_bytes(message: Message) -> int:
     return 4 * sum(map(len, texts)) + _OVERHEAD_BYTES * (1 + len(message.tool_calls))
 
 
-class Shelf:
+class _PrincipalResponses:
     """One principal's responses, oldest first."""
 
     def __init__(self) -> None:
-        self.entries: OrderedDict[str, Stored] = OrderedDict()
+        self.entries: OrderedDict[str, StoredResponse] = OrderedDict()
         self.num_bytes = 0
 
     def pop(self, id: str) -> None:
@@ -52,7 +52,9 @@ class Shelf:
 
 
 class ResponseStore:
-    """What does not fit pushes out the oldest of its own principal; of all together, of who holds most."""
+    """A response that does not fit removes the oldest of its principal; when all together are too large, the oldest of
+    the principal that holds most.
+    """
 
     def __init__(
         self,
@@ -63,41 +65,41 @@ class ResponseStore:
     ) -> None:
         self._keep_s, self._max_bytes, self._max_principal_bytes = keep_s, max_bytes, max_principal_bytes
         self._clock = clock
-        self._shelves: dict[str, Shelf] = {}
+        self._principals: dict[str, _PrincipalResponses] = {}
 
     @property
     def num_bytes(self) -> int:
-        return sum(shelf.num_bytes for shelf in self._shelves.values())
+        return sum(responses.num_bytes for responses in self._principals.values())
 
     def put(self, principal: str, id: str, body: bytes, messages: Sequence[Message]) -> None:
         self._expire()
-        shelf = self._shelves.setdefault(principal, Shelf())
-        if id in shelf.entries:
-            shelf.pop(id)
-        shelf.entries[id] = entry = Stored(body, tuple(messages), self._clock() + self._keep_s)
-        shelf.num_bytes += entry.num_bytes
-        while shelf.num_bytes > self._max_principal_bytes:
-            shelf.pop_oldest()
+        responses = self._principals.setdefault(principal, _PrincipalResponses())
+        if id in responses.entries:
+            responses.pop(id)
+        responses.entries[id] = entry = StoredResponse(body, tuple(messages), self._clock() + self._keep_s)
+        responses.num_bytes += entry.num_bytes
+        while responses.num_bytes > self._max_principal_bytes:
+            responses.pop_oldest()
         while self.num_bytes > self._max_bytes:
-            max(self._shelves.values(), key=lambda each: each.num_bytes).pop_oldest()
+            max(self._principals.values(), key=lambda each: each.num_bytes).pop_oldest()
 
-    def get(self, principal: str, id: str, param: str | None = None) -> Stored:
+    def get(self, principal: str, id: str, param: str | None = None) -> StoredResponse:
         """Raises NotFound."""
         self._expire()
-        shelf = self._shelves.get(principal)
-        if shelf is None or id not in shelf.entries:
-            message = "no response has this id: it was not stored, was deleted, or its hour is over"
+        responses = self._principals.get(principal)
+        if responses is None or id not in responses.entries:
+            message = "no response has this id: it was not stored, was deleted, or is older than an hour"
             raise NotFound(message, param=param)
-        return shelf.entries[id]
+        return responses.entries[id]
 
     def delete(self, principal: str, id: str) -> None:
         """Raises NotFound."""
         self.get(principal, id)
-        self._shelves[principal].pop(id)
+        self._principals[principal].pop(id)
 
     def _expire(self) -> None:
         now_s = self._clock()
-        for shelf in self._shelves.values():
-            while shelf.entries and next(iter(shelf.entries.values())).expires_s <= now_s:
-                shelf.pop_oldest()
-        self._shelves = {principal: shelf for principal, shelf in self._shelves.items() if shelf.entries}
+        for responses in self._principals.values():
+            while responses.entries and next(iter(responses.entries.values())).expires_s <= now_s:
+                responses.pop_oldest()
+        self._principals = {name: responses for name, responses in self._principals.items() if responses.entries}

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import time
 
-from tripos.api.calls import find_card
+from tripos import answers
+from tripos.api.generate import find_card, name_ignored, report_ignored
 from tripos.api.http.exchange import Exchange
-from tripos.api.ignored import report
-from tripos.dialects import lowering
 from tripos.errors import InvalidRequest
 from tripos.pipeline.chain import result_of
 from tripos.service import Service
 from tripos.types import Call, Detokenize, Generate, ModelCard, Request, Result, Tokenize
-from tripos.wire.generation import GenerationRequest, for_model, unread_args
-from tripos.wire.ignored import Ignored
+from tripos.wire.generation import GenerationRequest, unread_args
 from tripos.wire.openai.tokens import decode_detokenize, decode_tokenize, encode_tokens
 
 
 async def tokenize(exchange: Exchange, service: Service) -> None:
     asked = decode_tokenize(await exchange.read_body())
     card = find_card(exchange, service, asked.model)
-    report(exchange, service, (*asked.ignored, *unread_args(asked.template_args, card)))
+    report_ignored(exchange, service, (*asked.ignored, *unread_args(asked.template_args, card)))
     generate = Generate(prompt=asked.prompt, template_args=asked.template_args)
     request = Tokenize(generate=generate, add_special=asked.add_special, has_texts=asked.wants_texts)
     result = await _ask(exchange, service, card, request)
@@ -31,7 +29,7 @@ async def tokenize(exchange: Exchange, service: Service) -> None:
 async def detokenize(exchange: Exchange, service: Service) -> None:
     asked = decode_detokenize(await exchange.read_body())
     card = find_card(exchange, service, asked.model)
-    report(exchange, service, asked.ignored)
+    report_ignored(exchange, service, asked.ignored)
     result = await _ask(exchange, service, card, Detokenize(token_ids=asked.tokens))
     exchange.answer_json({"prompt": result.texts[0]})
 
@@ -39,9 +37,9 @@ async def detokenize(exchange: Exchange, service: Service) -> None:
 async def count(exchange: Exchange, service: Service, asked: GenerationRequest) -> int:
     """How many tokens the prompt of a request has. Raises InvalidRequest as running it would, Overloaded."""
     card = find_card(exchange, service, asked.model)
-    asked = for_model(asked, card)
-    unenforced = [Ignored(path, "schema") for path in lowering.unenforced(asked.requests[0])]
-    report(exchange, service, (*asked.ignored, *unenforced))
+    asked = answers.adapt(service, asked, card)
+    if asked.ignored:
+        name_ignored(exchange, asked.ignored)
     result = await _ask(exchange, service, card, Tokenize(generate=asked.requests[0]))
     return len(result.token_ids[0])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from tripos.api.http.loopback import is_loopback
 from tripos.config.options import ServerOptions, flag
 from tripos.errors import ConfigError, shown
 
@@ -13,7 +14,7 @@ _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\]|\*")
 
 def check_door(server: ServerOptions) -> None:
     """Raises ConfigError."""
-    is_reachable = not server.unix_socket and not _is_loopback(server.host)
+    is_reachable = not server.unix_socket and not is_loopback(server.host)
     if is_reachable and not server.api_key_file and not server.i_accept_no_auth:
         raise ConfigError(
             f"--host {server.host} lets other machines connect without a key: "
@@ -41,15 +42,3 @@ def _is_network(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address. Names other than localhost count as reachable."""
-    if host == "localhost":
-        return True
-    import ipaddress
-
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -44,7 +44,7 @@ class _Timed(AsyncGenerator[Event, None]):
         self._reader = asyncio.current_task(watch.loop())
         self._num_before = 0  # cancellations that others asked for
         self._watch = watch
-        watch.add(self)
+        watch.calls.add(self)
 
     def __anext__(self) -> Coroutine[Any, Any, Event]:
         return self._events.__anext__()
@@ -62,20 +62,26 @@ class _Timed(AsyncGenerator[Event, None]):
             self._reader.cancel()
 
     async def aclose(self) -> None:
-        """Raises DeadlineExceeded when the time was over and nobody else wanted the call to end."""
-        self._watch.discard(self)
-        if self.is_over:
-            self.is_over = False
-            if self._reader is not None and self._reader.uncancel() <= self._num_before:
-                message = f"no answer within {self.end_s - self._arrival_s:.3g} s: allow more time or lower max_tokens"
-                raise DeadlineExceeded(message)
+        """Raises DeadlineExceeded when the time was over and nobody else cancelled the call."""
+        self._watch.calls.discard(self)
+        try:
+            await self._events.aclose()
+        finally:
+            if self.is_over:
+                self._raise_if_over()
+
+    def _raise_if_over(self) -> None:
+        self.is_over = False
+        if self._reader is not None and self._reader.uncancel() <= self._num_before:
+            message = f"no answer within {self.end_s - self._arrival_s:.3g} s: allow more time or lower max_tokens"
+            raise DeadlineExceeded(message)
 
 
 class _Watch:
-    """One look at all calls of a stage every GRACE_S seconds, instead of a timer for each."""
+    """Looks at all open `calls` of a stage every GRACE_S seconds, instead of a timer for each."""
 
     def __init__(self) -> None:
-        self._calls: set[_Timed] = set()
+        self.calls: set[_Timed] = set()
         self._loop: asyncio.AbstractEventLoop | None = None  # in which the next look is due
 
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -85,18 +91,12 @@ class _Watch:
             self._loop.call_later(GRACE_S, self._look)
         return self._loop
 
-    def add(self, call: _Timed) -> None:
-        self._calls.add(call)
-
-    def discard(self, call: _Timed) -> None:
-        self._calls.discard(call)
-
     def _look(self) -> None:
         now_s = time.monotonic() - GRACE_S
-        for call in [call for call in self._calls if call.end_s <= now_s]:
-            self._calls.discard(call)
+        for call in [call for call in self.calls if call.end_s <= now_s]:
+            self.calls.discard(call)
             call.end()
         loop, self._loop = self._loop, None
-        if self._calls and loop is not None:
+        if self.calls and loop is not None:
             self._loop = loop
             loop.call_later(GRACE_S, self._look)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from msgspec.structs import replace
 
@@ -33,5 +34,6 @@ def stage(card: ModelCard) -> Stage:
 
 
 async def _parsed(events: AsyncGenerator[Event, None], output: CallOutput) -> AsyncGenerator[Event, None]:
-    async for event in events:
-        yield output.parse(event)
+    async with aclosing(events):
+        async for event in events:
+            yield output.parse(event)

@@ -17,7 +17,8 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from tripos.types import EngineStats, Usage
+from tripos.errors import TriposError
+from tripos.types import Call, Delta, EngineStats, Event, Finish, Usage
 from tripos.version import __version__
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -120,16 +121,19 @@ class HttpCounter:
     """Requests that were answered or refused, by method, path of the route table and status."""
 
     def __init__(self) -> None:
-        self._counter = Counter(
-            "http_requests", "HTTP requests by how they were answered.", ("method", "handler", "status")
-        )
+        self._counts: dict[tuple[str, str, int], int] = {}
 
     def count(self, method: str, path: str, status: int) -> None:
         """`method`, `path`: of closed sets, "" for what is not in them. `status`: ours; 499: the client left."""
-        self._counter.labels(method=method or OTHER, handler=path or OTHER, status=str(status)).value += 1
+        key = method, path, status
+        self._counts[key] = self._counts.get(key, 0) + 1
 
     def collect(self) -> Metric:
-        return self._counter.collect()
+        labels = ("method", "handler", "status")
+        family = CounterMetricFamily("http_requests", "HTTP requests by how they were answered.", labels=labels)
+        for (method, path, status), number in self._counts.items():
+            family.add_metric((method or OTHER, path or OTHER, str(status)), float(number))
+        return family
 
 
 class Series:
@@ -198,6 +202,41 @@ class Series:
         ]
         for tally in (self._per_token, self._otel_per_token):
             tally.observe_all(per_token_s)
+
+
+class Meter:
+    """Counts one call, however it ends: `see` each event, then `end`."""
+
+    __slots__ = ("_arrival_s", "_finish", "_last_s", "_series")
+
+    def __init__(self, series: Series, call: Call) -> None:
+        self._series = series
+        self._arrival_s = call.arrival_s or time.monotonic()
+        self._last_s = 0.0  # of the last event with tokens
+        self._finish: Finish | None = None
+
+    def see(self, event: Event) -> None:
+        if type(event) is Delta:
+            if event.token_ids:
+                now_s = time.monotonic()
+                if self._last_s:
+                    self._series.inter_token.observe(now_s - self._last_s)
+                else:
+                    self._series.observe_first(now_s - self._arrival_s)
+                self._last_s = now_s
+        elif type(event) is Finish:
+            self._finish = event
+
+    def end(self, error: BaseException | None) -> None:
+        """`error`: that ended the call, GeneratorExit where its reader let go."""
+        finish = self._finish
+        if isinstance(error, TriposError):
+            outcome = error.code
+        elif isinstance(error, Exception):
+            outcome = "internal_error"
+        else:
+            outcome = "abort" if finish is None else finish.reason
+        self._series.observe_end(outcome, time.monotonic() - self._arrival_s, finish.usage if finish else None)
 
 
 class Metrics:

@@ -1,15 +1,16 @@
-"""Composes stages around a model's run, and closes them inner-first.
+"""Composes stages around a model's run, once; and closes what a call has opened, the innermost first.
 
-Python closes an abandoned async generator only when it is collected, and nested ones in no set order. `Levels` owns
-every generator of one call, so that letting go first aborts the work and then runs each stage's `finally`, from the
-inside out. A stage that only looks at the call may return `run(call)` itself, or an iterator with `aclose` that hands
-on what it is given: then it costs nothing per event. `aclose` may raise why a call that was cancelled had to end.
+Python closes an abandoned async generator only when it is collected, and nested ones in no set order. So a stage that
+is an async generator function gets an owner for its events and for those that it opened. One that is a plain function
+returns `run(call)`, at no cost per event, or events that close what they opened; their `aclose` may raise why a call
+that was cancelled had to end.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from inspect import isasyncgenfunction
 from types import AsyncGeneratorType
 
 from tripos.errors import RequestFailed
@@ -17,17 +18,47 @@ from tripos.types import Call, Event, Result, Run, Stage
 
 
 def chain(stages: Sequence[Stage], model: Run) -> Run:
-    """One Run: the first stage is the outermost, `model` the innermost."""
+    """One Run: the first stage is the outermost, `model` the innermost. Whoever reads its events closes them."""
+    run = model
+    for stage in reversed(stages):
+        run = _owned(stage, run) if isasyncgenfunction(stage) else _applied(stage, run)
+    return run
 
+
+def _applied(stage: Stage, inner: Run) -> Run:
+    return lambda call: stage(call, inner)
+
+
+def _owned(stage: Stage, inner: Run) -> Run:
     async def run(call: Call) -> AsyncGenerator[Event, None]:
-        levels = Levels(stages, model)
+        opened: list[AsyncGenerator[Event, None]] = []
+
+        def open_inner(inner_call: Call) -> AsyncGenerator[Event, None]:
+            opened.append(inner(inner_call))
+            return opened[-1]
+
+        events = stage(call, open_inner)
         try:
-            async for event in levels.open(call):
+            async for event in events:
                 yield event
         finally:
-            await levels.aclose()
+            await _close([events, *opened])
 
     return run
+
+
+async def _close(opened: list[AsyncGenerator[Event, None]]) -> None:
+    """Closes all, the last first; every one is closed, and the first error is raised."""
+    failure: BaseException | None = None
+    for events in reversed(opened):
+        if type(events) is AsyncGeneratorType and events.ag_frame is None:
+            continue  # it has come to its end
+        try:
+            await events.aclose()
+        except BaseException as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
 
 
 async def result_of(events: AsyncGenerator[Event, None]) -> Result:
@@ -40,39 +71,3 @@ async def result_of(events: AsyncGenerator[Event, None]) -> Result:
     if result is None:
         raise RequestFailed("the model ended without a result: this is a bug in Tripos")
     return result
-
-
-class Levels:
-    """The open generators of one call. Whoever calls `open` must `aclose`."""
-
-    __slots__ = ("_model", "_opened", "_stages")
-
-    def __init__(self, stages: Sequence[Stage], model: Run) -> None:
-        self._stages = stages
-        self._model = model
-        self._opened: list[AsyncGenerator[Event, None]] = []  # the outermost last opened stands first
-
-    def open(self, call: Call, depth: int = 0) -> AsyncGenerator[Event, None]:
-        """The events of the stages from `depth` on."""
-        if depth == len(self._stages):
-            events = self._model(call)
-        else:
-            events = self._stages[depth](call, lambda inner_call: self.open(inner_call, depth + 1))
-        opened = self._opened
-        if not opened or opened[-1] is not events:  # else the stage returned what it was given
-            opened.append(events)
-        return events
-
-    async def aclose(self) -> None:
-        """Close all, the innermost first; every one is closed, and the first error is raised."""
-        failure: BaseException | None = None
-        while self._opened:
-            events = self._opened.pop()
-            if type(events) is AsyncGeneratorType and events.ag_frame is None:
-                continue  # it has come to its end
-            try:
-                await events.aclose()
-            except BaseException as error:
-                failure = failure or error
-        if failure is not None:
-            raise failure

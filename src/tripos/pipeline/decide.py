@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -71,11 +72,12 @@ async def _decisions(call: Call, run: Run, paths: dict[Labels, Paths]) -> AsyncG
     readings = await asyncio.to_thread(_readings, request, paths)
     tokens: dict[int, TokenLogprob] = {}
     finish: Finish | None = None
-    async for event in run(replace(call, request=_generate(request, readings))):
-        if isinstance(event, Delta) and event.logprobs:
-            tokens[event.index] = event.logprobs[0]
-        elif isinstance(event, Finish):
-            finish = event
+    async with aclosing(run(replace(call, request=_generate(request, readings)))) as events:
+        async for event in events:
+            if isinstance(event, Delta) and event.logprobs:
+                tokens[event.index] = event.logprobs[0]
+            elif isinstance(event, Finish):
+                finish = event
     if finish is None or len(tokens) != sum(len(each.reads) for each in readings):
         raise RequestFailed("the model ended without a token for each read: this is a bug in Tripos")
     yield Result(decisions=tuple(_decide(request, readings, tokens)))

@@ -192,7 +192,12 @@ def _check_each(value: Any, fields: Table, path: str, ignored: list[Ignored]) ->
 def _settle(found: dict[str, Any], fields: Table, path: str, ignored: list[Ignored]) -> Found:
     """Without what says nothing, and what is not heeded. `found`: of the table, and checked."""
     if None in found.values() or not fields.watched.isdisjoint(found):
-        found = {name: each for name, each in found.items() if _is_heeded(fields[name], each, path, ignored)}
+        watched = fields.watched
+        found = {
+            name: each
+            for name, each in found.items()
+            if each is not None and (name not in watched or _is_heeded(fields[name], each, path, ignored))
+        }
     for name in fields.required:
         if name not in found:
             where = at(path, name)
@@ -201,8 +206,6 @@ def _settle(found: dict[str, Any], fields: Table, path: str, ignored: list[Ignor
 
 
 def _is_heeded(field: Field, value: Any, path: str, ignored: list[Ignored]) -> bool:
-    if value is None:
-        return False
     if field.use == "honoured":
         return not (field.nothing and field.says_nothing(value))
     if field.use == "ignored" and not field.says_nothing(value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,17 +12,20 @@ from tripos.errors import InvalidRequest, TriposError
 from tripos.wire.fields import EMPTY, Field, Table
 
 _ERROR = InvalidRequest("temperature is 3, outside 0 to 2", code="out_of_range", param="temperature")
+_NAMES = re.compile(r"\{(\w+)\}")  # parameters of a path
 _KEYS: list[dict[str, list[str]]] = [{"bearer": []}, {"x-api-key": []}]
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """One method of one path. `stream_type`: the content type of its stream, or nothing."""
+    """One method of one path. `fields`: of a JSON body; `body_type`: of a body that is not JSON. `stream_type`: the
+    content type of its stream, or nothing."""
 
     method: str
     path: str
     doc: str
     fields: Table | None
     nested: dict[str, Table]
+    body_type: str = "application/json"
     stream_type: str
     example_error: Callable[[TriposError, str], dict[str, Any]]
     is_public: bool
@@ -53,17 +57,20 @@ def _operation(operation: Operation) -> dict[str, Any]:
     }
     if operation.is_public:
         encoded["security"] = []
-    if "{name}" in operation.path:
-        name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
-        encoded["parameters"] = [name]
-    if operation.fields is not None:
+    if names := _NAMES.findall(operation.path):
+        schema: dict[str, Any] = {"type": "string"}
+        encoded["parameters"] = [{"name": name, "in": "path", "required": True, "schema": schema} for name in names]
+    if operation.body_type != "application/json":
+        binary = {"schema": {"type": "string", "format": "binary"}}
+        encoded["requestBody"] = {"required": True, "content": {operation.body_type: binary}}
+    elif operation.fields is not None:
         schema = encode_table(operation.fields, operation.nested, is_strict=operation.is_strict)
         encoded["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     return encoded
 
 
 def _id(operation: Operation) -> str:
-    words = operation.path.replace("{name}", "by_name").replace(".", "_").strip("/").split("/")
+    words = _NAMES.sub(r"by_\1", operation.path).replace(".", "_").strip("/").split("/")
     return "_".join([operation.method.lower(), *filter(None, words)])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import pytest
 
@@ -47,8 +48,9 @@ async def test_a_model_that_does_not_end_is_ended() -> None:
     events: list[Event] = []
 
     async def read() -> None:
-        async for event in chain([deadline(0.01)], model)(call()):
-            events.append(event)
+        async with aclosing(chain([deadline(0.01)], model)(call())) as timed:
+            async for event in timed:
+                events.append(event)
 
     with pytest.raises(DeadlineExceeded, match=r"no answer within 0\.01 s"):
         await read()

@@ -11,11 +11,11 @@ from tripos.errors import TriposError
 log = logging.getLogger("tripos.access")
 
 MAX_PATH_CHARS = 128
-Wanted = Literal["on", "all", "off"]  # on: without what is_quiet, all: with it
+AccessLog = Literal["on", "all", "off"]  # on: without the successful requests of quiet routes
 
 
 def write(exchange: Exchange, seconds: float) -> None:
-    """What a client put into its path or request id is escaped by whoever formats the line."""
+    """Whoever formats the line escapes what a client put into its path or request id."""
     if not log.isEnabledFor(logging.INFO):
         return
     fields: dict[str, Any] = {

@@ -1,6 +1,6 @@
-"""Which pages may ask from a browser: the answers to its preflights, and the lines that let a page read ours.
+"""Which web pages may send requests: answers to preflights, and the headers that let a page read a response.
 
-Source: the Fetch standard, CORS protocol. Credentials of the browser are never let in: keys are sent as headers.
+Source: the Fetch standard, CORS protocol. Browser credentials are never allowed: keys are sent as headers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Cors:
         return bool(self._origins)
 
     def lines(self, origin: bytes | None) -> bytes:
-        """Header lines of an answer, nothing for pages that are not let in."""
+        """Header lines of a response; empty for pages that are not allowed."""
         if origin is None or not self._origins:
             return b""
         if b"*" in self._origins:
@@ -32,8 +32,9 @@ class Cors:
         return line % (origin, _EXPOSED)
 
     def preflight(self, origin: bytes | None, method: bytes | None) -> bytes:
-        """Header lines of the answer to OPTIONS that asks before a request of `method`; nothing: it is no such question
-        of a page that is let in."""
+        """Header lines of the response to a preflight for `method`; empty for other requests and pages that are not
+        allowed.
+        """
         lines = self.lines(origin)
         if method is None or b"access-control-allow-origin" not in lines:
             return b""

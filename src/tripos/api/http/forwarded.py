@@ -1,4 +1,4 @@
-"""Who asks behind proxies: the address that the nearest proxy we do not trust, or the client itself, connected from."""
+"""The client behind trusted proxies: the address from which it, or the nearest untrusted proxy, connected."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Proxies:
         return address is not None and any(address in network for network in self._networks)
 
     def client(self, peer: str, forwarded_for: bytes | None) -> str:
-        """The client of a request. Each proxy adds whom it heard to the end of X-Forwarded-For, so the list is read
-        from there, for as long as those who added to it are trusted. What is no address ends it.
+        """The client of a request. Each proxy appends its peer to X-Forwarded-For, so the list is read from the end, as
+        long as the proxy that appended an entry is trusted. An entry that is not an address ends the list.
         """
         client = peer
         for entry in reversed((forwarded_for or b"").split(b",")):

@@ -1,7 +1,7 @@
 """The server's log: one line per event on stderr, as text or as JSON, written by a thread of its own.
 
-A reader that stops reading (a full pipe, Ctrl-S in a terminal) stops nobody but that thread: lines wait in a bounded
-queue, and those that find no room are counted, and the count is written when there is room again.
+A reader that stops reading (a full pipe, Ctrl-S in a terminal) stops only that thread: lines wait in a bounded queue,
+those that do not fit are dropped and counted, and the count is written when there is space again.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ class LineWriter:
 
     def _dropped(self, number: int) -> bytes:
         text = "line was dropped: nobody" if number == 1 else "lines were dropped: nobody"
-        told = logging.LogRecord(__name__, logging.WARNING, "", 0, f"{number} {text} read the log", (), None)
-        return self._formatter.format(told).encode() + b"\n"
+        record = logging.LogRecord(__name__, logging.WARNING, "", 0, f"{number} {text} read the log", (), None)
+        return self._formatter.format(record).encode() + b"\n"
 
     def _write(self, data: bytes) -> None:
         while data:
@@ -105,7 +105,7 @@ class LineWriter:
                 data = data[os.write(self._descriptor, data) :]
             except BlockingIOError:  # somebody else made it so
                 select.select((), (self._descriptor,), ())
-            except OSError:  # the reader has gone, and with it whoever could be told
+            except OSError:  # the reader has closed its end: the lines are lost
                 return
 
 

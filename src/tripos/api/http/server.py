@@ -27,12 +27,13 @@ import uvicorn
 
 from tripos.api.app import App
 from tripos.api.auth import Keys, read_keys
-from tripos.api.http.access_log import Wanted
+from tripos.api.http.access_log import AccessLog
 from tripos.api.http.connection import Connection
-from tripos.api.http.connection_limit import Gate
+from tripos.api.http.connection_limit import ConnectionLimit
 from tripos.api.http.cors import Cors
 from tripos.api.http.forwarded import Proxies
 from tripos.api.http.hosts import allowed_hosts
+from tripos.api.http.loopback import is_loopback
 from tripos.api.http.tls import Certificate
 from tripos.errors import EnvironmentProblem, TriposError
 from tripos.repository import ModelRepository
@@ -48,7 +49,7 @@ Load = Callable[[], Awaitable[None]]  # brings a service its first models
 
 
 class Options(Protocol):
-    """What the door wants to know (config.ServerOptions)."""
+    """The settings of the HTTP door (config.ServerOptions)."""
 
     @property
     def host(self) -> str: ...
@@ -97,22 +98,23 @@ def serve(
     certificate = Certificate(options.tls_cert, options.tls_key) if options.tls_cert else None
     proxies = Proxies(options.trusted_proxies)
     with _listening(options) as listener:
-        hosts = allowed_hosts(options.allowed_hosts, _is_loopback(listener))
-        gate = Gate(options.max_connections, options.max_peer_connections, proxies)
-        cors, access = Cors(options.cors_origins), cast("Wanted", options.access_log)
+        is_local = not options.unix_socket and is_loopback(listener.getsockname()[0])
+        hosts = allowed_hosts(options.allowed_hosts, is_local)
+        limit = ConnectionLimit(options.max_connections, options.max_peer_connections, proxies)
+        cors, access = Cors(options.cors_origins), cast("AccessLog", options.access_log)
         app = App(service, keys, hosts, cors, proxies, access, certificate, repository)
-        door = Door(service, app, listener, options.drain_s, gate, options.keep_alive_s, load)
+        door = Door(service, app, listener, options.drain_s, limit, options.keep_alive_s, load)
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             return runner.run(_run_alone(door, on_ready))
 
 
 async def _run_alone(door: Door, on_ready: Callable[[str], None] | None) -> bool:
-    """In a loop of our own: it need not remember every call's generators, for whoever opens one closes it."""
+    """Runs in an event loop of our own, which does not track async generators: whoever opens one closes it."""
     sys.set_asyncgen_hooks(firstiter=None)
 
     def ready(address: str) -> None:
         gc.collect()
-        gc.freeze()  # what lives as long as we do: walking it made every full collection 25 ms long
+        gc.freeze()  # objects that live as long as the server: walking them made a full collection 25 ms long
         if on_ready is not None:
             on_ready(address)
 
@@ -121,7 +123,7 @@ async def _run_alone(door: Door, on_ready: Callable[[str], None] | None) -> bool
 
 @contextlib.contextmanager
 def _listening(options: Options) -> Iterator[socket.socket]:
-    """A bound socket for as long as it is needed; nothing is left of it in the file system."""
+    """A bound socket; a socket in the file system is removed at the end."""
     if not options.unix_socket:
         with listen(options.host, options.port) as listener:
             yield listener
@@ -131,13 +133,13 @@ def _listening(options: Options) -> Iterator[socket.socket]:
         try:
             yield listener
         finally:
-            with contextlib.suppress(OSError):  # somebody else's socket stands there now, or none
+            with contextlib.suppress(OSError):  # another process's socket is there now, or none
                 if os.stat(options.unix_socket).st_ino == inode:
                     os.unlink(options.unix_socket)
 
 
 def listen_on_path(path: str) -> socket.socket:
-    """A socket in the file system, for us and our group. One that nobody listens on any more is replaced.
+    """A socket in the file system, for this user and group. One that no process listens on is replaced.
 
     Raises EnvironmentProblem.
     """
@@ -153,7 +155,7 @@ def listen_on_path(path: str) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        reasons = {errno.EADDRINUSE: "something is there already, and in use: choose another path"}
+        reasons = {errno.EADDRINUSE: "another process uses this path: choose another one"}
         reason = reasons.get(error.errno or 0, error.strerror or str(error))
         raise EnvironmentProblem(f"cannot listen on the socket {path}: {reason}") from None
     listener.setblocking(False)
@@ -201,7 +203,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Door:
-    """The app on a bound socket, for as long as `run` runs."""
+    """Serves the app on a bound socket while `run` runs."""
 
     def __init__(
         self,
@@ -209,7 +211,7 @@ class Door:
         app: App,
         listener: socket.socket,
         drain_s: float = 30.0,
-        gate: Gate | None = None,
+        limit: ConnectionLimit | None = None,
         keep_alive_s: float | None = None,
         load: Load | None = None,
     ) -> None:
@@ -218,7 +220,7 @@ class Door:
         self._load = load
         self._listener = listener
         self._drain_s = drain_s
-        self.gate = gate or Gate()
+        self.limit = limit or ConnectionLimit()
         self._signals = 0
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
@@ -227,7 +229,7 @@ class Door:
         config = uvicorn.Config(
             app,  # taken as it is: our connection calls it
             interface="asgi3",
-            http=partial(Connection, gate=self.gate, idle_s=keep_alive_s, tls=tls),  # type: ignore[arg-type]  # a class, it says; it only calls it
+            http=partial(Connection, limit=self.limit, idle_s=keep_alive_s, tls=tls),  # type: ignore[arg-type]  # a class, it says; it only calls it
             ws="none",
             lifespan="off",
             log_config=None,
@@ -249,14 +251,14 @@ class Door:
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     def stop(self, *, now: bool = False) -> None:
-        """Begin to drain; a second time, or `now`: end at once."""
+        """Begins to drain; the second time, or with `now`, ends at once."""
         self._signals += 1
         self._stop.set()
         if now or self._signals > 1:
             self._stop_now.set()
 
     def reread(self) -> None:
-        """Read the configuration again, after the first models have come; the log says what came of it."""
+        """Reads the configuration again, once the first models are loaded; the log has the result."""
         task = asyncio.get_running_loop().create_task(self._reread())
         self._rereading.add(task)
         task.add_done_callback(self._rereading.discard)
@@ -281,7 +283,7 @@ class Door:
             loop.add_signal_handler(signal.SIGHUP, self.reread)
         try:
             serving = asyncio.create_task(self._server.serve(sockets=[self._listener]))
-            sweeping = asyncio.create_task(self.gate.sweep())
+            sweeping = asyncio.create_task(self.limit.sweep())
             try:
                 stopping = asyncio.create_task(self._stop.wait())
                 starting = asyncio.create_task(self._start())
@@ -334,14 +336,14 @@ class Door:
             log.info("stopping after %.1f s of draining, %d calls are cut off", seconds, num_left)
 
     async def _flush(self) -> None:
-        """Calls that were cut off tell their clients so."""
+        """Waits until the calls that were cut off have sent their error events."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ERROR_EVENT_S):
                 await self.service.wait_idle()
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handling: Door decides when to go."""
+    """uvicorn without its own signal handling: Door decides when to stop."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -352,10 +354,3 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     import uvloop
 
     return uvloop.new_event_loop()
-
-
-def _is_loopback(listener: socket.socket) -> bool:
-    if listener.family is socket.AF_UNIX:
-        return False  # which browsers do not reach
-    host = str(listener.getsockname()[0])
-    return host.startswith("127.") or host == "::1"

@@ -38,7 +38,7 @@ class Certificate:
             ) from None
         except _Encrypted:
             raise EnvironmentProblem(
-                f"{self._key} is encrypted: decrypt it, for nobody types a password here"
+                f"{self._key} is encrypted: decrypt it, the server cannot ask for a password"
             ) from None
         except OSError as error:
             raise EnvironmentProblem(f"{' or '.join(self.paths)} cannot be read: {error.strerror}") from None

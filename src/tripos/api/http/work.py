@@ -1,7 +1,7 @@
 """A coroutine that begins at once and becomes a task only when it has to wait.
 
-Most of what a request needs is there when its last byte is: then nobody need wait for the loop to come round, and there
-is no task to make. Python 3.12 calls such tasks eager; this is for 3.11, and for loops that do not make them.
+Most requests can begin, and some end, as soon as their last byte is read, without a turn of the event loop and without
+a task. Python 3.12 calls such tasks eager; this class is for 3.11, and for event loops without them.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any, cast
 
 
 class Work(Coroutine[Any, Any, None]):
-    """Until there is a task, this stands in for it: `asyncio.current_task()` and whoever cancels get it."""
+    """Stands in for its task until there is one: for `asyncio.current_task()`, and for cancelling."""
 
     __slots__ = ("_coroutine", "_is_cancelled", "_loop", "_waits_for", "task")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]) -> None:
         self._loop = loop
         self._coroutine = coroutine
-        self._waits_for: Any = None  # what the first step ended with, until the task hears of it
+        self._waits_for: Any = None  # the future that the first step waits for, until the task takes it
         self._is_cancelled = False  # before there was a task
         self.task: asyncio.Task[None] | None = None
 
@@ -84,4 +84,4 @@ class Work(Coroutine[Any, Any, None]):
         return 0
 
 
-_NOTHING = object()  # the coroutine gave way without waiting for anything
+_NOTHING = object()  # the coroutine yielded without waiting for anything

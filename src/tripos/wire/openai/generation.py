@@ -168,19 +168,19 @@ def encode_usage(usages: Sequence[Usage]) -> dict[str, Any]:
 def encode_metrics(usages: Sequence[Usage], elapsed_s: float) -> dict[str, Any]:
     """Where the time went. Waits are the longest of the prompts, work is their sum.
 
-    `elapsed_s`: wall time from arrival to the last token.
+    `elapsed_s`: wall time from arrival to the last token. All numbers have three digits after the point.
     """
     usage = usages[0] if len(usages) == 1 else _sum(usages)
     longest = usage.output_tokens if len(usages) == 1 else max((each.output_tokens for each in usages), default=0)
     generation_s = max(elapsed_s - usage.ttft_s, 0.0)
     return {
-        "time_to_first_token_ms": _thousandths(usage.ttft_s * 1e3),
-        "queue_time_ms": _thousandths(usage.queue_s * 1e3),
-        "generation_time_ms": _thousandths(generation_s * 1e3),
-        "mean_itl_ms": _thousandths(generation_s * 1e3 / (longest - 1)) if longest > 1 else 0.0,
-        "tokens_per_second": _thousandths(usage.output_tokens / elapsed_s) if elapsed_s > 0 else 0.0,
-        "prefill_time_ms": _thousandths(usage.prefill_s * 1e3),
-        "decode_time_ms": _thousandths(usage.decode_s * 1e3),
+        "time_to_first_token_ms": int(usage.ttft_s * 1e6 + 0.5) / 1e3,
+        "queue_time_ms": int(usage.queue_s * 1e6 + 0.5) / 1e3,
+        "generation_time_ms": int(generation_s * 1e6 + 0.5) / 1e3,
+        "mean_itl_ms": int(generation_s * 1e6 / (longest - 1) + 0.5) / 1e3 if longest > 1 else 0.0,
+        "tokens_per_second": int(usage.output_tokens / elapsed_s * 1e3 + 0.5) / 1e3 if elapsed_s > 0 else 0.0,
+        "prefill_time_ms": int(usage.prefill_s * 1e6 + 0.5) / 1e3,
+        "decode_time_ms": int(usage.decode_s * 1e6 + 0.5) / 1e3,
         "num_preemptions": usage.num_preemptions,
     }
 
@@ -198,11 +198,6 @@ def _sum(usages: Sequence[Usage]) -> Usage:
         decode_s=sum(usage.decode_s for usage in usages),
         num_preemptions=sum(usage.num_preemptions for usage in usages),
     )
-
-
-def _thousandths(value: float) -> float:
-    """Rounded to three digits; of what is not negative, faster than `round`."""
-    return int(value * 1e3 + 0.5) / 1e3
 
 
 class Answer(ABC):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tripos.api.http.connection_limit import Gate
+from tripos.api.http.connection_limit import ConnectionLimit
 from tripos.api.http.forwarded import Proxies
 
 
@@ -42,7 +42,7 @@ class Peer:
 
 
 def test_a_trusted_proxy_may_have_many_connections() -> None:
-    gate = Gate(16, 2, Proxies(("10.0.0.1",)))
-    assert [gate.enter(Peer("10.0.0.2")) for _ in range(3)] == [True, True, False]
-    assert all(gate.enter(Peer("10.0.0.1")) for _ in range(14))
-    assert not gate.enter(Peer("10.0.0.1"))
+    limit = ConnectionLimit(16, 2, Proxies(("10.0.0.1",)))
+    assert [limit.admit(Peer("10.0.0.2")) for _ in range(3)] == [True, True, False]
+    assert all(limit.admit(Peer("10.0.0.1")) for _ in range(14))
+    assert not limit.admit(Peer("10.0.0.1"))

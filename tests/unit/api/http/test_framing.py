@@ -9,7 +9,8 @@ import pytest
 
 from tests.api.corpus import framing_rows
 from tests.api.corpus.row import Ask, Row
-from tripos.api.http.framing import MAX_FIELDS, MAX_HEAD_BYTES, MAX_LINE_BYTES, Body, HeadReader
+from tripos.api.http.body import Body
+from tripos.api.http.framing import MAX_FIELDS, MAX_HEAD_BYTES, MAX_LINE_BYTES, HeadReader
 from tripos.errors import TriposError
 
 MARKER = b"GET /marker HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
