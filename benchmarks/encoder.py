@@ -67,7 +67,7 @@ class Ours:
 
     def _embed(self) -> F32:
         results = [event for _, event in self._model.answer([self._call]) if hasattr(event, "vectors")]
-        return np.stack(results[0].vectors)
+        return np.stack([np.frombuffer(each, "<f4") for each in results[0].vectors])
 
     def close(self) -> None:
         self._model.close()

@@ -13,11 +13,13 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import NamedTuple, Protocol
 
+from msgspec.structs import replace
+
+from tripos.dialects import lowering
 from tripos.service import Service
 from tripos.types import Call, Event, Finish, ModelCard, Priority, Request, Result, Usage
 from tripos.wire.fields import refuse_unknown
-from tripos.wire.generation import Asked as GenerationRequest
-from tripos.wire.generation import for_model
+from tripos.wire.generation import GenerationRequest, for_model
 from tripos.wire.ignored import Ignored
 
 Batch = Sequence[tuple[int, Event]]  # (index of the call, event), everything since the last batch
@@ -47,6 +49,9 @@ def adapt(service: Service, request: GenerationRequest, card: ModelCard) -> Gene
     Raises InvalidRequest, also for an unknown field on a strict route.
     """
     adapted = for_model(request, card)
+    unenforced = [Ignored(path, "schema") for each in adapted.requests for path in lowering.unenforced(each)]
+    if unenforced:
+        adapted = replace(adapted, ignored=(*adapted.ignored, *unenforced))
     if adapted.ignored:
         count_ignored(service, card.name, adapted.ignored)
     return adapted

@@ -35,6 +35,7 @@ TriposError
 
 from __future__ import annotations
 
+import json
 import math
 from decimal import Decimal
 
@@ -232,3 +233,11 @@ def plain(number: float) -> str:
     if not math.isfinite(number):
         return str(number)
     return str(int(number)) if number == int(number) else format(Decimal(f"{number:.7g}"), "f")
+
+
+def shown(value: object) -> str:
+    """A value for a message, in ASCII and short: a string as JSON writes it, any other value as Python does."""
+    if isinstance(value, str):
+        return json.dumps(value if len(value) <= 64 else value[:61] + "...")
+    text = ascii(value)
+    return text if len(text) <= 64 else text[:61] + "..."

@@ -19,7 +19,7 @@ from tripos.build.kinds import load_encoder
 from tripos.build.language import load_model
 from tripos.config import ModelOptions
 from tripos.engine.llm import LanguageModel
-from tripos.errors import ConfigError, EngineFailed, InvalidRequest, TriposError
+from tripos.errors import ConfigError, EngineFailed, InvalidRequest, TriposError, shown
 from tripos.models.text.tokenizer import Tokenizer
 from tripos.types import (
     Call,
@@ -60,6 +60,7 @@ class Completion:
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     usage: Usage = field(default_factory=Usage)  # of the whole prompt's call
     error: TriposError | None = None
+    reasoning: str = ""  # of a chat, apart from the text
 
 
 class _Opened(Generic[M]):
@@ -135,17 +136,15 @@ class LLM(_Opened[LanguageModel]):
         if len(names) != len(listed):
             raise ConfigError(f"{len(names)} adapters for {len(listed)} prompts: give one name, or one for each")
         asked = Generate(prompt="", max_tokens=max_tokens, n=n, sampling=sampling, constraint=constraint)
-        chat = self._in_chat(asked) if any(map(_is_conversation, listed)) else asked
-        return self._answer([
-            msgspec.structs.replace(chat if _is_conversation(prompt) else asked, prompt=_frozen(prompt), adapter=name)
+        requests = [
+            msgspec.structs.replace(asked, prompt=_frozen(prompt), adapter=name)
             for prompt, name in zip(listed, names, strict=True)
-        ])  # fmt: skip
+        ]
+        if any(map(_is_conversation, listed)):
+            from tripos.dialects.lowering import lower  # with all dialects, which other prompts do without
 
-    def _in_chat(self, asked: Generate) -> Generate:
-        """With the reasoning of the model's chats: stops are looked for behind it."""
-        from tripos.wire.tools.adapt import reasoning_of  # with all dialects, which other prompts do without
-
-        return msgspec.structs.replace(asked, reasoning=reasoning_of(self.card))
+            requests = [lower(request, self.card).request for request in requests]
+        return self._answer(requests)
 
     def chat(
         self,
@@ -163,7 +162,7 @@ class LLM(_Opened[LanguageModel]):
         for each in listed:
             if not _is_conversation(each):
                 raise InvalidRequest(
-                    f"messages must be a list of messages, or a list of such lists; got {_shown(each)}: "
+                    f"messages must be a list of messages, or a list of such lists; got {_typed(each)}: "
                     'write [{"role": "user", "content": "..."}], or call generate',
                     param="messages",
                 )
@@ -216,6 +215,7 @@ class _Collector:
             finish_reason=deltas[-1].finish_reason if deltas else None,
             logprobs=tuple(each for delta in deltas for each in delta.logprobs or ()) if has_logprobs else None,
             prompt_logprobs=next((d.prompt_logprobs for d in deltas if d.prompt_logprobs is not None), None),
+            reasoning="".join(delta.reasoning for delta in deltas),
             usage=self._usage,
             error=self._error,
         )
@@ -335,7 +335,7 @@ def _listed(given: Any) -> list[Any]:
 def _check_type(name: str, value: object, kind: Any) -> None:
     """Raises TypeError as a call with wrong arguments does."""
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise TypeError(f"{name} must be {getattr(kind, '__name__', kind)}, not {_shown(value)}")
+        raise TypeError(f"{name} must be {getattr(kind, '__name__', kind)}, not {_typed(value)}")
 
 
 def _check_encodable(text: str) -> None:
@@ -366,7 +366,7 @@ def _text(given: Any) -> str | tuple[int, ...]:
         return given
     ids = tuple(given) if isinstance(given, Iterable) and not isinstance(given, Mapping | bytes) else (None,)
     if not all(map(_is_token_id, ids)):
-        raise InvalidRequest(f"expected text or token ids, got {_shown(given)}", code="invalid_type", param="prompt")
+        raise InvalidRequest(f"expected text or token ids, got {_typed(given)}", code="invalid_type", param="prompt")
     return tuple(map(int, ids))
 
 
@@ -382,5 +382,5 @@ def _frozen(prompt: Any) -> str | tuple[int, ...] | tuple[Message, ...]:
     return read_messages(list(map(dict, prompt)))
 
 
-def _shown(value: object) -> str:
-    return f"{type(value).__name__} {value!r:.60}"
+def _typed(value: object) -> str:
+    return f"{type(value).__name__} {shown(value)}"

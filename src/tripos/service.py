@@ -1,7 +1,8 @@
 """The service: find the route of a call, run it, and know whether everything moves.
 
-Owns the routes, the count of calls in flight and what was last heard of each model. Every door comes through `run`.
-Routes come and go while calls run: a call keeps the route that it began with. Knows nobody who loads models.
+Owns the routes, the count of calls in flight and the last ModelInfo of each model. Every door calls `run`. Routes may
+be added and removed while calls run: a call keeps its route. Knows nothing of how models are loaded.
+Tested in tests/api/test_every_call.py, tests/api/test_draining.py and tests/unit/metering/test_usage.py.
 """
 
 from __future__ import annotations
@@ -13,16 +14,15 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from tripos.errors import EngineFailed, NotFound, Overloaded, TriposError
+from tripos.errors import EngineFailed, NotFound, Overloaded, TriposError, shown
 from tripos.metering.metrics import Meter, Metrics, Series
 from tripos.pipeline.chain import chain
 from tripos.types import Call, Event, Model, ModelCard, ModelInfo, Run, Stage, Unmetered
-from tripos.wire.json import shown
 
 log = logging.getLogger(__name__)
 
 RETRY_S = 5.0
-INFO_TIMEOUT_S = 2.0  # a model that does not tell of itself for so long makes no progress
+INFO_TIMEOUT_S = 2.0  # a model that reports nothing for so long counts as stuck
 
 
 @dataclass(eq=False)
@@ -43,9 +43,9 @@ class Service:
     def __init__(self, metrics: Metrics | None = None) -> None:
         self.metrics = metrics or Metrics()
         self._routes: dict[str, _Route] = {}
-        self._infos: dict[Model, ModelInfo] = {}  # of the models of the routes, as last heard
+        self._infos: dict[Model, ModelInfo] = {}  # the last answers
         self._states: Mapping[str, str] | None = None  # model name → state; None: each that has a route is ready
-        self._loading: frozenset[str] = frozenset()  # routes that will come
+        self._aliases: Mapping[str, str] = {}  # route → model, also of routes that are not there
         self._busy: set[_Route] = set()  # with calls in flight, also when they were removed
         self._went_idle = asyncio.Event()
         self._num_waiting = 0  # for that
@@ -92,9 +92,9 @@ class Service:
         """Nobody finds this route any more; calls in flight go on. The model stays started. Raises KeyError."""
         self._forget(name, self._routes.pop(name))
 
-    def announce(self, states: Mapping[str, str], loading: frozenset[str]) -> None:
-        """The state of every model, loaded or not, and the names of routes whose models are being loaded."""
-        self._states, self._loading = dict(states), loading
+    def announce(self, states: Mapping[str, str], aliases: Mapping[str, str]) -> None:
+        """The state of every model, loaded or not, and the model of every route that has another name."""
+        self._states, self._aliases = dict(states), dict(aliases)
 
     def _forget(self, name: str, route: _Route) -> None:
         """The metrics of a name go with its last call."""
@@ -149,7 +149,7 @@ class Service:
     def _route(self, name: str) -> _Route:
         route = self._routes.get(name) or self._routes.get(name.removesuffix(":latest"))  # Ollama's word for the model
         if route is None:
-            if name in self._loading:
+            if self._states is not None and self._states.get(self._aliases.get(name, name)) == "loading":
                 raise EngineFailed("the model is loading", code="model_loading", retry_after_s=RETRY_S)
             served = ", ".join(self._routes) or "none"
             raise NotFound(f"no model is named {shown(name)}; served: {served}", code="model_not_found", param="model")
@@ -216,7 +216,7 @@ class Service:
 
     # -- what is known of the models --------------------------------------------------------------------------------
     async def refresh(self) -> None:
-        """Ask every model how it is, for a probe or a scrape. One that does not answer makes no progress."""
+        """Ask every model for its ModelInfo, for a probe or a scrape. A model that does not answer counts as stuck."""
         models = self.models
         infos = await asyncio.gather(*map(_ask, models))
         self._infos = dict(zip(models, infos, strict=True))
@@ -269,5 +269,5 @@ async def _ask(model: Model) -> ModelInfo:
         async with asyncio.timeout(INFO_TIMEOUT_S):
             return await model.info()
     except (TimeoutError, TriposError) as error:
-        log.warning("%s does not tell how it is: %s", model.card.name, error or "no answer")
+        log.warning("%s did not report its state: %s", model.card.name, error or "timeout")
         return ModelInfo(is_progressing=False)

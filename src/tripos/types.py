@@ -1,6 +1,7 @@
 """The contracts that every layer meets in: Call, requests, events, Usage, ModelCard, Model, Stage.
 
-Owns no behaviour. Imports the standard library and msgspec only, so that any layer may import it.
+Owns no behaviour; what a chat is made of is defined in messages.py. Imports the standard library and msgspec only, so
+that any layer may import it.
 Tested in tests/unit/wire/test_answers.py.
 """
 
@@ -11,6 +12,14 @@ from enum import IntEnum
 from typing import Any, Literal, Protocol
 
 import msgspec
+
+from tripos.messages import Effort as Effort
+from tripos.messages import Message as Message
+from tripos.messages import ReasoningMarks as ReasoningMarks
+from tripos.messages import ReasoningOptions as ReasoningOptions
+from tripos.messages import Tool as Tool
+from tripos.messages import ToolCall as ToolCall
+from tripos.messages import ToolChoice as ToolChoice
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "abort", "error"]
 Task = str  # generate, embed, rerank, predict; another kind of model brings its own
@@ -46,34 +55,6 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     logprob_token_ids: tuple[int, ...] = ()  # with logprobs: of these tokens too, at the place of each chosen one
 
 
-class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
-    """A function call that the model made; arguments are the model's JSON text, inert."""
-
-    id: str
-    name: str
-    arguments: str
-
-
-class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """One chat message, already free of wire detail."""
-
-    role: str
-    content: str | None = None
-    parts: tuple[str, ...] = ()  # that content was put together from, where it came as several
-    name: str | None = None
-    tool_calls: tuple[ToolCall, ...] = ()
-    tool_call_id: str | None = None
-    reasoning: str | None = None  # of an assistant's earlier turn, for templates that show it again
-
-
-class Reasoning(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands around a model's reasoning, at the beginning of its output, and how long it may be."""
-
-    start: str
-    end: str
-    max_tokens: int | None = None  # then `end` is put behind it and the answer begins; None: no limit
-
-
 class Constraint(msgspec.Struct, frozen=True, kw_only=True):
     """What a choice's text must match. Enforced token by token, or the call is refused before its first token."""
 
@@ -82,8 +63,7 @@ class Constraint(msgspec.Struct, frozen=True, kw_only=True):
     param: str | None = None  # where the client wrote it, for errors
 
 
-Prompt = str | tuple[int | Message, ...]
-"""Text, token ids, or the messages of a chat: all of one kind."""
+Prompt = str | tuple[int | Message, ...]  # text, token ids, or the messages of a chat: all of one kind
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +81,11 @@ class Branch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Generate(Request, frozen=True, kw_only=True, tag="generate"):
-    """Continue a prompt. `prompt` is text, token ids, or chat messages for the model's template."""
+    """Continue a prompt. `prompt` is text, token ids, or chat messages for the model's template.
+
+    `tools`, `tool_choice` and `reasoning` say what the client wants of a chat. The model's dialect translates them to
+    `template_tools`, `reasoning_marks`, `shown_tokens` and a `constraint`, which the engine reads.
+    """
 
     prompt: Prompt
     max_tokens: int | None = None  # None: up to the context length
@@ -109,10 +93,13 @@ class Generate(Request, frozen=True, kw_only=True, tag="generate"):
     sampling: Sampling = Sampling()
     prompt_logprobs: int | None = None  # as Sampling.logprobs, for each prompt token after the first
     echo: bool = False  # the first Delta of each choice carries the prompt
-    tools: tuple[dict[str, Any], ...] = ()
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    reasoning: ReasoningOptions = ReasoningOptions()
     template_args: dict[str, Any] = {}
+    template_tools: tuple[dict[str, Any], ...] = ()  # tools as the model's template shows them
     constraint: Constraint | None = None  # of what follows the reasoning
-    reasoning: Reasoning | None = None
+    reasoning_marks: ReasoningMarks | None = None  # None: the output is read as text without reasoning
     shown_tokens: tuple[str, ...] = ()  # special tokens that are part of the text
     adapter: str = ""  # name of a LoRA adapter of the model, set by the route; "": the model as it is
     cache_salt: str = ""  # narrows prefix reuse further within the principal
@@ -208,8 +195,7 @@ class LabelTokens(Unmetered, frozen=True, kw_only=True, tag="label_tokens"):
 
 
 class LoadAdapter(Unmetered, frozen=True, kw_only=True, tag="load_adapter"):
-    """Load the LoRA adapter in the directory `path`; `in_place`: instead of the one of that name. Answered by
-    `Result.adapter`."""
+    """Load the adapter in `path`; `in_place`: instead of the one of that name. Answered by `Result.adapter`."""
 
     name: str
     path: str
@@ -268,15 +254,17 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True, tag="delta"):
-    """More output of choice `index`. `finish_reason` is set on the choice's last Delta, which may be empty. A token
-    that ends the output is among the tokens and has no text.
+    """More output of choice `index`: text, reasoning and tool calls apart. `finish_reason` is set on the choice's last
+    Delta, which may be empty. A token that ends the output is among the tokens and has no text.
     """
 
     index: int = 0
     text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()  # whole
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
-    text_offsets: tuple[int, ...] = ()  # with logprobs: the character of the choice's text that each token begins in
+    text_offsets: tuple[int, ...] = ()  # with logprobs: the character of the choice's output that each token begins in
     num_prompt_tokens: int = 0  # first Delta of a choice
     prompt_token_ids: tuple[int, ...] = ()  # first Delta of a choice with echo
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None  # entry 0 is None: nothing precedes it
@@ -284,7 +272,6 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, tag="delta"):
     prompt_start: str = ""  # with prompt_offsets: text of the first prompt token, which no TokenLogprob has
     finish_reason: FinishReason | None = None
     stop: str | int | None = None  # the stop string, or the one of the asked-for token ids, that matched
-    in_reasoning: bool = False  # first Delta of a choice: the prompt ends inside the reasoning
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -366,7 +353,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     dimensions: int = 0  # of an embedder's vectors
     created: int = 0  # unix seconds, when this server loaded it
     sampling: Sampling = Sampling()  # what the model's makers recommend where a client is silent
-    tool_dialect: str = ""  # how it writes tool calls, and reasoning: names of wire/tools
+    tool_dialect: str = ""  # how it writes tool calls, and reasoning: names of dialects
     has_tool_prompt: bool = False  # whether its template tells it of tools
     reasoning_dialect: str = ""  # "": it does not reason
     template_args: tuple[str, ...] | None = None  # names that its template reads of a request; None: not known
@@ -380,7 +367,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What changes while a model runs. Its holder asks for it when a probe or a scrape comes, and keeps the answer."""
+    """What changes while a model runs. Its holder asks for it at each probe or scrape, and keeps the answer."""
 
     is_progressing: bool = True  # started, not failed, and its work moves on
     stats: EngineStats | None = None  # None: it has no engine

@@ -14,6 +14,7 @@ from tripos.build.service import build_repository
 from tripos.config import ModelOptions, RouteOptions, ServerOptions, ServiceOptions
 from tripos.errors import ModelRefused
 from tripos.models.files.lora import ReadAdapter
+from tripos.repository import LoadedModel
 from tripos.repository.entry import Table
 
 MIB = 2**20
@@ -33,7 +34,6 @@ class TinyOpening:
         self.name = options.name or options.source
         self.min_bytes, self.max_bytes, self.fixed_bytes = MIN_BYTES, MAX_BYTES, options.memory
         self.is_closed = False
-        self.model: TinyModel | None = None
         store.opened.append(self)
 
     def held_bytes(self, memory_bytes: int) -> int:
@@ -42,18 +42,16 @@ class TinyOpening:
     def rows(self, memory_bytes: int) -> Table:
         return [("will it fit?", self.name)]
 
-    def load(self, memory_bytes: int, progress: Callable[[str, float], None]) -> TinyModel:
+    def load_model(self, memory_bytes: int, progress: Callable[[str, float], None]) -> LoadedModel:
         if self.options.source.endswith("gated"):
             assert self._store.gate.wait(10)
         if self.options.source.endswith("damaged"):
             raise ModelRefused(f"{self.options.source}: tensor 3 is damaged")
-        self.model = self._store.make(self.name)
-        return self.model
+        model = self._store.make(self.name)
+        return LoadedModel(model, model.close)
 
     def close(self) -> None:
         self.is_closed = True
-        if self.model is not None:
-            self.model.close()
 
 
 class TinyStore:
@@ -84,8 +82,8 @@ class GivenOpening(TinyOpening):
         super().__init__(options, TinyStore())
         self._given = model
 
-    def load(self, memory_bytes: int, progress: Callable[[str, float], None]) -> TinyModel:
-        return self._given
+    def load_model(self, memory_bytes: int, progress: Callable[[str, float], None]) -> LoadedModel:
+        return LoadedModel(self._given, self._given.close)
 
 
 @asynccontextmanager

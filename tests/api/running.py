@@ -20,6 +20,7 @@ from tripos.build.kinds import load_encoder
 from tripos.config import ModelOptions
 from tripos.controls.deadline import deadline
 from tripos.controls.limits import limits
+from tripos.dialects import stage as dialects
 from tripos.engine.adapter_slots import Adapters
 from tripos.engine.engine import Engine, EngineOptions
 from tripos.engine.llm import LanguageModel
@@ -31,7 +32,6 @@ from tripos.runtime.executor import ExecutorOptions
 from tripos.service import Service
 from tripos.testing import ScriptedExecutor, byte_tokenizer
 from tripos.types import Message, Model, ModelCard
-from tripos.wire.tools.adapt import reasoning_of
 
 VOCAB_SIZE = 257  # bytes and </s>
 EOS = 256
@@ -146,7 +146,9 @@ async def running(*models: Model, keys: Keys | None = None, drain_s: float = 5.0
     for model in models:
         stages = [limits(max_model_len=model.card.max_model_len), deadline()]
         if isinstance(model, LanguageModel):
-            stages.append(decide(reasoning_of(model.card), model.card.reasoning_switch))
+            stages.append(decide())
+        if model.card.task == "generate":
+            stages.append(dialects.stage(model.card))
         service.add(model, stages)
     async with running_service(service, keys, drain_s) as server:
         yield server

@@ -52,7 +52,7 @@ ELSEWHERE = {
     "H38": "tests.api.test_connections:test_a_reset_anywhere_leaves_one_line",
     "U08": "tests.unit.engine.test_text:test_half_a_character_is_never_shown",
     "U09": "tests.unit.engine.test_text:test_half_a_character_is_never_shown",
-    "M11": "tests.unit.wire.tools.test_dialects:test_ten_thousand_open_tags_are_text",
+    "M11": "tests.unit.dialects.test_dialects:test_ten_thousand_open_tags_are_text",
     "M14": "tests.unit.models.text.test_chat:test_message_of_the_template_reaches_the_caller_trimmed",
     "G18": "tests.api.test_corpus:test_a_bad_grammar_after_a_good_one",
     "G19": "tests.api.test_corpus:test_a_bad_grammar_after_a_good_one",

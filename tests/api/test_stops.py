@@ -88,7 +88,7 @@ async def test_the_library_looks_behind_the_reasoning_too() -> None:
     llm._model = model("<think>\nHm.\n</think>\n\nYes.\nNo.")
     try:
         [answer] = llm.chat(HELLO, stop=("\n",), temperature=0)
-        assert (answer.text, answer.finish_reason) == ("\nHm.\n\n\nYes.", "stop")  # its marks are special tokens
+        assert (answer.reasoning, answer.text, answer.finish_reason) == ("Hm.", "Yes.", "stop")
         [text] = llm.generate([ord("x")], stop=("\n",), temperature=0, max_tokens=64)
         assert text.text == ""  # no conversation: a text like any other
     finally:

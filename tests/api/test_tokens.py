@@ -10,7 +10,6 @@ import pytest
 
 from tests.api.running import HELLO, Running, TinyModel, error_code, running, tiny_encoder
 from tripos.models.text import token_requests
-from tripos.predict import encoder
 
 MIB = 2**20
 TEXT = "x" * 5000
@@ -71,7 +70,7 @@ async def test_what_waits_for_a_tokenizer_is_bounded(case: str, monkeypatch: pyt
 
 
 async def test_what_waits_for_an_encoders_tokenizer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoder, "MAX_ENCODING_CHARS", 8000)
+    monkeypatch.setattr(token_requests, "MAX_ENCODING_CHARS", 8000)
     model = tiny_encoder()
     gate = Gate(model._inputs.texts)
     monkeypatch.setattr(model._inputs, "texts", gate)

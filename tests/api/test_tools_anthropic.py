@@ -75,13 +75,13 @@ async def test_nobody_gets_thinking_unasked() -> None:
         done = await client.messages.create(**ASKED)
         assert [block.type for block in done.content] == ["text"]
         request = request_of(model)
-        assert request.reasoning is not None
-        assert request.reasoning.max_tokens == 0
+        assert request.reasoning_marks is not None
+        assert request.reasoning_marks.max_tokens == 0
         assert request.template_args == {"enable_thinking": False}
         await client.messages.create(**ASKED, thinking=THINKING)
         request = request_of(model)
-        assert request.reasoning is not None
-        assert request.reasoning.max_tokens == 1024
+        assert request.reasoning_marks is not None
+        assert request.reasoning_marks.max_tokens == 1024
         assert request.template_args == {"enable_thinking": True}
 
 
@@ -164,7 +164,7 @@ async def test_tools_known_by_a_type_alone_are_offered_with_their_input(
     (used,) = done.content
     assert used.type == "tool_use"
     assert (used.name, used.input) == (name, given)
-    (shown,) = request_of(model).tools
+    (shown,) = request_of(model).template_tools
     parameters = shown["function"]["parameters"]
     assert fields <= parameters["properties"].keys()
     assert set(parameters["required"]) <= parameters["properties"].keys()
@@ -186,7 +186,7 @@ async def test_a_tool_that_only_a_server_runs_is_left_out_beside_others_and_name
         response = await server.post("/v1/messages", {**ASKED, "tools": [search, *ASKED["tools"]]})
         assert response.status_code == 200
         assert response.headers["x-tripos-ignored"] == "tools[].web_search_20250305.web_search"
-        assert "web_search" not in [tool["function"]["name"] for tool in request_of(model).tools]
+        assert "web_search" not in [tool["function"]["name"] for tool in request_of(model).template_tools]
         alone = await server.post("/v1/messages", {**ASKED, "tools": [search]})
     assert alone.status_code == 400
     assert alone.json()["error"]["param"] == "tools[0].type"

@@ -55,7 +55,7 @@ async def test_a_python_function_is_a_tool() -> None:
         done = await client.chat(model="scripted", messages=HELLO, tools=[get_weather])
     (call,) = done.message.tool_calls or ()
     assert get_weather(**call.function.arguments) == "Paris 2"
-    (tool,) = request_of(model).tools
+    (tool,) = request_of(model).template_tools
     assert tool["function"]["parameters"]["properties"]["city"]["type"] == "string"
 
 
@@ -98,8 +98,8 @@ async def test_think_says_how_much(think: Any, max_tokens: int | None, args: dic
         done = await client.generate(model="scripted", prompt="x", think=think)
     assert (done.thinking, done.response) == ("Hm.", "Hello.")
     request = request_of(model)
-    assert request.reasoning is not None
-    assert request.reasoning.max_tokens == max_tokens
+    assert request.reasoning_marks is not None
+    assert request.reasoning_marks.max_tokens == max_tokens
     assert request.template_args == args
 
 

@@ -133,9 +133,9 @@ async def test_the_choice_decides_what_can_be_called(choice: Any, callable_names
         await server.openai.chat.completions.create(**ASKED, tool_choice=choice)
     request = request_of(model)
     if callable_names is None:
-        assert (request.tools, request.constraint) == ((), None)
+        assert (request.template_tools, request.constraint) == ((), None)
         return
-    assert [tool["function"]["name"] for tool in request.tools] == ["get_weather", "now"]
+    assert [tool["function"]["name"] for tool in request.template_tools] == ["get_weather", "now"]
     assert request.constraint is not None
     assert all((f'"{name}' in request.constraint.source) == (name in callable_names) for name in ("get_weather", "now"))
     assert ("TEXT" in request.constraint.source) == (choice == "auto")
@@ -197,8 +197,8 @@ async def test_effort_and_budget_bound_the_reasoning(fields: dict[str, Any], max
     async with running(model) as server:
         await server.openai.chat.completions.create(model="scripted", messages=HELLO, extra_body=fields)
     request = request_of(model)
-    assert request.reasoning is not None
-    assert (request.reasoning.end, request.reasoning.max_tokens) == ("</think>", max_tokens)
+    assert request.reasoning_marks is not None
+    assert (request.reasoning_marks.end, request.reasoning_marks.max_tokens) == ("</think>", max_tokens)
     assert request.template_args == ({"enable_thinking": False} if max_tokens == 0 else {})
 
 
@@ -207,7 +207,7 @@ async def test_a_model_that_does_not_reason_is_left_alone() -> None:
     async with running(model) as server:
         done = await server.openai.chat.completions.create(model="scripted", messages=HELLO, reasoning_effort="low")
     assert done.choices[0].message.content == "<think>"
-    assert request_of(model).reasoning is None
+    assert request_of(model).reasoning_marks is None
 
 
 async def test_a_template_without_tools_has_them_spelled_out() -> None:
@@ -219,7 +219,7 @@ async def test_a_template_without_tools_has_them_spelled_out() -> None:
         earlier: Any = done.choices[0].message.model_dump(exclude_none=True)
         await server.openai.chat.completions.create(**{**ASKED, "messages": [*HELLO, earlier, result]})
     request = request_of(model)
-    assert request.tools == ()
+    assert request.template_tools == ()
     system, _user, assistant, told = request.prompt
     assert '"get_weather"' in system.content
     assert "Weather." in system.content
@@ -281,4 +281,4 @@ async def test_a_custom_tool_beside_functions_is_left_out_and_named() -> None:
         response = await server.post("/v1/chat/completions", {**ASKED, "tools": [*ASKED["tools"], custom]})
     assert response.status_code == 200
     assert response.headers["x-tripos-ignored"] == "tools[].custom.patch"
-    assert [tool["function"]["name"] for tool in request_of(model).tools] == ["get_weather", "now"]
+    assert [tool["function"]["name"] for tool in request_of(model).template_tools] == ["get_weather", "now"]

@@ -107,7 +107,7 @@ async def test_the_choice_and_the_effort_reach_the_model() -> None:
         done = await server.openai.responses.create(**ASKED, tool_choice=choice, reasoning={"effort": "low"})
         assert done.reasoning is not None
         assert done.reasoning.effort == "low"
-        constraint, reasoning = request_of(model).constraint, request_of(model).reasoning
+        constraint, reasoning = request_of(model).constraint, request_of(model).reasoning_marks
         assert constraint is not None
         assert "now" in constraint.source
         assert "get_weather" not in constraint.source
@@ -159,7 +159,7 @@ async def test_a_namespace_is_flat_to_the_model_and_itself_to_the_client() -> No
         history: Any = [{"role": "user", "content": "Hello?"}, call.model_dump(), output]
         await server.openai.responses.create(**{**asked, "input": history})
     request = request_of(model)
-    assert [tool["function"]["name"] for tool in request.tools] == ["crm__find"]
+    assert [tool["function"]["name"] for tool in request.template_tools] == ["crm__find"]
     assert request.prompt[1].tool_calls[0].name == "crm__find"  # type: ignore[union-attr]
     assert request.prompt[2].content == "Ann"  # type: ignore[union-attr]
 
@@ -169,7 +169,7 @@ async def test_tools_of_two_namespaces_may_have_one_name() -> None:
     other = {**SPACE, "name": "shop"}
     async with running(model) as server:
         await server.openai.responses.create(model="scripted", input="Hello?", tools=[SPACE, other])  # type: ignore[list-item]
-    assert [tool["function"]["name"] for tool in request_of(model).tools] == ["crm__find", "shop__find"]
+    assert [tool["function"]["name"] for tool in request_of(model).template_tools] == ["crm__find", "shop__find"]
 
 
 async def test_a_name_too_long_with_its_namespace_goes_alone() -> None:
@@ -192,7 +192,7 @@ async def test_tools_that_only_others_run_are_left_out_beside_functions_and_name
     assert response.status_code == 200
     named = response.headers["x-tripos-ignored"].split(", ")
     assert named == ["tools[].web_search", "tools[].custom.apply_patch", "tools[].tools[].custom.apply_patch"]
-    names = [tool["function"]["name"] for tool in request_of(model).tools]
+    names = [tool["function"]["name"] for tool in request_of(model).template_tools]
     assert names == ["get_weather", "now", "crm__find"]
 
 

@@ -16,13 +16,13 @@ import re
 from tripos.api.http.server import serve
 from tripos.build.service import make_stages
 from tripos.config import RouteOptions, ServerOptions
+from tripos.dialects.families import describe
 from tripos.engine.engine import Engine, EngineOptions
 from tripos.engine.llm import LanguageModel
 from tripos.runtime.executor import ExecutorOptions
 from tripos.service import Service
 from tripos.testing import ScriptedExecutor, byte_tokenizer
 from tripos.types import ModelCard
-from tripos.wire.tools.dialects import describe
 
 NAME = "obliging"
 WINDOW = 1 << 20  # bytes, each a token: agents bring a hundred thousand

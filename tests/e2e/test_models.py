@@ -137,7 +137,7 @@ def test_refusals_say_why_and_change_nothing(server: Server) -> None:
         (("load", "x", "demo:absent"), "ships no such model"),
         (("unload", "later"), "not loaded"),
         (("unload", "nobody"), "no model is named"),
-        (("load", "x", "demo:assistant", "--max-model-len", "9999999"), "was made for"),
+        (("load", "x", "demo:assistant", "--max-model-len", "9999999"), "context length"),
     ):
         done = server.models(*arguments)
         assert (done.returncode, done.stdout) == (1, "")

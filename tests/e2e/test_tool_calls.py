@@ -12,17 +12,19 @@ import pytest
 
 from tripos.build.language import load_model
 from tripos.config import ModelOptions
+from tripos.dialects.deepseek import BEGIN, CALL, CALL_END, SEP
+from tripos.dialects.deepseek import END as END_CALLS
+from tripos.dialects.dialect import Dialect
+from tripos.dialects.families import DIALECTS
+from tripos.dialects.lowering import lower
 from tripos.engine.engine import Engine, EngineOptions
 from tripos.engine.llm import LanguageModel
+from tripos.errors import TriposError
 from tripos.runtime.executor import ExecutorOptions
 from tripos.testing import ScriptedExecutor, byte_tokenizer, mix
 from tripos.types import Call, Delta, Finish, ModelCard, ToolCall
-from tripos.wire.generation import Heard, for_model
+from tripos.wire.generation import Collected, for_model
 from tripos.wire.openai import chat
-from tripos.wire.tools.deepseek import BEGIN, CALL, CALL_END, SEP
-from tripos.wire.tools.deepseek import END as END_CALLS
-from tripos.wire.tools.dialect import Dialect
-from tripos.wire.tools.dialects import DIALECTS
 
 BLOCK_SIZE, NUM_BLOCKS, WINDOW = 16, 4096, 4096
 END = 256  # of a turn
@@ -91,26 +93,25 @@ def _template(messages: tuple[Any, ...], tools: tuple[dict[str, Any], ...], args
     return list(" ".join(message.content for message in messages).encode())
 
 
-def ask(model: LanguageModel, bodies: list[dict[str, Any]]) -> list[Heard]:
+def ask(model: LanguageModel, bodies: list[dict[str, Any]]) -> list[Collected]:
     return [choices[0] for choices in ask_all(model, bodies)]
 
 
-def ask_all(model: LanguageModel, bodies: list[dict[str, Any]]) -> list[list[Heard]]:
-    """All choices of each, which came piece by piece."""
+def ask_all(model: LanguageModel, bodies: list[dict[str, Any]]) -> list[list[Collected]]:
+    """All choices of each."""
     asked = [for_model(chat.decode(json.dumps({"model": "m", **body}).encode()), model.card) for body in bodies]
-    heard = [[Heard(each.speech, index) for index in range(each.n)] for each in asked]
-    pieces: dict[int, list[ToolCall]] = {}
-    calls = [Call(id=str(i), route="m", request=each.requests[0]) for i, each in enumerate(asked)]
+    lowered = [lower(each.requests[0], model.card) for each in asked]
+    outputs = [each.output() for each in lowered]
+    collected = [[Collected() for _ in range(each.n)] for each in asked]
+    calls = [Call(id=str(i), route="m", request=each.request) for i, each in enumerate(lowered)]
     for i, event in model.answer(calls):
-        if isinstance(event, Delta):
-            choice = heard[i][event.index]
-            pieces.setdefault(id(choice), []).extend(choice.take(event).calls)
-        elif not isinstance(event, Finish):
-            raise AssertionError((bodies[i], event)) from event
-    for choices in heard:
-        for choice in choices:
-            assert pieces[id(choice)] == list(choice.calls)
-    return heard
+        output = outputs[i]
+        parsed = event if output is None or isinstance(event, TriposError) else output.parse(event)
+        if isinstance(parsed, Delta):
+            collected[i][parsed.index].add(parsed)
+        elif not isinstance(parsed, Finish):
+            raise AssertionError((bodies[i], parsed)) from parsed
+    return collected
 
 
 def test_the_demo_assistant_calls_what_it_must(assistant: LanguageModel) -> None:
@@ -127,13 +128,13 @@ def test_the_demo_assistant_calls_what_it_must(assistant: LanguageModel) -> None
     drawn = [{**asked, "tool_choice": "required", "temperature": 1.0, "seed": seed} for seed in range(7)]
     for heard in ask(assistant, [greedy, *drawn]):
         assert heard.finish_reason == "tool_calls"
-        for call in heard.calls:
+        for call in heard.tool_calls:
             assert call.name == "track_order"
             jsonschema.validate(json.loads(call.arguments), {**schema, "additionalProperties": False})
         assert not heard.text
     (free,) = ask(assistant, [{**asked, "temperature": 0}])
     assert free.finish_reason in ("stop", "tool_calls")
-    assert bool(free.text) != bool(free.calls)
+    assert bool(free.text) != bool(free.tool_calls)
 
 
 def test_every_function_of_bfcl_gets_valid_arguments(shared_data: Callable[[str], Path]) -> None:
@@ -154,9 +155,9 @@ def test_every_function_of_bfcl_gets_valid_arguments(shared_data: Callable[[str]
     called: list[tuple[dict[str, Any], ToolCall]] = []
     for function, heard in zip(functions, ask(tiny(), bodies), strict=True):
         if heard.finish_reason == "length":
-            assert not heard.calls
+            assert not heard.tool_calls
         else:
-            (call,) = heard.calls
+            (call,) = heard.tool_calls
             called.append((function, call))
     assert len(called) >= 0.95 * len(functions)
     for function, call in called:
@@ -198,13 +199,13 @@ def test_every_dialect_calls_through_the_engine(dialect: Dialect, special: bool)
     ]
     answers = ask(model, bodies)
     for body, heard in zip(bodies, answers, strict=True):
-        assert all(json.loads(call.arguments).keys() == {"on"} for call in heard.calls)
+        assert all(json.loads(call.arguments).keys() == {"on"} for call in heard.tool_calls)
         if body["tool_choice"] == "auto":
             continue
-        assert heard.calls
+        assert heard.tool_calls
         if body["tool_choice"] != "required":
             assert not heard.text
-            assert [call.name for call in heard.calls] == ["f"]
+            assert [call.name for call in heard.tool_calls] == ["f"]
 
 
 MARKS = {  # how one call is written, whatever the template shows of it
@@ -241,7 +242,7 @@ def test_what_stands_behind_a_call_makes_no_other(dialect: Dialect, tail: str, s
     for body, choices in zip(bodies, ask_all(speaker(dialect, script, special=special), bodies), strict=True):
         assert len(choices) == body.get("n", 1)
         for heard in choices:
-            assert [(call.name, call.arguments) for call in heard.calls] == [("f", X)], (body, heard.text)
+            assert [(call.name, call.arguments) for call in heard.tool_calls] == [("f", X)], (body, heard.text)
             assert heard.finish_reason == "tool_calls"
             ends = dialect.name == "json" or body.get("tool_choice") == named
             assert heard.text == ("" if ends else text)
@@ -260,8 +261,8 @@ def test_all_calls_that_a_model_makes_are_heard(dialect: Dialect, between: str, 
     bodies = [asked, {**asked, "n": 2}]
     for choices in ask_all(speaker(dialect, said + script, special=special), bodies):
         for heard in choices:
-            assert [(call.name, call.arguments) for call in heard.calls] == [("f", X), ("f", Y)]
-            assert len({call.id for call in heard.calls}) == 2
+            assert [(call.name, call.arguments) for call in heard.tool_calls] == [("f", X), ("f", Y)]
+            assert len({call.id for call in heard.tool_calls}) == 2
 
 
 @pytest.mark.parametrize("dialect", ["llama3", "json"])
@@ -270,7 +271,7 @@ def test_an_answer_of_json_is_no_call(dialect: str, script: str) -> None:
     tools = [{"type": "function", "function": {"name": "f", "parameters": PARAMETERS}}]
     asked = {"messages": [{"role": "user", "content": "x"}], "tools": tools, "max_tokens": 100}
     ((heard,),) = ask_all(speaker(DIALECTS[dialect], script, special=False), [asked])
-    assert (heard.text, heard.calls, heard.finish_reason) == (script, (), "stop")
+    assert (heard.text, heard.tool_calls, heard.finish_reason) == (script, (), "stop")
 
 
 PARAMETERS = {"type": "object", "properties": {"p": {"enum": ["x", "y"]}}, "required": ["p"]}

@@ -61,7 +61,7 @@ def answer(model: EncoderModel, *requests: Embed | Rerank) -> list[Result]:
 
 
 def embed(model: EncoderModel, texts: tuple[str, ...], **fields: Any) -> F32:
-    return np.stack(answer(model, Embed(inputs=texts, **fields))[0].vectors)
+    return np.stack([np.frombuffer(each, "<f4") for each in answer(model, Embed(inputs=texts, **fields))[0].vectors])
 
 
 def cosine_distance(a: F32, b: F32) -> float:

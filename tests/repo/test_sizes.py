@@ -13,7 +13,7 @@ from tests.repo.tree import name_of, tracked
 MAX_LINES = {".py": 400, ".cc": 600, ".h": 600}  # past this a file has two jobs
 MAX_FUNCTION_LINES = 45  # from the first statement behind the docstring to the last, nested functions included
 TOO_LONG = {  # files that are still to be split
-    "src/tripos/api/http/framing.py", "src/tripos/engine/llm.py", "src/tripos/wire/openai/responses.py",
+    "src/tripos/api/http/framing.py",
 }  # fmt: skip
 FORBIDDEN = ("utils", "common", "helpers", "helper", "misc", "base", "manager", "handler")
 SOURCES = tracked(".py", under="src") + tracked(".cc", ".h", under="kernels")

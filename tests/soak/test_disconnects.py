@@ -55,7 +55,7 @@ class Crowded(TinyModel):
             self.compiling.discard(constraint.source)
 
     def sequences(self) -> list[Sequence]:
-        return list(self._streams)
+        return list(self._readers.streams)
 
 
 def is_waiting(sequence: Sequence) -> bool:

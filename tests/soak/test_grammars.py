@@ -206,7 +206,7 @@ async def test_mutated_grammars_never_kill_or_stall(soak: int, capsys: pytest.Ca
         assert sum(storm.met.values()) == CASES * soak
         assert storm.met["stop"] > CASES * soak / 20  # or nothing was tried
         assert (await model.info()).is_progressing
-        assert model._streams == {}
+        assert model._readers.streams == {}
         with capsys.disabled():
             num_pages = int(Path("/proc/self/statm").read_text().split()[1])
             rss = num_pages * os.sysconf("SC_PAGE_SIZE") >> 20

@@ -87,7 +87,7 @@ def test_adapters_are_named_and_counted() -> None:
         ({"adapters": "a"}, "--adapter: 'a' is not NAME=PATH"),
         ({"adapters": "=x"}, "is not NAME=PATH"),
         ({"adapters": "a="}, "is not NAME=PATH"),
-        ({"adapters": "a=x:a=y"}, "names something twice"),
+        ({"adapters": "a=x:a=y"}, "has the same name twice"),
         ({"adapters": "a=x:b=y", "max_adapters": "1"}, "2 adapters are named, max_adapters allows 1"),
         ({"max_adapter_rank": "0"}, "outside 1 to 512"),
     ],

@@ -1,4 +1,4 @@
-"""All errors stand in one tree; numbers in messages are ones that a person can type back."""
+"""All errors stand in one tree; values in messages are short, escaped, and numbers a person can type back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 import tripos
 from tripos import errors
-from tripos.errors import ModelRefused, TriposError, plain, reraise_stop
+from tripos.errors import ModelRefused, TriposError, plain, reraise_stop, shown
 from tripos.models.fields import Family, Fields
 
 
@@ -62,3 +62,9 @@ def test_a_deliberate_stop_is_raised_again(stop: BaseException) -> None:
 @pytest.mark.parametrize("failure", [Panic(), ValueError()])
 def test_a_failure_is_for_the_handler(failure: BaseException) -> None:
     reraise_stop(failure)
+
+
+def test_shown_values_are_short_and_escaped() -> None:
+    assert shown("a\n\u202e" + "b" * 1000) == '"a\\n\\u202e' + "b" * 58 + '..."'
+    assert shown(["é"]) == "['\\xe9']"
+    assert len(shown(list(range(1000)))) == 64

@@ -14,7 +14,7 @@ async def create_message(exchange: Exchange, service: Service) -> None:
     request = messages.decode(await exchange.read_body())
     card = find_card(exchange, service, request.model)
     request = answers.adapt(service, request, card)
-    answer = messages.MessageAnswer("msg_" + exchange.request_id.removeprefix("req-"), card.name, request.speech)
+    answer = messages.MessageAnswer("msg_" + exchange.request_id.removeprefix("req-"), card.name)
     await send_answer(exchange, service, request, answer)
 
 

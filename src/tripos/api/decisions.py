@@ -13,11 +13,11 @@ from tripos.errors import InvalidRequest, NotImplementedHere, RequestFailed, Tri
 from tripos.service import Service
 from tripos.types import Decision, Usage
 from tripos.wire import systemone
-from tripos.wire.decision import Wanted
+from tripos.wire.decision import DecisionRequest
 from tripos.wire.generation import unread_args
 from tripos.wire.openai import decisions as openai_decisions
 
-Encode = Callable[[Wanted, str, Sequence[Decision], Usage], dict[str, Any]]
+Encode = Callable[[DecisionRequest, str, Sequence[Decision], Usage], dict[str, Any]]
 Refuse = Callable[[str], TriposError]
 
 
@@ -36,7 +36,9 @@ def _refuse_model(message: str) -> TriposError:
     return InvalidRequest(message, param="model")
 
 
-async def _answer(exchange: Exchange, service: Service, request: Wanted, encode: Encode, refuse: Refuse) -> None:
+async def _answer(
+    exchange: Exchange, service: Service, request: DecisionRequest, encode: Encode, refuse: Refuse
+) -> None:
     card = find_card(exchange, service, request.model)
     if card.task != "generate":
         able = ", ".join(each.name for each in service.cards if each.task == "generate") or "none is served"

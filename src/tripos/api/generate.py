@@ -14,7 +14,7 @@ from tripos import answers
 from tripos.api.http.exchange import Exchange
 from tripos.service import Service
 from tripos.types import Event, Finish, ModelCard
-from tripos.wire.generation import Asked as GenerationRequest
+from tripos.wire.generation import GenerationRequest
 from tripos.wire.ignored import Ignored, header_value
 from tripos.wire.openai import chat, completions
 from tripos.wire.openai.generation import Identity

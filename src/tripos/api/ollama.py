@@ -10,7 +10,7 @@ from tripos.api.generate import find_card, report_ignored, send_answer
 from tripos.api.http.exchange import Exchange
 from tripos.service import Service
 from tripos.version import __version__
-from tripos.wire.generation import Asked as GenerationRequest
+from tripos.wire.generation import GenerationRequest
 from tripos.wire.ollama import generation, models
 
 

@@ -15,7 +15,7 @@ from tripos.types import ModelCard
 from tripos.wire import rerank as rerank_wire
 from tripos.wire.json import encode
 from tripos.wire.ollama import embeddings as ollama
-from tripos.wire.oneshot import AnsweredOnce, AskedOnce
+from tripos.wire.oneshot import OneShotAnswer, OneShotRequest
 from tripos.wire.openai import embeddings as openai
 
 INLINE_NUMBERS = 16_384  # of a response; with more, its JSON is made in a thread
@@ -40,7 +40,7 @@ async def rerank(exchange: Exchange, service: Service) -> None:
     request = rerank_wire.decode_rerank(await exchange.read_body())
     id = f"rerank-{exchange.request_id.removeprefix('req-')}"
     await _answer(
-        exchange, service, request.asked, lambda a, card, _: rerank_wire.encode_rerank(request, a[0], id, card.name)
+        exchange, service, request.body, lambda a, card, _: rerank_wire.encode_rerank(request, a[0], id, card.name)
     )
 
 
@@ -53,8 +53,8 @@ async def score(exchange: Exchange, service: Service) -> None:
 async def _answer(
     exchange: Exchange,
     service: Service,
-    request: AskedOnce,
-    encode_body: Callable[[list[AnsweredOnce], ModelCard, float], dict[str, Any]],
+    request: OneShotRequest,
+    encode_body: Callable[[list[OneShotAnswer], ModelCard, float], dict[str, Any]],
 ) -> None:
     """Runs the calls of a request, all together, and sends what `encode_body` makes of (results, card, seconds)."""
     card = find_card(exchange, service, request.model)
@@ -64,7 +64,7 @@ async def _answer(
         request, request.requests, request_id=exchange.request_id, principal=exchange.principal, arrival_s=arrival_s
     )
     collected = await answers.collect(service, calls, exchange.add_usage)
-    results = [AnsweredOnce(result=each.result, usage=each.usage) for each in collected]
+    results = [OneShotAnswer(result=each.result, usage=each.usage) for each in collected]
 
     def body() -> bytes:
         return encode(encode_body(results, card, time.monotonic() - arrival_s))

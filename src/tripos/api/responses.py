@@ -20,16 +20,16 @@ from tripos.types import Event, Message
 from tripos.wire.json import encode
 from tripos.wire.openai import responses
 from tripos.wire.openai.input_items import check_whole, encode_input_items, input_items, read_page, response_of
-from tripos.wire.openai.responses import ResponseAnswer, Wanted
+from tripos.wire.openai.responses import ResponseAnswer, ResponseRequest
 
 
 async def create_response(exchange: Exchange, service: Service) -> None:
     decoded = responses.decode(await exchange.read_body(), partial(_find_item, exchange))
-    card = find_card(exchange, service, decoded.asked.model)
+    card = find_card(exchange, service, decoded.generation.model)
     earlier = _earlier_messages(exchange, decoded)
-    request = answers.adapt(service, responses.ask(decoded, earlier), card)
+    request = answers.adapt(service, responses.to_generation(decoded, earlier), card)
     response_id = "resp_" + secrets.token_hex(16)  # not the request's own id, which a client may choose
-    answer = ResponseAnswer(decoded, request, response_id, int(time.time()), card.name)
+    answer = ResponseAnswer(decoded, request.requests[0], response_id, int(time.time()), card.name)
     exchange.encode_failure = answer.failure
     encoder: ResponseEncoder = answer
     if decoded.is_stored:
@@ -39,7 +39,7 @@ async def create_response(exchange: Exchange, service: Service) -> None:
 
 async def count_tokens(exchange: Exchange, service: Service) -> None:
     decoded = responses.decode_count(await exchange.read_body(), partial(_find_item, exchange))
-    request = responses.ask(decoded, _earlier_messages(exchange, decoded))
+    request = responses.to_generation(decoded, _earlier_messages(exchange, decoded))
     num_tokens = await tokens.count(exchange, service, request)
     exchange.answer_json(responses.encode_count(num_tokens))
 
@@ -61,7 +61,7 @@ async def delete_response(exchange: Exchange, service: Service) -> None:
     exchange.answer_json(responses.encode_deleted(exchange.path_params["name"]))
 
 
-def _earlier_messages(exchange: Exchange, decoded: Wanted) -> tuple[Message, ...]:
+def _earlier_messages(exchange: Exchange, decoded: ResponseRequest) -> tuple[Message, ...]:
     """The conversation that the request continues. Raises NotFound."""
     if decoded.previous_response_id is None:
         return ()
@@ -101,5 +101,5 @@ class _StoringEncoder:
         return body
 
     def _store(self, body: Any) -> None:
-        messages = (*self._messages, self._answer.heard.message)
+        messages = (*self._messages, self._answer.output.message)
         self._exchange.stored.put(self._exchange.principal, self._id, encode(body), messages)

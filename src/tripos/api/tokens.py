@@ -11,7 +11,7 @@ from tripos.errors import InvalidRequest
 from tripos.pipeline.chain import result_of
 from tripos.service import Service
 from tripos.types import Call, Detokenize, Generate, ModelCard, Request, Result, Tokenize
-from tripos.wire.generation import Asked, unread_args
+from tripos.wire.generation import GenerationRequest, unread_args
 from tripos.wire.openai.tokens import decode_detokenize, decode_tokenize, encode_tokens
 
 
@@ -34,7 +34,7 @@ async def detokenize(exchange: Exchange, service: Service) -> None:
     exchange.answer_json({"prompt": result.texts[0]})
 
 
-async def count(exchange: Exchange, service: Service, asked: Asked) -> int:
+async def count(exchange: Exchange, service: Service, asked: GenerationRequest) -> int:
     """How many tokens the prompt of a request has. Raises InvalidRequest as running it would, Overloaded."""
     card = find_card(exchange, service, asked.model)
     asked = answers.adapt(service, asked, card)

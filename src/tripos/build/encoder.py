@@ -21,7 +21,7 @@ from tripos.plan.ir import Plan
 from tripos.predict.batcher import BatcherOptions
 from tripos.predict.encoder import EncoderModel
 from tripos.predict.options import EncoderOptions
-from tripos.runtime.executor import Executor, ExecutorOptions
+from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
 from tripos.runtime.machine import num_cores
 from tripos.types import ModelCard
 
@@ -78,6 +78,9 @@ class EncoderKind:
             ("inputs", f"up to {self.max_length:,} tokens each"),
             ("limit", f"{mib(memory_bytes)} (--memory)"),
         ]
+
+    def doctor_rows(self, info: ExecutorInfo) -> Rows:
+        return []
 
     def runnable(self, plan: Plan) -> Plan:
         return plan

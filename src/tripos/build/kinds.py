@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tripos.build.language import LanguageKind, dialects_of, open_model
+from tripos.build.language import open_model
 from tripos.build.opened import Opened, Progress, ignore_progress, make_executor
 from tripos.config import ModelOptions
 from tripos.engine.memory import mib
@@ -16,7 +16,6 @@ from tripos.models.files.packed import WEIGHTS_FILE, Packing, write_packed
 from tripos.models.files.source import Source, open_source
 from tripos.models.task import task_of
 from tripos.repository import Opening
-from tripos.runtime.executor import ExecutorInfo
 from tripos.runtime.guard import guarded
 from tripos.runtime.machine import available_memory_bytes
 from tripos.runtime.peaks import machine_rows
@@ -115,7 +114,7 @@ def describe_machine(options: ModelOptions) -> list[tuple[str, ...]]:
     try:
         executor.load(opened.runnable(), opened.weights)
         info = executor.info()
-        of_language_model = _generation_rows(info, opened) if isinstance(opened.kind, LanguageKind) else []
+        of_kind = opened.kind.doctor_rows(info)
     finally:
         executor.close()
         opened.source.close()
@@ -124,15 +123,6 @@ def describe_machine(options: ModelOptions) -> list[tuple[str, ...]]:
         ("memory", f"{mib(available_memory_bytes())} available"),
         ("executor", f"{info.name}, {info.isa}, {info.threads} threads"),
         *([("weights", f"{info.weights}, {mib(info.weight_bytes)} packed")] * bool(info.weight_bytes)),
-        *of_language_model,
+        *of_kind,
     ]
     return rows + [(f"kernel of {op}", kernel) for op, kernel in info.kernels.items()]
-
-
-def _generation_rows(info: ExecutorInfo, opened: Opened[Any]) -> list[tuple[str, ...]]:
-    dialects = dialects_of(opened.source.tokenizer, opened.options)
-    return [
-        ("cache", f"{info.kv_cache}, {info.kv_bytes_per_token:,} bytes per token"),
-        ("tool calls", dialects["tool_dialect"]),
-        ("reasoning", dialects["reasoning_dialect"] or "none"),
-    ]

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from tripos.build.opened import Opened, Progress, Rows, ignore_progress, make_executor
 from tripos.config import ModelOptions
+from tripos.dialects.families import describe
 from tripos.engine.adapter_slots import SPARE_SLOTS, Adapters
 from tripos.engine.engine import Engine, EngineOptions
 from tripos.engine.llm import LanguageModel
@@ -31,11 +32,10 @@ from tripos.models.task import task_of
 from tripos.models.text.tokenizer import Tokenizer
 from tripos.plan.ir import Plan, Weights
 from tripos.plan.lora import Place, places, with_adapters
-from tripos.runtime.executor import Executor, ExecutorOptions
+from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
 from tripos.runtime.guard import guarded
 from tripos.runtime.machine import available_memory_bytes, num_cores
 from tripos.types import ModelCard, Sampling
-from tripos.wire.tools.dialects import describe
 
 if TYPE_CHECKING:
     from tripos.models.files.lora import ReadAdapter
@@ -80,6 +80,14 @@ class LanguageKind:
 
     def rows(self, memory_bytes: int) -> Rows:
         return self.need.within(memory_bytes).rows()
+
+    def doctor_rows(self, info: ExecutorInfo) -> Rows:
+        dialects = dialects_of(self.source.tokenizer, self.options)
+        return [
+            ("cache", f"{info.kv_cache}, {info.kv_bytes_per_token:,} bytes per token"),
+            ("tool calls", dialects["tool_dialect"]),
+            ("reasoning", dialects["reasoning_dialect"] or "none"),
+        ]
 
     def runnable(self, plan: Plan) -> Plan:
         return with_adapters(plan, self.options.max_adapter_rank) if self.options.num_adapters else plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from typing import Generic, Protocol, TypeVar
 
@@ -14,7 +14,8 @@ from tripos.errors import EnvironmentProblem
 from tripos.models.files.source import Source
 from tripos.plan.ir import Plan, Weights
 from tripos.plan.passes import optimize
-from tripos.runtime.executor import Executor, ExecutorOptions
+from tripos.repository import LoadedModel
+from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
 from tripos.runtime.executor import ignore_progress as unheard
 from tripos.runtime.guard import guarded
 from tripos.runtime.machine import give_back_freed_memory
@@ -49,6 +50,9 @@ class Kind(Protocol[MadeOf]):
     def executor_options(self) -> ExecutorOptions: ...
     def held_bytes(self, memory_bytes: int) -> int: ...
     def rows(self, memory_bytes: int) -> Rows: ...
+    def doctor_rows(self, info: ExecutorInfo) -> Rows:
+        """For people: what the loaded executor means for this kind."""
+
     def runnable(self, plan: Plan) -> Plan:
         """The fused plan, with what the options add to it."""
 
@@ -59,7 +63,7 @@ class Kind(Protocol[MadeOf]):
         """Take the memory beside the weights; gives what makes the model, once its card is known."""
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True)
 class Opened(Generic[M]):
     """A model's files, read and checked against each other; nothing packed yet. Implements repository.Opening."""
 
@@ -70,7 +74,6 @@ class Opened(Generic[M]):
     kind: Kind[M]
     make_executor: Callable[[ExecutorOptions], Executor]
     notes: tuple[str, ...] = ()  # what was found and is not used
-    _model: M | None = field(default=None, init=False)
 
     @property
     def name(self) -> str:
@@ -121,17 +124,20 @@ class Opened(Generic[M]):
                 progress("digest", 0.0)
                 card = self._card(executor, self.source.digest)
                 self.source.check_unchanged()
-            self._model = make(card)
+            model = make(card)
         except BaseException:
             executor.close()
             raise
         progress("ready", 1.0)
-        return self._model
+        return model
+
+    def load_model(self, memory_bytes: int, progress: Progress) -> LoadedModel:
+        """As repository.Opening wants it."""
+        model = self.load(memory_bytes, progress)
+        return LoadedModel(model, model.close)
 
     def close(self) -> None:
-        """Let go of the files, and of a model that was loaded and is stopped."""
-        if self._model is not None:
-            self._model.close()
+        """Let go of the files, if the model was not loaded."""
         self.source.close()
 
     def _card(self, executor: Executor, digest: str) -> ModelCard:

@@ -21,12 +21,12 @@ from tripos.config import (
 from tripos.controls.deadline import deadline
 from tripos.controls.limits import LimitsOptions, limits
 from tripos.controls.priority import priority
+from tripos.dialects import stage as dialects
 from tripos.errors import Conflict
 from tripos.pipeline.decide import decide
 from tripos.repository import ModelRepository, ModelSpec, Opening, RouteSpec, Settings
 from tripos.service import Service
 from tripos.types import ModelCard, Priority, Stage
-from tripos.wire.tools.adapt import reasoning_of
 
 
 def build_service(options: ServiceOptions, progress: Progress = ignore_progress) -> Service:
@@ -114,5 +114,5 @@ def make_stages(route: RouteOptions, card: ModelCard) -> list[Stage]:
         else:
             stages.append(deadline(route.need.deadline_s))
     if card.task == "generate":
-        stages.append(decide(reasoning_of(card), card.reasoning_switch))
+        stages += [decide(), dialects.stage(card)]
     return stages

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 def _read_options(
     models: tuple[str, ...], file: str, flags: dict[str, Flags]
 ) -> tuple[config.ServiceOptions, Callable[[], config.ServiceOptions]]:
-    """The options that hold, and how to read them again."""
+    """The options, and the function that reads them again."""
     settings_given, found = given(flags), config.find_file(file)
 
     def read() -> config.ServiceOptions:
@@ -40,7 +40,7 @@ def _read_options(
 
 
 class Commands(click.Group):
-    """Answers what users of other servers type with what it is called here."""
+    """Answers commands of other servers with the name that they have here."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -66,7 +66,7 @@ def serve(models: tuple[str, ...], file: str, **flags: Flags) -> None:
     MODEL is a directory, a .gguf file, hf:org/name[@revision], package:name (an installed package that holds one) or
     demo:assistant (the default). MODELs that are named here are served instead of those in the service file.
     """
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server listens to it: the file is about to be read anyway
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server handles it: the file is about to be read anyway
     from tripos.api.http.connection_limit import check_descriptors
 
     check_descriptors()
@@ -105,7 +105,7 @@ def serve(models: tuple[str, ...], file: str, **flags: Flags) -> None:
             log.error(error.message, extra={"fields": {"code": error.code}})
             sys.exit(getattr(error, "exit_status", 1))
     if not was_loaded:
-        os._exit(0)  # the thread that loads hears of nothing, and may need minutes
+        os._exit(0)  # the loading thread cannot be interrupted and may take minutes
 
 
 @tripos.command()
@@ -146,7 +146,7 @@ def doctor(model: str | None, **flags: Flags) -> None:
 
 @tripos.group(name="config")
 def config_group() -> None:
-    """Look at the settings that hold."""
+    """Show and check the settings."""
 
 
 @config_group.command()
@@ -210,14 +210,14 @@ def version() -> None:
 def main() -> None:
     """Runs a command and turns what went wrong into one line and an exit status."""
     _fill_standard_streams()
-    if logging.lastResort is not None:  # tells what is logged where no command has set up a log
+    if logging.lastResort is not None:  # for commands that set up no log
         logging.lastResort.setFormatter(logging.Formatter("tripos: %(message)s"))
     warnings.showwarning = lambda message, *_, **__: click.echo(f"tripos: warning: {message}", err=True)
     sys.exit(_status(sys.argv[1:]))
 
 
 def _fill_standard_streams() -> None:
-    """Where the shell closed one: else the next file or socket that is opened would get its number."""
+    """Open standard streams that the shell closed: else the next file or socket would get their number."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
         name = ("stdin", "stdout", "stderr")[descriptor]
@@ -245,7 +245,7 @@ def _status(arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return 130
     except BrokenPipeError:
-        # Whoever read our output has left. Python would complain again when it closes stdout.
+        # The reader of the output is gone. Python would report it again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:

@@ -1,6 +1,6 @@
-"""A conversation in the terminal: what was typed is a question or a command, and its length never ends it.
+"""A conversation in the terminal: an input is a question or a command; old turns are dropped when it is too long.
 
-Owns the turns so far and which of them the model is still shown. Refuses to know where the model is.
+Owns the turns and which of them the model still gets. Does not know where the model is.
 Tested in tests/e2e/test_chat.py.
 """
 
@@ -35,7 +35,7 @@ OLLAMA = {
 
 @dataclass
 class Turn:
-    """`num_tokens`: what it added to the conversation."""
+    """A question and its answer. `num_tokens`: of both in the conversation."""
 
     question: str
     answer: str
@@ -44,14 +44,14 @@ class Turn:
 
 @dataclass(frozen=True)
 class Entry:
-    """What was typed. `is_quoted`: it is a question, whatever it begins with."""
+    """One input. `is_quoted`: it is a question, whatever it begins with."""
 
     text: str
     is_quoted: bool = False
 
 
 class Conversation:
-    """`body`: what every request says besides its messages."""
+    """`body`: the fields of every request besides its messages."""
 
     def __init__(self, session: Session, body: dict[str, Any], system: str = "", *, has_stats: bool = False) -> None:
         self._session = session
@@ -62,7 +62,7 @@ class Conversation:
         self._num_tokens = 0  # of the conversation after the last answer
 
     def hold(self) -> None:
-        """Until /bye, or the input ends."""
+        """Read and answer until /bye or the end of the input."""
         is_terminal = sys.stdin.isatty()
         if is_terminal:
             length = self._session.context_length
@@ -73,14 +73,14 @@ class Conversation:
                 entry = read_entry(is_terminal)
                 if entry is None or (entry.text.strip() and not self._take(entry)):
                     return
-            except KeyboardInterrupt:  # between a question and its answer, or behind it
+            except KeyboardInterrupt:  # before or after an answer
                 if not is_terminal:
                     raise
-                click.echo()  # behind the ^C that the terminal shows
+                click.echo()  # ends the line of the ^C that the terminal shows
                 note("Stopped.")
 
     def _take(self, entry: Entry) -> bool:
-        """False: that was the end."""
+        """Handle one entry. False: end the conversation."""
         if entry.is_quoted or not entry.text.startswith("/"):
             self._answer(entry.text)
             return True
@@ -109,7 +109,7 @@ class Conversation:
 
         def hear(chunk: dict[str, Any]) -> None:
             nonlocal num_hidden
-            self._forget(num_hidden)  # not before: a question that is refused costs the conversation nothing
+            self._forget(num_hidden)  # only now: a refused question drops no turns
             num_hidden = 0
             printer.hear(chunk)
 
@@ -153,7 +153,7 @@ class Conversation:
         return [*messages, {"role": "user", "content": question}]
 
     def _num_excess_turns(self) -> int:
-        """The oldest turns without which a quarter of the context is left for what comes."""
+        """How many of the oldest turns to drop so that a quarter of the context is free."""
         excess, num = self._num_tokens - self._session.context_length * 3 // 4, 0
         if not self._session.context_length:
             return 0
@@ -172,7 +172,7 @@ class Conversation:
 
 
 def read_entry(is_terminal: bool) -> Entry | None:
-    """One line, or what stands between two marks of several lines; None: the input has ended."""
+    """One line, or the lines between two marks; None: the input has ended."""
     line = _read_line(">>> " if is_terminal else "", is_terminal)
     if line is None:
         return None
@@ -201,7 +201,7 @@ def _read_line(prompt: str, is_terminal: bool) -> str | None:
     while True:
         try:
             line = input(prompt)
-            line.encode()  # in some locales what is no UTF-8 comes as halves of surrogate pairs
+            line.encode()  # in some locales invalid UTF-8 arrives as lone surrogates
             return line
         except EOFError:
             if is_terminal:
@@ -217,7 +217,7 @@ def _read_line(prompt: str, is_terminal: bool) -> str | None:
 
 
 def _edit_lines() -> None:
-    """Gives input() its line editing, where Python was built with it; a pasted text arrives whole."""
+    """Enable line editing of input() where Python has it; a pasted text arrives whole."""
     try:
         import readline
     except ImportError:

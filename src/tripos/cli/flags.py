@@ -1,4 +1,4 @@
-"""Settings as flags: their names and help come from config, their values stay text that config parses."""
+"""Settings as flags: names and help come from config, which also parses the values."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def given(flags: dict[str, Flags]) -> dict[str, str]:
 
 
 def server_url(options: config.ServerOptions) -> str:
-    """Where a server of these settings listens, as a client of this machine reaches it."""
+    """The URL of a server with these settings, for a client on this machine."""
     if options.unix_socket:
         return f"unix:{options.unix_socket}"
     host = "127.0.0.1" if options.host in ("0.0.0.0", "::", "localhost") else options.host
@@ -63,7 +63,7 @@ def server_url(options: config.ServerOptions) -> str:
 
 
 def require_utf8(text: str, where: str) -> None:
-    """Raises ConfigError."""
+    """Raises ConfigError for a text that is not valid UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""What users of other servers type, and what it is called here. A guess is made for slips of the hand only."""
+"""Commands and flags of other servers, and what to type here instead. Misspelt words get a suggestion."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _NO_PROMPTS = "leave it out: prompts are never logged"
 _SEED = "leave it out: requests to a server carry seed"
 _GRAMMAR = "--regex or --json-schema; a served model takes grammars"
 _KEYS = "--api-key-file FILE, with a key on each line"
-# A flag of vLLM, llama.cpp, TGI, SGLang or Ollama → what to say here.
+# A flag of vLLM, llama.cpp, TGI, SGLang or Ollama → what to type here.
 FLAGS = {
     "--served-model-name": "--name",
     "--alias": "--name",
@@ -196,7 +196,7 @@ FLAGS = {
 
 
 def answer_command(name: str, known: Iterable[str]) -> str:
-    """What to tell who typed a command that there is not."""
+    """The message for an unknown command."""
     known = list(known)
     if name in COMMANDS:
         return f"there is no command {name!r} here: {COMMANDS[name]}"
@@ -204,7 +204,7 @@ def answer_command(name: str, known: Iterable[str]) -> str:
 
 
 def flag_given(name: str, arguments: Iterable[str]) -> str:
-    """The flag as it was typed, of which `name` is what a parser of flags of one letter takes out of it."""
+    """The flag as typed, of which click reports only the part `name`."""
     if len(name) != 2:
         return name
     words = (argument.partition("=")[0] for argument in arguments)
@@ -213,11 +213,13 @@ def flag_given(name: str, arguments: Iterable[str]) -> str:
 
 
 def answer_flag(name: str, known: Iterable[str]) -> str:
-    """What to tell who gave a flag that a command does not have."""
+    """The message for a flag that a command does not have."""
     known = list(known)
     said = FLAGS.get(name, "")
     named = re.findall(r"(?<!\S)--[a-z-]+", said.partition("tripos ")[0])
     if said and set(named) <= set(known):
         return f"there is no flag {name} here: {'give ' if said.startswith('-') else ''}{said}"
-    near = (flag for flag in known if not set(flag.split("-")) < set(name.split("-")))  # a word more: another flag
+    near = (
+        flag for flag in known if not set(flag.split("-")) < set(name.split("-"))
+    )  # a flag with one more word is another flag
     return f"there is no flag {name[:60]}{config.hint(name, near) or ': --help lists those there are'}"

@@ -1,6 +1,6 @@
-"""Where the questions of `generate` and `chat` go: a model in this process, or a server that runs.
+"""Where `generate` and `chat` send requests: a model in this process, or a running server.
 
-Both take the body of an OpenAI request and give the chunks of its stream, so a command need not know which it has.
+Both take the body of an OpenAI request and give the chunks of its stream.
 Tested in tests/e2e/test_chat.py.
 """
 
@@ -17,7 +17,7 @@ from tripos.cli.terminal import Startup, show_status
 from tripos.errors import ConfigError, NotFound
 
 if TYPE_CHECKING:
-    from tripos.wire.generation import Asked
+    from tripos.wire.generation import GenerationRequest
     from tripos.wire.openai.generation import Answer, Identity
 
 Kind = Literal["chat/completions", "completions"]
@@ -25,7 +25,7 @@ Hear = Callable[[dict[str, Any]], None]
 
 
 class Served(TypedDict, total=False):
-    """A model in a server's list; another kind of server may know less of it."""
+    """A model in a server's list; other kinds of servers may leave fields out."""
 
     id: Required[str]
     task: str
@@ -42,19 +42,19 @@ class Usage(TypedDict):
     total_tokens: int
 
 
-class Said(TypedDict, total=False):
+class ChunkDelta(TypedDict, total=False):
     content: str | None
     reasoning_content: str | None
 
 
 class ChunkChoice(TypedDict, total=False):
-    delta: Said
+    delta: ChunkDelta
     text: str | None
     finish_reason: str | None
 
 
 class Chunk(TypedDict, total=False):
-    """What is read of a stream's chunks."""
+    """The fields of a stream's chunks that are read."""
 
     choices: list[ChunkChoice]
     usage: Usage | None
@@ -88,7 +88,7 @@ class LocalSession:
         self.name = model
         self._startup = Startup(show_status if sys.stderr.isatty() else None)
         self._service = build_service.build_service(options, progress=self._startup)
-        self.card = self._service.cards[0]  # adapters come after it
+        self.card = self._service.cards[0]  # cards of adapters follow
         if self.card.task != "generate":
             self._startup.finish()
             raise ConfigError(
@@ -112,7 +112,7 @@ class LocalSession:
 
     @property
     def has_template(self) -> bool:
-        """Whether the model was trained on conversations."""
+        """Whether the model has a chat template."""
         return self.card.has_chat_template
 
     def ask(self, kind: Kind, body: dict[str, Any], hear: Hear) -> None:
@@ -142,7 +142,7 @@ class LocalSession:
         for last in answer.end(time.monotonic() - arrival_s):
             hear(last)
 
-    def _answer(self, kind: Kind, asked: Asked, identity: Identity) -> Answer:
+    def _answer(self, kind: Kind, asked: GenerationRequest, identity: Identity) -> Answer:
         from tripos.wire.openai.chat import ChatAnswer
         from tripos.wire.openai.completions import CompletionAnswer
 

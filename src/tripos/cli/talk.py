@@ -17,7 +17,7 @@ from tripos.cli.session import Kind, LocalSession, RemoteSession, Session
 from tripos.cli.terminal import Printer, speed_line
 from tripos.errors import ConfigError, InvalidRequest
 
-MAX_STDIN_CHARS = 4 * 2**20  # as much as a prompt may have
+MAX_STDIN_CHARS = 4 * 2**20  # the limit of a prompt
 
 
 @click.command()
@@ -127,7 +127,9 @@ def chat(
         settings_given = given(flags)
         key_file = settings_given.pop("api_key_file", "")
         if settings_given:
-            raise click.UsageError(f"{config.flag(next(iter(settings_given)))} is for a model of our own, not of --url")
+            raise click.UsageError(
+                f"{config.flag(next(iter(settings_given)))} is for a model in this process and does not go with --url"
+            )
         session = RemoteSession(model, url, key_file)
     else:
         session = LocalSession(model or config.DEFAULT_MODEL, given(flags))
@@ -156,7 +158,7 @@ def _read_stdin() -> str:
     except UnicodeDecodeError:
         raise ConfigError("standard input is not valid UTF-8") from None
     if len(text) > MAX_STDIN_CHARS:
-        raise ConfigError(f"standard input is longer than {MAX_STDIN_CHARS:,} characters: cut it")
+        raise ConfigError(f"standard input is longer than {MAX_STDIN_CHARS:,} characters: shorten it")
     return text.removesuffix("\n")
 
 

@@ -1,4 +1,4 @@
-"""How things look in a terminal: progress of loading, and tables.
+"""Output in a terminal: progress of loading, tables, and answers.
 
 Tested in tests/e2e/test_chat.py.
 """
@@ -14,7 +14,7 @@ import click
 
 
 class Startup:
-    """Progress of loading, in a line that `show` replaces, and the time that each phase took. None: nobody looks."""
+    """Progress of loading, in a line that `show` replaces, and the time of each part. None: not shown."""
 
     def __init__(self, show: Callable[[str], None] | None) -> None:
         self._show = show
@@ -24,7 +24,7 @@ class Startup:
         self.phases: list[tuple[str, float]] = []
 
     def __call__(self, phase: str, done: float) -> None:
-        """`done` of the named phase, 0 to 1."""
+        """Note how much of the named part is done, 0 to 1."""
         if phase != self.phase:
             self._close()
             self.phase = phase
@@ -43,7 +43,7 @@ class Startup:
         self.phase_s = now_s
 
     def lap(self) -> str:
-        """How long what came since the last lap took, phase by phase."""
+        """The time of each part since the last lap."""
         self._close()
         self.phase = ""
         times = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in self.phases)
@@ -51,14 +51,14 @@ class Startup:
         return times
 
     def finish(self) -> str:
-        """Everything is loaded; how long it took."""
+        """End the line; returns the time of the whole load."""
         self.lap()
         self._display("")
         return f"{time.perf_counter() - self.began_s:.2f} s"
 
 
 def show_status(text: str) -> None:
-    """In the terminal's last line, in place of what stood there."""
+    """Replace the terminal's last line."""
     click.echo(f"\r\x1b[K{text}", nl=False, err=True)
 
 

@@ -1,4 +1,4 @@
-"""What the settings of the HTTP door must agree on: who may reach it without a key, TLS files, names and networks."""
+"""Checks that the settings of the HTTP server agree: access without a key, TLS files, host names and networks."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import re
 
 from tripos.api.http.loopback import is_loopback
 from tripos.config.options import ServerOptions, flag
-from tripos.config.values import shown
-from tripos.errors import ConfigError
+from tripos.errors import ConfigError, shown
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[A-Za-z0-9.\[\]:_-]+|\*|null")
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\]|\*")
@@ -18,7 +17,7 @@ def check_door(server: ServerOptions) -> None:
     is_reachable = not server.unix_socket and not is_loopback(server.host)
     if is_reachable and not server.api_key_file and not server.i_accept_no_auth:
         raise ConfigError(
-            f"--host {server.host} lets other machines in without a key: "
+            f"--host {server.host} lets other machines connect without a key: "
             "give --api-key-file, or --i-accept-no-auth if that is meant"
         )
     if server.tls_key and not server.tls_cert:

@@ -20,8 +20,8 @@ from tripos.config.options import (
     rules,
     stage_name,
 )
-from tripos.config.values import check, hint, shown
-from tripos.errors import ConfigError
+from tripos.config.values import check, hint
+from tripos.errors import ConfigError, shown
 from tripos.models.files.opening import open_regular
 
 DEFAULT_FILE = "tripos.toml"
@@ -34,7 +34,7 @@ _SCHEME = re.compile(r"[a-z]+:")
 
 @dataclass(frozen=True)
 class ServiceFile:
-    """What a file gives: values by field, and where each dotted key stands."""
+    """The content of a file: values by field, and the line of each dotted key."""
 
     path: str
     server: dict[str, Any]
@@ -44,7 +44,7 @@ class ServiceFile:
 
 
 def is_name(text: str) -> bool:
-    """Whether clients may ask for a model or a route under it."""
+    """Whether a text may be the name of a model or a route."""
     return 0 < len(text) <= MAX_NAME_CHARS and text.isprintable()
 
 
@@ -74,12 +74,12 @@ def _read(path: str) -> str:
     except OSError as error:
         raise ConfigError(f"{path}: the service file cannot be read: {error.strerror}") from None
     if len(data) > MAX_FILE_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB: this is no service file")
+        raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB, the limit of a service file")
     try:
         return data.decode().replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{path}:{line}: the service file is TOML in UTF-8; this is not UTF-8") from None
+        raise ConfigError(f"{path}:{line}: the service file is not UTF-8: save it as TOML in UTF-8") from None
 
 
 def _syntax_error(path: str, text: str, reason: str) -> ConfigError:
@@ -153,7 +153,7 @@ class _Reader:
         names = [stage_name(stage) for stage in stages]
         twice = [name for name in names if names.count(name) > 1]
         if twice:
-            raise self._error(key, f"{twice[0]} stands there twice")
+            raise self._error(key, f"lists {twice[0]} twice")
         return tuple(stages)
 
     def _stage(self, key: Key, value: Any) -> StageOptions:
@@ -162,7 +162,7 @@ class _Reader:
         if not isinstance(name, str):
             raise self._error(key, 'a stage is a name, or a table with a name: {stage = "limits", max_n = 4}')
         if name not in STAGES:
-            raise self._error(key, f"{shown(name)} is no stage{hint(name, STAGES)}")
+            raise self._error(key, f"{shown(name)} is not a stage{hint(name, STAGES)}")
         return STAGES[name](**self._values(key, table, STAGES[name]))
 
     def _values(self, key: Key, table: dict[str, Any], struct: type) -> dict[str, Any]:

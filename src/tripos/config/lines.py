@@ -1,4 +1,4 @@
-"""On which line of a TOML text each key stands; tomllib tells only values. For texts that tomllib has accepted."""
+"""The line of each key in a TOML text that tomllib has accepted; tomllib returns only values."""
 
 from __future__ import annotations
 

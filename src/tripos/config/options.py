@@ -31,7 +31,7 @@ def _setting(
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """How one model is loaded and how much it may hold at once."""
+    """How one model is loaded, and its limits."""
 
     source: str = _setting(
         DEFAULT_MODEL, "path", "A directory, a .gguf file, hf:org/name, package:name or demo:assistant.", is_flag=False
@@ -85,13 +85,13 @@ class ModelOptions:
 
     @property
     def num_adapters(self) -> int:
-        """That may be loaded at once."""
+        """Adapters that may be loaded at once."""
         return self.max_adapters or len(self.adapters)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
-    """Where the HTTP door listens, and whom it lets in."""
+    """Where the HTTP server listens, and which clients it accepts."""
 
     host: str = _setting("127.0.0.1", "text", "Address to listen on.")
     port: int = _setting(8000, "count", "Port to listen on. 0: any free one, printed when ready.", high=65535)
@@ -164,7 +164,7 @@ class ServerOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LimitsStage:
-    """Refuses requests beyond these sizes before any work. The defaults are what the doors let in at most."""
+    """Refuses requests beyond these sizes before any work. The defaults are the limits of HTTP requests."""
 
     max_n: int = _setting(8, "count", "Most choices of one prompt.", low=1, high=8, is_flag=False)
     max_prompt_chars: int = _setting(

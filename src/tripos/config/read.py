@@ -1,4 +1,4 @@
-"""Flags, then environment, then tripos.toml, then defaults: which value of a setting holds, and where from."""
+"""The value of each setting and its source: flags, then environment, then tripos.toml, then defaults."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from tripos.config.options import (
     stage_name,
     variable,
 )
-from tripos.config.values import check, hint, parse, shown, written
-from tripos.errors import ConfigError
+from tripos.config.values import check, hint, parse, written
+from tripos.errors import ConfigError, shown
 
-# What Kubernetes tells every container of a namespace about a Service that is called tripos, or tripos-and-more:
+# Variables that Kubernetes sets in every container of a namespace with a Service called tripos or tripos-...:
 # NAME_SERVICE_HOST, NAME_SERVICE_PORT, NAME_SERVICE_PORT_HTTP, NAME_PORT (a URL) and NAME_PORT_8000_TCP with _ADDR, ...
 _SERVICE_KEY = re.compile(
     rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)", re.ASCII
@@ -37,8 +37,8 @@ _SERVICE_URL_KEY, _SERVICE_URL = re.compile(rf"{PREFIX}(\w+_)?PORT", re.ASCII), 
 
 
 def read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    """The settings that the environment gives. A variable with our prefix that we do not know is an error; those with
-    which Kubernetes describes a Service of our name are left out, with a warning.
+    """The settings that the environment gives. An unknown variable with the prefix is an error; those with which
+    Kubernetes describes a Service of that name are ignored with a warning.
 
     Raises ConfigError.
     """

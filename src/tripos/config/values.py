@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from tripos.config.options import Rule, settings
-from tripos.errors import ConfigError, plain
+from tripos.errors import ConfigError, plain, shown
 
-NEAR = 0.75  # of difflib's ratio: slips of the hand, not another word
+NEAR = 0.75  # difflib's ratio of a misspelt word
 _UNITS = {"": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
@@ -37,26 +37,20 @@ def parse(name: str, text: str, where: str) -> Any:
 
 
 def check(rule: Rule, value: Any, where: str) -> Any:
-    """A typed value (of TOML or JSON) as the setting has it. Raises ConfigError."""
+    """A typed value (of TOML or JSON), converted for the setting. Raises ConfigError."""
     return _checked(rule, value, _CHECKS[rule["kind"]], where)
 
 
 def hint(word: str, known: Iterable[str]) -> str:
-    """What may have been meant by a word that is not known, for the end of a message; "" where nothing is near."""
-    import difflib  # for those who misspell
+    """The nearest known word to an unknown one, for the end of a message; "" where none is near."""
+    import difflib  # only for misspelt words
 
     near = difflib.get_close_matches(word[:64], list(known), n=1, cutoff=NEAR)
     return f": did you mean {near[0]}?" if near else ""
 
 
-def shown(value: Any) -> str:
-    """Quoted for a message, and short."""
-    text = value if isinstance(value, str) else repr(value)
-    return repr(text if len(text) <= 60 else text[:57] + "...") if isinstance(value, str) else text[:60]
-
-
 def written(value: Any) -> str:
-    """A value as tripos.toml would have it."""
+    """A value as it is written in tripos.toml."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple) and value and isinstance(value[0], tuple):
@@ -119,7 +113,7 @@ def _named_paths(text: str) -> tuple[tuple[str, str], ...]:
 
 def _named(pairs: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     if len(dict(pairs)) < len(pairs):
-        raise ValueError("names something twice")
+        raise ValueError("has the same name twice")
     return tuple(pairs)
 
 

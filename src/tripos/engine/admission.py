@@ -1,6 +1,6 @@
 """Bounded admission: how many requests and tokens may wait. Refuses before any costly work.
 
-Owns two counters behind a lock, since doors ask from their own threads; never looks at a prompt.
+Owns two counters behind a lock, since callers ask from several threads; never looks at a prompt.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import threading
 from tripos.errors import Overloaded
 
 MIN_RETRY_S, MAX_RETRY_S = 1.0, 60.0
-WATCH_S = 10.0  # over which the rate is taken
+WATCH_S = 10.0  # time constant of the measured rate
 
 
 class Ticket:
-    """A place in the waiting room. `release` is idempotent."""
+    """One admitted request and its prompt tokens. `release` is idempotent."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
@@ -23,7 +23,7 @@ class Ticket:
         self.num_requests = 1
 
     def set_tokens(self, num_tokens: int) -> None:
-        """Say how many prompt tokens wait, now that they are counted. Raises Overloaded (and releases)."""
+        """Set how many prompt tokens the request has, once they are counted. Raises Overloaded (and releases)."""
         self._admission.resize(self, num_tokens)
 
     def release(self) -> None:
@@ -31,7 +31,8 @@ class Ticket:
 
 
 class Admission:
-    """Counts what waits. One request alone is always let in, whatever its length; the context bounds that."""
+    """Counts requests and tokens that wait. A request is always admitted when no other waits, whatever its length: the
+    context length bounds that."""
 
     def __init__(self, max_waiting: int, max_waiting_tokens: int, max_wait_s: float = 30.0) -> None:
         self.max_waiting = max_waiting
@@ -45,7 +46,7 @@ class Admission:
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        """Refuse everyone from now on (drain)."""
+        """Refuse every request from now on (drain)."""
         with self._lock:
             self._is_draining = True
 
@@ -58,7 +59,7 @@ class Admission:
         return self._is_draining
 
     def enter(self) -> Ticket:
-        """Take a place, or raise Overloaded with `retry_after_s`."""
+        """Admit one request. Raises Overloaded with `retry_after_s`."""
         with self._lock:
             if self._is_draining:
                 raise Overloaded(
@@ -67,21 +68,22 @@ class Admission:
                     retry_after_s=MAX_RETRY_S,
                 )
             if self.num_waiting >= self.max_waiting:
-                raise self._refusal(f"{self.num_waiting} requests are waiting, at most {self.max_waiting} may")
+                raise self._refusal(f"{self.num_waiting} requests are waiting, the limit is {self.max_waiting}")
             if self.num_waiting_tokens >= self.max_waiting_tokens:
                 raise self._refusal(
-                    f"{self.num_waiting_tokens} tokens are waiting, at most {self.max_waiting_tokens} may"
+                    f"{self.num_waiting_tokens} prompt tokens are waiting, the limit is {self.max_waiting_tokens}"
                 )
             if self._wait_s() > self.max_wait_s:
                 raise self._refusal(
-                    f"{self.num_waiting_tokens} tokens wait, about {self._wait_s():.0f} s of work; "
-                    f"at most {self.max_wait_s:.0f} s may"
+                    f"{self.num_waiting_tokens} prompt tokens are waiting, about {self._wait_s():.0f} s of work; the "
+                    f"limit is {self.max_wait_s:.0f} s"
                 )
             self.num_waiting += 1
             return Ticket(self)
 
     def observe(self, num_prompt_tokens: int, seconds: float) -> None:
-        """A step computed so many prompt tokens while requests waited. The rate counts once it is watched for long."""
+        """Note that a step computed so many prompt tokens while requests waited. The rate holds once WATCH_S / 2 were
+        measured."""
         fading = math.exp(-seconds / WATCH_S)
         self._watched_tokens = self._watched_tokens * fading + num_prompt_tokens
         self._watched_s = self._watched_s * fading + seconds
@@ -89,7 +91,7 @@ class Admission:
             self.tokens_per_s = max(self._watched_tokens / self._watched_s, 1.0)
 
     def relax(self) -> None:
-        """Nobody waits: what comes next says nothing about the rate of a queue."""
+        """Note that no request waits: without a queue the rate means nothing and is measured anew."""
         self.tokens_per_s = self._watched_s = self._watched_tokens = 0.0
 
     def resize(self, ticket: Ticket, num_tokens: int) -> None:
@@ -98,7 +100,7 @@ class Admission:
             if total > self.max_waiting_tokens and self.num_waiting > 1:
                 self._release(ticket)
                 raise self._refusal(
-                    f"{num_tokens} prompt tokens would make {total} waiting, at most {self.max_waiting_tokens} may"
+                    f"with {num_tokens} more prompt tokens {total} would wait, the limit is {self.max_waiting_tokens}"
                 )
             self.num_waiting_tokens = total
             ticket.num_tokens = num_tokens
@@ -113,7 +115,7 @@ class Admission:
         ticket.num_requests = ticket.num_tokens = 0
 
     def _wait_s(self) -> float:
-        """Until what waits now is served; 0 while the rate is not known."""
+        """Seconds until all that waits now is served; 0 while the rate is not known."""
         return self.num_waiting_tokens / self.tokens_per_s if self.tokens_per_s > 0 else 0.0
 
     def _refusal(self, cause: str) -> Overloaded:

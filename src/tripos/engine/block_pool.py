@@ -1,4 +1,4 @@
-"""The blocks of the KV cache as integers: who holds which, which may be reused, which goes next.
+"""The blocks of the KV cache as integers: which sequence holds which, which may be reused, which is evicted next.
 
 Owns ids, reference counts and the prefix cache; never sees a tensor. Every operation costs O(1) per block.
 A block is free (no content), cached (content, no holder, evictable in LRU order) or held (ref_count > 0).
@@ -21,7 +21,7 @@ class PrefixIdentity:
     model_digest: str = ""
     adapter: str = ""
     principal: str = ""  # from the authenticated principal, never from the client's own fields
-    cache_salt: str = ""  # the client's; narrows only
+    cache_salt: str = ""  # from the client: it can only restrict sharing
 
     def encode(self) -> bytes:
         """Injective: each field tagged and length-prefixed."""
@@ -120,7 +120,7 @@ class BlockPool:
             self._ref_counts[block_id] += 1
 
     def release(self, block_ids: Sequence[int]) -> None:
-        """Let go of a sequence's blocks. The tail becomes evictable first, since a prefix is worth more."""
+        """Release a sequence's blocks. The last ones are evicted first: a prefix is more likely to be reused."""
         for block_id in reversed(block_ids):
             if self._ref_counts[block_id] < 1:
                 raise ValueError(f"block {block_id} released more often than held")
@@ -153,7 +153,7 @@ class BlockPool:
     def register(
         self, block_id: int, identity: bytes, parent: BlockRef, block_hash: bytes, token_bytes: bytes
     ) -> BlockRef:
-        """Offer a held, fully computed block for reuse. Returns the block that stands for this content from now on:
+        """Make a held, fully computed block reusable. Returns the block that stands for this content from now on:
         this one, or the one that already held the same.
         """
         known = self._by_hash.get(block_hash)
@@ -169,7 +169,7 @@ class BlockPool:
         return self.ref(block_id)
 
     def clear_cache(self) -> None:
-        """Forget all reusable content (after an executor lost its memory)."""
+        """Drop all reusable content (after an executor lost its memory)."""
         for block_id in list(self._by_hash.values()):
             self._forget(block_id)
 

@@ -1,6 +1,6 @@
-"""Threads that call one engine without an event loop: each waits for its own answers, and all share the steps.
+"""Threads that call one engine without an event loop: each waits for its own answers, and their calls share steps.
 
-Owns whose a sequence is. The engine's thread hands Outputs over and makes no text: that is done by those who wait.
+Owns which caller a sequence belongs to. The engine's thread hands Outputs over; the callers' threads make text of them.
 Tested in tests/unit/engine/test_llm.py.
 """
 
@@ -27,10 +27,11 @@ News = SimpleQueue[tuple[int, list[Output]]]
 
 @dataclass(eq=False, slots=True)
 class _Mail:
-    """What waits to be handed over of one stream. `is_urgent`: each step, as text may end it; else when it is over."""
+    """The Outputs of one stream that its caller has not got yet. `is_urgent`: they are handed over after each step,
+    since a stop string may end the stream; else once it is over."""
 
     news: News
-    place: int  # of the stream among its caller's
+    place: int  # index of the stream among its caller's
     is_urgent: bool
     num_open: int  # sequences that have not ended
     outputs: list[Output] = field(default_factory=list)
@@ -44,20 +45,20 @@ class _Mail:
 
 
 class Callers:
-    """Any number of threads. The engine's thread begins with the first call and ends with `close`, or once nobody knows
-    of this object any more.
+    """Serves any number of threads. The engine's thread starts with the first call and ends with `close`, or when this
+    object is collected.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._mail: dict[Sequence, _Mail] = {}
         self._loop = EngineLoop(engine, partial(_deliver, self._mail), ending=ENDING)
-        # A caller's share of what waits: another one's sequences come soon, however many prompts the first has.
+        # The most sequences of one caller in the engine: another caller's are served soon, however many prompts it has.
         self._most_begun = 2 * engine.options.scheduler.max_num_seqs
         self._birthplace = birthplace = Birthplace()
         finalize(self, _let_go, self._loop, birthplace)
 
     def answer(self, streams: Many[Stream]) -> Iterator[tuple[int, Event | TriposError]]:
-        """(place of the stream, event) of each one as it is over. Letting go ends what is unfinished.
+        """(index of the stream, event) of each stream as it ends. Closing the iterator aborts unfinished streams.
 
         Raises EngineFailed when closed.
         """
@@ -71,7 +72,7 @@ class Callers:
                 place, outputs = news.get()
                 stream = streams[place]
                 if stream.is_complete:
-                    continue  # a stop string ended it, and the engine had not heard of that
+                    continue  # a stop string ended the stream before the engine was told to abort it
                 if self._push(stream, outputs):
                     num_over += 1
                     self._forget(stream)
@@ -82,7 +83,7 @@ class Callers:
                     self._forget(stream)
 
     def close(self) -> None:
-        """End now: who waits gets EngineFailed. Idempotent."""
+        """Stop now: waiting callers get EngineFailed. Idempotent."""
         self._loop.stop()
 
     def _begin(self, stream: Stream, place: int, news: News) -> None:
@@ -93,7 +94,7 @@ class Callers:
         self._loop.add(stream.sequences[0])
 
     def _push(self, stream: Stream, outputs: list[Output]) -> bool:
-        """Whether the stream is over."""
+        """Hand an Output to its stream; returns whether the stream is over."""
         for output in outputs:
             for sequence in stream.push(output):
                 self._abort(sequence)
@@ -114,7 +115,7 @@ class Callers:
 def _deliver(mail: dict[Sequence, _Mail], outputs: list[Output]) -> None:
     for output in outputs:
         found = mail.get(output.sequence)
-        if found is not None:  # else its caller left
+        if found is not None:  # None: its caller is gone
             found.add(output)
 
 

@@ -1,6 +1,6 @@
 """What a generate request must satisfy before any work is done for it: ranges, vocabulary, context.
 
-Pure functions. Doors check their wire formats; this holds for every door and for the library.
+Pure functions. Wire formats are checked in wire/; these checks hold for HTTP, the library and the command line.
 Tested in tests/unit/engine/test_llm.py.
 """
 
@@ -33,7 +33,7 @@ def is_token_ids(prompt: Prompt) -> TypeGuard[tuple[int, ...]]:
 
 
 def check_request(request: Generate, vocab_size: int, max_num_tokens: int) -> None:
-    """Everything that needs no encoding. Raises InvalidRequest, ContextLengthExceeded."""
+    """Check all that needs no tokens of the prompt. Raises InvalidRequest, ContextLengthExceeded."""
     _check_range("n", request.n, 1, 2**16)
     if request.max_tokens is not None:
         _check_range("max_tokens", request.max_tokens, 0, 2**63)
@@ -43,11 +43,11 @@ def check_request(request: Generate, vocab_size: int, max_num_tokens: int) -> No
     for branch in request.branches:
         _check_wanted(branch.logprob_token_ids, request.sampling, vocab_size)
     if request.branches and request.n != 1:
-        raise InvalidRequest(f"n = {request.n}: a call with several prompts takes n = 1", param="n")
+        raise InvalidRequest(f"n = {request.n}: a request with several prompts must have n = 1", param="n")
     if request.constraint is not None and request.sampling.min_tokens:
         raise InvalidRequest(
-            "min_tokens cannot be combined with a constraint, which says itself where an answer may end: leave it out, "
-            "or put the length into the schema or grammar",
+            "min_tokens cannot be combined with a constraint, which decides where an answer may end: leave min_tokens "
+            "out, or put the length into the schema or grammar",
             param="min_tokens",
         )
     prompt = request.prompt
@@ -59,7 +59,7 @@ def check_request(request: Generate, vocab_size: int, max_num_tokens: int) -> No
 
 
 def check_text_length(text: str, max_num_tokens: int, longest_token: int) -> None:
-    """Refuse text that cannot fit however it is encoded: no token has more than `longest_token` bytes."""
+    """Refuse a text that cannot fit however it is encoded, as no token has more than `longest_token` bytes."""
     if len(text) > max_num_tokens * longest_token:
         raise ContextLengthExceeded(
             f"{len(text)} characters cannot fit the context length of {max_num_tokens} tokens: shorten the prompt",
@@ -104,7 +104,9 @@ def _check_sampling(sampling: Sampling, vocab_size: int) -> None:
             _check_range(name, value, lowest, highest)
     _check_wanted(sampling.logprob_token_ids, sampling, vocab_size)
     if sampling.top_p == 0.0:
-        raise InvalidRequest("top_p = 0 leaves no token: use temperature = 0", code="out_of_range", param="top_p")
+        raise InvalidRequest(
+            "top_p = 0 leaves no token: set temperature = 0 for greedy decoding", code="out_of_range", param="top_p"
+        )
     if sampling.logprobs is not None:
         _check_range("logprobs", sampling.logprobs, 0, vocab_size)
     check_token_ids("logit_bias", tuple(sampling.logit_bias), vocab_size)
@@ -117,7 +119,7 @@ def _check_sampling(sampling: Sampling, vocab_size: int) -> None:
 
 def _check_wanted(ids: tuple[int, ...], sampling: Sampling, vocab_size: int) -> None:
     if ids and sampling.logprobs is None:
-        raise InvalidRequest("logprob_token_ids needs logprobs", param="logprob_token_ids")
+        raise InvalidRequest("logprob_token_ids requires logprobs", param="logprob_token_ids")
     check_token_ids("logprob_token_ids", ids, vocab_size)
 
 

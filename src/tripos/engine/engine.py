@@ -1,7 +1,7 @@
 """The engine: schedule → run → update, one step at a time.
 
-Owns the executor, the scheduler and the sequences between `add` and their last Output. Knows token ids only: text
-is made by whoever reads the Outputs.
+Owns the executor, the scheduler and the sequences between `add` and their last Output. Knows token ids only;
+readers of the Outputs make text of them.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What the engine is given by the composition root."""
+    """Sizes and costs that build chooses for one model."""
 
     num_blocks: int
     block_size: int = 32
     max_model_len: int = 2048  # tokens, prompt and output together
     scheduler: SchedulerOptions = field(default_factory=SchedulerOptions)
-    # Work of reading one cached token relative to pushing one token through the weights; shares out a step's seconds.
+    # Work of attention to one cached token relative to computing one token; a step's seconds are attributed by it.
     kv_cost: float = 1 / 4096
-    jump_ahead: bool = True  # text that a grammar forces takes no step per token; False is for comparison
+    jump_ahead: bool = True  # append tokens that a grammar forces without a step for each; False: for comparison
 
     @property
     def max_num_tokens(self) -> int:
@@ -109,7 +109,7 @@ class Engine:
         )
 
     def add(self, sequence: Sequence) -> None:
-        """Let a sequence (with its siblings) wait. Raises ContextLengthExceeded, EngineFailed."""
+        """Queue a sequence (with its siblings). Raises ContextLengthExceeded, EngineFailed."""
         if self.failure is not None:
             raise self.failure
         self.scheduler.add(sequence)
@@ -149,7 +149,7 @@ class Engine:
         return outputs
 
     def fail(self, error: EngineFailed) -> list[Output]:
-        """Give up: every unfinished sequence ends with `error`, and nothing is accepted any more."""
+        """Stop for good: every unfinished sequence ends with `error`, and `add` raises it."""
         self.failure = error
         self.pool.clear_cache()
         return self.end_all(error)
@@ -161,7 +161,7 @@ class Engine:
     def _run(
         self, entries: list[tuple[Sequence, int]], failed: list[tuple[Sequence, Exception]]
     ) -> list[tuple[PackedStep, StepOutput]]:
-        """Run a step; when it raises, run its halves, so that only the guilty fail.
+        """Run a step; when it raises, run its halves, so that only the sequences that cause the failure fail.
 
         Running tokens again is safe: they write the same values to the same slots, and draw the same tokens.
         """
@@ -216,7 +216,7 @@ class Engine:
             if sequence.matcher is not None and output.tokens and not output.is_last:
                 self._append_forced(sequence, sequence.matcher, output)
         for sequence, _ in packed.entries:
-            if sequence.num_computed_tokens >= sequence.max_num_tokens:  # max_tokens = 0: only the prompt was wanted
+            if sequence.num_computed_tokens >= sequence.max_num_tokens:  # max_tokens = 0: only a prompt
                 output = outputs.setdefault(sequence, Output(sequence, [], []))
                 if not output.is_last:
                     output.finish_reason = "length"
@@ -254,7 +254,8 @@ class Engine:
         self._check_end(sequence, output, may_stop)
 
     def _check_end(self, sequence: Sequence, output: Output, may_stop: bool) -> None:
-        """Whether the token appended last was the last one; a client's stop tokens end only what is complete."""
+        """End the sequence if the token appended last ends it. With a constraint, a stop token of the request ends only
+        a complete answer (`may_stop`)."""
         token_id = int(sequence.tokens[sequence.num_tokens - 1])
         if may_stop and token_id in sequence.stop_ids and sequence.num_output_tokens > sequence.sampling.min_tokens:
             output.finish_reason = "stop"
@@ -265,7 +266,7 @@ class Engine:
             output.finish_reason = "length"
 
     def _append_forced(self, sequence: Sequence, matcher: Matcher | ReasoningMatcher, output: Output) -> None:
-        """Take the tokens that a grammar or the end of reasoning forces: the next step computes them in one go."""
+        """Append the tokens that a grammar or the end of reasoning forces; the next step computes them together."""
         if sequence.sampling.logprobs is not None or not self.options.jump_ahead:  # each gets its own row
             return
         for token_id in matcher.forced():
@@ -277,7 +278,7 @@ class Engine:
         output.error = matcher.problem
 
     def _attribute(self, entries: list[tuple[Sequence, int]], seconds: float) -> None:
-        """Share a step's seconds out by work: tokens, each with the cached tokens it reads."""
+        """Attribute a step's seconds to its sequences by their work: tokens, each with the cached tokens it reads."""
         kv_cost = self.options.kv_cost
         work = [n * (1.0 + kv_cost * (sequence.num_computed_tokens + n)) for sequence, n in entries]
         per_unit = seconds / sum(work)
@@ -288,7 +289,7 @@ class Engine:
                 sequence.decode_s += units * per_unit
 
     def _observe(self, schedule: Schedule, seconds: float) -> None:
-        """Keep what steps cost, and how fast prompts are served while others wait."""
+        """Record what steps cost, and how fast prompts are computed while others wait."""
         if schedule.is_decoding:
             costs = self.scheduler.speculator.costs
             costs.observe(len(schedule.entries), schedule.num_drafts, seconds)
@@ -304,20 +305,20 @@ class Engine:
         return self._end(sequence, error=error)
 
     def _fail(self, failed: list[tuple[Sequence, Exception]], num_scheduled: int) -> list[Output]:
-        """End the guilty; when all failed, find out whether the executor is to blame."""
+        """End the sequences that failed. When all of a step failed, test whether the executor still works."""
         lost = next((error for _, error in failed if isinstance(error, EngineFailed)), None)
         for sequence, _ in failed:
             self.scheduler.finish(sequence)
         if lost is None and len(failed) == num_scheduled and not self._can_run():
             lost = EngineFailed("no step can run any more: the model is restarting", retry_after_s=5.0)
-        message = "this request failed inside the engine; the others of its step did not"
+        message = "this request failed inside the engine; other requests were not affected"
         outputs = [Output(s, [], [], error=lost or RequestFailed(message)) for s, _ in failed]
         return outputs + (self.fail(lost) if lost is not None else [])
 
     def _can_run(self) -> bool:
-        """Whether the executor still runs a step of one token that nobody asked for."""
+        """Whether the executor runs a step of one token that belongs to no request."""
         if self.pool.num_available == 0:
-            return True  # others hold everything, hence ran before
+            return True  # no block is free for the test: the sequences that hold them ran before
         canary = Sequence(np.zeros(1, np.int32), 1)
         canary.block_table = self.pool.allocate(1)
         canary.batch_idx = 0

@@ -1,7 +1,7 @@
 """LanguageModel: the Model at the end of a generate route. Calls in, Deltas and a Finish out.
 
-Owns the engine's thread, which streams are unfinished, and the checks that need the model (context, vocabulary).
-Knows nothing of HTTP.
+Owns the model's life, the encoding of prompts, and the checks that need the model (context length, vocabulary). Who
+reads which stream is in readers.py. Knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -21,17 +21,16 @@ from tripos.engine.admission import Ticket
 from tripos.engine.block_pool import PrefixIdentity
 from tripos.engine.callers import Callers
 from tripos.engine.check import check_request, check_text_length, check_token_ids, is_token_ids, max_tokens_of
-from tripos.engine.engine import Engine, Output
-from tripos.engine.loop import EngineLoop
-from tripos.engine.reasoning import ReasoningMatcher, trace_of
+from tripos.engine.engine import Engine
+from tripos.engine.readers import Readers
+from tripos.engine.reasoning import EncodedPrompt, ReasoningStart, matcher_of
 from tripos.engine.rules import TokenRules
 from tripos.engine.sequence import Sequence, Status, choice_seed
 from tripos.engine.stream import Stream
-from tripos.errors import EngineFailed, InvalidRequest, RequestFailed, RequestTimeout, TriposError
+from tripos.errors import EngineFailed, InvalidRequest, RequestFailed, TriposError
 from tripos.grammar.compiler import CompiledConstraint, Grammars
-from tripos.grammar.matcher import Grammar, Matcher
 from tripos.models.text.side_thread import SideThread
-from tripos.models.text.token_requests import TokenRequests
+from tripos.models.text.token_requests import TokenRequests, WaitingText
 from tripos.models.text.tokenizer import Tokenizer
 from tripos.runtime.executor import I32
 from tripos.runtime.machine import Birthplace
@@ -53,12 +52,11 @@ from tripos.types import (
 )
 
 if TYPE_CHECKING:
-    import asyncio
+    pass
 
 log = logging.getLogger(__name__)
 
 INLINE_CHARS = 4096  # longer prompts are encoded off the event loop, and all chats
-READER_STALL_S = 30.0  # without reading while it is held; then its request is ended
 
 EncodeChat = Callable[[tuple[Message, ...], tuple[dict[str, Any], ...], dict[str, Any]], list[int]]
 """(messages, tools, template_args) → token ids."""
@@ -76,8 +74,8 @@ class LanguageModel:
         adapters: Adapters | None = None,
         rules: TokenRules | None = None,
     ) -> None:
-        """`encode_chat` stands in for the tokenizer's own template; without `adapters` none can be loaded; `rules` are
-        the makers' own."""
+        """`encode_chat` replaces the tokenizer's own template; without `adapters` none can be loaded; `rules` are the
+        checkpoint's defaults."""
         self.card = replace(
             card,
             has_tokenizer=True,
@@ -89,58 +87,54 @@ class LanguageModel:
         self.engine = engine
         self.adapters = adapters
         self._rules = rules or TokenRules()
-        self._token_requests = TokenRequests(tokenizer, card.vocab_size, self.encode)
+        self._token_requests = TokenRequests(tokenizer, card.vocab_size, self.encode, WaitingText())
         self._encode_chat = encode_chat or _encode_with(tokenizer)
         self._grammars = Grammars(tokenizer, card.vocab_size)
+        self._reasoning_start = ReasoningStart(tokenizer)
         self._eos_ids = frozenset(id for id in tokenizer.eos_ids if id < card.vocab_size)
-        self._engine_loop: EngineLoop | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._readers = Readers(engine)
         self._encoders: SideThread | None = None
-        self._streams: dict[Sequence, Stream] = {}
-        self._held: dict[Stream, asyncio.TimerHandle] = {}  # nobody reads them, until when they may stay
         self._birthplace = Birthplace()
         self._callers = Callers(engine)
 
     @property
     def max_num_tokens(self) -> int:
-        """The longest prompt and output together."""
+        """Most tokens of a prompt and its output together."""
         return self.engine.options.max_num_tokens
 
     async def start(self) -> None:
-        if self._engine_loop is not None:
+        if self._readers.engine_loop is not None:
             return
         import asyncio  # 12 ms, which callers without an event loop do not wait for
 
-        self._loop = asyncio.get_running_loop()
         self._encoders = SideThread()
         self._encoders.submit(self._warm_up)
         self.engine.scheduler.admission.open()
-        self._engine_loop = EngineLoop(self.engine, self._deliver)
-        self._engine_loop.start()
+        self._readers.start(asyncio.get_running_loop())
 
     def _warm_up(self) -> None:
-        """Load what renders chats, 0.2 s, before the first one comes. A template may refuse this chat; it will say so
-        to whoever asks."""
+        """Import and compile what renders chats, which takes 0.2 s, before the first one. A template may refuse this
+        chat."""
         with contextlib.suppress(InvalidRequest):
             self._encode_chat((Message(role="user", content="Hello"),), (), {})
 
     async def stop(self) -> None:
         """End now: unfinished calls get EngineFailed. Idempotent."""
-        engine_loop, self._engine_loop = self._engine_loop, None
+        engine_loop = self._readers.detach()
         if engine_loop is None:
             return
         self.engine.scheduler.admission.close()
         encoders, self._encoders = self._encoders, None
         if encoders is not None:
-            closing = SideThread(most_s=None)  # the other one may never be free again
+            closing = SideThread(most_s=None)  # `encoders` may be busy without end
             await closing.run(engine_loop.stop)
-            await closing.run(self._grammars.close)  # waits for a process that starts, and its end
+            await closing.run(self._grammars.close)  # waits for the compiling process to start and end
             await closing.stop()
             await encoders.stop()
 
     def close(self) -> None:
         """Free weights and cache, once stopped. Threads that wait in `answer` get EngineFailed. Idempotent."""
-        if self._engine_loop is not None:
+        if self._readers.engine_loop is not None:
             raise RequestFailed("the model is started: await stop() first")
         if not self._birthplace.is_here:
             return
@@ -151,9 +145,11 @@ class LanguageModel:
         self.engine.executor.close()
 
     async def info(self) -> ModelInfo:
-        """Progress: started, not failed, and the last step not too long ago. Counts of the engine, and its adapters."""
+        """`is_progressing`: started, not failed, and the last step not too long ago. Counts of the engine; its
+        adapters."""
+        engine_loop = self._readers.engine_loop
         return ModelInfo(
-            is_progressing=self._engine_loop is not None and self._engine_loop.is_progressing(),
+            is_progressing=engine_loop is not None and engine_loop.is_progressing(),
             stats=self._stats(),
             adapters=tuple(each.info for each in self.adapters.loaded) if self.adapters is not None else (),
         )
@@ -191,7 +187,7 @@ class LanguageModel:
 
     async def encode(self, request: Generate) -> list[int]:
         """Token ids of a request's prompt, as `run` would compute them. Raises InvalidRequest."""
-        return (await self._encode(request))[0]
+        return (await self._encode(request))[0].token_ids
 
     async def run(self, call: Call) -> AsyncGenerator[Event, None]:
         """Answer one call; an adapter that it names stays until the call has ended.
@@ -203,7 +199,8 @@ class LanguageModel:
             yield Finish(reason="stop")
             return
         request = self._check(call)
-        engine_loop = self._engine_loop
+        readers = self._readers
+        engine_loop = readers.engine_loop
         if engine_loop is None:
             raise EngineFailed("the model is not started", retry_after_s=1.0)
         adapter = self._require_adapters().enter(request.adapter) if request.adapter else None
@@ -215,13 +212,10 @@ class LanguageModel:
                 request = replace(request, adapter=adapter.info.key)
             constraint = await self._grammars.get(request.constraint) if request.constraint is not None else None
             stream = self._open(call, request, await self._encode(request), constraint, ticket)
-            for sequence in stream.sequences:
-                self._streams[sequence] = stream
-            engine_loop.add(stream.sequences[0])
+            readers.add(stream, engine_loop)
             while not stream.is_over:
                 deltas = await stream.next_deltas()
-                if stream in self._held:
-                    self._resume(stream)
+                readers.resume(stream)
                 for delta in deltas:
                     yield delta
             yield stream.finish()
@@ -229,11 +223,7 @@ class LanguageModel:
             if ticket is not None:
                 ticket.release()
             if stream is not None:
-                if stream in self._held:
-                    self._resume(stream)
-                for sequence in stream.sequences:
-                    self._streams.pop(sequence, None)
-                self._abort(stream.sequences)
+                readers.remove(stream)
             if adapter is not None:
                 self._require_adapters().leave(adapter)
 
@@ -243,7 +233,7 @@ class LanguageModel:
         For offline use, from any number of threads at once: their calls share steps. Raises InvalidRequest for the
         first call that is wrong, before any work; EngineFailed when closed; EnvironmentProblem in a fork.
         """
-        if self._engine_loop is not None:
+        if self._readers.engine_loop is not None:
             raise RequestFailed("the model is started: use run()")
         self._birthplace.check()
         streams = []
@@ -253,58 +243,8 @@ class LanguageModel:
             streams.append(self._open(call, request, self._encode_now(request), constraint, None))
         yield from self._callers.answer(streams)
 
-    def _deliver(self, outputs: list[Output]) -> None:
-        """From the engine's thread: one wake-up of the event loop per step."""
-        try:
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._receive, outputs)
-        except RuntimeError:  # the loop was closed without stop(): nobody reads any more
-            for output in outputs:
-                self.engine.abort(output.sequence)
-
-    def _receive(self, outputs: list[Output]) -> None:
-        for output in outputs:
-            stream = self._streams.get(output.sequence)
-            if stream is None:
-                continue
-            if stream.is_full:  # and was not read since the last step
-                self._hold(stream, output.sequence)
-            try:
-                self._abort(stream.push(output))
-            except Exception:
-                log.exception("a token could not be turned into text: this is a bug in Tripos")
-                stream.end(RequestFailed("the answer could not be turned into text"))
-                self._abort(stream.sequences)
-            stream.wake()
-
-    def _hold(self, stream: Stream, sequence: Sequence) -> None:
-        """Nobody reads the stream: give its place to others until somebody does."""
-        if self._loop is None or self._engine_loop is None:
-            return
-        if stream not in self._held:
-            self._held[stream] = self._loop.call_later(READER_STALL_S, self._let_go, stream)
-        self._engine_loop.hold(sequence)
-
-    def _resume(self, stream: Stream) -> None:
-        """Somebody reads, or left."""
-        self._held.pop(stream).cancel()
-        if self._engine_loop is not None:
-            for sequence in stream.sequences:
-                self._engine_loop.resume(sequence)
-
-    def _let_go(self, stream: Stream) -> None:
-        stream.end(RequestTimeout(f"the answer was not read for {READER_STALL_S:.0f} s"))
-        stream.wake()
-        self._abort(stream.sequences)
-
-    def _abort(self, sequences: list[Sequence]) -> None:
-        if self._engine_loop is not None:
-            for sequence in sequences:
-                if not sequence.is_finished:
-                    self._engine_loop.abort(sequence)
-
     def _check(self, call: Call) -> Generate:
-        """What can be refused without encoding the prompt."""
+        """Check all that needs no tokens of the prompt."""
         request = call.request
         if not isinstance(request, Generate):
             kind = type(request).__name__.lower()
@@ -318,7 +258,7 @@ class LanguageModel:
     def _longest_token(self) -> int:
         return max(map(len, self.tokenizer.all_token_bytes))
 
-    async def _encode(self, request: Generate) -> list[list[int]]:
+    async def _encode(self, request: Generate) -> list[EncodedPrompt]:
         prompt = request.prompt
         is_quick = is_token_ids(prompt) or (
             isinstance(prompt, str) and len(prompt) <= INLINE_CHARS and self.tokenizer.is_quick(len(prompt))
@@ -327,13 +267,16 @@ class LanguageModel:
             return self._encode_now(request)
         return await self._encoders.run(lambda: self._encode_now(request))
 
-    def _encode_now(self, request: Generate) -> list[list[int]]:
-        """Token ids of the prompt and of each branch; a prompt that comes again is encoded once."""
-        encoded: dict[Prompt, list[int]] = {}
+    def _encode_now(self, request: Generate) -> list[EncodedPrompt]:
+        """The prompt and each branch; a prompt that comes again is encoded once."""
+        encoded: dict[Prompt, EncodedPrompt] = {}
         for prompt in (request.prompt, *(branch.prompt for branch in request.branches)):
             if prompt not in encoded:
-                encoded[prompt] = self._end_reasoning(request, self._encode_prompt(prompt, request))
-        branches = [[*encoded[branch.prompt], *branch.suffix] for branch in request.branches]
+                encoded[prompt] = self._reasoning_start.of_prompt(request, self._encode_prompt(prompt, request))
+        branches = [
+            self._reasoning_start.of_branch(request, encoded[branch.prompt], branch.suffix)
+            for branch in request.branches
+        ]
         return [encoded[request.prompt], *branches]
 
     def _encode_prompt(self, prompt: Prompt, request: Generate) -> list[int]:
@@ -343,7 +286,7 @@ class LanguageModel:
         elif is_token_ids(prompt):
             ids = list(prompt)
         else:
-            ids = self._encode_chat(cast("tuple[Message, ...]", prompt), request.tools, request.template_args)
+            ids = self._encode_chat(cast("tuple[Message, ...]", prompt), request.template_tools, request.template_args)
         if not ids:
             raise InvalidRequest("the prompt is empty: send at least one token", code="missing_field", param="prompt")
         return ids
@@ -352,12 +295,13 @@ class LanguageModel:
         self,
         call: Call,
         request: Generate,
-        prompts: list[list[int]],
+        encoded: list[EncodedPrompt],
         constraint: CompiledConstraint | None,
         ticket: Ticket | None,
     ) -> Stream:
-        """Sequences of a call: of the one prompt, or one of each prompt, which share what they begin with."""
-        prompts = prompts * request.n
+        """The stream of a call, with a sequence for each choice; choices share the prefix of their prompts."""
+        encoded = encoded * request.n
+        prompts = [each.token_ids for each in encoded]
         for prompt in prompts:
             check_token_ids("prompt", prompt, self.card.vocab_size)
             self.engine.scheduler.blocks.check_fits(len(prompt), self._max_tokens(request, len(prompt)))
@@ -371,9 +315,8 @@ class LanguageModel:
             self.card.digest, adapter.info.digest if adapter else "", call.principal, request.cache_salt
         ).encode()
         arrival_s = call.arrival_s or self.engine.clock()
-        matchers = [
-            self._matcher(request, constraint.grammar if constraint is not None else None, tokens) for tokens in arrays
-        ]
+        grammar = constraint.grammar if constraint is not None else None
+        matchers = [matcher_of(request, grammar, each.trace, self.card.vocab_size, self._eos_ids) for each in encoded]
         sequences = [
             Sequence(
                 prompt=tokens,
@@ -397,8 +340,8 @@ class LanguageModel:
             sequence.num_shared_tokens = num_shared
         sequences[0].siblings = sequences[1:]
         sequences[0].ticket = ticket
-        stream = Stream(self.tokenizer, request, prompts, sequences, constraint)
-        if adapter is not None:  # last: nothing that fails keeps an adapter in use
+        stream = Stream(self.tokenizer, request, encoded, sequences, constraint)
+        if adapter is not None:  # last: a failure before it leaves no adapter in use
             self._require_adapters().attach(adapter, sequences)
         return stream
 
@@ -407,28 +350,12 @@ class LanguageModel:
         return max_tokens_of(request, num_prompt_tokens, self.max_num_tokens, usual)
 
     def _sampling(self, request: Generate, index: int, num_prompt_tokens: int) -> Sampling:
-        """Of one choice. The makers' least length holds where the request names none and no constraint says the end."""
+        """Of one choice. The checkpoint's min_tokens holds where the request sets none and has no constraint."""
         sampling = _sampling_of(request, index)
         min_tokens = 0 if request.constraint is not None else self._rules.min_tokens(num_prompt_tokens)
         if sampling.min_tokens or sampling.ignore_eos or not min_tokens:
             return sampling
         return replace(sampling, min_tokens=min_tokens)
-
-    def _end_reasoning(self, request: Generate, prompt: list[int]) -> list[int]:
-        """The prompt, with its reasoning ended where none is wanted and the template began it."""
-        if request.reasoning is None or request.reasoning.max_tokens != 0:
-            return prompt
-        trace = trace_of(request, self.tokenizer, prompt)
-        return [*prompt, *trace.marks.end_ids] if trace is not None and trace.is_open else prompt
-
-    def _matcher(self, request: Generate, grammar: Grammar | None, prompt: I32) -> Matcher | ReasoningMatcher | None:
-        """What follows the output tokens of one sequence, if anything must."""
-        inner = grammar.start() if grammar is not None else None
-        trace = trace_of(request, self.tokenizer, prompt.tolist())
-        max_tokens = request.reasoning.max_tokens if request.reasoning is not None else None
-        if trace is None or trace.is_over or (inner is None and max_tokens is None):
-            return inner
-        return ReasoningMatcher(trace, max_tokens, self.card.vocab_size, inner, tuple(self._eos_ids))
 
 
 def _num_shared(one: I32, other: I32) -> int:

@@ -1,6 +1,6 @@
-"""The thread that steps an engine while there is work, and how others tell it of sequences.
+"""The thread that steps an engine while there is work, and the inbox through which others add and abort sequences.
 
-Owns the thread and its inbox. What a step gave is delivered from that thread; who gets it is not known here.
+Owns the thread and its inbox. The Outputs of a step are delivered from that thread; their readers are not known here.
 Tested in tests/unit/engine/test_llm.py.
 """
 
@@ -18,23 +18,23 @@ from tripos.errors import EngineFailed, TriposError
 log = logging.getLogger(__name__)
 
 STUCK_AFTER_S = 30.0
-IDLE_CHECK_S = 0.5  # of idleness, then the block pool proves its integrity
+IDLE_CHECK_S = 0.5  # after so long without work the block pool checks its integrity
 
 Command = Callable[[Engine, Sequence], None]
 
 
 class EngineLoop:
-    """The daemon thread that steps an Engine while there is work. Everything may be called from any thread."""
+    """The daemon thread that steps an Engine while there is work. All methods may be called from any thread."""
 
     def __init__(
         self, engine: Engine, deliver: Callable[[list[Output]], None], *, ending: str = "the model was stopped"
     ) -> None:
-        """`ending`: what sequences are told that `stop` leaves unfinished."""
+        """`ending`: the error message of sequences that `stop` leaves unfinished."""
         self.engine = engine
         self._deliver = deliver
         self._ending = ending
         self._inbox: deque[tuple[Command, Sequence]] = deque()
-        # Entered as it is, not through the condition: there an interrupt could come between taking it and holding it.
+        # The lock is entered directly: an interrupt inside Condition.__enter__ could leave it held.
         self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)
         self._is_stopping = False
@@ -43,7 +43,7 @@ class EngineLoop:
         self._thread = threading.Thread(target=self._loop, name="tripos-engine", daemon=True)
 
     def start(self) -> None:
-        """Idempotent; nothing begins again once it was stopped."""
+        """Start the thread. Idempotent; without effect once stopped."""
         if self._thread.ident is None:
             with self._lock:
                 if self._thread.ident is None and not self._is_stopping:
@@ -91,7 +91,7 @@ class EngineLoop:
 
     def _post(self, command: Command, sequence: Sequence) -> None:
         with self._lock:
-            if not self._is_stopping:  # else everything ends anyway
+            if not self._is_stopping:  # a loop that stops ends every sequence
                 self._inbox.append((command, sequence))
                 self._wake.notify()
 
@@ -108,7 +108,7 @@ class EngineLoop:
                 if outputs:
                     self._deliver(outputs)
                 outputs = []
-        except BaseException:  # a panic in a library is none of Exception; nobody else would end the streams
+        except BaseException:  # panics of libraries too: no other code would end the streams
             log.exception("the engine's loop failed: this is a bug in Tripos")
             ending = EngineFailed("the engine failed and is restarting", retry_after_s=5.0)
             self.engine.failure = ending
@@ -120,7 +120,7 @@ class EngineLoop:
         self._deliver(outputs + self._apply(commands) + self.engine.end_all(ending))
 
     def _next_commands(self) -> tuple[tuple[Command, Sequence], ...] | None:
-        """What came in since the last step, waiting while there is nothing to do; None: stop."""
+        """The commands since the last step; waits while there is no work. None: stop."""
         with self._lock:
             self._is_busy = self.engine.has_work
             is_checked = self._is_busy
@@ -141,7 +141,7 @@ class EngineLoop:
         for command, sequence in commands:
             try:
                 command(self.engine, sequence)
-            except TriposError as error:  # of `add`: it is refused
+            except TriposError as error:  # from Engine.add, which refuses the sequence
                 for each in (sequence, *sequence.siblings):
                     each.status = Status.FINISHED
                     outputs.append(Output(each, [], [], error=error))

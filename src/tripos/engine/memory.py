@@ -1,6 +1,6 @@
-"""Will it fit: how memory is shared out between models, and between a model's weights and its cache.
+"""How much memory each model needs and gets, and how a model's part is divided into weights and cache.
 
-Owns the arithmetic and its table; reads no machine and loads nothing.
+Owns the arithmetic and its table; measures no machine and loads nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tripos.plan.formats import FORMATS
 from tripos.plan.ir import Plan, Weights, WeightTensor
 from tripos.plan.lora import padded_rank
 
-_PANEL = 32  # rows of a matrix that are packed side by side, and columns that share a scale
+_PANEL = 32  # rows of a matrix that are packed together, and columns that share a scale
 BYTES_PER_KV = {"fp32": 4.0, "fp16": 2.0, "int8": 1.13}  # int8 with its scales
 DTYPE_FORMAT = {
     "f32": "fp32",
@@ -37,11 +37,11 @@ DTYPE_FORMAT = {
 
 @dataclass(frozen=True)
 class MemoryOptions:
-    """What the user allows."""
+    """The settings that decide how much memory a model takes."""
 
     block_size: int = 32
     max_sequences: int = 64
-    max_model_len: int = 0  # 0: what the model was made for
+    max_model_len: int = 0  # tokens; 0: the model's own context length
     weights: str = "auto"
     kv_cache: str = "auto"
     max_adapters: int = 0
@@ -49,7 +49,7 @@ class MemoryOptions:
 
 
 class Sharing(Protocol):
-    """One of several models in one memory."""
+    """One of several models that share memory."""
 
     @property
     def name(self) -> str: ...
@@ -58,12 +58,12 @@ class Sharing(Protocol):
     @property
     def max_bytes(self) -> int: ...
     @property
-    def fixed_bytes(self) -> int: ...  # 0: whatever its share is
+    def fixed_bytes(self) -> int: ...  # 0: it takes its share
 
 
 @dataclass(frozen=True)
 class WeightsNeed:
-    """What a plan's weights take, in bytes, once they are loaded."""
+    """Bytes of a plan's weights once they are loaded."""
 
     formats: str  # of the matrices, as the executor names them: int8, int4+int8_group; without any, of the tables
     packed_bytes: int  # matrices
@@ -78,7 +78,7 @@ class WeightsNeed:
 
 @dataclass(frozen=True)
 class Need:
-    """What a model would take, in bytes unless named otherwise, before anybody says how much it may."""
+    """What a model would take without a limit, in bytes unless named otherwise."""
 
     name: str
     options: MemoryOptions
@@ -94,7 +94,7 @@ class Need:
 
     @property
     def standing_bytes(self) -> int:
-        """Weights, and the room for adapters."""
+        """Bytes of weights and adapters."""
         return self.weight_bytes + self.adapter_bytes
 
     @property
@@ -103,21 +103,21 @@ class Need:
 
     @property
     def num_blocks_per_sequence(self) -> int:
-        """Of the longest."""
+        """Cache blocks of one sequence of full length."""
         return -(-self.max_model_len // self.options.block_size)
 
     @property
     def min_bytes(self) -> int:
-        """Weights, adapters, and the cache of one sequence of full length."""
+        """Bytes of weights, adapters, and the cache of one sequence of full length."""
         return self.standing_bytes + self.num_blocks_per_sequence * self.block_bytes
 
     @property
     def max_bytes(self) -> int:
-        """With the cache of as many sequences of full length as a step may hold: more would lie idle."""
+        """Bytes with the cache of as many sequences of full length as run at once: more could not be used."""
         return self.standing_bytes + self.options.max_sequences * self.num_blocks_per_sequence * self.block_bytes
 
     def within(self, limit_bytes: int) -> Fit:
-        """Raises ModelRefused when not even one sequence of full length fits."""
+        """The division of `limit_bytes`. Raises ModelRefused when not even one sequence of full length fits."""
         num_affordable = max(0, limit_bytes - self.standing_bytes) // self.block_bytes
         if num_affordable < self.num_blocks_per_sequence:
             longest = num_affordable * self.options.block_size
@@ -135,7 +135,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Fit:
-    """What a model gets of the memory that it may take."""
+    """The division of the memory that a model may take."""
 
     need: Need
     limit_bytes: int
@@ -147,7 +147,7 @@ class Fit:
 
     @property
     def num_tokens(self) -> int:
-        """That the cache holds."""
+        """Tokens that the cache holds."""
         return self.num_blocks * self.need.options.block_size
 
     @property
@@ -178,12 +178,12 @@ def mib(num_bytes: float) -> str:
 
 
 def measure(name: str, plan: Plan, weights: Weights, context_length: int, options: MemoryOptions) -> Need:
-    """What a model would take; `context_length`: the tokens it was made for.
+    """What a model would take. `context_length`: of the model, in tokens.
 
     Raises ConfigError for a longer max_model_len.
     """
     if options.max_model_len > context_length:
-        raise ConfigError(f"--max-model-len {options.max_model_len}: {name} was made for {context_length} tokens")
+        raise ConfigError(f"--max-model-len {options.max_model_len}: the context length of {name} is {context_length}")
     weights_format = options.weights if options.weights != "auto" else stored_format(plan, weights)
     kv_format = cache_format(weights_format) if options.kv_cache == "auto" else options.kv_cache
     return Need(
@@ -198,7 +198,7 @@ def measure(name: str, plan: Plan, weights: Weights, context_length: int, option
 
 
 def measure_weights(plan: Plan, weights: Weights, asked: str) -> WeightsNeed:
-    """`asked`: the format to run in; auto: as they are stored."""
+    """Bytes of a plan's weights. `asked`: the format to run in; auto: as they are stored."""
     matrices = [weights[part] for part in _parts(plan, "linear")]
     kinds = [_packed_kind(tensor, asked) for tensor in matrices]
     packed_bytes = sum(_packed_bytes(tensor, kind) for tensor, kind in zip(matrices, kinds, strict=True))
@@ -208,15 +208,16 @@ def measure_weights(plan: Plan, weights: Weights, asked: str) -> WeightsNeed:
 
 
 def _parts(plan: Plan, kind: str) -> list[str]:
-    """The tensors that the ops of a kind read first, each once."""
+    """The weights of all ops of a kind, each once."""
     return list({part: None for op in plan.ops if op.kind == kind for part in plan.weights[op.weights[0]].parts})
 
 
 def share(total_bytes: int, needs: Sequence[Sharing]) -> list[int]:
     """How much of `total_bytes` each of several models may take.
 
-    Fixed amounts come first, then everyone's least. What is left goes to the caches, each by what it could still use,
-    so that a large model with long sequences does not starve a small one. Raises ModelRefused with all numbers.
+    Fixed amounts come first, then the least that each model needs. The rest goes to the caches, in proportion to what
+    each could still use, so that a large model with long sequences does not starve a small one. Raises ModelRefused
+    with all numbers.
     """
     least = [need.fixed_bytes or need.min_bytes for need in needs]
     left = total_bytes - sum(least)
@@ -232,13 +233,13 @@ def share(total_bytes: int, needs: Sequence[Sharing]) -> list[int]:
 
 
 def cache_format(weights_format: str) -> str:
-    """What `auto` keeps keys and values as. Integer weights have given up more than an int8 cache costs
+    """The cache format that `auto` means. Integer weights lose more accuracy than an int8 cache does
     (docs/explanation/quantization.md), and attention over it takes less than half the time of fp16."""
     return "int8" if weights_format in ("int8", "int4") else "fp16"
 
 
 def stored_format(plan: Plan, weights: Weights) -> str:
-    """The format that keeps the type that most of the plan's matrices are stored in; without any, of its tables."""
+    """The format in which most of the plan's matrices are stored; of its tables where it has no matrix."""
     sizes: dict[str, int] = {}
     for name in _parts(plan, "linear") or _parts(plan, "embed"):
         tensor = weights[name]
@@ -248,7 +249,7 @@ def stored_format(plan: Plan, weights: Weights) -> str:
 
 
 def _packed_kind(tensor: WeightTensor, asked: str) -> str:
-    """What the kernels pack a linear's matrix as."""
+    """The format in which the kernels pack a linear's matrix."""
     if tensor.panels is not None:
         return tensor.panels.format
     if asked != "auto":
@@ -258,7 +259,7 @@ def _packed_kind(tensor: WeightTensor, asked: str) -> str:
 
 
 def _packed_bytes(tensor: WeightTensor, kind: str) -> int:
-    """Of a matrix in panels, scales included (kernels/ops/linear_layout.h)."""
+    """Bytes of a matrix in panels, scales included (kernels/ops/linear_layout.h)."""
     rows, cols = tensor.shape
     groups = -(-cols // _PANEL)
     panel = {
@@ -279,7 +280,8 @@ def _stored_bytes(tensor: WeightTensor) -> int:
 
 
 def _adapter_bytes(plan: Plan, weights_format: str, options: MemoryOptions) -> int:
-    """Two matrices of the largest rank for every linear but the head, for each adapter that may be loaded."""
+    """Bytes of adapters: two matrices of the largest rank for every linear but the head, for each that may be
+    loaded."""
     linears = [op.weights[0] for op in plan.ops if op.kind == "linear" and op.outputs[0] != plan.output]
     values = padded_rank(options.max_adapter_rank) * sum(sum(plan.weights[name].shape) for name in linears)
     return options.max_adapters * values * (4 if weights_format == "fp32" else 2)

@@ -32,7 +32,7 @@ _NO_MASK = np.zeros((0, 0), np.uint32)
 
 
 class Packer:
-    """Turns schedules into steps. `max_blocks` is the longest block table a sequence may have."""
+    """Turns schedules into steps. `max_blocks`: entries of the longest block table."""
 
     def __init__(self, max_num_seqs: int, max_blocks: int, block_size: int) -> None:
         self.block_size = block_size
@@ -44,7 +44,7 @@ class Packer:
         self._num_moves = 0
         self._last: SteadyStep | None = None
         self._bias: list[tuple[I32, F32]] = [(_NO_IDS, _NO_VALUES)] * max_num_seqs
-        self._mask = _NO_MASK  # grown on demand, written anew in each step
+        self._mask = _NO_MASK  # grows on demand; its rows are written before each step
 
     def pack(self, entries: list[tuple[Sequence, int]]) -> PackedStep:
         """`entries` are running sequences (with a batch_idx) and the number of tokens to compute, at least 1."""
@@ -170,7 +170,7 @@ class Packer:
         return sampling, mask_rows, key
 
     def _mask_rows(self, adjusted: list[tuple[int, RowOwner]], num_rows: int) -> tuple[I32, U32, list[MaskRows]]:
-        """Places in the mask for the rows of constrained sequences, each sequence's side by side, not yet written."""
+        """Rows of the mask for constrained sequences, those of one sequence side by side, not yet written."""
         mask_row = np.full(num_rows, -1, np.int32)
         spans: dict[Sequence, int] = {}
         num_masks = 0
@@ -213,7 +213,7 @@ class Packer:
         return _starts(num_rows, [(row, len(ids)) for row, ids in ids_of]), np.concatenate([ids for _, ids in ids_of])
 
     def _bias_of(self, owner: RowOwner) -> tuple[I32, F32]:
-        """The request's own bias, the model's rules, and the ban on every ending until min_tokens are out."""
+        """The request's own bias, the model's rules, and a ban on every stop token until min_tokens are output."""
         sequence = owner.sequence
         bias = self._bias[sequence.batch_idx]
         if sequence.rules is not None and sequence.rules.depends_on_place:

@@ -1,7 +1,7 @@
-"""What a model's makers rule out or favour at each place of an answer, and how long an answer is unless a request says.
+"""The defaults of a checkpoint that change logits (bad words, biases, n-gram bans), and its default output lengths.
 
-Made of generation_config.json, with transformers' meaning. A place's bias depends on the tokens before it alone: an
-answer is the same in any batch and with any drafts.
+Read from generation_config.json, with transformers' meaning. The bias at a position depends on the tokens before it
+alone: an answer is the same in any batch and with any drafts.
 Tested in tests/unit/models/files/test_generation.py.
 """
 
@@ -19,7 +19,7 @@ Bias = tuple[I32, F32]
 
 
 class TokenRules:
-    """Biases of tokens: `always`, and those that `at` finds for one place; and the lengths."""
+    """Biases of tokens: `always`, and those that `at` finds for one position; and the lengths."""
 
     def __init__(self, defaults: GenerationDefaults | None = None, eos_ids: Collection[int] = ()) -> None:
         self._defaults = defaults = defaults or GenerationDefaults()
@@ -37,11 +37,11 @@ class TokenRules:
 
     @property
     def is_silent(self) -> bool:
-        """Whether no token is ruled out or favoured anywhere."""
+        """Whether there is no bias at any position."""
         return not (self.depends_on_place or len(self.always[0]))
 
     def at(self, tokens: I32, num_prompt_tokens: int) -> Bias:
-        """The bias of what follows `tokens`, prompt and output, beside `always`."""
+        """The bias of the token behind `tokens` (prompt and output), without `always`."""
         banned: Ids | list[int] = self._defaults.begin_suppress_tokens if len(tokens) == num_prompt_tokens else ()
         completed = [(int(ids[-1]), value) for ids, value in self._longer if _ends_in(tokens, ids[:-1])]
         banned = [*banned, *_repeating(tokens, self._defaults.no_repeat_ngram_size)]
@@ -49,9 +49,9 @@ class TokenRules:
         return _bias(ids, [-math.inf] * len(banned) + [value for _, value in completed])
 
     def max_tokens(self, num_prompt_tokens: int) -> int | None:
-        """Of an answer whose request does not say. None: as many as the context length leaves.
+        """Most output tokens of a request that sets no max_tokens. None: as many as the context length leaves.
 
-        A prompt that alone is as long as max_length, which transformers refuses, lifts that limit.
+        A prompt of max_length tokens or more, which transformers refuses, lifts that limit.
         """
         if self._defaults.max_new_tokens is not None:
             return self._defaults.max_new_tokens
@@ -59,7 +59,7 @@ class TokenRules:
         return None if whole is None or whole <= num_prompt_tokens else whole - num_prompt_tokens
 
     def min_tokens(self, num_prompt_tokens: int) -> int:
-        """Before an answer may end, unless its request says."""
+        """Fewest output tokens of a request that sets no min_tokens."""
         if self._defaults.min_new_tokens is not None:
             return self._defaults.min_new_tokens
         return max(0, (self._defaults.min_length or 0) - num_prompt_tokens)
@@ -74,7 +74,7 @@ def _ends_in(tokens: I32, ending: I32) -> bool:
 
 
 def _repeating(tokens: I32, size: int) -> list[int]:
-    """Tokens that would end a run of `size` tokens that stands among `tokens` already."""
+    """Tokens that would complete an n-gram of `size` tokens which `tokens` contain already."""
     if not size or len(tokens) < size:
         return []
     runs = np.lib.stride_tricks.sliding_window_view(tokens, size)

@@ -33,7 +33,7 @@ class SchedulerOptions:
     max_draft_tokens: int = 8  # of one sequence and step; 0: never
     max_waiting: int = 256  # requests
     max_waiting_tokens: int = 262_144  # prompt tokens
-    max_wait_s: float = 30.0  # predicted, for the next to come
+    max_wait_s: float = 30.0  # predicted, for the next request
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "token_budget", "max_num_rows", "max_prefill_tokens", "max_waiting"):
@@ -89,7 +89,7 @@ class Scheduler:
         return bool(self.running) or self.num_waiting > 0
 
     def add(self, sequence: Sequence) -> None:
-        """Let a sequence wait; its siblings follow once what they share with it is computed."""
+        """Queue a sequence; its siblings follow once the prefix that they share with it is computed."""
         for each in (sequence, *sequence.siblings):
             self.blocks.check_fits(each.num_prompt_tokens, each.max_tokens)
         order = next(self._orders)
@@ -110,7 +110,7 @@ class Scheduler:
                 behind.append(sequence)
             elif sequence.status is Status.RUNNING and self._grow(sequence, step):
                 step.add(sequence, 1)
-        if step.counts:  # others wait for this step's tokens: keep it short
+        if step.counts:  # decoding sequences wait for this step: bound its length
             step.num_tokens_left = min(step.num_tokens_left, self.options.max_prefill_tokens)
         self._fill(step, behind)
         self._settle_batch(step)
@@ -122,7 +122,8 @@ class Scheduler:
         return step.finish(is_decoding)
 
     def _fill(self, step: _Step, behind: list[Sequence]) -> None:
-        """Prompts and newcomers: batch work gets what online work, running or waiting, leaves, and what it is owed."""
+        """Add prompts and newcomers: batch sequences get what online ones, running or waiting, leave, and their
+        share."""
         may_admit = not step.preempted
         share = self._batch_share
         if share.is_due:
@@ -137,7 +138,7 @@ class Scheduler:
     def _catch_up(self, step: _Step, behind: list[Sequence], priority: Priority) -> None:
         for sequence in behind:
             is_due = sequence.priority == priority and sequence.status is Status.RUNNING
-            if is_due and sequence not in step.counts and self._grow(sequence, step):  # for what a grammar forced
+            if is_due and sequence not in step.counts and self._grow(sequence, step):
                 step.add(sequence, step.chunk_of(sequence))
 
     def _settle_batch(self, step: _Step) -> None:
@@ -177,8 +178,8 @@ class Scheduler:
         self._free_siblings(sequence)
 
     def hold(self, sequence: Sequence) -> None:
-        """Take its place from a running sequence until `resume`; as with a preempted one, its blocks may be found again
-        in the prefix cache. One that waits is left alone: it takes nothing.
+        """Take the place of a running sequence until `resume`. As with a preempted one, its blocks may be found again
+        in the prefix cache. A waiting sequence has no place and stays as it is.
         """
         if sequence.status is Status.RUNNING:
             self._leave(sequence)
@@ -186,13 +187,13 @@ class Scheduler:
             self._held.add(sequence)
 
     def resume(self, sequence: Sequence) -> None:
-        """Let a sequence that is held wait for a place, in its old order."""
+        """Let a held sequence wait for a place, in its old order."""
         if sequence.status is Status.HELD:
             self._held.discard(sequence)
             self._wait_again(sequence)
 
     def expired(self, now_s: float) -> list[Sequence]:
-        """Unfinished sequences past their deadline, in any state. Each is named once."""
+        """Unfinished sequences past their deadline, in any state. Each is returned once."""
         return self._deadlines.pop_expired(now_s, self.num_waiting + len(self.running) + len(self._held))
 
     def unfinished(self) -> list[Sequence]:
@@ -267,7 +268,7 @@ class Scheduler:
 
 
 class _Step:
-    """A schedule in the making, with what is left of the step's tokens and rows."""
+    """A schedule under construction, with the tokens and rows that are left."""
 
     def __init__(self, num_tokens: int, num_rows: int) -> None:
         self.num_tokens_left = num_tokens

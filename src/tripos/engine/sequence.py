@@ -1,6 +1,6 @@
-"""A sequence: tokens known, tokens computed, and what it holds. A step lets the second catch up with the first.
+"""A sequence: its known tokens, how many are computed, and the blocks it holds. Steps let computed catch up with known.
 
-Owns no block and no policy; scheduler, pack and engine change it, each its own part.
+Owns no policy; scheduler, packer and engine each change their own fields.
 Tested in tests/unit/engine/test_engine.py.
 """
 
@@ -26,7 +26,7 @@ class Status(Enum):
     WAITING = "waiting"
     RUNNING = "running"
     PREEMPTED = "preempted"  # waits again; its tokens are known, its blocks are gone
-    HELD = "held"  # nobody reads what it gave: it waits for `resume`, not for a place
+    HELD = "held"  # nobody reads its output: it waits for `resume`, not for a place
     FINISHED = "finished"
 
 
@@ -88,11 +88,11 @@ class Sequence:
     prompt_logprobs: int | None = None
     index: int = 0  # which choice of its request
     adapter_slot: int = -1  # of the executor; -1: none
-    matcher: Matcher | ReasoningMatcher | None = None  # follows the output tokens, where they are constrained
-    rules: TokenRules | None = None  # of the model's makers, where they rule tokens out and no matcher decides
-    siblings: list[Sequence] = field(default_factory=list)  # wait until what they share is in the cache
-    num_shared_tokens: int = 0  # of the prompt: a sibling's with the one it waits for; of that one, the most
-    ticket: Ticket | None = None  # its place among the admitted, given back when first scheduled
+    matcher: Matcher | ReasoningMatcher | None = None  # follows the output tokens where they are constrained
+    rules: TokenRules | None = None  # defaults of the checkpoint, where there are any and no matcher decides
+    siblings: list[Sequence] = field(default_factory=list)  # wait until the shared prefix is in the cache
+    num_shared_tokens: int = 0  # of the prompt: with the sequence it waits for; of a leader, with any sibling
+    ticket: Ticket | None = None  # of admission, released when first scheduled
 
     order: tuple[int, int] = (0, 0)
     status: Status = Status.WAITING
@@ -120,15 +120,15 @@ class Sequence:
         sampling = self.sampling
         stops = frozenset(sampling.stop_token_ids)
         self.stop_ids = stops if sampling.ignore_eos else stops | self.eos_ids
-        self.banned_ids = stops | self.eos_ids  # until min_tokens are out
+        self.banned_ids = stops | self.eos_ids  # until min_tokens are output
         has_penalty = sampling.presence_penalty or sampling.frequency_penalty or sampling.repetition_penalty != 1.0
         self.history: TokenCounts | None = None
         if has_penalty:
             self.history = TokenCounts(self.prompt.tolist() if sampling.repetition_penalty != 1.0 else ())
-        # whether pack must look at more of its sampling than its row
+        # whether the packer needs more than its row of the tables
         has_own_ids = sampling.logit_bias or sampling.logprob_token_ids
         self.is_adjusted = bool(has_penalty or has_own_ids or sampling.min_tokens or self.matcher or self.rules)
-        # what pack finds there, it finds in the next step too
+        # whether the next step has the same sampling parameters
         self.is_steady = not (has_penalty or sampling.min_tokens or (self.rules and self.rules.depends_on_place))
 
     @property
@@ -154,7 +154,7 @@ class Sequence:
         return self.status is Status.FINISHED
 
     def draft(self, tokens: list[int]) -> None:
-        """Write what may follow the known tokens, for one step."""
+        """Write draft tokens behind the known ones, for one step."""
         end = self.num_tokens + len(tokens)
         if end >= len(self.tokens):  # the token drawn after the last draft token has its place too
             self.tokens = np.concatenate((self.tokens, np.empty_like(self.tokens)))

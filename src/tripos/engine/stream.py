@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from tripos.engine.engine import Output
-from tripos.engine.reasoning import trace_of
+from tripos.engine.reasoning import EncodedPrompt
 from tripos.engine.sequence import Sequence
 from tripos.engine.text import ChoiceText
 from tripos.errors import AnswerMismatch, GrammarProblem, RequestFailed, TriposError
@@ -38,24 +38,24 @@ class Stream:
         self,
         tokenizer: Tokenizer,
         request: Generate,
-        prompts: list[list[int]],
+        prompts: list[EncodedPrompt],
         sequences: list[Sequence],
         constraint: CompiledConstraint | None = None,
     ) -> None:
         self.sequences = sequences
         self.has_stops = bool(request.sampling.stop)  # text may end it, of which the engine knows nothing
-        echo_text = _prompt_text(tokenizer, request, prompts[0]) if request.echo else None
+        echo_text = _prompt_text(tokenizer, request, prompts[0].token_ids) if request.echo else None
         prompt_logprobs: list[TokenLogprob | None] = []
         self._choices = [
             ChoiceText(
                 tokenizer,
                 sequences[index].sampling,
                 index,
-                prompt,
+                prompt.token_ids,
                 echo_text,
                 prompt_logprobs,
                 request.shown_tokens,
-                trace_of(request, tokenizer, prompt),
+                prompt.trace.copy() if prompt.trace is not None else None,
                 _check_of(constraint, request),
             )
             for index, prompt in enumerate(prompts)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tripos.engine.engine import Output, TokenOutput
-from tripos.engine.reasoning import AnswerStart, Trace
+from tripos.engine.reasoning import ReasoningText, Trace
 from tripos.models.text.tokenizer import Tokenizer
 from tripos.types import Delta, FinishReason, Sampling, TokenLogprob
 
@@ -102,22 +102,24 @@ class ChoiceText:
         check: AnswerCheck | None = None,
     ) -> None:
         """`prompt_logprobs` is one list for all choices of a prompt; the first choice fills it before others begin.
-        `shown`: special tokens that are part of the text. `trace` follows the reasoning, where there is some.
+        `shown`: special tokens that are part of the text. `trace` follows the reasoning, where there may be some.
         """
+        if trace is not None:
+            shown = (*shown, trace.marks.start, trace.marks.end)
         self._tokenizer = tokenizer
         self._sampling = sampling
         self._index = index
         self._decoder = tokenizer.decoder(prompt, shown, keep_space=check is not None)
         self._trace = trace
-        self._in_reasoning = trace is not None and trace.is_open  # at the beginning
-        self._start = AnswerStart(trace)
+        self._reasoning_text = ReasoningText(trace) if trace is not None and not trace.is_over else None
         self._check = check
         self._matcher = StopMatcher(sampling.stop, None if check is None else self._may_stop)
         self._wants_logprobs = sampling.logprobs is not None
         self._tokens: deque[tuple[int, int, TokenOutput]] = deque()  # where its text begins and ends, token
         self._num_decoded = 0  # characters
         self._text: list[str] = []
-        self._num_released = 0  # characters
+        self._reasoning: list[str] = []
+        self._num_released = 0  # characters of the output, of which the text and the reasoning are parts
         self._prompt_logprobs = prompt_logprobs if prompt_logprobs is not None else []
         self._prompt = tuple(prompt)
         self._echo_text = echo_text
@@ -141,8 +143,7 @@ class ChoiceText:
             self._stop_token = output.stop_token
             if output.stop_token in self._sampling.stop_token_ids:  # what ends every answer is nobody's stop
                 self.stop = output.stop_token
-            rest = self._start.flush() + self._decoder.flush()
-            self._release(rest if self._is_reasoning else self._matcher.push(rest))
+            self._release(self._matcher.push(self._part_last(self._decoder.flush())))
             if self._matcher.matched is None:
                 self._release(self._matcher.flush())
             else:
@@ -174,9 +175,10 @@ class ChoiceText:
         """Everything new as one Delta, or None."""
         is_last = self.finish_reason is not None and not self.is_reported and not self.is_unchecked
         offsets, tokens = self._take_tokens()
-        if not (tokens or self._text or is_last):
+        if not (tokens or self._text or self._reasoning or is_last):
             return None
         text, self._text = "".join(self._text), []
+        reasoning, self._reasoning = "".join(self._reasoning), []
         if self._is_first and self._echo_text is not None:
             text = self._echo_text + text
         wants_logprobs = self._wants_logprobs
@@ -186,6 +188,7 @@ class ChoiceText:
         return Delta(
             index=self._index,
             text=text,
+            reasoning=reasoning,
             token_ids=tuple(token.token_id for token in tokens),
             logprobs=tuple(self._logprob(token) for token in tokens) if wants_logprobs else None,
             text_offsets=tuple(offsets) if wants_logprobs else (),
@@ -196,7 +199,6 @@ class ChoiceText:
             prompt_start=self._tokenizer.decode(self._prompt[:1]) if echoes and wants_logprobs else "",
             finish_reason=self.finish_reason if is_last else None,
             stop=self.stop if is_last else None,
-            in_reasoning=is_first and self._in_reasoning,
         )
 
     def _push_token(self, token: TokenOutput, *, is_stop: bool) -> None:
@@ -209,23 +211,41 @@ class ChoiceText:
             return
         is_inside = self._wants_logprobs and self._decoder.is_inside
         text = self._decoder.push(token.token_id)
-        was_reasoning = self._is_reasoning
-        before, answer = self._start.push(token.token_id, text)
         self._num_decoded += len(text)
         if is_inside and text.startswith("\ufffd"):  # what came before is no character, and the token begins behind it
             begin += 1
+        was_reasoning = self._is_reasoning
+        answer = text if self._reasoning_text is None else self._part(token.token_id, text)
         if self._check is not None and (was_reasoning or self._is_reasoning):
             self._check.begin(self._num_decoded)
         elif self._check is not None:
             self._check.push(token.token_id, text)
         self._tokens.append((begin, self._num_decoded, token))
-        self._release(before)
         if self.num_tokens <= self._sampling.min_tokens:  # stop strings count from then on
             self._release(answer)
             return
         self._release(self._matcher.push(answer))
         if self._matcher.matched is not None:
             self._match()
+
+    def _part(self, token_id: int, text: str) -> str:
+        """Take the reasoning out of a token's text; returns what belongs to the answer."""
+        if self._reasoning_text is None:
+            return text
+        num_before, reasoning, answer = self._reasoning_text.push(token_id, text)
+        if self._reasoning_text.is_answer:
+            self._reasoning_text = None
+        return self._put_apart(num_before, reasoning, answer)
+
+    def _part_last(self, text: str) -> str:
+        """As `_part`, for the text that no token follows."""
+        return text if self._reasoning_text is None else self._put_apart(*self._reasoning_text.flush(text))
+
+    def _put_apart(self, num_before: int, reasoning: str, answer: str) -> str:
+        self._num_released += num_before
+        if reasoning:
+            self._reasoning.append(reasoning)
+        return answer
 
     @property
     def _is_reasoning(self) -> bool:

@@ -1,7 +1,7 @@
-"""A process of its own in which grammars are tried before this one uses them: it may hang, swell or die.
+"""A separate process in which grammars are compiled before the server uses them: it may hang, swell or die.
 
-Owns that process and the pipe to it, and starts another when it has gone. Frames are MessagePack behind their length in
-4 bytes; the first one holds the vocabulary.
+Owns that process and the pipe to it, and starts another when it has ended. A frame is its length in 4 bytes and a
+MessagePack message; the first one holds the vocabulary.
 Tested in tests/unit/grammar/test_compiler.py.
 """
 
@@ -27,18 +27,18 @@ from tripos.grammar.matcher import Vocabulary
 from tripos.types import Constraint
 
 MAX_CPU_S = 2.0  # for one grammar
-MAX_WALL_S = 5.0  # then the attempt is given up: of a machine that is busy, unless the CPU time was used up
-MAX_GROWTH_BYTES = 256 << 20  # of address space, above what the empty process takes
+MAX_WALL_S = 5.0  # then the attempt ends; the machine is busy unless the CPU time was used up
+MAX_GROWTH_BYTES = 256 << 20  # of address space beyond that of the empty process
 MAX_START_S = 60.0
 MAX_FRAME_BYTES = 512 << 20
-_STACK_BYTES = 4 << 20  # half of what this process's threads have: what passes there passes here
-# What a grammar ends the process with. Other signals come from outside.
+_STACK_BYTES = 4 << 20  # half of the server's threads' stacks: a grammar that compiles there compiles here
+# The signals by which a grammar ends the process. Others come from outside.
 _ENDS = (signal.SIGPROF, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
-_RENEW_BYTES = 64 << 20  # left behind by earlier grammars: then a new process takes over
+_RENEW_BYTES = 64 << 20  # grown by earlier grammars: then a new process takes over
 
 
 class Tokens(msgspec.Struct):
-    """The vocabulary, for the other process."""
+    """The vocabulary, sent to the compiling process."""
 
     tokens: list[bytes]
     special_ids: list[int]
@@ -46,7 +46,7 @@ class Tokens(msgspec.Struct):
 
 
 class Verdict(msgspec.Struct):
-    """What became of a constraint: admitted, with the memory that its grammar took, or the reason why not."""
+    """The answer about one constraint: admitted, with the memory that its grammar took, or the error."""
 
     admitted: Admitted | None = None
     num_bytes: int = 0
@@ -56,13 +56,15 @@ class Verdict(msgspec.Struct):
 
 
 class CompileProcess:
-    """Tries constraints, one at a time; any thread may ask. Started by the first one."""
+    """Compiles constraints, one at a time; any thread may call. The first call starts the process."""
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._reaper: weakref.finalize[Any, CompileProcess] | None = None  # for an owner that never calls close
+        self._reaper: weakref.finalize[Any, CompileProcess] | None = (
+            None  # ends the process of an owner that never calls close
+        )
 
     @property
     def pid(self) -> int | None:
@@ -70,8 +72,9 @@ class CompileProcess:
         return None if process is None else process.pid
 
     def check(self, constraint: Constraint) -> Verdict:
-        """Raises InvalidRequest as gate.admit, and grammar_too_complex when the process died of it; Overloaded when the
-        process got too little of the machine to tell, EngineFailed when it was ended from outside or does not start.
+        """Raises InvalidRequest as limits.admit, and with grammar_too_complex when the grammar ended the process;
+        Overloaded when the process got too little CPU time, EngineFailed when it was ended from outside or does not
+        start.
         """
         with self._lock:
             verdict = self._ask(constraint)
@@ -97,15 +100,15 @@ class CompileProcess:
                 if spent_s >= MAX_CPU_S:
                     break
                 raise Overloaded(
-                    f"the process that compiles grammars had {spent_s:.1f} s of CPU time in {MAX_WALL_S:.0f} s, "
-                    "which is too little: retry",
+                    f"compiling the grammar got only {spent_s:.1f} s of CPU time in {MAX_WALL_S:.0f} s, as the machine "
+                    "is busy: retry",
                     retry_after_s=5.0,
                 ) from None
             except (OSError, EOFError):
                 status = self._end()
                 if status is None or status >= 0 or -status in _ENDS:
                     break
-                continue  # somebody else ended it
+                continue  # the process was ended from outside: try a new one
             if verdict.is_last:
                 self._kill()
             return verdict
@@ -120,7 +123,7 @@ class CompileProcess:
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is not None:
-            self._kill()  # ended by somebody while it had nothing to do
+            self._kill()  # it was ended from outside while idle
         if self._process is None:
             self._start()
         assert self._process is not None
@@ -132,7 +135,9 @@ class CompileProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={"PYTHONPATH": os.pathsep.join(part for part in sys.path if part)},  # and nothing that is the server's
+            env={
+                "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)
+            },  # nothing else of the server's environment
             bufsize=0,
         )
         is_reaping = threading.Lock()
@@ -177,7 +182,7 @@ class CompileProcess:
         return data[4:]
 
     def _end(self) -> int | None:
-        """Let go of a process that closed its pipe; returns what it died of."""
+        """Release a process that closed its pipe; returns its exit status."""
         process = self._process
         with contextlib.suppress(subprocess.TimeoutExpired):
             if process is not None:
@@ -193,15 +198,15 @@ class CompileProcess:
 
 
 def _watch(process: subprocess.Popen[bytes], is_reaping: threading.Lock) -> None:
-    """Take leave of the process as soon as it ends, whoever ended it: until then its entry would stay."""
-    with contextlib.suppress(ChildProcessError):  # it has been done
+    """Reap the process as soon as it ends, so that no zombie stays."""
+    with contextlib.suppress(ChildProcessError):  # already reaped
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     with is_reaping:
         process.poll()
 
 
 def _reap(process: subprocess.Popen[bytes], is_reaping: threading.Lock) -> None:
-    with is_reaping:  # so that the signal goes to nobody else who got its number
+    with is_reaping:  # else the signal could reach a new process with the same id
         process.kill()
         process.wait()
     for pipe in (process.stdin, process.stdout):
@@ -216,8 +221,8 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
 
 
 def _wait(pipe: IO[bytes], event: int, end_s: float) -> None:
-    """Until a pipe is ready, or closed. Raises TimeoutError. Not by select(), which knows no descriptor beyond 1023: a
-    server with many connections has such ones.
+    """Wait until a pipe is ready or closed. Raises TimeoutError. Uses poll(): select() takes no descriptor above 1023,
+    which a server with many connections has.
     """
     poll = select.poll()
     poll.register(pipe, event)
@@ -226,7 +231,7 @@ def _wait(pipe: IO[bytes], event: int, end_s: float) -> None:
 
 
 def _cpu_s(pid: int) -> float:
-    """CPU time of another process so far; 0 where it is gone."""
+    """CPU seconds of another process so far; 0 where it has ended."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             fields = file.read().rpartition(")")[2].split()
@@ -254,16 +259,16 @@ def _read_frame(pipe: IO[bytes]) -> bytes | None:
     return data if len(data) == size else None
 
 
-# -- the other side ---------------------------------------------------------------------------------------------------
+# -- in the process ---------------------------------------------------------------------------------------------------
 def main() -> None:
-    """Answer until the pipe closes. Limits that are hit end the process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal it is meant for the server
+    """Answer until the pipe closes. Exceeded limits end the process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt from a terminal is for the server
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(5)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # nothing else may write into the answers
+    os.dup2(2, 1)  # prints go to standard error, not into the answers
     first = _read_frame(requests)
     if first is None:
         return
@@ -283,7 +288,7 @@ def main() -> None:
 def _try(vocabulary: Vocabulary, constraint: Constraint) -> Verdict:
     verdicts: list[Verdict] = []
     thread = threading.Thread(target=lambda: verdicts.append(_judge(vocabulary, constraint)))
-    signal.setitimer(signal.ITIMER_PROF, MAX_CPU_S)  # counts this process's CPU time; its signal is the end
+    signal.setitimer(signal.ITIMER_PROF, MAX_CPU_S)  # counts this process's CPU time; its signal ends the process
     thread.start()
     thread.join()
     signal.setitimer(signal.ITIMER_PROF, 0.0)

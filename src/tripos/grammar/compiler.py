@@ -1,6 +1,6 @@
-"""From what a request asks for to a compiled grammar of this model: tried in another process first, kept in memory.
+"""From a request's constraint to a compiled grammar of one model: compiled in another process first, then cached.
 
-Owns the vocabulary that grammars are compiled over, the compiling process and the cache, refusals included.
+Owns the vocabulary that grammars are compiled over, the compiling process and the cache, which holds errors too.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
     from tripos.grammar.compile_process import CompileProcess, Tokens
 
 MAX_CACHE_BYTES = 64 << 20
-MAX_PENDING = 32  # constraints that wait to be compiled; then further ones are refused
-RENEW_TOKENS = 2048  # that a grammar's matchers have taken; then it is compiled anew, and what it has learnt is freed
+MAX_PENDING = 32  # constraints that wait to be compiled; more are refused
+RENEW_TOKENS = 2048  # taken by a grammar's matchers; then it is compiled anew, which frees its lexer states
 _ENTRY_BYTES = 16 << 10  # at least, for one entry
-_LEARNT_BYTES = 4 << 10  # per token taken: of the worst patterns; plain ones stop at a few hundred states
+_LEARNT_BYTES = 4 << 10  # of lexer states per token taken, for the worst patterns
 _REFUSAL_BYTES = 2 << 10
 
 
 class CompiledConstraint:
-    """A grammar, and the schema that the finished text is held against once more."""
+    """A grammar, and the schema against which the finished text is checked again."""
 
     def __init__(self, grammar: Grammar, text: str, schema: Any, num_bytes: int) -> None:
         self.grammar = grammar
-        self.text = text  # that it was compiled from
+        self.text = text  # the source of the grammar
         self.schema = schema  # None: the text need not be JSON
         self.compiled_bytes = num_bytes
 
     @property
     def num_bytes(self) -> int:
-        """Of memory, estimated: as measured when it was tried, and what it may have learnt since."""
+        """Estimated memory: as measured when it was first compiled, and the lexer states since."""
         return self.compiled_bytes + _LEARNT_BYTES * self.grammar.num_tokens
 
     @property
@@ -64,7 +64,7 @@ class Grammars:
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
-        self._lock = threading.Lock()  # of the vocabulary and process
+        self._lock = threading.Lock()  # guards the vocabulary and the process
         self._vocabulary: Vocabulary | None = None
         self._process: CompileProcess | None = None
         self._cache = _Cache(MAX_CACHE_BYTES)
@@ -80,7 +80,7 @@ class Grammars:
         return None if self._process is None else self._process.pid
 
     async def get(self, constraint: Constraint) -> CompiledConstraint:
-        """What `compile` gives, without blocking the event loop. Raises as compile, Overloaded and EngineFailed."""
+        """As `compile`, without blocking the event loop. Raises also Overloaded and EngineFailed."""
         import asyncio
 
         _check_source(constraint)
@@ -88,23 +88,25 @@ class Grammars:
         if found is not None and not _is_worn(found):
             return _unless_refused(found, constraint)
         if self._num_pending >= MAX_PENDING:
-            raise Overloaded(f"{self._num_pending} grammars wait to be compiled: retry in 5 s", retry_after_s=5.0)
+            raise Overloaded(
+                f"{self._num_pending} grammars are waiting to be compiled: retry in 5 s", retry_after_s=5.0
+            )
         executor = self._executor
         if executor is None:
             executor = self._executor = ThreadPoolExecutor(1, thread_name_prefix="tripos-grammar")
         job = asyncio.get_running_loop().run_in_executor(executor, self.compile, constraint)
         self._num_pending += 1
         try:
-            await asyncio.wait({job})  # is cancelled when the caller is, not when the job was, by `close`
+            await asyncio.wait({job})  # cancelling the caller cancels the wait; `close` cancels the job
         finally:
             self._num_pending -= 1
-            job.cancel()  # of a caller that left
+            job.cancel()  # its caller was cancelled
         if job.cancelled():
             raise EngineFailed("the model was stopped", code="draining", retry_after_s=5.0)
         return job.result()
 
     def compile(self, constraint: Constraint) -> CompiledConstraint:
-        """Takes microseconds for what is known, else up to seconds.
+        """The grammar of a constraint. Takes microseconds when it is cached, else up to seconds.
 
         Raises InvalidRequest: invalid_schema, unsupported_schema, invalid_grammar or grammar_too_complex.
         """
@@ -145,25 +147,27 @@ class Grammars:
         return CompiledConstraint(grammar, verdict.admitted.text, schema, size)
 
     def _renew(self, worn: CompiledConstraint | InvalidRequest) -> CompiledConstraint | InvalidRequest:
-        """What was admitted once costs again what it cost then."""
+        """Compile a grammar anew that was admitted before: it takes what it took then."""
         if isinstance(worn, InvalidRequest) or self._vocabulary is None:
             return worn
         return CompiledConstraint(self._vocabulary.compile(worn.text), worn.text, worn.schema, worn.compiled_bytes)
 
 
 def _check_source(constraint: Constraint) -> None:
-    from tripos.grammar.limits import check_source  # with what reads schemas: 6 ms that most requests do without
+    from tripos.grammar.limits import check_source  # imports the schema reader: 6 ms that most requests do not need
 
     check_source(constraint)
 
 
 class _Cache:
-    """Least recently used out first, by bytes."""
+    """Compiled grammars and errors, evicted by bytes, least recently used first."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._entries: OrderedDict[bytes, CompiledConstraint | InvalidRequest] = OrderedDict()
-        self._grammars: dict[bytes, CompiledConstraint] = {}  # of these entries; refusals all have one size
+        self._grammars: dict[
+            bytes, CompiledConstraint
+        ] = {}  # the entries that are no errors; an error has a fixed size
         self._lock = threading.Lock()
 
     def get(self, key: bytes) -> CompiledConstraint | InvalidRequest | None:
@@ -184,12 +188,12 @@ class _Cache:
 
     @property
     def num_bytes(self) -> int:
-        """After those that are too many are gone."""
+        """Bytes of all entries, after evicting."""
         with self._lock:
             return self._trim()
 
     def _trim(self) -> int:
-        """Grammars grow while they are used, so all are counted each time; of them there are few, of refusals many."""
+        """Evict. Grammars grow while they are used, so they are counted each time: they are few, errors are many."""
         num_refusals = len(self._entries) - len(self._grammars)
         num_bytes = sum(each.num_bytes for each in self._grammars.values()) + num_refusals * _REFUSAL_BYTES
         while num_bytes > self.max_bytes:
@@ -229,7 +233,7 @@ def _encode_with(tokenizer: Tokenizer) -> Encode:
     def encode(data: bytes) -> list[int]:
         try:
             return tokenizer.encode_inside(data.decode())
-        except UnicodeDecodeError:  # half a character: no text that a tokenizer takes
+        except UnicodeDecodeError:  # the bytes end inside a character
             return []
 
     return encode

@@ -25,7 +25,7 @@ _ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
 
 
 def gbnf_to_lark(source: str) -> str:
-    """Raises GrammarProblem naming the line."""
+    """The grammar as Lark source. Raises GrammarProblem naming the line."""
     rules = _Parser(source).rules()
     if "root" not in rules:
         raise GrammarProblem("the grammar has no rule named root")
@@ -42,7 +42,7 @@ def gbnf_to_lark(source: str) -> str:
 
 
 class _Name:
-    """A reference to a rule, among pieces of Lark."""
+    """A reference to a rule, between pieces of Lark source."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -56,7 +56,7 @@ def _names(body: _Body) -> Iterator[str]:
 
 
 def _terminals(used: dict[str, set[str]]) -> set[str]:
-    """The rules whose references end: never the root, which is what is parsed."""
+    """The rules that refer to no rule back to themselves, without the root."""
     terminals: set[str] = set()
     while more := {n for n, names in used.items() if n not in terminals and n != "root" and names <= terminals}:
         terminals |= more
@@ -80,7 +80,7 @@ class _Parser:
                 raise self._problem(f"rule {name!r} is defined twice")
             rules[name] = self._alternatives(0)
             if self._kind() not in ("line", "end"):
-                raise self._problem(f"{self._text()!r} cannot stand here")
+                raise self._problem(f"{self._text()!r} is not allowed here")
         if not rules:
             raise GrammarProblem("the grammar is empty")
         return rules
@@ -142,7 +142,7 @@ class _Parser:
         while at < len(chars):
             if at + 2 < len(chars) and chars[at + 1] == "-":
                 if chars[at] > chars[at + 2]:
-                    raise self._problem("a range of characters runs backwards")
+                    raise self._problem("a range of characters ends before it begins")
                 pieces.append(f"{_in_regex(chars[at])}-{_in_regex(chars[at + 2])}")
                 at += 3
             else:
@@ -155,14 +155,14 @@ class _Parser:
         while at < len(text):
             match = _CHAR.match(text, at)
             if match is None:
-                raise self._problem(f"{text[at : at + 2]!r} is no known escape")
+                raise self._problem(f"{text[at : at + 2]!r} is not an escape of GBNF")
             piece = match[0]
             if piece[0] != "\\":
                 chars.append(piece)
             elif piece[1] in "xuU":
                 code = int(piece[2:], 16)
                 if code > 0x10FFFF or 0xD800 <= code < 0xE000:
-                    raise self._problem(f"{piece} is no character")
+                    raise self._problem(f"{piece} is not a Unicode character")
                 chars.append(chr(code))
             else:
                 chars.append(_ESCAPES.get(piece[1], piece[1]))
@@ -181,7 +181,7 @@ class _Parser:
 
     def _take(self, kind: str, wanted: str) -> str:
         if self._kind() != kind:
-            raise self._problem(f"{wanted} is expected, not {self._text()[:40]!r}")
+            raise self._problem(f"expected {wanted}, found {self._text()[:40]!r}")
         self._at += 1
         return self._tokens[self._at - 1][1]
 
@@ -213,7 +213,7 @@ def _repeat(text: str, problem: type[GrammarProblem] | object) -> str:
             f"the grammar is too complex: {text} repeats more than {MAX_REPEAT} times", code="grammar_too_complex"
         )
     if high and int(high) < int(low):
-        raise GrammarProblem(f"the repetition {text} runs backwards")
+        raise GrammarProblem(f"the repetition {text} has a maximum below its minimum")
     return "{" + low + ("," if "," in text else "") + high + "}"
 
 

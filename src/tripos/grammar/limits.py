@@ -1,6 +1,6 @@
-"""What a constraint must pass before its grammar is used: limits on its source, and only what is really enforced.
+"""The checks of a constraint before its grammar is used: limits on its source, and no keyword that is not enforced.
 
-Runs in the compiling process (compile_process.py): what happens here may take long, or take the process down.
+Runs in the compiling process (compile_process.py): it may take long or end the process.
 Tested in tests/unit/grammar/test_compiler.py.
 """
 
@@ -24,13 +24,13 @@ from tripos.types import Constraint
 MAX_SOURCE_BYTES = 64 << 10
 MAX_NESTING = 64  # of brackets in a pattern or grammar
 
-# What a Lark source consists of, as far as brackets and inline schemas matter.
+# Tokens of a Lark source, as far as brackets and inline schemas matter.
 _LARK = re.compile(
     r"""(?P<text>"(?:\\.|[^"\\\n])*")|(?P<comment>//[^\n]*|\#[^\n]*)|(?P<regex>/(?:\\.|[^/\\\n])+/)
     |(?P<json>%json\b)|(?P<open>[(\[{])|(?P<close>[)\]}])|(?P<other>.)""",
     re.VERBOSE | re.DOTALL,
 )
-# What the compiler's complaints begin with or hold, and the keyword that they are about.
+# Texts in the compiler's error messages, and the keyword that each is about.
 _KEYWORDS_OF = {
     "oneOf constraints": "oneOf",
     "Unknown format": "format",
@@ -55,7 +55,7 @@ _REGEX = re.compile(r"(?P<set>\[\^?\]?(?:\\.|[^\]\\])*\])|\\.|(?P<open>\()|(?P<c
 class Admitted(msgspec.Struct, frozen=True):
     """A constraint that passed: what to compile, and the schema that a JSON answer follows, as JSON text.
 
-    `parts`: schemas inside of it, where each comes from and its grammar.
+    `parts`: the schemas inside of it: where each stands, and its grammar.
     """
 
     text: str
@@ -64,7 +64,8 @@ class Admitted(msgspec.Struct, frozen=True):
 
 
 def admit(constraint: Constraint) -> Admitted:
-    """Raises InvalidRequest: invalid_schema, unsupported_schema, invalid_grammar or grammar_too_complex."""
+    """Check a constraint. Raises InvalidRequest: invalid_schema, unsupported_schema, invalid_grammar or
+    grammar_too_complex."""
     source = constraint.source
     check_source(constraint)
     if constraint.kind == "json_object":
@@ -87,12 +88,12 @@ def admit(constraint: Constraint) -> Admitted:
 
 
 def check_source(constraint: Constraint) -> None:
-    """The one check that may be made anywhere: it is cheap."""
+    """Check size and encoding of the source; cheap enough for the server's own process."""
     source, param = constraint.source, constraint.param
     size = len(source) if len(source) > MAX_SOURCE_BYTES else len(source.encode(errors="surrogatepass"))
     if size > MAX_SOURCE_BYTES:
         raise GrammarProblem(
-            f"the source has {size} bytes, at most {MAX_SOURCE_BYTES} are possible",
+            f"the source has {size} bytes, the limit is {MAX_SOURCE_BYTES}",
             code="grammar_too_complex",
             param=param,
         )
@@ -100,15 +101,15 @@ def check_source(constraint: Constraint) -> None:
         try:
             source.encode()
         except UnicodeEncodeError:
-            raise GrammarProblem("the source holds half a surrogate pair, which is no text", param=param) from None
+            raise GrammarProblem("the source contains a lone surrogate, which is not valid text", param=param) from None
 
 
 def try_out(vocabulary: Vocabulary, admitted: Admitted) -> Grammar:
-    """Compile and find the first tokens, which is what costs most. Raises as admit."""
+    """Compile and compute the first mask, the most expensive one. Raises as admit."""
     try:
         return _compiled(vocabulary, admitted.text)
     except GrammarProblem as problem:
-        for place, text in admitted.parts:  # whose fault is it?
+        for place, text in admitted.parts:  # which part fails?
             try:
                 _compiled(vocabulary, text)
             except GrammarProblem as inner:
@@ -131,7 +132,7 @@ def _admit_schema(schema: Any) -> Admitted:
 
 
 def _anchored(pattern: str) -> str:
-    """A pattern always spans the whole text; a ^ in front and a $ behind say so again."""
+    """The pattern without ^ in front and $ behind: it matches the whole text anyway."""
     if pattern.startswith("^"):
         pattern = pattern[1:]
     if pattern.endswith("$") and (len(pattern) - len(pattern[:-1].rstrip("\\"))) % 2 == 1:
@@ -140,9 +141,9 @@ def _anchored(pattern: str) -> str:
 
 
 def _with_checked_schemas(lark: str, parts: list[tuple[str, str]]) -> Iterator[str]:
-    """The source with each inline schema checked and written anew, under the rules of a schema that stands alone.
+    """The source with each inline schema checked and rewritten, under the rules of a schema that stands alone.
 
-    It goes to `parts`, too, with its comment, which says where it comes from.
+    Each is appended to `parts` with its comment, which says where it comes from.
     """
     decoder = json.JSONDecoder()
     at = 0
@@ -155,7 +156,7 @@ def _with_checked_schemas(lark: str, parts: list[tuple[str, str]]) -> Iterator[s
         try:
             schema, at = decoder.raw_decode(lark, start)
         except (ValueError, RecursionError) as problem:
-            raise SchemaProblem(f"what follows %json is not JSON: {problem}") from None
+            raise SchemaProblem(f"%json is not followed by valid JSON: {problem}") from None
         lowered = lower(check_schema(schema))
         comment = schema.get("$comment")
         place = comment if isinstance(comment, str) else ""
@@ -193,7 +194,7 @@ def _nesting(pattern: str) -> int:
 
 
 def _named(problem: GrammarProblem, *, is_schema: bool) -> InvalidRequest:
-    """The compiler's complaint under the code that a client knows."""
+    """The compiler's error with a stable code."""
     message = problem.message
     if problem.code == "grammar_too_complex" or "nested parentheses" in message:
         return GrammarProblem(message, code="grammar_too_complex")

@@ -1,7 +1,7 @@
 """Grammars over a model's vocabulary: the only door to the `llguidance` package.
 
 Owns the guard around its panics, the limits of every parser, and the matcher that follows one sequence. Knows nothing
-of where a grammar comes from, of processes or of caches; the compiling helper imports this too, so numpy stays out.
+of requests, processes or caches; the compiling process imports this module, so it does not import numpy.
 Tested in tests/unit/engine/test_constrained.py.
 """
 
@@ -34,18 +34,18 @@ LIMITS: dict[str, Any] = {
     "max_grammar_size": 200_000,
     "verbose_errors": False,
 }
-# Tokens looked at for what is forced, in one step; what is left follows after the next. All of the forced text is
-# tokenized anew for each token of it, at 1 to 2 us per token, and the others of the batch wait.
+# Forced tokens found in one step; the rest follows in the next. All of the forced text is tokenized again for each of
+# its tokens, at 1 to 2 us per token, while the rest of the batch waits.
 MAX_FORCED_LOOKS = 1024
-# JSON on one line, as json.dumps writes it: one way to space it, so that all but the values is forced.
+# JSON on one line, as json.dumps writes it: with one spacing, all but the values is forced.
 _JSON_OPTIONS = {
     "item_separator": ", ",
     "key_separator": ": ",
     "whitespace_flexible": False,
 }
 
-_REPLAYED_AT_ONCE = 64  # tokens: other threads get their turn in between
-_PARSER_FAILS = "the grammar cannot be used: its parser fails on it"
+_REPLAYED_AT_ONCE = 64  # tokens; other threads may run in between
+_PARSER_FAILS = "the grammar cannot be used: the parser fails on it"
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class Vocabulary:
         self.eos_ids = tuple(sorted(eos_ids))
         self.digest = _digest(tokens, special_ids, self.eos_ids)
         self._tokens = _Tokens(tokens, special_ids, self.eos_ids, encode)
-        source: Any = self._tokens  # not of llguidance's class, which would encode by calling a tokenizer's object
+        source: Any = self._tokens  # not llguidance's class, which would call a tokenizer object to encode
         with _guarded():
             self._backend = _library().LLTokenizer(source, eos_token=list(self.eos_ids) or None)
 
@@ -111,7 +111,7 @@ class Vocabulary:
 
 
 class _Tokens:
-    """What LLTokenizer reads of a vocabulary."""
+    """A vocabulary with the attributes that LLTokenizer reads."""
 
     is_tokenizer_wrapper = True
     bos_token_id = None
@@ -140,7 +140,7 @@ class _Tokens:
         return self._longest_tokens(data)
 
     def _longest_tokens(self, data: bytes) -> list[int]:
-        """Bytes that no token has are left out: the parser then finds them missing."""
+        """The longest tokens of some bytes. Bytes that no token has are left out."""
         ids, at = [], 0
         while at < len(data):
             for end in range(min(len(data), at + self._longest), at, -1):
@@ -157,13 +157,13 @@ class _Tokens:
 class Grammar:
     """A compiled grammar. `start` gives the matcher of one sequence.
 
-    Matchers share what the lexer has learnt: states that stay, up to its limit, as long as the grammar is kept.
+    Matchers share the states of the lexer, which grow up to a limit and live as long as the grammar.
     """
 
     def __init__(self, vocabulary: Vocabulary, matcher: llguidance.LLMatcher, digest: bytes) -> None:
         self.vocabulary = vocabulary
         self.digest = digest  # SHA-256 of the text it was compiled from
-        self.num_tokens = 0  # that its matchers have taken: what the lexer has learnt grows no faster
+        self.num_tokens = 0  # taken by its matchers; bounds the number of lexer states
         self._matcher = matcher
 
     def start(self) -> Matcher:
@@ -181,7 +181,7 @@ class Grammar:
             return matcher.is_accepting()
 
     def try_first(self) -> None:
-        """Find the tokens that a text may begin with. Raises GrammarProblem where that costs too much, or none may."""
+        """Compute the first mask. Raises GrammarProblem when that costs too much, or no token is allowed."""
         with _guarded():
             matcher = self._matcher.deep_copy()
             is_empty = not any(matcher.compute_bitmask())
@@ -194,7 +194,7 @@ class Grammar:
 class Matcher:
     """Follows one sequence, token by token. Used by one thread at a time. After a failure `problem` says why.
 
-    What it does for every token asks the parser itself: a guard as a context costs as much as a mask.
+    Calls for every token go to the parser without a context manager, which would cost as much as a mask.
     """
 
     def __init__(self, matcher: llguidance.LLMatcher, grammar: Grammar) -> None:
@@ -202,10 +202,10 @@ class Matcher:
         self._grammar = grammar
         self.num_words = grammar.vocabulary.num_words
         self._num_bytes = 4 * self.num_words
-        self._masks: U32 | None = None  # written last, and where they lie
+        self._masks: U32 | None = None  # the array written last, and its address
         self._address = 0
         self.problem: GrammarProblem | None = None
-        self.is_complete = matcher.is_stopped()  # nothing but the end can follow
+        self.is_complete = matcher.is_stopped()  # only the end can follow
 
     @property
     def is_accepting(self) -> bool:
@@ -219,7 +219,7 @@ class Matcher:
         allowed, and whatever is drawn there must not be used.
         """
         if self.problem is None:
-            if masks is not self._masks:  # a batch that stays has the same place in every step
+            if masks is not self._masks:  # while the batch stays, the rows are the same in every step
                 self._masks, self._address = masks, masks.ctypes.data
             try:
                 self._fill(drafts)
@@ -241,7 +241,7 @@ class Matcher:
             raise _problem(matcher)
 
     def accept(self, token: int) -> bool:
-        """Go on with a token that was drawn; False when the grammar does not allow it (see `problem`)."""
+        """Take a token that was drawn; False when the grammar does not allow it (see `problem`)."""
         if self.problem is not None:
             return False
         self._grammar.num_tokens += 1
@@ -260,7 +260,7 @@ class Matcher:
         self.is_complete = self._ask(self._matcher.is_stopped, False)
 
     def may_end_behind(self, tokens: Sequence[int]) -> bool:
-        """Whether the text may end after these further tokens, which are not taken."""
+        """Whether the text may end after these further tokens. They are not taken."""
         if self.num_allowed(tokens) < len(tokens):
             return False
         for token in tokens:
@@ -275,9 +275,9 @@ class Matcher:
         return self._ask(lambda: self._matcher.validate_tokens(list(tokens)), 0)
 
     def forced(self) -> Iterator[int]:
-        """The tokens that the grammar leaves no choice about, each accepted before the next is found.
+        """The tokens that the grammar forces, each accepted before the next is found.
 
-        They are those that the masks would allow alone, one by one, so the text is the same as without jumping ahead.
+        They are the single tokens that the masks would allow, so the text is the same as without jumping ahead.
         """
         num_looks = 0
         while num_looks < MAX_FORCED_LOOKS:
@@ -289,7 +289,7 @@ class Matcher:
             yield tokens[0]
 
     def _ask(self, ask: Callable[[], T], otherwise: T) -> T:
-        """The parser's answer. After a failure, which `problem` keeps, it is asked no more."""
+        """The parser's answer, or `otherwise` after a failure, which `problem` holds."""
         if self.problem is not None:
             return otherwise
         try:
@@ -318,7 +318,7 @@ def lark_grammar(source: str) -> str:
 
 def _problem(matcher: llguidance.LLMatcher) -> GrammarProblem:
     message = matcher.get_error() or matcher.stop_reason()
-    if "panic" in message.partition(":")[0]:  # what follows names files of the library
+    if "panic" in message.partition(":")[0]:  # the rest of the message names files of the library
         log.error("the grammar's parser failed: it panicked")
         return GrammarProblem(_PARSER_FAILS)
     if message.startswith("NoExtension"):

@@ -1,4 +1,4 @@
-"""A constrained answer, held against its constraint once more when it ends, and where a stop string would end it.
+"""Checks a constrained answer against its constraint again when it ends, and where a stop string would end it.
 
 Replays the tokens that were reported, not the state that chose them, and reads JSON with another reader.
 Tested in tests/unit/engine/test_constrained.py.

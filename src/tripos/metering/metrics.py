@@ -1,7 +1,7 @@
 """Prometheus metrics: vLLM's names with finer buckets, OpenTelemetry's gen_ai.server ones, and the process's own.
 
 Label values come from closed sets only (registered model names, finish reasons, error codes, paths of the route table),
-so that no client can grow the number of series. Gauges of an engine are of the last time that it was asked.
+so that no client can grow the number of series. Gauges of an engine show what it last reported.
 Tested in tests/api/test_metrics.py.
 """
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tripos.errors import ModelRefused, plain
-from tripos.models.fields import MISSING, Family, Fields, shown
+from tripos.errors import ModelRefused, plain, shown
+from tripos.models.fields import MISSING, Family, Fields
 
 CODE_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines")  # would run code from the model's directory
 ACTIVATION_NAMES = {
@@ -67,7 +67,7 @@ class ModelConfig:
     windows: tuple[int, ...] = ()
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
-    dtype: str = "f32"  # what the checkpoint says it is stored in: f32, f16 or bf16
+    dtype: str = "f32"  # of the checkpoint, as its config says: f32, f16 or bf16
     ignored_keys: tuple[str, ...] = ()  # keys that ask for code from the model's directory; never honoured
 
 
@@ -234,7 +234,7 @@ def _rope_fields(raw: Mapping[str, Any], f: Fields, file: str) -> Fields:
     if not isinstance(inner, Mapping):
         raise f.refuse(key, f"is {shown(inner)}; expected an object")
     if several := [name for name, value in inner.items() if isinstance(value, Mapping | list)]:
-        raise f.refuse(key, f"holds {shown(several[0])}, a rope of its own, which is not supported")
+        raise f.refuse(key, f"holds {shown(several[0])}, a rope for one kind of layer, which is not supported")
     fields = Fields({"rope_theta": raw.get("rope_theta"), **inner}, f"{file}: {key}", Family())
     for holder in (f, fields):
         if holder.number("partial_rotary_factor", 0.0, 1.0, 1.0) != 1.0:

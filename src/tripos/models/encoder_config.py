@@ -1,7 +1,7 @@
 """config.json of an encoder, read strictly into an EncoderConfig: every number is checked before anything is allocated.
 
-Owns which architectures are encoders and what each calls its sizes. Knows nothing of pooling (modules.py), weights or
-plans.
+Owns which architectures are encoders and what each calls its sizes. Knows nothing of pooling
+(sentence_transformers.py), weights or plans.
 Tested in tests/models/test_encoder_golden.py.
 """
 
@@ -118,7 +118,9 @@ def _num_labels(f: Fields, raw: Mapping[str, Any]) -> int:
     labels = raw.get("id2label")
     found = len(labels) if isinstance(labels, Mapping) and labels else f.integer("num_labels", 1, 1 << 16, 2)
     if found != 1:
-        raise f.refuse("id2label", f"names {found} labels; a classification head with one, a reranker's, is supported")
+        raise f.refuse(
+            "id2label", f"names {found} labels; a classification head is supported with one label, as a reranker has"
+        )
     return found
 
 

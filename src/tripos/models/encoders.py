@@ -1,6 +1,6 @@
 """A text encoder of any kind as a plan: encoders proper, and decoders whose last token is the vector.
 
-Owns which function traces which family, what a checkpoint's names become, and where the vector or the score is read.
+Owns which function traces which family, how a checkpoint's tensors are renamed, and which row is the vector or score.
 Tested in tests/models/test_encoder_golden.py.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tripos.errors import ModelRefused
+from tripos.errors import ModelRefused, shown
 from tripos.models.config import FAMILIES as DECODERS
 from tripos.models.config import parse_config
 from tripos.models.encoder_config import ENCODERS, EncoderConfig, is_encoder, parse_encoder_config
@@ -33,7 +33,7 @@ _LEFT_OVER = re.compile(r"(.*\.)?position_ids|(pooler|cls|lm_head|head|decoder|v
 
 @dataclass(frozen=True)
 class Encoder:
-    """What building an EncoderModel needs of a checkpoint's config."""
+    """What building an EncoderModel takes from a checkpoint's config."""
 
     architecture: str
     task: Task  # embed, or rerank for a cross-encoder
@@ -44,21 +44,21 @@ class Encoder:
     vocab_size: int
     has_sigmoid: bool = False  # rerank: the score is the logit's sigmoid
     has_special_tokens: bool = True  # around each text
-    num_token_types: int = 0  # that the model tells apart; 0: none is fed
+    num_token_types: int = 0  # of the table of token types; 0: there is none
 
     @property
     def dimensions(self) -> int:
-        """Numbers of a vector."""
+        """Length of a vector."""
         return min(self.plan.vocab_size, self.modules.truncate_dim or self.plan.vocab_size)
 
 
 def open_encoder(config: Mapping[str, Any], weights: Weights, file: str = "config.json") -> tuple[Encoder, Weights]:
-    """The plan, and the checkpoint under its names. Raises ModelRefused."""
+    """The plan, and the checkpoint under the plan's names. Raises ModelRefused."""
     if config.get("architectures") == [STATIC]:
         return _open_static(config, weights, file)
     if not is_encoder(config):
         return _open_decoder(config, weights, file)
-    if task_of(config) == "embed":  # a classifier that is pooled is used without its head
+    if task_of(config) == "embed":  # a pooled classifier is used without its head
         config = {**config, "architectures": [str(config["architectures"][0]).replace(SCORES, "Model")]}
     sizes, modules = parse_encoder_config(config, file), parse_modules(config)
     if modules.pooling is None and not sizes.num_labels:
@@ -101,7 +101,7 @@ def _trace_dense(t: Tracer, x: View, layer: Dense) -> View:
 
 
 def _open_static(config: Mapping[str, Any], weights: Weights, file: str) -> tuple[Encoder, Weights]:
-    """A table of rows, one for each token, and perhaps dense layers over their mean."""
+    """A table with a row for each token, and optional dense layers over their mean."""
     fields, modules = Fields(config, file, Family()), parse_modules(config)
     t, rows = Tracer(), fields.integer("vocab_size", 1, 1 << 24)
     x = trace_static(t, rows, fields.integer("hidden_size", 1, 1 << 17))
@@ -150,7 +150,7 @@ def _decoder_name(config: Mapping[str, Any], file: str) -> str:
     full = name.removesuffix("Model") + "ForCausalLM" if isinstance(name, str) and name.endswith("Model") else name
     if not isinstance(full, str) or full not in DECODERS:
         raise ModelRefused(
-            f"{file}: architectures names {ascii(names)[:80]}; supported: {', '.join([*ENCODERS, *DECODERS])}"
+            f"{file}: architectures names {shown(names)}; supported: {', '.join([*ENCODERS, *DECODERS])}"
         )
     return full
 
@@ -163,13 +163,13 @@ def _has_sigmoid(config: Mapping[str, Any], modules: Modules) -> bool:
     kind = torch_class(named)
     if kind not in ("Sigmoid", "Identity"):
         raise ModelRefused(
-            f"config.json: activation_fn {ascii(named)[:60]} is not supported; supported: torch's Sigmoid, Identity"
+            f"config.json: activation_fn {shown(named)} is not supported; supported: torch's Sigmoid, Identity"
         )
     return kind == "Sigmoid"
 
 
 class EncoderWeights(Weights):
-    """A checkpoint's tensors without the prefix that models with a head put before the encoder's own."""
+    """A checkpoint's tensors without the prefix of the encoder in models that have a head."""
 
     def __init__(self, weights: Weights, prefix: str) -> None:
         self._weights = weights
@@ -187,5 +187,5 @@ class EncoderWeights(Weights):
 
 
 def is_expected_leftover(name: str) -> bool:
-    """Whether a tensor that the plan does not use is a buffer or belongs to a head that is not asked for."""
+    """Whether a tensor that the plan does not use is a buffer or belongs to a head that is not used."""
     return _LEFT_OVER.fullmatch(name) is not None

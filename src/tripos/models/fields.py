@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tripos.errors import ModelRefused, plain
+from tripos.errors import ModelRefused, plain, shown
 
 MISSING: Any = object()
 
@@ -68,8 +68,3 @@ class Fields:
         if type(value) is not str or value not in allowed:
             raise self.refuse(key, f"is {shown(value)}, which is not supported; supported: {', '.join(allowed)}")
         return allowed[value]
-
-
-def shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

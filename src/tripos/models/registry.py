@@ -1,4 +1,4 @@
-"""Which function traces which architecture, and the one place that knows how checkpoints deviate from the plan.
+"""Which function traces which architecture, and how checkpoints deviate from the plan.
 
 Tested in tests/models/test_registry.py.
 """
@@ -28,7 +28,7 @@ class Architecture:
 
     trace: Callable[[ModelConfig], Plan]
     embedding: str = "embed_tokens.weight"
-    prefix: str = "model."  # of every tensor but lm_head; checkpoints of the bare model leave it out
+    prefix: str = "model."  # of every tensor but lm_head; checkpoints of the model without a head omit it
     transposed: tuple[str, ...] = ()  # endings of the weights stored [in, out]
 
 
@@ -66,7 +66,7 @@ def adapt_weights(config: ModelConfig, weights: Weights) -> Weights:
 
 
 def with_own_head(config: ModelConfig, weights: Weights) -> tuple[ModelConfig, tuple[str, ...]]:
-    """The config, untied where the checkpoint holds a head that is not the embedding, and a note on it.
+    """The config, untied where the checkpoint has a head that differs from the embedding, and a note on it.
 
     `weights` as stored. transformers 5 keeps such a head, too, whatever tie_word_embeddings says.
     """
@@ -83,7 +83,7 @@ def with_own_head(config: ModelConfig, weights: Weights) -> tuple[ModelConfig, t
 
 def _is_same(head: WeightTensor, table: WeightTensor) -> bool:
     if head.panels is not None or head.shape != table.shape:
-        return False  # only a head of its own is packed under its own name
+        return False  # a packed checkpoint has a head only where it differs
     if head.dtype == table.dtype:
         return np.array_equal(head.data.reshape(-1).view(np.uint8), table.data.reshape(-1).view(np.uint8))
     return np.array_equal(to_float32(head), to_float32(table))
@@ -100,7 +100,8 @@ class AdaptedWeights(Weights):
             name if name == HEAD else prefix + name: name for name in weights if not name.endswith(BUFFERS)
         }
         if is_tied and (head := self._stored_names.pop(HEAD, None)):
-            self._stored_names.setdefault(architecture.prefix + architecture.embedding, head)  # it stands for both
+            # a tied head is the embedding
+            self._stored_names.setdefault(architecture.prefix + architecture.embedding, head)
 
     def __getitem__(self, name: str) -> WeightTensor:
         tensor = self._weights[self._stored_names[name]]
@@ -139,7 +140,7 @@ def check_weights(plan: Plan, weights: Weights) -> tuple[str, ...]:
 
 
 def notes_on_unused(names: Sequence[str], num_layers: int) -> tuple[str, ...]:
-    """What a person should know of tensors that the plan does not use: layers by number, others by name."""
+    """Notes on tensors that the plan does not use: layers by number, others by name."""
     layers = {int(match[1]) for name in names if (match := _LAYER.search(name)) and int(match[1]) >= num_layers}
     others = [name for name in names if not ((match := _LAYER.search(name)) and int(match[1]) in layers)]
     notes = []

@@ -1,4 +1,4 @@
-"""What a checkpoint is for, told by its config alone.
+"""The task of a checkpoint, from its config alone.
 
 Tested in tests/unit/models/files/test_sentence_transformers.py.
 """
@@ -11,8 +11,8 @@ from typing import Any
 from tripos.models.encoder_config import is_encoder
 from tripos.types import Task
 
-MODULES = "tripos_modules"  # the key in the config under which the files of sentence-transformers ride (modules.py)
-STATIC = "StaticEmbedding"  # the architecture of a table alone (static.py)
+MODULES = "tripos_modules"  # the key of the config that holds the files of sentence-transformers
+STATIC = "StaticEmbedding"  # the architecture of a table of vectors (families/static.py)
 SCORES = "ForSequenceClassification"  # how architectures with a head end
 
 

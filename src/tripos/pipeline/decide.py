@@ -29,7 +29,7 @@ from tripos.types import (
     LabelTokens,
     Message,
     Question,
-    Reasoning,
+    ReasoningOptions,
     Result,
     Run,
     Sampling,
@@ -50,38 +50,38 @@ Labels = tuple[tuple[str, ...], ...]  # of the options of a question, each as te
 Paths = tuple[tuple[int, tuple[int, ...]], ...]  # (index of the label, token ids)
 
 
-def decide(reasoning: Reasoning | None = None, switch: str = "") -> Stage:
+def decide() -> Stage:
     """A stage that answers Decide with the model below it, a language model, which it asks once how labels are written.
-
-    A model that reasons is read behind its reasoning, which is none: `switch` names the template's argument that turns
-    it off, "" for none, and where a template begins it nevertheless, the marks of `reasoning` end it at once.
+    Every other request passes untouched. A model that reasons is read with its reasoning turned off.
 
     Raises InvalidRequest when the tokenizer has no tokens for the labels, and what the model raises.
     """
     paths: dict[Labels, Paths] = {}
 
-    async def answer(call: Call, request: Decide, run: Run) -> AsyncGenerator[Event, None]:
-        for labels in {labels_of(question) for question in request.questions} - paths.keys():
-            paths[labels] = (await result_of(run(replace(call, request=LabelTokens(labels=labels))))).label_tokens
-        asked = await asyncio.to_thread(_ask, request, paths)
-        tokens: dict[int, TokenLogprob] = {}
-        finish: Finish | None = None
-        async with aclosing(run(replace(call, request=_generate(request, asked, reasoning, switch)))) as events:
-            async for event in events:
-                if isinstance(event, Delta) and event.logprobs:
-                    tokens[event.index] = event.logprobs[0]
-                elif isinstance(event, Finish):
-                    finish = event
-        if finish is None or len(tokens) != sum(len(each.reads) for each in asked):
-            raise RequestFailed("the model ended without a token for each read: this is a bug in Tripos")
-        yield Result(decisions=tuple(_decide(request, asked, tokens)))
-        yield replace(finish, reason="stop")
-
     def stage(call: Call, run: Run) -> AsyncGenerator[Event, None]:
-        request = call.request
-        return answer(call, request, run) if isinstance(request, Decide) else run(call)
+        return _decisions(call, run, paths) if isinstance(call.request, Decide) else run(call)
 
     return stage
+
+
+async def _decisions(call: Call, run: Run, paths: dict[Labels, Paths]) -> AsyncGenerator[Event, None]:
+    """`paths`: of labels that were looked up before."""
+    request: Decide = call.request  # type: ignore[assignment]
+    for labels in {labels_of(question) for question in request.questions} - paths.keys():
+        paths[labels] = (await result_of(run(replace(call, request=LabelTokens(labels=labels))))).label_tokens
+    readings = await asyncio.to_thread(_readings, request, paths)
+    tokens: dict[int, TokenLogprob] = {}
+    finish: Finish | None = None
+    async with aclosing(run(replace(call, request=_generate(request, readings)))) as events:
+        async for event in events:
+            if isinstance(event, Delta) and event.logprobs:
+                tokens[event.index] = event.logprobs[0]
+            elif isinstance(event, Finish):
+                finish = event
+    if finish is None or len(tokens) != sum(len(each.reads) for each in readings):
+        raise RequestFailed("the model ended without a token for each read: this is a bug in Tripos")
+    yield Result(decisions=tuple(_decide(request, readings, tokens)))
+    yield replace(finish, reason="stop")
 
 
 # -- labels ---------------------------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def read_of(paths: Sequence[tuple[int, tuple[int, ...]]], before: tuple[int, ...
 
 # -- asking ---------------------------------------------------------------------------------------------------------
 @dataclass
-class Asked:
+class Reading:
     """A question in one order of its options; `reads` are choices of the call, from `first_idx` on."""
 
     question: Question
@@ -140,8 +140,8 @@ class Asked:
     first_idx: int
 
 
-def _ask(request: Decide, paths: Mapping[Labels, Paths]) -> list[Asked]:
-    asked: list[Asked] = []
+def _readings(request: Decide, paths: Mapping[Labels, Paths]) -> list[Reading]:
+    readings: list[Reading] = []
     num_reads = 0
     for question in request.questions:
         labels = labels_of(question)
@@ -149,9 +149,9 @@ def _ask(request: Decide, paths: Mapping[Labels, Paths]) -> list[Asked]:
         orders = request.option_orders if question.kind == "choice" else 1
         for is_reversed in (False, True)[:orders]:
             prompt = prompt_of(request, question, labels, is_reversed)
-            asked.append(Asked(question, is_reversed, prompt, reads, num_reads))
+            readings.append(Reading(question, is_reversed, prompt, reads, num_reads))
             num_reads += len(reads)
-    return asked
+    return readings
 
 
 def prompt_of(
@@ -168,15 +168,15 @@ def prompt_of(
     return (Message(role="user", content="\n\n".join(part for part in parts if part)),)
 
 
-def _generate(request: Decide, asked: Sequence[Asked], reasoning: Reasoning | None, switch: str) -> Generate:
-    reads = [(each.prompt, read) for each in asked for read in each.reads]
+def _generate(request: Decide, readings: Sequence[Reading]) -> Generate:
+    reads = [(each.prompt, read) for each in readings for read in each.reads]
     (prompt, first), others = reads[0], reads[1:]
     return Generate(
         prompt=prompt,
         max_tokens=1,
         sampling=Sampling(temperature=0.0, seed=0, ignore_eos=True, logprobs=0, logprob_token_ids=first.token_ids),
-        template_args={**({switch: False} if switch else {}), **request.template_args},
-        reasoning=None if reasoning is None else replace(reasoning, max_tokens=0),
+        reasoning=ReasoningOptions(is_on=False),
+        template_args=request.template_args,
         cache_salt=request.cache_salt,
         branches=tuple(
             Branch(prompt=prompt, suffix=read.path, logprob_token_ids=read.token_ids) for prompt, read in others
@@ -185,9 +185,9 @@ def _generate(request: Decide, asked: Sequence[Asked], reasoning: Reasoning | No
 
 
 # -- answering ------------------------------------------------------------------------------------------------------
-def _decide(request: Decide, asked: Sequence[Asked], tokens: dict[int, TokenLogprob]) -> list[Decision]:
+def _decide(request: Decide, readings: Sequence[Reading], tokens: dict[int, TokenLogprob]) -> list[Decision]:
     decisions: list[Decision] = []
-    for each in asked:
+    for each in readings:
         decision = _read_out(each, tokens)
         decisions.append(_average(decisions.pop(), decision) if each.is_reversed else decision)
     return [
@@ -196,8 +196,8 @@ def _decide(request: Decide, asked: Sequence[Asked], tokens: dict[int, TokenLogp
     ]
 
 
-def _read_out(asked: Asked, tokens: dict[int, TokenLogprob]) -> Decision:
-    token_of = {read.path: tokens[asked.first_idx + i] for i, read in enumerate(asked.reads)}
+def _read_out(reading: Reading, tokens: dict[int, TokenLogprob]) -> Decision:
+    token_of = {read.path: tokens[reading.first_idx + i] for i, read in enumerate(reading.reads)}
     found: dict[int, list[float]] = {}
 
     def collect(read: Read, before: float) -> None:
@@ -207,17 +207,17 @@ def _read_out(asked: Asked, tokens: dict[int, TokenLogprob]) -> Decision:
         for token_id, inner in read.inner.items():
             collect(inner, before + logprobs[token_id])
 
-    root = asked.reads[0]
+    root = reading.reads[0]
     collect(root, 0.0)
     logprobs = [_log_sum(found[label]) for label in sorted(found)]
     total = _log_sum(logprobs)
     probabilities = [math.exp(logprob - total) for logprob in logprobs]
-    if asked.is_reversed:
+    if reading.is_reversed:
         probabilities.reverse()
     return Decision(
         probabilities=_normalized(probabilities),
         label_mass=min(1.0, math.exp(total)),
-        argmax_is_label=tokens[asked.first_idx].token_id in root.token_ids,
+        argmax_is_label=tokens[reading.first_idx].token_id in root.token_ids,
     )
 
 

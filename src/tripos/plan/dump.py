@@ -13,7 +13,7 @@ from tripos.plan.ir import Op, Plan, View
 
 @dataclass(frozen=True)
 class Cost:
-    """What a plan takes. Multiply-adds count as two operations; bytes are of weights at the given width."""
+    """The work of a plan. Multiply-adds count as two operations; bytes are of weights at the given width."""
 
     flops_per_token: int  # linear ops on T rows, and their elementwise neighbours are not counted
     flops_per_row: int  # linear ops on S rows (the head)

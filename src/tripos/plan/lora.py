@@ -1,4 +1,4 @@
-"""Low-rank adapters in a plan: where they may add, and the pass that makes room for them.
+"""Low-rank adapters in a plan: where they add, and the pass that prepares a plan for them.
 
 Every linear but the head may carry one. The pass works on a plan that is already optimized, so that a stacked linear
 (q, k and v) gets one `shrink` for all its parts. A plan without the pass is untouched.
@@ -33,7 +33,7 @@ def padded_rank(rank: int) -> int:
 
 
 def with_adapters(plan: Plan, max_rank: int) -> Plan:
-    """The plan with a `shrink` before every linear but the head. Rows without an adapter compute what they did."""
+    """The plan with a `shrink` before every linear but the head. Rows without an adapter stay the same."""
     tensors, ops = list(plan.tensors), []
     cols = padded_rank(max_rank)
     for op in plan.ops:
@@ -72,9 +72,7 @@ def check_adapter(adapter: Adapter, known: Mapping[str, Place], slot: int, num_s
     for name, low in adapter.items():
         place = known.get(name)
         if place is None:
-            raise ModelRefused(
-                f"the adapter adds to {name}, which is no linear of the model that an adapter may change"
-            )
+            raise ModelRefused(f"the adapter adds to {name}, which is not a linear layer that an adapter may change")
         if (low.b.shape[0], low.a.shape[1]) != place.shape or low.b.shape[1] != low.rank:
             raise ModelRefused(
                 f"the adapter's matrices {list(low.a.shape)} and {list(low.b.shape)} for {name} do not fit its shape "

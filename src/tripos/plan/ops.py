@@ -1,6 +1,6 @@
 """The op set: one table, with its shape rules, and the tracer that architectures write with.
 
-OPS is the definition. The native library has a row for each op beside its kernel and prints them; runtime/library.py
+OPS is the definition. The native library has a row for each op beside its kernel and prints them; runtime/native.py
 refuses a library whose rows differ. What an op computes is written in runtime/reference.py:
 
     embed           rows of a table, picked by an array of the step (+ row_offset), times scale: [T, C]
@@ -61,11 +61,11 @@ class OpSpec:
     is_row_wise: bool  # row i of every output depends on row i of the inputs alone
 
     def typed(self, attr: str, value: Attr) -> Attr:
-        """An integer where a float is wanted is one."""
+        """Attributes with their types: an integer for a float becomes a float."""
         return float(value) if self.attrs.get(attr) == "float" else value
 
     def problem(self, op: Op) -> str | None:
-        """What is wrong with an op's operands and attributes; None: nothing. Shapes are the tracer's to check."""
+        """The error in an op's operands and attributes; None: there is none. The tracer checks shapes."""
         for operands in ("inputs", "weights", "outputs"):
             names, given = getattr(self, operands), len(getattr(op, operands))
             if not sum(not name.endswith("?") for name in names) <= given <= len(names):

@@ -1,6 +1,6 @@
 """Plan to plan: all fusions. Each returns a plan that computes the same values with fewer, larger ops.
 
-What comes out is the plan that runs: executors lower each op by itself and fuse nothing.
+The result is the plan that runs: executors lower each op by itself and fuse nothing.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _stack(weights: dict[str, WeightSpec], names: list[str]) -> str:
 
 
 def fuse_epilogues(plan: Plan, stored: Weights) -> Plan:
-    """A linear whose output is read by the op behind it alone does that op's work as well: an activation, the product
+    """A linear whose output is read only by the op behind it takes over that op: an activation, the product
     of a gated pair, or the sum with a residual, over which it then writes."""
     reads: dict[int, list[int]] = {}  # tensor -> the ops that read it, in order
     for index, op in enumerate(plan.ops):

@@ -1,7 +1,7 @@
 """Dynamic batching by tokens: texts of many calls share a step, ragged and without padding.
 
 Owns the queue, its bounds and its order (online first; calls take turns, a text each), and the thread that runs steps.
-A step begins as soon as the last one is over; nobody waits for a batch to fill. Knows nothing of text or HTTP.
+A step begins as soon as the last one is over; no call waits for a batch to fill. Knows nothing of text or HTTP.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class PendingCall:
 
 
 class Batcher:
-    """Runs calls. `start` gives it a thread; without one, `step` is called by whoever waits."""
+    """Runs calls. `start` gives it a thread; without one, callers run `step` themselves."""
 
     def __init__(
         self,
@@ -88,13 +88,13 @@ class Batcher:
         self._queues: dict[Priority, deque[PendingCall]] = {priority: deque() for priority in sorted(Priority)}
         self._waiting_tokens = 0
         self._num_running = 0
-        # Entered as it is, not through the condition: there an interrupt could come between taking it and holding it.
+        # The lock is entered directly: an interrupt inside Condition.__enter__ could leave it held.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
         self._is_stopping = self._is_closed = False
         self._ending = EngineFailed("the model was stopped", retry_after_s=1.0)
-        self._failure: EngineFailed | None = None  # of whatever runs the steps: none can run any more
+        self._failure: EngineFailed | None = None  # set when no step can run any more
         self._step_began_s: float | None = None
 
     # -- from any thread ------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ class Batcher:
         return is_alive and (began_s is None or time.monotonic() - began_s < STALL_S)
 
     def start(self) -> None:
-        """Idempotent; nothing begins again once it was closed."""
+        """Start the thread. Idempotent; without effect once closed."""
         if self._thread is None:
             with self._lock:
                 if self._thread is None and not self._is_closed:
@@ -153,7 +153,7 @@ class Batcher:
                     self._thread.start()
 
     def stop(self) -> None:
-        """End after the step in progress; what waits gets EngineFailed. Idempotent."""
+        """End after the step in progress; waiting calls get EngineFailed. Idempotent."""
         with self._lock:
             self._is_stopping = True
             self._changed.notify_all()
@@ -168,7 +168,7 @@ class Batcher:
         self._deliver(left)
 
     def begin_close(self, ending: EngineFailed) -> None:
-        """Take nothing more, ever: what is left unfinished gets `ending`. `stop` waits for the step in progress."""
+        """Refuse all further calls; unfinished ones get `ending`. `stop` waits for the step in progress."""
         with self._lock:
             self._is_closed = self._is_stopping = True
             self._ending = ending
@@ -215,7 +215,7 @@ class Batcher:
                     self._waiting_tokens -= length
                     queue.popleft()
                     if call.num_taken < len(call.texts):
-                        queue.append(call)  # in turn with the others: a small call does not wait for a large one
+                        queue.append(call)  # calls take turns: a small one does not wait for a large one
         return batch, late
 
     def _fits(self, num_texts: int, num_tokens: int) -> bool:
@@ -232,7 +232,7 @@ class Batcher:
             return self._give_up(error, batch)
         except BaseException as error:  # panics too: they must not end the thread
             reraise_stop(error)
-            if len(batch) > 1:  # one of them is the culprit: the others are answered
+            if len(batch) > 1:  # one text causes the failure: the others are answered
                 log.exception("a step of %d texts failed; each runs again alone", len(batch))
                 return [call for each in batch if not each[0].is_over for call in self._execute([each])]
             log.exception("a text failed: this is a bug in Tripos")
@@ -260,7 +260,7 @@ class Batcher:
         return list(ended.values())
 
     def _give_up(self, error: EngineFailed, batch: list[tuple[PendingCall, int]]) -> list[PendingCall]:
-        """No text is to blame: what is in the step or waits ends with the error, and nothing more is accepted."""
+        """End all calls with the error and accept no more: the executor failed, not a text."""
         with self._lock:
             self._failure = error
             waiting = [call for queue in self._queues.values() for call in queue]
@@ -286,10 +286,12 @@ class Batcher:
     def _check(self, num_tokens: int) -> None:
         calls, tokens = sum(map(len, self._queues.values())), self._waiting_tokens
         if calls >= self.options.max_waiting_calls:
-            raise Overloaded(f"{calls} requests are waiting, which is as many as may", retry_after_s=1.0)
+            raise Overloaded(
+                f"{calls} requests are waiting, the limit is {self.options.max_waiting_calls}", retry_after_s=1.0
+            )
         if tokens and tokens + num_tokens > self.options.max_waiting_tokens:
             raise Overloaded(
-                f"{tokens} tokens are waiting, with this request's {num_tokens} more than the "
-                f"{self.options.max_waiting_tokens} that may",
+                f"{tokens} tokens are waiting, with this request's {num_tokens} more than the limit of "
+                f"{self.options.max_waiting_tokens}",
                 retry_after_s=1.0,
             )

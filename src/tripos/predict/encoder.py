@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from queue import SimpleQueue
 from weakref import finalize
@@ -19,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
 
-from tripos.errors import EngineFailed, InvalidRequest, Overloaded, RequestFailed, TriposError
+from tripos.errors import EngineFailed, InvalidRequest, RequestFailed, TriposError
 from tripos.models.text.side_thread import SideThread
-from tripos.models.text.token_requests import TokenRequests
+from tripos.models.text.token_requests import TokenRequests, WaitingText
 from tripos.models.text.tokenizer import Tokenizer
 from tripos.predict.batcher import Batcher, BatcherOptions, PendingCall
 from tripos.predict.inputs import EncoderInputs, num_chars
@@ -46,7 +45,6 @@ from tripos.types import (
 
 F32 = npt.NDArray[np.float32]
 INLINE_CHARS = 2048  # longer inputs are encoded off the event loop
-MAX_ENCODING_CHARS = 32 * 2**20  # of calls that wait there; one alone is always let in
 ENDING = "the model was closed: open it again to go on"
 
 
@@ -63,7 +61,8 @@ class EncoderModel:
     ) -> None:
         self.card = replace(card, has_tokenizer=True)
         self.tokenizer = tokenizer
-        self._token_requests = TokenRequests(tokenizer, card.vocab_size, self.encode)
+        self._waiting = WaitingText()
+        self._token_requests = TokenRequests(tokenizer, card.vocab_size, self.encode, self._waiting)
         self.options = options
         self._inputs = EncoderInputs(card, tokenizer, options)
         self._outputs = EncoderOutputs(card.task, options)
@@ -72,9 +71,8 @@ class EncoderModel:
         self._batcher = Batcher(partial(run_step, executor, options), batching, self._readers.deliver)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._encoders: SideThread | None = None
-        self._num_encoding_chars = 0
         self._birthplace = birthplace = Birthplace()
-        finalize(self, _let_go, self._batcher, birthplace)  # its thread knows nothing of us
+        finalize(self, _let_go, self._batcher, birthplace)  # the batcher's thread holds no reference to the model
 
     # -- life -----------------------------------------------------------------------------------------------
     async def start(self) -> None:
@@ -92,7 +90,7 @@ class EncoderModel:
             await closing.run(self._batcher.stop)
             await closing.stop()
             await encoders.stop()
-            await asyncio.sleep(0)  # what was delivered last reaches its readers
+            await asyncio.sleep(0)  # the last deliveries reach their readers
             self._loop = self._readers.loop = None
 
     def close(self) -> None:
@@ -105,14 +103,16 @@ class EncoderModel:
             self._executor.close()
 
     async def info(self) -> ModelInfo:
-        """Progress: started, and the step in progress not too long ago begun. Counts of the batcher."""
+        """`is_progressing`: started, and the step in progress began not too long ago. The counts are the batcher's."""
         stats = EngineStats(num_running=self._batcher.num_running, num_waiting=self._batcher.num_waiting)
         return ModelInfo(is_progressing=self._batcher.is_progressing, stats=stats)
 
     async def encode(self, request: Generate) -> list[int]:
-        """Token ids of a text, for those who count them. Raises InvalidRequest for chats: there is no template."""
+        """Token ids of a text. Raises InvalidRequest for chats: an encoder has no template."""
         if not isinstance(request.prompt, str):
-            raise InvalidRequest(f"{self.card.name} has no chat template: send prompt", param="messages")
+            raise InvalidRequest(
+                f"{self.card.name} has no chat template: send prompt instead of messages", param="messages"
+            )
         return await asyncio.to_thread(self.tokenizer.encode, request.prompt)
 
     # -- calls ----------------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ class EncoderModel:
         if num_chars(request) <= INLINE_CHARS and self.tokenizer.is_quick(num_chars(request)):
             texts = self._inputs.texts(request)
         else:
-            with self._encoding(num_chars(request)):
+            with self._waiting.hold(num_chars(request)):
                 texts = await encoders.run(lambda: self._inputs.texts(request))
         pending = PendingCall(texts, call.priority, call.deadline_s, call.arrival_s or time.monotonic())
         ended = asyncio.Event()
@@ -161,7 +161,7 @@ class EncoderModel:
         try:
             for i, pending in enumerate(pending_calls):
                 self._readers.waiting[pending] = partial(news.put, i)
-                self._batcher.add(pending, is_bounded=False)  # whoever calls waits
+                self._batcher.add(pending, is_bounded=False)  # unbounded: the callers of `answer` wait
             for i in (news.get() for _ in pending_calls):
                 error = pending_calls[i].error
                 if error is not None:
@@ -173,21 +173,6 @@ class EncoderModel:
                 self._readers.waiting.pop(pending, None)
                 if not pending.is_over:
                     self._batcher.cancel(pending)
-
-    @contextmanager
-    def _encoding(self, size: int) -> Iterator[None]:
-        """A place among the calls whose texts wait for the tokenizer, before the batcher counts them.
-
-        Raises Overloaded.
-        """
-        if self._num_encoding_chars and self._num_encoding_chars + size > MAX_ENCODING_CHARS:
-            waiting = f"{self._num_encoding_chars} characters wait to be encoded, at most {MAX_ENCODING_CHARS} may"
-            raise Overloaded(f"{waiting}: retry in a second", retry_after_s=1.0)
-        self._num_encoding_chars += size
-        try:
-            yield
-        finally:
-            self._num_encoding_chars -= size
 
     # -- rows to answers ------------------------------------------------------------------------------------
     def _events(self, request: Embed | Rerank, pending: PendingCall) -> list[Event]:

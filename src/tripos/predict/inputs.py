@@ -1,4 +1,4 @@
-"""Embed and rerank requests to tokens: prompts, special tokens, pairs, truncation, and what of a request is refused.
+"""Embed and rerank requests to tokens: prompts, special tokens, pairs, truncation, and the checks of a request.
 
 Knows the model's card, its tokenizer and its options; nothing of queues, steps or vectors.
 Tested in tests/unit/predict/test_encoding.py.
@@ -16,12 +16,12 @@ from tripos.predict.batcher import Text
 from tripos.predict.options import EncoderOptions
 from tripos.types import Call, Embed, Generate, ModelCard, Rerank
 
-CHARS_PER_TOKEN = 64  # no text that has more on average is read to its end
+CHARS_PER_TOKEN = 64  # a longer text is cut or refused without being encoded
 QUERY_PROMPTS, DOCUMENT_PROMPTS = ("query", "search_query"), ("document", "passage", "search_document")
 
 
 class EncoderInputs:
-    """Checks the requests of one model, and makes its texts of them."""
+    """Checks the requests of one model and encodes their texts."""
 
     def __init__(self, card: ModelCard, tokenizer: Tokenizer, options: EncoderOptions) -> None:
         self.card = card
@@ -29,7 +29,7 @@ class EncoderInputs:
         self.options = options
 
     def check(self, call: Call) -> Embed | Rerank:
-        """What can be refused without encoding."""
+        """Check all that needs no tokens. Raises InvalidRequest."""
         request = call.request
         name, task = self.card.name, self.card.task
         if isinstance(request, Embed) and task == "embed":
@@ -104,7 +104,7 @@ class EncoderInputs:
         frame = self._frame
         texts = []
         for i, each in enumerate(inputs):
-            # Token ids come as the client wants them, special ones included; only texts are framed.
+            # Token ids of a client include special tokens; only texts get a frame.
             framed = list(each) if isinstance(each, tuple) else frame.around(next(encoded))[0]
             if not framed and not self.options.empty_row:
                 message = f"{where(i)} holds no token for {self.card.name}: send text"
@@ -145,7 +145,7 @@ class EncoderInputs:
         return text.lower() if self.options.lower_case else text
 
     def _bounded(self, text: str, truncate_to: int | None, where: str) -> str:
-        """The text, cut where it must be far too long. Raises InvalidRequest when it must stay whole."""
+        """The text, cut where it cannot fit. Raises InvalidRequest when it may not be cut."""
         most = CHARS_PER_TOKEN * self.options.max_length
         if truncate_to is None and len(text) > most:
             longest = self.options.max_length
@@ -154,7 +154,7 @@ class EncoderInputs:
         return text[:most]
 
     def _limit(self, num_tokens: int, truncate_to: int | None, where: str) -> int:
-        """How many tokens of an input are kept. Raises InvalidRequest when it is too long and must stay whole."""
+        """How many tokens of an input are kept. Raises InvalidRequest when it is too long and may not be cut."""
         longest = self.options.max_length
         if truncate_to is None and num_tokens > longest:
             message = (
@@ -166,18 +166,18 @@ class EncoderInputs:
 
     @property
     def _frame(self) -> Frame:
-        """What stands around one text."""
+        """The special tokens around one text."""
         return self.tokenizer.frame if self.options.has_special_tokens else NO_FRAME
 
 
 def num_chars(request: Embed | Rerank) -> int:
-    """Characters of text, and token ids."""
+    """Characters of all texts; token ids count as one each."""
     texts: Sequence[Any] = request.inputs if isinstance(request, Embed) else (request.query, *request.documents)
     return sum(map(len, texts))
 
 
 def _longest_first(first: list[int], second: list[int], limit: int) -> tuple[list[int], list[int]]:
-    """Both cut to `limit` tokens together, the longer one first, as tokenizers' "longest_first" does."""
+    """Both texts, cut to `limit` tokens together, the longer one first, as tokenizers' "longest_first" does."""
     if len(first) + len(second) <= limit:
         return first, second
     short = min(len(first), len(second))

@@ -1,4 +1,4 @@
-"""How one encoder reads texts and what it makes of rows: fixed by the checkpoint, given by the composition root.
+"""How one encoder reads texts and makes answers of rows: fixed by the checkpoint, passed in by build.
 
 Tested in tests/unit/predict/test_encoding.py.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderOptions:
-    """How rows become answers."""
+    """How texts become tokens, and rows answers."""
 
     max_length: int  # tokens of the longest input, special ones included
     row: str = "first"  # the token row that the plan selects of each sequence: first or last
@@ -20,7 +20,7 @@ class EncoderOptions:
     lower_case: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
-    truncate_dim: int | None = None  # numbers of a vector that are kept; their length stays what it is
+    truncate_dim: int | None = None  # numbers of a vector that are kept, without normalising again
     has_special_tokens: bool = True  # around each text
-    num_token_types: int = 2  # that the model tells apart; fewer than 2: none is fed
-    empty_row: int = 0  # numbers, all 0, of a text without any token; 0: such a text is refused
+    num_token_types: int = 2  # of the table of token types; fewer than 2: none is fed
+    empty_row: int = 0  # length of the zero vector of a text without tokens; 0: such a text is refused

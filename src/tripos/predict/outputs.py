@@ -25,18 +25,18 @@ class EncoderOutputs:
         return Result(scores=tuple(self._scores(rows)))
 
     def _vectors(self, rows: F32, dimensions: int | None) -> F32:
-        """Matryoshka (Kusupati et al. 2022): the first dimensions of a vector are a vector, once normalised again."""
+        """Vectors of `dimensions` numbers: the first ones, normalised again (Matryoshka, Kusupati et al. 2022)."""
         rows = self._reduced(rows)
         if dimensions is not None:
             rows = rows[:, :dimensions]
         return unit(rows) if dimensions is not None else rows
 
     def _reduced(self, rows: F32) -> F32:
-        """As the model's own modules leave them: normalised, and then cut."""
+        """Rows after the model's own modules: normalised, then cut."""
         return (unit(rows) if self._options.normalize else rows)[:, : self._options.truncate_dim]
 
     def _scores(self, rows: F32) -> list[float]:
-        """Of each document: a cross-encoder's own, or the cosine of its vector with the query's."""
+        """The score of each document: a cross-encoder's, or the cosine of its vector with the query's."""
         if self._task == "embed":
             query, *documents = unit(self._reduced(rows))
             return [float((query * document).sum()) for document in documents]
@@ -45,6 +45,6 @@ class EncoderOutputs:
 
 
 def unit(rows: F32) -> F32:
-    """Each row at length 1; a row of zeros stays one."""
+    """Each row at length 1; a row of zeros stays zero."""
     length = np.sqrt((rows * rows).sum(-1, keepdims=True, dtype=np.float32))
     return np.asarray(rows / np.maximum(length, np.float32(1e-12)), np.float32)

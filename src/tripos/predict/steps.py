@@ -18,7 +18,7 @@ from tripos.runtime.executor import Executor, SamplingInput, StepInput
 
 def run_step(executor: Executor, options: EncoderOptions, texts: Sequence[Text]) -> tuple[F32, npt.NDArray[np.bool_]]:
     given = [i for i, text in enumerate(texts) if text.token_ids]
-    rows = np.zeros((len(texts), options.empty_row), np.float32)  # of texts of which nothing is left
+    rows = np.zeros((len(texts), options.empty_row), np.float32)  # for texts without tokens
     are_finite = np.ones(len(texts), np.bool_)
     if not given:
         return rows, are_finite
@@ -32,7 +32,7 @@ def run_step(executor: Executor, options: EncoderOptions, texts: Sequence[Text])
 
 
 def pack(texts: Sequence[Text], row: str) -> StepInput:
-    """One step of whole sequences, a row each."""
+    """One step of whole sequences, with one output row each."""
     lengths = np.array([len(text.token_ids) for text in texts], np.int32)
     ends = np.cumsum(lengths, dtype=np.int32)
     starts = ends - lengths

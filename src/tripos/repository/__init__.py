@@ -1,7 +1,10 @@
-"""The model repository: which models are served, in which state, within one memory budget, while the others answer."""
+"""The model repository: which models are served, in which state, within one memory budget, while the others answer.
 
-from tripos.repository.entry import Opening
+Tested in tests/api/test_admin.py, tests/api/test_reload.py and tests/api/test_loading.py.
+"""
+
+from tripos.repository.entry import LoadedModel, Opening
 from tripos.repository.repository import ModelRepository
 from tripos.repository.settings import Builder, ModelSpec, RouteSpec, Settings
 
-__all__ = ["Builder", "ModelRepository", "ModelSpec", "Opening", "RouteSpec", "Settings"]
+__all__ = ["Builder", "LoadedModel", "ModelRepository", "ModelSpec", "Opening", "RouteSpec", "Settings"]

@@ -1,4 +1,7 @@
-"""LoRA adapters of the repository's models: each is served under a name of its own, by the model that loaded it."""
+"""LoRA adapters: each is served under its own name by the model that loaded it.
+
+Tested in tests/api/test_adapters.py.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,9 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from tripos.errors import InvalidRequest
+from tripos.errors import InvalidRequest, shown
 from tripos.service import Service
 from tripos.types import AdapterInfo, Call, Event, Generate, ModelCard, Run
-from tripos.wire.json import shown
 
 if TYPE_CHECKING:
     from tripos.repository.entry import Entry
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Adapter:
-    """One that is loaded, and its card."""
+    """A loaded adapter and the card of its route."""
 
     info: AdapterInfo
     card: ModelCard
@@ -40,31 +42,30 @@ class Adapter:
         return cls(info, card)
 
     def stage(self, call: Call, run: Run) -> AsyncGenerator[Event, None]:
-        """The innermost stage of its route: has the model answer with this adapter."""
+        """The innermost stage of the adapter's route: selects the adapter in the request."""
         if isinstance(call.request, Generate):
             call = replace(call, request=replace(call.request, adapter=self.info.key))
         return run(call)
 
 
 def find_adapted(base: str, entries: Mapping[str, Entry], service: Service) -> Entry:
-    """The model that a new adapter is for; `base` may be left out where one model takes adapters.
+    """The entry whose model a new adapter is loaded into; `base` may be left out where there is one language model.
 
     Raises InvalidRequest, and NotFound and EngineFailed for a name that is not served.
     """
-    ready = {entry.name: entry.model for entry in entries.values() if entry.model is not None}
-    able = [name for name, model in ready.items() if model.card.max_adapters]
+    models = {entry.name: entry.model for entry in entries.values() if entry.model is not None}
+    able = [name for name, model in models.items() if model.card.task == "generate"]
     found = able
     if base:
-        is_adapter, wanted = bool(service.card(base).parent), service.model(base)
-        found = [name for name in able if ready[name] is wanted and not is_adapter]
-    if len(found) == 1:
-        return entries[found[0]]
-    if not able:
-        message = f"{', '.join(ready)} takes no adapters: start the server with --max-adapters"
-    else:
+        is_adapter, model = bool(service.card(base).parent), service.model(base)
+        found = [name for name in able if models[name] is model and not is_adapter]
+    if len(found) != 1:
         cause = f"{shown(base)} takes no adapters" if base else "say which model the adapter is for"
-        message = f"{cause}; these take some: {', '.join(able)}"
-    raise InvalidRequest(message, param="base_model_name")
+        listed = ", ".join(name for name in able if models[name].card.max_adapters) or "none"
+        raise InvalidRequest(f"{cause}; these take some: {listed}", param="base_model_name")
+    if not models[found[0]].card.max_adapters:
+        raise InvalidRequest(f"{found[0]} takes no adapters: start the server with --max-adapters")
+    return entries[found[0]]
 
 
 def check_adapter_name(name: str, entry: Entry, in_place: bool, entries: Mapping[str, Entry], service: Service) -> None:

@@ -1,16 +1,17 @@
-"""One model of the repository: its state, what it takes to load it, and the errors on the way."""
+"""An entry of the repository: one model, its state, and how it is opened and loaded."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from tripos.errors import Conflict, ModelRefused, RequestFailed, TriposError, reraise_stop
 from tripos.repository.adapter import Adapter
+from tripos.service import Service
 from tripos.types import AdapterInfo, Model
 
 if TYPE_CHECKING:
@@ -24,8 +25,16 @@ Table = list[tuple[str, ...]]
 Value = TypeVar("Value")
 
 
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in memory. `close` frees it, once it is stopped."""
+
+    model: Model
+    close: Callable[[], None]
+
+
 class Opening(Protocol):
-    """A model whose files were checked, before it takes memory, and then the one model that it loads."""
+    """A model whose files are open and checked, before it takes memory."""
 
     @property
     def name(self) -> str: ...
@@ -37,29 +46,35 @@ class Opening(Protocol):
     def fixed_bytes(self) -> int: ...  # what its options say; 0: a share
     def held_bytes(self, memory_bytes: int) -> int: ...
     def rows(self, memory_bytes: int) -> Table: ...
-    def load(self, memory_bytes: int, progress: Progress) -> Model: ...
+    def load_model(self, memory_bytes: int, progress: Progress) -> LoadedModel: ...
     def close(self) -> None:
-        """Let go of the files, and of the memory of the model, which must be stopped. Idempotent."""
+        """Close the files, if the model was not loaded."""
 
 
 @dataclass(eq=False)
 class Entry:
-    """One version of a model that the configuration names or an admin loaded. `model`: while it is loaded."""
+    """One version of a model that the configuration names or an admin loaded."""
 
     name: str
     spec: ModelSpec
     state: State = "unloaded"
-    opening: Opening | None = None
-    model: Model | None = None
+    loaded: LoadedModel | None = None
     adapters: dict[str, Adapter] = field(default_factory=dict)  # by name
     held_bytes: int = 0
     error: str = ""
     since_s: float = field(default_factory=time.time)
 
-    def put(self, opening: Opening, model: Model) -> None:
-        """It is loaded, with the adapters of its options."""
-        self.opening, self.model = opening, model
-        for info in model.card.adapters:
+    def enter(self, state: State, error: str = "") -> None:
+        self.state, self.error, self.since_s = state, error, time.time()
+
+    @property
+    def model(self) -> Model | None:
+        return self.loaded.model if self.loaded is not None else None
+
+    def put(self, loaded: LoadedModel) -> None:
+        """Note the loaded model and the adapters that were loaded with it."""
+        self.loaded = loaded
+        for info in loaded.model.card.adapters:
             self.put_adapter(info)
 
     def put_adapter(self, info: AdapterInfo) -> None:
@@ -68,11 +83,11 @@ class Entry:
 
     @property
     def carried(self) -> list[str]:
-        """Adapters that came after it, which a new version would not have."""
+        """Adapters that were loaded at run time. A new version of the model would not have them."""
         return [name for name in self.adapters if name not in dict(self.spec.adapters)]
 
-    def describe(self, routes: Mapping[str, Model], num_in_flight: int) -> dict[str, Any]:
-        """For /admin/models. `routes`: of the service."""
+    def describe(self, service: Service) -> dict[str, Any]:
+        """For /admin/models."""
         card = self.model.card if self.model is not None else None
         return {
             "name": self.name,
@@ -80,8 +95,8 @@ class Entry:
             "source": self.spec.source,
             "error": self.error,
             "memory_bytes": self.held_bytes,
-            "num_in_flight": num_in_flight,
-            "routes": [name for name, model in routes.items() if model is self.model],
+            "num_in_flight": service.num_on(self.model) if self.model is not None else 0,
+            "routes": [name for name, model in service.routes.items() if model is self.model],
             "digest": card.digest if card is not None else "",
             "max_model_len": card.max_model_len if card is not None else 0,
             "since": int(self.since_s),
@@ -89,12 +104,12 @@ class Entry:
 
 
 def ignore_progress(phase: str, done: float) -> None:
-    """Nobody watches a load at run time."""
+    """Loads at run time show no progress."""
 
 
 @contextmanager
 def closing_on_error(opening: Opening) -> Iterator[None]:
-    """Not when we are cancelled: then a thread still reads the files."""
+    """Close on failure, but not on cancellation: then a thread may still read the files."""
     try:
         yield
     except Exception:
@@ -103,7 +118,7 @@ def closing_on_error(opening: Opening) -> Iterator[None]:
 
 
 def run_loader(function: Callable[..., Value], *arguments: Any) -> Value:
-    """Call what reads a model's files. Raises TriposError for everything that goes wrong with them."""
+    """Call a function that reads a model's files. Raises TriposError for every failure."""
     try:
         return function(*arguments)
     except TriposError:

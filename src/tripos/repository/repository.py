@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tripos.errors import ConfigError, Conflict, NotFound, TriposError
+from tripos.errors import ConfigError, Conflict, NotFound, TriposError, shown
 from tripos.pipeline.chain import result_of
 from tripos.repository.adapter import check_adapter_name, find_adapted
 from tripos.repository.budget import Budget, shares
@@ -34,7 +33,6 @@ from tripos.repository.routes import Routes
 from tripos.repository.settings import Builder, ModelSpec, Settings
 from tripos.service import Service
 from tripos.types import Call, LoadAdapter, Request, Result, UnloadAdapter
-from tripos.wire.json import shown
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +40,17 @@ CUT_OFF_S = 2.0  # for the last events of calls that did not end in time
 
 
 class ModelRepository:
-    """Of one service, whose event loop the async methods belong to. Names are of models; what cannot be done raises
-    TriposError."""
+    """The models of one service. Async methods run on the service's event loop and raise TriposError."""
 
     def __init__(self, service: Service, settings: Settings, builder: Builder, total_bytes: int) -> None:
         self.service = service
         self.settings = settings
         self.total_bytes = settings.memory_bytes or total_bytes
         self.entries: dict[str, Entry] = {}
-        self.retiring: list[Entry] = []  # versions that were replaced or are on their way in; their memory counts
+        self.retiring: list[Entry] = []  # versions that are being replaced or loaded; their memory counts
         self._builder = builder
         self._routes = Routes(service, builder)
-        self._turn = asyncio.Lock()  # held by the change that is being made
+        self._turn = asyncio.Lock()  # held while a change is made: one at a time
         self._tasks: set[asyncio.Task[Any]] = set()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="tripos-load")
 
@@ -77,9 +74,10 @@ class ModelRepository:
         progress("open", 0.0)
         for opening, num_bytes in self.open_all(show):
             entry = self.entries[opening.name]
-            entry.put(opening, opening.load(num_bytes, progress))
+            entry.put(opening.load_model(num_bytes, progress))
             entry.held_bytes = opening.held_bytes(num_bytes)
-            self._enter(entry, "ready")
+            entry.enter("ready")
+            self.service.announce(self.states(), self.settings.aliases)
             loaded(entry.name)
 
     def open_all(self, show: Callable[[Table], None]) -> list[tuple[Opening, int]]:
@@ -100,7 +98,7 @@ class ModelRepository:
                 raise ConfigError(f"two models or adapters are named {name}: serve one of them under another name")
             found[name] = Entry(name, spec, "loading" if spec.is_preloaded else "unloaded")
         self.entries = found
-        self._routes.announce(found, self.settings)
+        self.service.announce(self.states(), self.settings.aliases)
         opened = list(zip(openings, shares(self.total_bytes, openings), strict=True))
         for opening, num_bytes in opened:
             show(opening.rows(num_bytes))
@@ -114,7 +112,7 @@ class ModelRepository:
         everyone = (*self.entries.values(), *self.retiring)
         total, free = self.total_bytes, self.budget.free_bytes
         return {
-            "models": [self._describe(entry) for entry in everyone],
+            "models": [entry.describe(self.service) for entry in everyone],
             "memory": {"total_bytes": total, "reserved_bytes": total - free, "free_bytes": free},
         }
 
@@ -124,10 +122,6 @@ class ModelRepository:
         by_name = {entry.name: entry.held_bytes for entry in self.entries.values()}
         return Budget(self.total_bytes, self.total_bytes - held, by_name)
 
-    def _describe(self, entry: Entry) -> dict[str, Any]:
-        num_in_flight = 0 if entry.model is None else self.service.num_on(entry.model)
-        return entry.describe(self.service.routes, num_in_flight)
-
     def _entry(self, name: str) -> Entry:
         entry = self.entries.get(name)
         if entry is None:
@@ -136,51 +130,50 @@ class ModelRepository:
         return entry
 
     def _enter(self, entry: Entry, state: State, error: str = "") -> None:
-        entry.state, entry.error, entry.since_s = state, error, time.time()
-        self._routes.announce(self.entries, self.settings)
+        """Set the state of an entry and update the routes that depend on it."""
+        entry.enter(state, error)
+        self._routes.update(self.entries, self.settings)
 
     # -- models -----------------------------------------------------------------------------------------------------
     async def load(self, name: str, source: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """A model that is not in memory: one that the configuration names, or `source`."""
-        return await self._in_turn(self._load(name, source, options))
+        return await self._complete(self._load(name, source, options))
 
     async def reload(self, name: str, source: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """Load a model anew beside itself, switch its routes, drain and free the old one; when that fails the old one
         goes on."""
-        return await self._in_turn(self._reload(name, source, options))
+        return await self._complete(self._reload(name, source, options))
 
     async def unload(self, name: str) -> dict[str, Any]:
         """Take no more calls, let those in flight end (drain_s), free the memory."""
-        return await self._in_turn(self.drain_and_free(name))
+        return await self._complete(self._unload(name))
 
     async def reread(self) -> dict[str, Any]:
         """Read the configuration again and do what it says now. When it or a new model in it is wrong: raises, and
         nothing has changed."""
-        return await self._in_turn(self._reread())
+        return await self._complete(self._reread())
 
     async def stop(self) -> None:
-        """End what is being done. The models themselves are the service's to stop. Idempotent."""
+        """Cancel the changes in progress. The service stops the models. Idempotent."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._pool.shutdown(wait=False)
 
     async def _load(self, name: str, source: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        known = self.entries.get(name)
-        if known is not None and known.state not in ("unloaded", "failed"):
-            raise Conflict(f"{name} is {known.state}: reload it, or unload it first")
-        if known is None and not source:
-            raise NotFound(f"no model is named {shown(name)} in the configuration: give its source", param="source")
-        spec = self._spec(name, source, given, known)
-        opening = await self._work(run_loader, self._builder.open, spec)
-        with closing_on_error(opening):
-            self._routes.check_names(opening.name, spec, self.entries, self.settings)
-            memory_bytes = self.budget.reserve(opening)
-        return self._describe(await self._bring_in(opening.name, spec, opening, memory_bytes))
-
-    def _spec(self, name: str, source: str, given: Mapping[str, Any], known: Entry | None) -> ModelSpec:
-        default = known.spec if known is not None and not source else None
-        return self._builder.spec(name, given, default, source and self.settings.check_source(source))
+        async with self._turn:
+            known = self.entries.get(name)
+            if known is not None and known.state not in ("unloaded", "failed"):
+                raise Conflict(f"{name} is {known.state}: reload it, or unload it first")
+            if known is None and not source:
+                raise NotFound(f"no model is named {shown(name)} in the configuration: give its source", param="source")
+            default = known.spec if known is not None and not source else None
+            spec = self._builder.spec(name, given, default, source and self.settings.check_source(source))
+            opening = await self._work(run_loader, self._builder.open, spec)
+            with closing_on_error(opening):
+                self._routes.check_names(opening.name, spec, self.entries, self.settings)
+                memory_bytes = self.budget.reserve(opening)
+            return (await self._bring_in(opening.name, spec, opening, memory_bytes)).describe(self.service)
 
     async def _bring_in(self, name: str, spec: ModelSpec, opening: Opening, memory_bytes: int) -> Entry:
         entry = self.entries[name] = Entry(name, spec, held_bytes=opening.held_bytes(memory_bytes))
@@ -192,24 +185,25 @@ class ModelRepository:
             self._enter(entry, "failed", error.message if isinstance(error, TriposError) else "it was interrupted")
             raise
         self._enter(entry, "ready")
-        self._routes.update(self.entries, self.settings)
         log.info("%s was loaded", name)
         return entry
 
     async def _reload(self, name: str, source: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        old = self._entry(name)
-        if old.state != "ready":
-            raise Conflict(f"{name} is {old.state}: load it instead")
-        check_carries_none(old)
-        spec = self._spec(name, source, given, old)
-        opening = await self._work(run_loader, self._builder.open, spec)
-        with closing_on_error(opening):
-            self._routes.check_names(name, spec, self.entries, self.settings, old)
-            memory_bytes = self.budget.reserve(opening, old.held_bytes)
-        return self._describe(await self._replace(old, spec, opening, memory_bytes))
+        async with self._turn:
+            old = self._entry(name)
+            if old.state != "ready":
+                raise Conflict(f"{name} is {old.state}: load it instead")
+            check_carries_none(old)
+            default = None if source else old.spec
+            spec = self._builder.spec(name, given, default, source and self.settings.check_source(source))
+            opening = await self._work(run_loader, self._builder.open, spec)
+            with closing_on_error(opening):
+                self._routes.check_names(name, spec, self.entries, self.settings, old)
+                memory_bytes = self.budget.reserve(opening, old.held_bytes)
+            return (await self._replace(old, spec, opening, memory_bytes)).describe(self.service)
 
     async def _replace(self, old: Entry, spec: ModelSpec, opening: Opening, memory_bytes: int) -> Entry:
-        """A new version beside the old one, which then loses its routes, its calls and its memory."""
+        """Start a new version beside the old one, switch the routes, then drain the old one and free its memory."""
         new = Entry(old.name, spec, "loading", held_bytes=opening.held_bytes(memory_bytes))
         self.retiring.append(new)
         try:
@@ -218,15 +212,18 @@ class ModelRepository:
             self.retiring.remove(new)
         self.entries[old.name] = new
         self.retiring.append(old)
+        self._enter(new, "ready")  # which takes over the routes
         self._enter(old, "draining")
-        self._enter(new, "ready")
-        self._routes.update(self.entries, self.settings)
         try:
             await self._retire(old)
         finally:
             self.retiring.remove(old)
         log.info("%s was reloaded", new.name)
         return new
+
+    async def _unload(self, name: str) -> dict[str, Any]:
+        async with self._turn:
+            return await self.drain_and_free(name)
 
     async def drain_and_free(self, name: str) -> dict[str, Any]:
         entry = self._entry(name)
@@ -236,7 +233,6 @@ class ModelRepository:
         if entry.state == "ready":
             check_carries_none(entry)
             self._enter(entry, "draining")
-            self._routes.update(self.entries, self.settings)
             num_cut_off = await self._retire(entry)
         if name not in self.settings.declared:
             del self.entries[name]
@@ -245,7 +241,11 @@ class ModelRepository:
         return {"name": name, "state": "unloaded", "num_cut_off": num_cut_off}
 
     async def _reread(self) -> dict[str, Any]:
-        settings = await self._work(run_loader, self._builder.reread)
+        async with self._turn:
+            return await self._apply(await self._work(run_loader, self._builder.reread))
+
+    async def _apply(self, settings: Settings) -> dict[str, Any]:
+        """Carry out new settings. Everything is checked before the first change."""
         change = change_of(self.settings, settings)
         plan = plan_of(change, self.entries)
         total_bytes = settings.memory_bytes or self.total_bytes
@@ -269,7 +269,7 @@ class ModelRepository:
         return {**report, **{key: list(names) for key, names in lists.items()}}
 
     async def _carry_out(self, plan: Plan) -> dict[str, Any]:
-        """A model that fails only now, at packing, is reported and does not hold up the others."""
+        """A model that fails while its weights are packed is reported; the others are loaded nevertheless."""
         done: dict[str, list[str]] = {"loaded": [], "reloaded": []}
         failed: dict[str, str] = {}
         for name in list(plan.openings):
@@ -291,7 +291,7 @@ class ModelRepository:
         """A route of its own for an adapter of model `base` (may be left out where one model takes adapters), with the
         stages of the model's route."""
         path = self.settings.check_source(path, "lora_path")
-        await self._in_turn(self._load_adapter(name, path, base, in_place))
+        await self._complete(self._load_adapter(name, path, base, in_place))
 
     async def unload_adapter(self, name: str) -> None:
         """Close an adapter's route at once; returns when the last call that uses it has ended. Raises NotFound."""
@@ -300,15 +300,16 @@ class ModelRepository:
             raise NotFound(f"no adapter is named {shown(name)}; those of /v1/models have a parent", param="lora_name")
         del entry.adapters[name]
         self._routes.update(self.entries, self.settings)
-        await self._to_its_end(self._ask(entry, UnloadAdapter(name=name)))
+        await self._complete(self._ask(entry, UnloadAdapter(name=name)))
 
     async def _load_adapter(self, name: str, path: str, base: str, in_place: bool) -> None:
-        entry = find_adapted(base, self.entries, self.service)
-        check_adapter_name(name, entry, in_place, self.entries, self.service)
-        result = await self._ask(entry, LoadAdapter(name=name, path=path, in_place=in_place))
-        if result.adapter is not None:
-            entry.put_adapter(result.adapter)
-        self._routes.update(self.entries, self.settings)
+        async with self._turn:
+            entry = find_adapted(base, self.entries, self.service)
+            check_adapter_name(name, entry, in_place, self.entries, self.service)
+            result = await self._ask(entry, LoadAdapter(name=name, path=path, in_place=in_place))
+            if result.adapter is not None:
+                entry.put_adapter(result.adapter)
+            self._routes.update(self.entries, self.settings)
 
     async def _ask(self, entry: Entry, request: Request) -> Result:
         if entry.model is None:
@@ -316,19 +317,8 @@ class ModelRepository:
         return await result_of(entry.model.run(Call(id="repository", route=entry.name, request=request)))
 
     # -- steps of a change ------------------------------------------------------------------------------------------
-    async def _in_turn(self, change: Coroutine[Any, Any, Value]) -> Value:
-        """Make a change after those before it. It goes on when whoever asked has left."""
-
-        async def make() -> Value:
-            try:
-                async with self._turn:
-                    return await change
-            finally:
-                change.close()
-
-        return await self._to_its_end(make())
-
-    async def _to_its_end(self, work: Coroutine[Any, Any, Value]) -> Value:
+    async def _complete(self, work: Coroutine[Any, Any, Value]) -> Value:
+        """Run as a task of its own, so that a change is completed when its client disconnects."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
@@ -343,12 +333,12 @@ class ModelRepository:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
     async def _start(self, entry: Entry, opening: Opening, memory_bytes: int) -> None:
-        """Load and start. On failure nothing is left."""
+        """Load and start. On failure everything is freed."""
         with closing_on_error(opening):
-            model = await self._work(run_loader, opening.load, memory_bytes, ignore_progress)
-        entry.put(opening, model)
+            loaded = await self._work(run_loader, opening.load_model, memory_bytes, ignore_progress)
+        entry.put(loaded)
         try:
-            await model.start()
+            await loaded.model.start()
         except BaseException:
             await self._end(entry)
             raise
@@ -371,16 +361,15 @@ class ModelRepository:
         return num_cut_off
 
     async def _end(self, entry: Entry) -> None:
-        """Stop, and free what it held."""
-        model, entry.model = entry.model, None
-        opening, entry.opening = entry.opening, None
+        """Stop the model and free its memory and its files."""
+        loaded, entry.loaded = entry.loaded, None
         entry.adapters = {}
-        if model is None or opening is None:
+        if loaded is None:
             return
-        await model.stop()
+        await loaded.model.stop()
         try:
             async with asyncio.timeout(CUT_OFF_S):
-                await self.service.wait_idle(model)
+                await self.service.wait_idle(loaded.model)
         except TimeoutError:
             log.warning("%s: calls are still in flight after it was stopped", entry.name)
-        await self._work(opening.close)
+        await self._work(loaded.close)

@@ -1,4 +1,4 @@
-"""What a configuration that was read again changes: computed and checked before anything is done."""
+"""The changes between the current settings and those that were read again, computed and checked in advance."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def change_of(old: Settings, new: Settings) -> Change:
 
 @dataclass
 class Plan:
-    """What is to be done. `openings` are of `due`, checked already; whoever takes one removes it."""
+    """The models that are due to be loaded. An opening is removed from `openings` when it is used."""
 
     change: Change
     due: dict[str, ModelSpec]

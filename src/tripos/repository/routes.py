@@ -1,4 +1,4 @@
-"""The service's routes to the repository's models, and what it is told of those that are not there."""
+"""Keeps the service's routes in line with the repository's entries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Target = tuple[RouteSpec, Model, Adapter | None]
 
 
 class Routes:
-    """Those of one service that are the repository's. Nothing here waits: a change is seen at once or not at all."""
+    """The routes of one service that lead to the repository's models. Synchronous, so that an update is atomic."""
 
     def __init__(self, service: Service, builder: Builder) -> None:
         self._service = service
@@ -23,7 +23,7 @@ class Routes:
         self._routed: dict[str, tuple[Model, Adapter | None]] = {}  # by name
 
     def update(self, entries: Mapping[str, Entry], settings: Settings, *, again: bool = False) -> None:
-        """Routes to every model that is ready and to its adapters, in one go. `again`: with new stages."""
+        """Route to every model that is ready and to its adapters. `again`: also where nothing but stages changed."""
         wanted = dict(_targets(entries, settings))
         service = self._service
         for name in (self._routed.keys() - wanted.keys()) & service.routes.keys():
@@ -36,14 +36,8 @@ class Routes:
             stages = (*self._builder.stages(route, card, settings), *([adapter.stage] if adapter else []))
             put = service.replace if is_there else service.add
             put(name=name, model=model, stages=stages, card=card, is_strict=route.is_strict)
+        service.announce({name: entry.state for name, entry in entries.items()}, settings.aliases)
         self._routed = {name: (model, adapter) for name, (_, model, adapter) in wanted.items()}
-
-    def announce(self, entries: Mapping[str, Entry], settings: Settings) -> None:
-        """Tell the service every model's state, and which routes are on their way."""
-        states = {name: entry.state for name, entry in entries.items()}
-        loading = {name for name, state in states.items() if state == "loading"}
-        aliases = {route.name for route in settings.routes if route.model in loading}
-        self._service.announce(states, frozenset(loading | aliases))
 
     def check_names(
         self, name: str, spec: ModelSpec, entries: Mapping[str, Entry], settings: Settings, old: Entry | None = None
@@ -59,11 +53,12 @@ class Routes:
 
 
 def _targets(entries: Mapping[str, Entry], settings: Settings) -> Iterator[tuple[str, Target]]:
-    """The later ones of a name count."""
+    """(name, target) of every route; of two with the same name the later one counts."""
     ready = {entry.name: entry for entry in entries.values() if entry.state == "ready"}
     for entry in ready.values():
         if entry.model is not None:
-            own = settings.route_of(entry.name)
+            usual = RouteSpec(entry.name, entry.name)
+            own = next((route for route in settings.routes if route.name == route.model == entry.name), usual)
             yield entry.name, (own, entry.model, None)
             for name, adapter in entry.adapters.items():
                 yield name, (own, entry.model, adapter)

@@ -1,6 +1,6 @@
-"""What the configuration says of models and routes, as far as the repository reads it, and who builds what it says.
+"""The settings that the repository reads, and the Builder that opens models and makes stages for it.
 
-The composition root makes these of its own options, which ride along unread.
+The composition root converts its own options into these; the originals are carried along in `options`, unread.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from tripos.errors import PermissionDenied
+from tripos.errors import PermissionDenied, shown
 from tripos.repository.entry import Opening
 from tripos.types import ModelCard, Stage
-from tripos.wire.json import shown
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,12 @@ class RouteSpec:
 
 @dataclass(frozen=True)
 class Settings:
-    """`file`: what they were read from, if any. `is_default`: nobody named a model. `fixed`: values, by the names of
-    their settings, that change at the next start only."""
+    """`file`: what they were read from, if any. `is_default`: no model was configured. `fixed`: settings of the
+    server that take effect only at a restart, by name."""
 
     models: tuple[ModelSpec, ...] = ()
     routes: tuple[RouteSpec, ...] = ()
-    memory_bytes: int = 0  # 0: what was free
+    memory_bytes: int = 0  # 0: what is free at the start
     drain_s: float = 30.0
     model_roots: tuple[str, ...] = ()
     file: str = ""
@@ -57,9 +56,10 @@ class Settings:
         """Names of models that stay listed when they are not loaded."""
         return {model.name for model in self.models}
 
-    def route_of(self, name: str) -> RouteSpec:
-        """The route under a model's own name: the one that is configured, or one with the usual stages."""
-        return next((each for each in self.routes if each.name == each.model == name), RouteSpec(name, name))
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Route → the model at its end."""
+        return {route.name: route.model for route in self.routes}
 
     def check_source(self, source: str, param: str = "source") -> str:
         """A source, or an adapter's directory, that may be loaded at run time. Raises PermissionDenied."""
@@ -81,7 +81,7 @@ class Settings:
 
 
 class Builder(Protocol):
-    """The composition root, as the repository asks it. Everything raises TriposError."""
+    """What the repository asks of the composition root. All methods raise TriposError."""
 
     def open(self, spec: ModelSpec) -> Opening:
         """Read and check a model's files. From any thread."""

@@ -113,7 +113,7 @@ class StepOutput:
 
     @staticmethod
     def zeros(step: StepInput, logits: F32 | None = None) -> StepOutput:
-        """The output of a step, to be written."""
+        """The output arrays of a step, zeroed."""
         num_rows = len(step.last_rows)
         width = max((0, *step.sampling.num_logprobs.tolist()))
         return StepOutput(
@@ -129,7 +129,7 @@ class StepOutput:
 
 @dataclass(frozen=True)
 class ExecutorOptions:
-    """What every executor is told before load."""
+    """Options of every executor."""
 
     block_size: int = 32  # tokens per cache block
     max_num_tokens: int = 2048  # T of the largest step
@@ -139,13 +139,13 @@ class ExecutorOptions:
     kv_cache: str = "auto"  # fp32, fp16, int8
     isa: str = "auto"  # auto, or one of what native.about() names
     keep_logits: bool = False
-    max_adapters: int = 0  # slots for low-rank adapters; the plan must have gone through plan.adapters.with_adapters
+    max_adapters: int = 0  # slots for low-rank adapters; the plan must have gone through plan.lora.with_adapters
     profile: bool = False  # time each kind of phase; costs about 1 %
 
 
 @dataclass(frozen=True)
 class ExecutorInfo:
-    """What came of the options, for `tripos doctor`, logs and benchmarks."""
+    """What the executor uses, for `tripos doctor`, logs and benchmarks."""
 
     name: str
     isa: str
@@ -156,23 +156,23 @@ class ExecutorInfo:
     kv_bytes_per_token: int
     arena_bytes: int
     kernels: dict[str, str] = field(default_factory=dict)  # op or format -> kernel
-    num_sliced_steps: int = 0  # of the steps since load, those that each thread ran a slice of by itself
+    num_sliced_steps: int = 0  # steps since load of which each thread ran a slice of its own
     # Kind of phase -> seconds since load, all threads together: running, waiting before it. Empty without a profile.
     profile: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
-Progress = Callable[[float], None]  # is told which part of a load is done, 0 to 1
+Progress = Callable[[float], None]  # is called with the part of a load that is done, 0 to 1
 
 
 def ignore_progress(done: float) -> None:
-    """For whoever shows none."""
+    """The default: shows no progress."""
 
 
 class Executor(Protocol):
     """Runs plans. Calls come from one thread at a time."""
 
     def load(self, plan: Plan, weights: Weights, progress: Progress = ignore_progress) -> None:
-        """Copy the weights into memory of our own: nothing that runs reads them from their files."""
+        """Copy the weights into memory of the executor: no step reads them from their files."""
         ...
 
     def reserve(self, num_blocks: int) -> int:

@@ -1,4 +1,4 @@
-"""Reading mapped files that others may change: a file that is shortened meanwhile must not end this process.
+"""Reads mapped files that other processes may shorten meanwhile, which must not end this process.
 
 Tested in tests/e2e/test_written_over.py.
 """
@@ -14,8 +14,8 @@ from tripos.runtime.native import check, load_library
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Inside, what lies behind the new end of a mapped file reads as zeros, in any thread, where the system would end
-    the process by SIGBUS. Raises ModelRefused at its end when that came about. Without the native library: no guard."""
+    """Inside, bytes behind the new end of a mapped file read as zeros, in any thread, where the system would end the
+    process by SIGBUS. Raises ModelRefused at its end if that happened. Without the native library: no guard."""
     try:
         library = load_library()
     except EnvironmentProblem:

@@ -1,4 +1,4 @@
-"""What this machine lets the process have: cores and memory, the limits of its control group included."""
+"""The cores and the memory that the process may use, within the limits of its control group."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 class Birthplace:
-    """The process that made something which threads work for. A fork of it has none of these threads."""
+    """The process that started threads. A fork of it does not have them."""
 
     def __init__(self) -> None:
         self._process_id = os.getpid()
@@ -24,7 +24,7 @@ class Birthplace:
         return os.getpid() == self._process_id
 
     def check(self) -> None:
-        """Raises EnvironmentProblem in a fork, where waiting for these threads would have no end."""
+        """Raises EnvironmentProblem in a fork, where waiting for the threads would never end."""
         if not self.is_here:
             raise EnvironmentProblem(
                 f"the model was opened in process {self._process_id} and is used in a fork of it, which has none of "
@@ -42,7 +42,7 @@ def num_cores() -> int:
 
 
 def available_memory_bytes() -> int:
-    """Memory that can be taken now without swapping: the smaller of the machine's and the control group's."""
+    """Memory that can be allocated now without swapping: the smaller of the machine's and the control group's."""
     free = [line.split()[1] for line in _read(_MEMINFO).splitlines() if line.startswith("MemAvailable:")]
     available = int(free[0]) * 1024 if free else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit, current = _read(_CGROUP / "memory.max").strip(), _read(_CGROUP / "memory.current").strip()
@@ -52,14 +52,14 @@ def available_memory_bytes() -> int:
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that this process has held at once."""
+    """The largest resident memory of this process so far."""
     peak = [line.split()[1] for line in _read(Path("/proc/self/status")).splitlines() if line.startswith("VmHWM:")]
     return int(peak[0]) * 1024 if peak else 0
 
 
 def give_back_freed_memory() -> None:
-    """To the system, what glibc's allocator keeps for later: reading a tokenizer of 152k tokens leaves 90 MB. Elsewhere
-    nothing. Milliseconds."""
+    """Return to the system the free memory that glibc's allocator holds: 90 MB after reading a tokenizer of 152k
+    tokens. Without effect with other allocators. Takes milliseconds."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -77,4 +77,4 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return ""  # not every system has these files; callers have a second source
+        return ""  # the file is missing on some systems; callers have a second source

@@ -1,7 +1,7 @@
 """The native CPU executor: hands a plan, its weights and each step to the C++ library through ctypes.
 
-Owns the library and the handle of an executor. Knows no kernel, and of the bytes that cross only who writes them:
-runtime/plan_bytes.py the plan, runtime/step_arrays.py the steps.
+Owns the library and the handle of an executor. Knows no kernel. runtime/plan_bytes.py writes the
+bytes of a plan, runtime/step_arrays.py those of a step.
 Tested in tests/ops/test_refusals.py.
 """
 
@@ -138,7 +138,9 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.tripos_about.restype = text
     about = _lines(library.tripos_about())
     if about["abi"] != str(ABI):
-        raise EnvironmentProblem(f"the native kernels are of version {about['abi']}, need {ABI}: build them again")
+        raise EnvironmentProblem(
+            f"the native kernels have version {about['abi']}, version {ABI} is needed: build them again"
+        )
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
@@ -152,7 +154,7 @@ def _lines(text: bytes) -> dict[str, str]:
 
 
 def check(library: ctypes.CDLL, status: int, error: type[Exception]) -> None:
-    """Raises `error` with what the library says, where a call of it failed."""
+    """Raises `error` with the library's message where its call failed."""
     if status != 0:
         raise error(library.tripos_error().decode())
 
@@ -164,7 +166,7 @@ def about() -> dict[str, str]:
 
 
 def ops() -> dict[str, OpSpec]:
-    """The library's table of ops, in its order. Equal to plan.ops.OPS, or the library would not have loaded."""
+    """The library's table of ops, in its order. Equal to plan.ops.OPS: else the library is refused."""
     return read_ops(load_library().tripos_ops().decode())
 
 
@@ -225,13 +227,13 @@ class NativeExecutor:
         encoded = encode_plan(plan, table, ops(), ABI)
         entries = (NativeWeight * len(table.entries))(*table.entries)
         raised: list[BaseException] = []
-        told = relay(progress, raised)
-        next(told)
-        # A call back waits for the interpreter, which another thread may hold: none where nobody listens.
-        go_on = _Progress() if progress is ignore_progress else _Progress(told.send)
+        reporter = relay(progress, raised)
+        next(reporter)
+        # A callback waits for the interpreter lock, which another thread may hold: none without a progress function.
+        go_on = _Progress() if progress is ignore_progress else _Progress(reporter.send)
         status = self._library.tripos_load(self._open, encoded, len(encoded), entries, len(entries), go_on)
         if raised:
-            raise raised.pop()  # held by nothing else: no cycle keeps the weights
+            raise raised.pop()  # popped: no reference cycle keeps the weights alive
         check(self._library, status, ModelRefused)
         self._arrays = [array for name in tables_of(plan) for array in table.arrays_of(name)]
         matrices = [name for name in map(matrix_of, plan.ops) if name is not None]
@@ -341,7 +343,7 @@ class NativeExecutor:
         )
 
     def close(self) -> None:
-        """Free everything; idempotent. A fork has the memory and not the threads: there it goes with the process."""
+        """Free everything; idempotent. A fork does not have the threads: there the memory is freed with the process."""
         handle, self._handle = self._handle, None
         if handle is not None and self._birthplace.is_here:
             self._library.tripos_destroy(handle)

@@ -1,4 +1,4 @@
-"""What this machine reaches at most, measured in half a second, and why it does without AMX where it does."""
+"""The peaks of this machine, measured in half a second, and why AMX is not used where it is not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _READ_BYTES = 1 << 27  # of all threads together
 
 
 def machine_rows(info: ExecutorInfo) -> list[tuple[str, str]]:
-    """The processor, and what it reaches with the instruction set and the threads of a native executor."""
+    """Rows for a table: the processor, and its peaks with the instruction set and threads of a native executor."""
     rows = [("processor", cpu_name()), ("cores", str(num_cores()))]
     if info.name == "native":
         rows += [("AMX", amx()), ("reads", reads(info)), ("multiplies", multiplies(info))]
@@ -19,7 +19,7 @@ def machine_rows(info: ExecutorInfo) -> list[tuple[str, str]]:
 
 
 def amx() -> str:
-    """Whether this process may use it, or why not."""
+    """Whether this process may use AMX, or why not."""
     problem = native.about()["amx_problem"]
     return f"not used: {problem}" if problem else "usable"
 
@@ -31,7 +31,7 @@ def reads(info: ExecutorInfo) -> str:
 
 
 def multiplies(info: ExecutorInfo) -> str:
-    """By type, with the fastest instructions that there are for it."""
+    """Peaks of multiplications by type, each with its fastest instructions."""
     found = []
     for kind, peaks in ARITHMETIC.items():
         rate, peak = max((native.measure(peak, threads=info.threads, isa=info.isa) or 0.0, peak) for peak in peaks)

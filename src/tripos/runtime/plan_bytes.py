@@ -55,7 +55,7 @@ def read_ops(printed: str) -> dict[str, OpSpec]:
 
 
 def op_differences(theirs: Mapping[str, OpSpec]) -> list[str]:
-    """What the library's ops have otherwise than OPS; the order of ops, attributes and enum values does not count."""
+    """Differences between the library's ops and OPS; the order of ops, attributes and enum values does not matter."""
     found = _differences("op", OPS.keys(), theirs.keys())
     for name in OPS.keys() & theirs.keys():
         op, other = OPS[name], theirs[name]
@@ -122,17 +122,17 @@ def matrix_of(op: Op) -> str | None:
 
 
 def tables_of(plan: Plan) -> set[str]:
-    """Embedding tables: their rows are read in place, where matrices are packed and vectors converted."""
+    """The embedding tables of a plan: their rows are read in place, matrices are packed and vectors converted."""
     return {name for op in plan.ops if op.kind == "embed" for name in op.weights}
 
 
 # -- weights ---------------------------------------------------------------------------------------------------
 class WeightTable:
-    """The checkpoint tensors of a plan, one entry per part, and which entries make each weight. `about`: what the
-    library says of its formats."""
+    """The checkpoint tensors of a plan, one entry per part, and which entries make each weight. `about`: of the
+    library, for its formats."""
 
     def __init__(self, plan: Plan, weights: Weights, about: Mapping[str, str]) -> None:
-        self.arrays: list[npt.NDArray[Any]] = []  # keeps what the entries point at alive
+        self.arrays: list[npt.NDArray[Any]] = []  # keeps the memory of the entries alive
         self.entries: list[NativeWeight] = []
         self.index: dict[str, int] = {}
         self.rows: list[tuple[int, int, int, int]] = []  # PlanWeight
@@ -166,10 +166,10 @@ class WeightTable:
         self.rows.append((rows, cols, len(self.entries), num_parts))
 
     def _add(self, tensor: WeightTensor, stays: bool = False) -> None:
-        """`stays`: the kernels read it where it lies, for as long as they run. Then it may lie in no file: whoever
-        writes over that file would change our answers, and whoever shortens it end this process."""
+        """`stays`: the kernels read the tensor in place. Then it is copied out of its file: writing to the file would
+        change answers, and shortening it would end this process."""
         if tensor.dtype not in FORMATS:
-            raise ModelRefused(f"tensor {tensor.name} is stored as {tensor.dtype}; known are {', '.join(FORMATS)}")
+            raise ModelRefused(f"tensor {tensor.name} is stored as {tensor.dtype}; supported: {', '.join(FORMATS)}")
         data = np.ascontiguousarray(tensor.data)
         if stays and map_of(data) is not None:
             data = data.copy()
@@ -217,7 +217,7 @@ def numbers_of(names: str) -> dict[str, int]:
 
 
 def _panels_of(name: str) -> str:
-    """The key of a weight's panels, beside the key of its tensors: an embedding table may have both."""
+    """The key of a weight's panels. An embedding table may have panels and tensors."""
     return f"panels of {name}"
 
 

@@ -1,4 +1,4 @@
-"""The reference executor: the meaning of every op in plain numpy, float32. Slow on purpose, readable on purpose.
+"""The reference executor: the meaning of every op in plain numpy, float32. Readable, and slow.
 
 Every other executor is compared with this one, op by op (tests/ops).
 Tested in tests/ops/test_ops.py.
@@ -166,7 +166,7 @@ class ReferenceExecutor:
         return y
 
     def _adapted(self, op: Op, step: StepInput) -> Iterator[tuple[npt.NDArray[np.intp], Place, LowRank]]:
-        """What the step's adapters add to the op's matrix, each with the rows of `op` that it is for."""
+        """The products that the step's adapters add to the op's, each with the rows that it is for."""
         if step.adapter_slots is None:
             return
         assert self._plan is not None

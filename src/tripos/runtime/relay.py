@@ -1,4 +1,5 @@
-"""Carries the progress of a load out of C++, and what is raised meanwhile around it: no exception may pass through.
+"""Reports the progress of a load from C++ to Python, and carries exceptions around C++, which they may not pass
+through.
 
 Tested in tests/ops/test_interrupts.py.
 """
@@ -11,10 +12,10 @@ from tripos.runtime.executor import Progress
 
 
 def relay(progress: Progress, raised: list[BaseException]) -> Generator[int, float, None]:
-    """Is sent which part of a load is done and yields 1 to go on, 0 to end it: then `raised` holds why.
+    """Receives the part of a load that is done and yields 1 to go on, 0 to end it; `raised` then holds the exception.
 
-    A generator, because an interrupt strikes at the first step of the Python that C++ calls. Of a function that step
-    precedes every try; here it lies within.
+    A generator, because an interrupt is raised at the first instruction of the Python code that C++ calls: in a
+    function that is before any try, in a generator it is inside.
     """
     try:
         while True:

@@ -30,7 +30,7 @@ def uniform(seed: int, counter: int) -> float:
 
 
 class Draw(NamedTuple):
-    """What a row of logits became."""
+    """The result of one row of logits."""
 
     token_id: int
     logprob: float

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tripos.runtime.executor import StepInput, StepOutput
 
-# The arrays of a step in the order of TriposStep: name, element type, and the length that C++ cannot see but trusts.
+# The arrays of a step in the order of TriposStep: name, element type, and the length that C++ assumes.
 _TOKENS, _SEQS, _SEQS_1, _ROWS, _ROWS_1, _HISTORY, _BIAS, _ANY, _WANTED, _TOKENS_OR_NONE = range(10)
 STEP_ARRAYS = (
     ("token_ids", np.int32, _TOKENS), ("positions", np.int32, _TOKENS), ("query_start", np.int32, _SEQS_1),
@@ -56,7 +56,7 @@ _Start = ctypes.c_char * 0
 
 
 def address_of(array: Any) -> int:
-    """Through the buffer protocol: array.ctypes is several times slower, and a step has thirty arrays."""
+    """The address of an array, through the buffer protocol: array.ctypes is several times slower."""
     try:
         return ctypes.addressof(_Start.from_buffer(array))
     except TypeError:  # read-only
@@ -65,7 +65,7 @@ def address_of(array: Any) -> int:
 
 @dataclass
 class Call:
-    """A step as C++ reads it, and where it writes. Serves again when the same StepInput comes again."""
+    """A step as C++ reads it, and the arrays it writes. Used again when the same StepInput comes again."""
 
     step: StepInput
     native_step: Any
@@ -74,7 +74,7 @@ class Call:
     keep: list[npt.NDArray[Any]]
 
     def copy_output(self) -> StepOutput:
-        """What the caller may keep: the next run writes to the same place."""
+        """A copy for the caller: the next run writes to the same arrays."""
         o = self.output
         return StepOutput(
             o.token_ids.copy(), o.logprobs.copy(), _copy(o.top_ids), _copy(o.top_logprobs), o.ok.copy(),
@@ -87,8 +87,8 @@ def _copy(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 class Addresses:
-    """Where the arrays of a step lie. Remembers them and holds them until the next step: of the thirty arrays of a
-    decoding batch most are those of the step before, and looking one up takes a microsecond and more."""
+    """Addresses of a step's arrays, cached until the next step: most of the thirty arrays of a decoding batch are those
+    of the step before, and finding an address takes more than a microsecond."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[object, npt.NDArray[Any], int]] = {}
@@ -104,7 +104,7 @@ class Addresses:
             entry = known.get(name)
             if entry is None or entry[0] is not given:
                 array = np.ascontiguousarray(given, dtype)
-                own = given if array is given else None  # a copy tells nothing of the next step
+                own = given if array is given else None  # a copy is not cached
                 entry = known[name] = (own, array, address_of(array) if len(array) else 0)
             if len(entry[1]) != lengths[length]:
                 raise ValueError(f"step: {name} has {len(entry[1])} entries, needs {lengths[length]}")

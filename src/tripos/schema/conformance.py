@@ -1,4 +1,4 @@
-"""The finished text once more, without the machinery that made it: does this JSON value follow that schema?
+"""Whether a JSON value follows a schema, checked without the grammar that constrained it.
 
 Knows the keywords that reading.py lets through, except `pattern`, `format` and the values behind them: regular
 expressions are the grammar's part, whose matching is linear in the text.
@@ -22,9 +22,9 @@ _BOUNDS = {
     "exclusiveMinimum": operator.gt,
     "exclusiveMaximum": operator.lt,
 }
-_MAX_DIGITS = 4000  # of an int: what Python reads as such
+_MAX_DIGITS = 4000  # of an int: Python reads no more
 _SMALLEST = "1e-400000"  # stands for all that is smaller
-_MAX_EXPONENT = 400  # of a number whose multiples are looked at; a double ends at 308
+_MAX_EXPONENT = 400  # of a number that is checked for multiples; a double ends at 308
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "null": (type(None),),
@@ -46,15 +46,15 @@ def text_violation(schema: Any, text: str) -> str | None:
 
 
 def violation(schema: Any, value: Any) -> str | None:
-    """Where a value does not follow the schema that schema.py has read; None when it does."""
+    """Where a value does not follow a schema from reading.py; None when it does."""
     return next(_Checker(schema).violations(schema, value, "$"), None)
 
 
 def _digits(text: str) -> Decimal:
-    """The number as it is written, not the nearest double."""
+    """The number as written, not the nearest double."""
     try:
         return Decimal(text)
-    except InvalidOperation:  # its exponent has no end
+    except InvalidOperation:  # its exponent is too large
         mantissa, _, exponent = text.lower().partition("e")
         far = Decimal(_SMALLEST if exponent.startswith("-") else "Infinity")
         return far.copy_sign(Decimal(mantissa)) if Decimal(mantissa) else Decimal(0)
@@ -105,7 +105,7 @@ class _Checker:
         if "anyOf" in schema and not any(self._matches(part, value) for part in schema["anyOf"]):
             yield f"{path} matches nothing of anyOf"
         if "oneOf" in schema and not any(self._matches(part, value) for part in schema["oneOf"]):
-            yield f"{path} matches nothing of oneOf"  # that no two can match was seen to when it was compiled
+            yield f"{path} matches nothing of oneOf"  # the schema was refused if two could match
 
     def _of_object(self, schema: dict[str, Any], value: dict[str, Any], path: str) -> Iterator[str]:
         yield from _outside(len(value), schema, "Properties", f"{path} properties")
@@ -158,7 +158,7 @@ def _is_type(value: Any, name: str) -> bool:
 
 
 def _equal(a: Any, b: Any) -> bool:
-    """JSON equality: 1 is 1.0, and true is not 1. A decimal is what is written: 0.1 is one tenth."""
+    """JSON equality: 1 equals 1.0, true does not equal 1. Decimals are compared as written: 0.1 is one tenth."""
     if isinstance(a, bool) or isinstance(b, bool):
         return a is b
     if isinstance(a, int | float | Decimal) and isinstance(b, int | float | Decimal):

@@ -1,6 +1,6 @@
 """Patterns of JSON Schema, which are ECMA 262's, rewritten in the compiler's dialect of regular expressions.
 
-Every class and escape is spelled out, so that nothing depends on what the two dialects mean by it. What a finite
+Every class and escape is spelled out, so that the two dialects cannot differ on it. What a finite
 automaton cannot do (look-around, back-references, edges inside a pattern) is refused by name.
 """
 
@@ -30,7 +30,8 @@ Ranges = tuple[tuple[int, int], ...]
 
 
 class PatternProblem(ValueError):
-    """`is_unsupported`: the pattern means something, which cannot be enforced; `is_deep`: it is nested too deeply."""
+    """A pattern that is refused. `is_unsupported`: it is valid and cannot be enforced; `is_deep`: it is nested too
+    deeply."""
 
     def __init__(self, cause: str, *, is_unsupported: bool = False, is_deep: bool = False) -> None:
         super().__init__(cause)
@@ -44,7 +45,7 @@ def translated(pattern: str) -> str:
 
 
 class _Part:
-    """A piece of the result: whether it stands for an edge of the text, or ends or begins with one."""
+    """A piece of the result, and whether it is, begins with or ends with an edge of the text."""
 
     def __init__(self, text: str, *, begins: bool = False, ends: bool = False) -> None:
         self.text = text
@@ -60,7 +61,7 @@ class _Translator:
     def translated(self) -> str:
         whole = self._alternatives(0)
         if self._at < len(self._pattern):
-            raise PatternProblem(f"the ) at position {self._at} closes nothing")
+            raise PatternProblem(f"the ) at position {self._at} closes no group")
         return whole.text
 
     def _alternatives(self, depth: int) -> _Part:
@@ -96,9 +97,9 @@ class _Translator:
         if max(len(low), len(high)) > _MAX_COUNT_DIGITS:
             raise PatternProblem(f"the repetition at position {self._at} is too long", is_unsupported=True)
         if high and int(high) < int(low):
-            raise PatternProblem(f"the repetition {found[0]} runs backwards")
+            raise PatternProblem(f"the repetition {found[0]} has a maximum below its minimum")
         self._at = found.end()
-        if self._next() == "?":  # lazy, which makes no difference to what matches
+        if self._next() == "?":  # lazy: the set of matching texts is the same
             self._at += 1
         return _Part(part.text + found[0])
 
@@ -129,7 +130,7 @@ class _Translator:
             raise PatternProblem(f"{self._pattern[start : start + 4]!r} at position {start} begins no group")
         self._at = found.end()
         if flags and found[0].endswith(")"):
-            return _Part(_FLAG)  # for what follows; no ECMA 262, but what many write
+            return _Part(_FLAG)  # an inline flag; not ECMA 262, but common
         inner = self._alternatives(depth + 1)
         if self._next() != ")":
             raise PatternProblem(f"the group at position {start} is not closed")
@@ -137,7 +138,7 @@ class _Translator:
         return _Part(f"(?{flags or ''}:{inner.text})", begins=inner.begins, ends=inner.ends)
 
     def _class(self) -> str:
-        """Behind its `[`. A `[` inside is a character, and the first `]` ends it."""
+        """A class, from behind its `[`. A `[` inside is a character; the first `]` ends the class."""
         start, is_negated = self._at - 1, self._next() == "^"
         self._at += is_negated
         ranges: list[tuple[int, int]] = []
@@ -148,11 +149,11 @@ class _Translator:
                 self._at += 1
                 high = self._member(start)
                 if not isinstance(low, int) or not isinstance(high, int):
-                    ranges.append((0x2D, 0x2D))  # between a class and something, it is a character
+                    ranges.append((0x2D, 0x2D))  # a - next to a class is a character
                     _add(ranges, properties, low)
                     _add(ranges, properties, high)
                 elif high < low:
-                    raise PatternProblem(f"a range of the class at position {start} runs backwards")
+                    raise PatternProblem(f"a range of the class at position {start} ends before it begins")
                 else:
                     ranges.append((low, high))
             else:
@@ -217,19 +218,19 @@ class _Translator:
             return ord(_CONTROLS[kind])
         if not kind or (kind.isascii() and kind.isalnum()):
             shown = f"\\{kind}"
-            raise PatternProblem(f"{shown!r} at position {start} is no escape of ECMA 262")
+            raise PatternProblem(f"{shown!r} at position {start} is not an escape of ECMA 262")
         self._at += 1
         return ord(kind)
 
     def _joined(self, code: int, start: int) -> int:
-        """Two escapes of a surrogate pair are one character."""
+        """The character of two escapes that form a surrogate pair."""
         if 0xD800 <= code < 0xDC00:
             found = re.compile(r"\\u([dD][c-fC-F][0-9A-Fa-f]{2})").match(self._pattern, self._at)
             if found is not None:
                 self._at = found.end()
                 return 0x10000 + ((code - 0xD800) << 10) + int(found[1], 16) - 0xDC00
         if code > _LAST or 0xD800 <= code < 0xE000:
-            raise PatternProblem(f"the escape at position {start} is no character")
+            raise PatternProblem(f"the escape at position {start} is not a Unicode character")
         return code
 
     def _next(self) -> str:

@@ -14,7 +14,7 @@ _MAPS = ("properties", "$defs", "definitions")
 
 
 def lower(schema: Any) -> Any:
-    """Of a schema from reading.py."""
+    """Lower a schema from reading.py."""
     if not isinstance(schema, dict):
         return schema
     found = {name: _lower_part(name, value) for name, value in schema.items()}

@@ -1,7 +1,7 @@
-"""Numbers of a schema as the compiler of grammars keeps them: exactly, or moved inwards by less than anybody notices.
+"""Numbers of a schema as the grammar compiler represents them: exactly, or moved inwards by a tiny amount.
 
 The compiler reads numbers as doubles, its ranges as 64-bit integers with decimals behind, and counts multiples in 32
-bits. A bound that it would bend is replaced by the next one inside, so what it lets through is never outside.
+bits. A bound that it cannot represent is replaced by the next one inside, so no accepted value lies outside.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def is_number(value: Any) -> bool:
 
 
 def exact(value: int | float | Decimal) -> Decimal:
-    """The number as it is written: 0.1 is one tenth."""
+    """The number as written: 0.1 is one tenth."""
     return value if isinstance(value, Decimal) else Decimal(repr(value))
 
 
 def is_kept(value: float) -> bool:
-    """Whether a constant comes out of the compiler with the digits that went in."""
+    """Whether the compiler writes a constant with the digits that it was given."""
     number = exact(value)
     _, digits, exponent = number.normalize().as_tuple()
     whole, places = int("".join(map(str, digits))), -int(exponent)
@@ -41,13 +41,14 @@ def is_kept(value: float) -> bool:
         if isinstance(value, int) and abs(value) < 1 << 63:
             return int(float(value)) == value
         return len(str(abs(int(number))).rstrip("0")) <= _SURE_DIGITS
-    if places > MAX_CONST_DECIMALS or float(whole) / 10.0**places != abs(value):  # which is how it is read
+    if places > MAX_CONST_DECIMALS or float(whole) / 10.0**places != abs(value):  # as the compiler reads it
         return False
-    return abs(Decimal(value) - number) * 2 != Decimal(1).scaleb(-places)  # in the middle: the other digit comes out
+    # exactly in the middle between two decimals the last digit would change
+    return abs(Decimal(value) - number) * 2 != Decimal(1).scaleb(-places)
 
 
 def inner_bound(name: str, value: float) -> Decimal | None:
-    """The nearest bound on the inner side that the compiler keeps; None: there is none."""
+    """The nearest bound inside that the compiler represents; None: there is none."""
     bound, is_low = exact(value), name in ("minimum", "exclusiveMinimum")
     is_wide = bound < 0 if is_low else bound > 0  # zero lies inside
     if not is_wide and abs(bound) >= _MOST_OUTSIDE:
@@ -78,7 +79,7 @@ def _inner_double(value: int, is_low: bool) -> Decimal:
 
 
 def is_countable(divisor: float) -> bool:
-    """Whether the compiler counts multiples of it: it multiplies by ten until no fraction is left, in doubles."""
+    """Whether the compiler can count multiples of a divisor: it multiplies it by ten until it is whole, in doubles."""
     if divisor > MAX_DIVISOR:
         return False
     value, num_decimals = float(divisor), 0
@@ -119,7 +120,7 @@ def lowered(schema: dict[str, Any]) -> dict[str, Any]:
         kept = inner_bound(name, _plain(bound))
         if kept is None:
             raise OverflowError
-        closed = _CLOSED[name] if kept != bound else name  # what was moved lies inside itself
+        closed = _CLOSED[name] if kept != bound else name  # a moved bound is itself allowed
         if closed in inner:
             kept = max(kept, inner[closed]) if closed == "minimum" else min(kept, inner[closed])
         inner[closed] = kept
@@ -201,7 +202,7 @@ def _is_possible(bounds: dict[str, Decimal]) -> bool:
 
 
 def _without_open_ends(bounds: dict[str, Decimal]) -> dict[str, Decimal]:
-    """A whole number that lies just outside, on the side of zero, would be let through where its fraction ends."""
+    """Close open ends at whole numbers: the compiler would accept the number itself, written without a fraction."""
     found = dict(bounds)
     for name, closed, sign in (("exclusiveMinimum", "minimum", 1), ("exclusiveMaximum", "maximum", -1)):
         bound = bounds.get(name)

@@ -18,7 +18,7 @@ _PIECE = re.compile(
 
 
 def dangling_quantifier(pattern: str) -> tuple[int, str] | None:
-    """Where the first quantifier stands that follows nothing, an assertion or another quantifier, and what it is.
+    """The position and text of the first quantifier that follows nothing, an assertion or another quantifier.
 
     One `?` behind a quantifier makes it lazy.
     """

@@ -1,7 +1,7 @@
 """JSON Schema: the keywords that are enforced, every other one refused by name, and limits on size.
 
-`read_schema` turns a client's text into the schema that is enforced: checked, without annotations and without what says
-nothing. `relax` leaves out what cannot be enforced, and names it.
+`read_schema` turns a client's text into the schema that is enforced: checked, without annotations and keywords
+without effect. `relax` leaves out what cannot be enforced, and names it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from tripos.schema.parts import are_disjoint, resolve
 MAX_DEPTH = 64
 MAX_NODES = 20_000  # values of any kind
 MAX_ENUM = 5_000
-MAX_COUNT = 1 << 16  # of items or properties that a schema may count, and of the fewest characters
-MAX_LENGTH = (1 << 32) - 1  # of characters; more than that say as much
+MAX_COUNT = 1 << 16  # of minItems, maxItems, minProperties, maxProperties and minLength
+MAX_LENGTH = (1 << 32) - 1  # of maxLength, in characters; larger values mean the same
 
 _TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 # keyword: what its value is
@@ -85,13 +85,13 @@ def check_schema(schema: Any, path: str = "schema") -> Any:
 
 
 def relax(schema: dict[str, Any], path: str) -> tuple[Any, tuple[str, ...]]:
-    """The schema without what cannot be enforced, so that it lets more through, and where that stood.
+    """The schema without what cannot be enforced, so that it accepts more, and where that stood.
 
     Raises SchemaProblem for a schema that is too large.
     """
     _check_size(schema)
     ignored: dict[str, None] = {}
-    while True:  # a part that went may have been referred to
+    while True:  # a removed part may have been referred to
         found: list[str] = []
         schema = _Reader(schema, path, found).read(schema, path)
         ignored |= dict.fromkeys(found)
@@ -102,7 +102,7 @@ def relax(schema: dict[str, Any], path: str) -> tuple[Any, tuple[str, ...]]:
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise ValueError("a name stands twice in one object")
+        raise ValueError("an object has the same name twice")
     return value
 
 
@@ -115,10 +115,10 @@ def _check_size(schema: Any) -> None:
     for _ in range(MAX_DEPTH + 1):
         num_nodes += len(level)
         if num_nodes > MAX_NODES:
-            raise _too_complex(f"it has more than {MAX_NODES} values")
+            raise _too_complex(f"it has more than {MAX_NODES} values of any kind")
         for value in level:
             if isinstance(value, float) and not math.isfinite(value):
-                raise SchemaProblem("the schema holds a number that is too large")
+                raise SchemaProblem("the schema contains a number that is too large")
         level = [part for value in level for part in _parts(value)]
         if not level:
             return
@@ -133,10 +133,11 @@ def _parts(value: Any) -> Iterator[Any]:
 
 
 class _Reader:
-    """Walks the places where a schema may stand; what stands elsewhere (enum, const) is data."""
+    """Walks the places where a schema may stand; other values (enum, const) are data."""
 
     def __init__(self, root: dict[str, Any], path: str, ignored: list[str] | None = None) -> None:
-        """`ignored` takes what is left out because it cannot be enforced; without it that is refused."""
+        """`ignored` gets the keywords that are left out because they cannot be enforced; without it they are
+        refused."""
         self._root = root
         self._path = path
         self._ignored = ignored
@@ -179,14 +180,14 @@ class _Reader:
         if keyword == "$schema" and path == self._path:
             value = str(schema[keyword])
             if not any(draft in value for draft in _DRAFTS):
-                raise _unsupported("$schema", path, f"it names {value[:80]!r}, known are {', '.join(_DRAFTS)}")
+                raise _unsupported("$schema", path, f"it names {value[:80]!r}; supported are {', '.join(_DRAFTS)}")
             return True
         if keyword in ANNOTATIONS or (keyword == "$id" and path == self._path):
             return True
         raise _unsupported(keyword, path, "leave it out, or express it with the keywords that are")
 
     def _widened(self, found: dict[str, Any], schema: dict[str, Any], path: str) -> dict[str, Any]:
-        """What other keywords of the same schema lean on, and what only the compiler could tell to be possible."""
+        """The schema without keywords that depend on a removed one, or whose use only the compiler could check."""
         names = [f"{path}.{name}" for name in ("oneOf", "patternProperties", "minProperties", "maxProperties")]
         assert self._ignored is not None
         if len(found.get("patternProperties", ())) > 1:  # whether they are disjoint is not told here
@@ -215,7 +216,7 @@ class _Reader:
             return self.read(value, at)
         if kind == "schemas" or (kind == "items" and isinstance(value, list)):
             if not isinstance(value, list) or (not value and kind == "schemas"):
-                raise SchemaProblem(f"{at} must be a list of schemas, at least one")
+                raise SchemaProblem(f"{at} must be a list of at least one schema")
             if keyword == "oneOf":  # the compiler looks into its parts, to see that no two can match
                 value = [self._referred(part) for part in value]
             return [self.read(part, f"{at}[{i}]") for i, part in enumerate(value)]
@@ -246,7 +247,7 @@ class _Reader:
         return int(value) if kind == "count" else value
 
     def _referred(self, part: Any) -> Any:
-        """What a part that is nothing but a reference refers to."""
+        """The target of a part that consists of a reference."""
         for _ in range(MAX_DEPTH):
             ref = part.get("$ref") if isinstance(part, dict) and part.keys() - ANNOTATIONS == {"$ref"} else None
             target = resolve(self._root, ref) if isinstance(ref, str) and ref.startswith("#/") else None
@@ -269,7 +270,7 @@ class _Reader:
         self._divisors.setdefault(value, path)
 
     def _check_ref(self, ref: Any, path: str) -> None:
-        """A reference must lead to a schema in this one, and not only to itself."""
+        """Refuse a reference that leads to no schema in this one, or only to itself."""
         at, seen = f"{path}.$ref", set()
         while True:
             if not isinstance(ref, str):
@@ -281,7 +282,7 @@ class _Reader:
             seen.add(ref)
             target = resolve(self._root, ref)
             if target is None:
-                raise _unsupported("$ref", path, f"there is nothing at {ref[:80]!r}")
+                raise _unsupported("$ref", path, f"{ref[:80]!r} points to nothing in this schema")
             if not isinstance(target, dict) or "$ref" not in target:
                 return
             ref = target["$ref"]
@@ -307,7 +308,7 @@ def _check_value(kind: str, value: Any, at: str) -> None:
         if not is_number(value) or value < 0 or value != int(value):
             raise SchemaProblem(f"{at} is {json.dumps(value)[:40]}: it must be a whole number, at least 0")
         if value > MAX_COUNT and kind == "count":
-            raise _too_complex(f"{at} is {value}, at most {MAX_COUNT} is possible")
+            raise _too_complex(f"{at} is {value}, the limit is {MAX_COUNT}")
 
 
 def _check_constants(keyword: str, value: Any, path: str) -> None:
@@ -315,12 +316,12 @@ def _check_constants(keyword: str, value: Any, path: str) -> None:
         if not isinstance(value, list) or not value:
             raise SchemaProblem(f"{path}.enum must be a list of at least one value")
         if len(value) > MAX_ENUM:
-            raise _too_complex(f"{path}.enum lists {len(value)} values, at most {MAX_ENUM} may be")
+            raise _too_complex(f"{path}.enum lists {len(value)} values, the limit is {MAX_ENUM}")
     stack = [value]
     while stack:
         part = stack.pop()
         if is_number(part) and not is_kept(part):
-            raise _unsupported(keyword, path, f"{part!r} has more digits or decimals than are kept: round it")
+            raise _unsupported(keyword, path, f"{part!r} has more digits or decimals than can be represented: round it")
         stack += _parts(part)
 
 
@@ -328,7 +329,7 @@ def _check_bound(keyword: str, value: Any, path: str) -> None:
     if not is_number(value):
         raise SchemaProblem(f"{path}.{keyword} is {json.dumps(value)[:40]}: it must be a number")
     if inner_bound(keyword, value) is None:
-        raise _unsupported(keyword, path, f"{value!r} is too large: no number beyond it can be told")
+        raise _unsupported(keyword, path, f"{value!r} is too large to be enforced")
 
 
 def _check_pattern(pattern: Any, keyword: str, path: str) -> str:

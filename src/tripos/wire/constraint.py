@@ -7,10 +7,9 @@ from typing import Any
 
 import msgspec
 
-from tripos.errors import InvalidRequest
+from tripos.errors import InvalidRequest, shown
 from tripos.types import Constraint
 from tripos.wire.fields import Field, Found, kind_of, table
-from tripos.wire.json import shown
 
 MAX_CHOICES = 5000
 
@@ -124,28 +123,29 @@ def _named(found: dict[str, Any], path: str) -> Constraint:
 
 def _read_structured(body: Found) -> Constraint | None:
     found = body.inner("structured_outputs", _STRUCTURED)
-    asked = [name for name in ("json", "json_object", "regex", "choice", "grammar") if name in found]
-    if len(asked) != 1:
-        message = f"structured_outputs takes one of json, json_object, regex, choice and grammar, not {len(asked)}"
+    given = [name for name in ("json", "json_object", "regex", "choice", "grammar") if name in found]
+    if len(given) != 1:
+        message = f"structured_outputs takes one of json, json_object, regex, choice and grammar, not {len(given)}"
         raise InvalidRequest(message, code="invalid_value", param="structured_outputs")
-    path = f"structured_outputs.{asked[0]}"
-    wanted = found[asked[0]]
-    if asked[0] == "json":
-        if isinstance(wanted, str) and wanted:
-            return Constraint(kind="json_schema", source=wanted, param=path)
-        return schema_constraint(wanted, path)
-    if asked[0] == "json_object":
-        if not wanted:
+    kind = given[0]
+    path = f"structured_outputs.{kind}"
+    value = found[kind]
+    if kind == "json":
+        if isinstance(value, str) and value:
+            return Constraint(kind="json_schema", source=value, param=path)
+        return schema_constraint(value, path)
+    if kind == "json_object":
+        if not value:
             message = f"{path} is false: leave structured_outputs out"
             raise InvalidRequest(message, code="invalid_schema", param=path)
         return Constraint(kind="json_object", param=path)
-    if asked[0] == "choice":
-        return Constraint(kind="regex", source=_any_of(wanted, path), param=path)
-    if not wanted:
+    if kind == "choice":
+        return Constraint(kind="regex", source=_any_of(value, path), param=path)
+    if not value:
         raise InvalidRequest(f"{path} is empty", code="invalid_grammar", param=path)
-    if asked[0] == "regex":
-        return Constraint(kind="regex", source=wanted, param=path)
-    return Constraint(kind="gbnf" if _GBNF.search(wanted) else "lark", source=wanted, param=path)
+    if kind == "regex":
+        return Constraint(kind="regex", source=value, param=path)
+    return Constraint(kind="gbnf" if _GBNF.search(value) else "lark", source=value, param=path)
 
 
 def _any_of(texts: list[Any], path: str) -> str:

@@ -34,7 +34,7 @@ OWN = (
 )
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+class DecisionRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A decoded body. `names`: the questions' own, in their order; `values`: what choices are called in the answer."""
 
     model: str
@@ -47,10 +47,10 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_body(body: bytes, fields: Table) -> tuple[Found, dict[str, Any], dict[str, Any]]:
-    """The fields of a body; then those of Wanted and of Decide that OWN stands for. Raises InvalidRequest."""
+    """The fields of a body; then those of DecisionRequest and of Decide that OWN stands for. Raises InvalidRequest."""
     found = read_json(body, fields)
     check_count(len(found["questions"]), 1, MAX_QUESTIONS, "questions", "questions")
-    wanted = {
+    envelope = {
         "model": check_model(found),
         "priority": Priority.BATCH if found.get("priority", 0) > 0 else Priority.ONLINE,
         "timeout_s": found.get("timeout"),
@@ -61,7 +61,7 @@ def read_body(body: bytes, fields: Table) -> tuple[Found, dict[str, Any], dict[s
         "template_args": read_template_args(found),
         "cache_salt": found.get("cache_salt", ""),
     }
-    return found, wanted, decide
+    return found, envelope, decide
 
 
 def check_count(num: int, low: int, high: int, what: str, path: str) -> None:

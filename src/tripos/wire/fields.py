@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal, Required, TypedDict
 
 import msgspec
 
-from tripos.errors import InvalidRequest, plain
+from tripos.errors import InvalidRequest, plain, shown
 from tripos.wire.ignored import Ignored
-from tripos.wire.json import INT64, decoder, parse, shown
+from tripos.wire.json import INT64, decoder, parse
 
 Kind = Literal["boolean", "integer", "number", "string", "array", "object", "any"]
 Use = Literal["honoured", "met", "ignored", "refused"]

@@ -1,4 +1,5 @@
-"""What every dialect of text generation shares: Asked, Choice, limits of fields, stop strings, token ids.
+"""What all protocols of text generation share: the decoded body, the collected output, limits of fields, stop strings,
+token ids.
 
 Owns the rule that fields a client leaves out take what the model's makers recommend.
 """
@@ -17,6 +18,7 @@ from tripos.types import (
     Delta,
     Event,
     Finish,
+    FinishReason,
     Generate,
     Message,
     ModelCard,
@@ -28,9 +30,6 @@ from tripos.types import (
 )
 from tripos.wire.fields import Field, items
 from tripos.wire.ignored import Ignored
-from tripos.wire.tools.adapt import Thinking, adapt
-from tripos.wire.tools.offer import Offer
-from tripos.wire.tools.reader import PLAIN, Reader, Said, Speech
 
 MAX_MODEL_NAME = 256
 MAX_MESSAGES = 2048
@@ -42,11 +41,11 @@ INT31, INT63 = 2**31 - 1, 2**63 - 1
 RECOMMENDED = frozenset({"temperature", "top_k", "top_p", "min_p", "repetition_penalty"})
 
 MODEL = Field("model", "string", "Name of a served model.", max_bytes=MAX_MODEL_NAME, required=True)
-_SILENT = Sampling()
+_NEUTRAL = Sampling()
 _TOKEN_ID = Field("token id", "integer", "", low=0, high=INT31)
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A decoded body: one Generate per prompt, and how the answer is to be delivered."""
 
     model: str
@@ -57,10 +56,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     continuous_usage: bool = False  # in every chunk, what was used so far
     priority: Priority = Priority.ONLINE
     timeout_s: float | None = None
-    window: int = 0  # tokens of context that the client wants at least
-    offer: Offer = Offer()  # tools that may be called
-    thinking: Thinking = Thinking()  # what the client wants of the model's reasoning
-    speech: Speech = PLAIN  # how the answer's text is to be read; the model's, from `for_model` on
+    min_context: int = 0  # tokens of context that the client wants at least
     ignored: tuple[Ignored, ...] = ()  # what the client sent and is not heeded; each step may add to it
 
     @property
@@ -68,26 +64,20 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         return self.requests[0].n
 
 
-def for_model(asked: Asked, card: ModelCard) -> Asked:
-    """`asked` with the model's values for what the client left out, tools and reasoning in the model's dialects. A
-    window is as large as the model's at most. Raises InvalidRequest.
-    """
-    if 0 < card.max_model_len < asked.window:
-        clamped = Ignored("options.num_ctx", "advisory")
-        asked = replace(asked, window=card.max_model_len, ignored=(*asked.ignored, clamped))
-    requests, speech = asked.requests, PLAIN
-    if card.sampling != _SILENT:  # the makers recommend something
-        missing = {name: getattr(card.sampling, name) for name in RECOMMENDED - asked.given}
+def for_model(body: GenerationRequest, card: ModelCard) -> GenerationRequest:
+    """The body with the model's values for what the client left out. A context is as large as the model's at most."""
+    requests, ignored = body.requests, body.ignored
+    if 0 < card.max_model_len < body.min_context:
+        ignored = (*ignored, Ignored("options.num_ctx", "advisory"))
+        body = replace(body, min_context=card.max_model_len)
+    if card.sampling != _NEUTRAL:  # the makers recommend something
+        missing = {name: getattr(card.sampling, name) for name in RECOMMENDED - body.given}
         requests = tuple(replace(each, sampling=replace(each.sampling, **missing)) for each in requests)
-    prompt = requests[0].prompt if requests else ()
-    if prompt and isinstance(prompt[0], Message):
-        request, speech, ignored = adapt(requests[0], asked.offer, asked.thinking, card)
-        ignored = (*unread_args(requests[0].template_args, card), *ignored)
-        asked = replace(asked, ignored=(*asked.ignored, *ignored)) if ignored else asked
-        requests = requests if request is requests[0] else (request,)
-    if requests is asked.requests and speech is PLAIN:
-        return asked
-    return replace(asked, requests=requests, speech=speech)
+    if requests:
+        ignored = (*ignored, *unread_args(requests[0].template_args, card))
+    if requests is body.requests and len(ignored) == len(body.ignored):
+        return body
+    return replace(body, requests=requests, ignored=ignored)
 
 
 def unread_args(args: Mapping[str, Any], card: ModelCard) -> tuple[Ignored, ...]:
@@ -138,28 +128,35 @@ def read_token_ids(values: Sequence[Any], path: str) -> tuple[int, ...]:
     return tuple(values)
 
 
-class Choice:
+class Collected:
     """The Deltas of one choice, put together."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
+        self.reasonings: list[str] = []
+        self.tool_calls: tuple[ToolCall, ...] = ()
         self.logprobs: list[TokenLogprob] = []
         self.text_offsets: list[int] = []
         self.prompt_offsets: tuple[int, ...] = ()
         self.prompt_token_ids: tuple[int, ...] = ()
         self.prompt_start = ""
         self.prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
-        self.finish_reason: str | None = None
+        self.finish_reason: FinishReason | None = None
         self.stop: str | int | None = None
 
     def add(self, delta: Delta) -> None:
         self.texts.append(delta.text)
-        self.logprobs += delta.logprobs or ()
-        self.text_offsets += delta.text_offsets
-        self.prompt_offsets = self.prompt_offsets or delta.prompt_offsets
-        self.prompt_token_ids = self.prompt_token_ids or delta.prompt_token_ids
-        self.prompt_start = self.prompt_start or delta.prompt_start
-        self.prompt_logprobs = self.prompt_logprobs or delta.prompt_logprobs or ()
+        if delta.reasoning:
+            self.reasonings.append(delta.reasoning)
+        self.tool_calls += delta.tool_calls
+        if delta.logprobs:
+            self.logprobs += delta.logprobs
+            self.text_offsets += delta.text_offsets
+        if delta.prompt_token_ids or delta.prompt_logprobs:
+            self.prompt_offsets = delta.prompt_offsets
+            self.prompt_token_ids = delta.prompt_token_ids
+            self.prompt_start = delta.prompt_start
+            self.prompt_logprobs = delta.prompt_logprobs or ()
         if delta.finish_reason is not None:
             self.finish_reason, self.stop = delta.finish_reason, delta.stop
 
@@ -167,74 +164,37 @@ class Choice:
     def text(self) -> str:
         return "".join(self.texts)
 
+    @property
+    def reasoning(self) -> str:
+        return "".join(self.reasonings)
+
     def take_logprobs(self) -> list[TokenLogprob]:
         """Those since the last time: they are large, and whoever streams them needs them once."""
         taken, self.logprobs = self.logprobs, []
         return taken
 
-
-class Heard:
-    """What one choice said: its reasoning, text and calls so far, and what of it came with the last Delta."""
-
-    calls: tuple[ToolCall, ...] = ()
-    new = Said()
-    finish_reason: str | None = None
-
-    def __init__(self, speech: Speech, index: int = 0) -> None:
-        self._reader = Reader(speech, index) if speech.tool_dialect or speech.reasoning_dialect else None
-        self._reasoning: list[str] = []
-        self._texts: list[str] = []
-
-    def take(self, delta: Delta) -> Said:
-        reader, reason = self._reader, delta.finish_reason
-        if reader is None:
-            self.new = new = Said("", delta.text)
-            self._texts.append(delta.text)
-        else:
-            self.new = new = reader.take(delta)
-            if new.reasoning:
-                self._reasoning.append(new.reasoning)
-            self._texts.append(new.text)
-            self.calls += new.calls
-        if reason is not None:
-            self.finish_reason = reason if reader is None else reader.finish_reason(reason)
-        return new
-
-    @property
-    def reasoning(self) -> str:
-        return "".join(self._reasoning)
-
-    @property
-    def text(self) -> str:
-        return "".join(self._texts)
-
     @property
     def message(self) -> Message:
         """For the conversation that goes on from here."""
-        text, reasoning = self.text, self.reasoning
-        return Message(
-            role="assistant",
-            content=text if text or not self.calls else None,
-            tool_calls=self.calls,
-            reasoning=reasoning or None,
-        )
+        text, calls = self.text, self.tool_calls
+        content = text if text or not calls else None
+        return Message(role="assistant", content=content, tool_calls=calls, reasoning=self.reasoning or None)
 
 
-class Single:
+class SingleAnswer:
     """The answer to a request with one choice, as its events come."""
 
-    def __init__(self, speech: Speech = PLAIN) -> None:
-        self.choice = Choice()
-        self.heard = Heard(speech)
+    def __init__(self) -> None:
+        self.output = Collected()
         self.usage = Usage()
 
-    def collect(self, events: Sequence[tuple[int, Event]]) -> list[Said]:
-        """Remember events; returns what is new, in order."""
-        said = []
+    def collect(self, events: Sequence[tuple[int, Event]]) -> list[Delta]:
+        """Remember events; returns the Deltas among them."""
+        deltas = []
         for _, event in events:
             if isinstance(event, Finish):
                 self.usage = event.usage
             elif isinstance(event, Delta):
-                self.choice.add(event)
-                said.append(self.heard.take(event))
-        return said
+                self.output.add(event)
+                deltas.append(event)
+        return deltas

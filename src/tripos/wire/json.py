@@ -6,7 +6,6 @@ surrogates. msgspec reads; this file adds what it lets pass. Ranges of integers 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -73,11 +72,6 @@ def decoder(form: Any) -> Callable[[bytes], Any]:
         return value if body.count(b":") == encode(value).count(b":") else None  # no key twice, none left out
 
     return decode_plain
-
-
-def shown(text: str) -> str:
-    """`text` quoted for a message: escaped, and short."""
-    return json.dumps(text if len(text) <= 64 else text[:61] + "...")
 
 
 def _skeleton(body: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""What every dialect of embeddings and reranking shares: AskedOnce, its answer, fields for length and delivery."""
+"""What every dialect of embeddings and reranking shares: OneShotRequest, its answer, fields for length and delivery."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ TRUNCATE_TOKENS = Field(
 TRUNCATE = Field("truncate", "boolean", "Cut a longer input to what the model takes. Default false: it is refused.")
 
 
-class AskedOnce(msgspec.Struct, frozen=True, kw_only=True):
-    """A decoded body: one request per Call, and how soon the answer is wanted."""
+class OneShotRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A decoded body: one request per Call, and how soon the answer is expected."""
 
     model: str
     requests: tuple[Embed | Rerank, ...]
@@ -42,7 +42,7 @@ class AskedOnce(msgspec.Struct, frozen=True, kw_only=True):
     ignored: tuple[Ignored, ...] = ()  # what the client sent and is not heeded
 
 
-class AnsweredOnce(msgspec.Struct, frozen=True, kw_only=True):
+class OneShotAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """What came of one request."""
 
     result: Result
@@ -50,7 +50,7 @@ class AnsweredOnce(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_delivery(found: Found) -> dict[str, Any]:
-    """AskedOnce's fields that checked values of DELIVERY ask for."""
+    """OneShotRequest's fields that checked values of DELIVERY ask for."""
     is_batch = found.get("priority", 0) > 0
     return {
         "priority": Priority.BATCH if is_batch else Priority.ONLINE,
@@ -61,16 +61,16 @@ def read_delivery(found: Found) -> dict[str, Any]:
 
 def read_truncation(found: Mapping[str, Any], default: bool = False) -> int | None:
     """Embed.truncate_to. Raises InvalidRequest where the fields contradict each other."""
-    kept, is_cut = found.get("truncate_prompt_tokens"), found.get("truncate", found.get("truncation"))
-    if kept is not None and is_cut is False:
+    max_tokens, is_cut = found.get("truncate_prompt_tokens"), found.get("truncate", found.get("truncation"))
+    if max_tokens is not None and is_cut is False:
         message = "truncate_prompt_tokens asks for what truncate forbids: give one of them"
         raise InvalidRequest(message, code="invalid_value", param="truncate_prompt_tokens")
-    if kept == 0:
+    if max_tokens == 0:
         raise InvalidRequest(
             "truncate_prompt_tokens is 0: nothing would be left", code="out_of_range", param="truncate_prompt_tokens"
         )
-    if kept is not None:
-        return max(int(kept), 0)  # -1: all that fit
+    if max_tokens is not None:
+        return max(int(max_tokens), 0)  # -1: all that fit
     return 0 if (default if is_cut is None else is_cut) else None
 
 
@@ -125,8 +125,8 @@ def read_texts(values: Any, path: str, most: int, *, may_be_objects: bool = Fals
 def _read_text(value: Any, path: str, may_be_object: bool) -> str:
     text = value.get("text") if may_be_object and isinstance(value, dict) else value
     if not isinstance(text, str):
-        wanted = "text or an object with a text" if may_be_object else "text"
-        raise InvalidRequest(f"{path} must be {wanted}, not {kind_of(value)}", code="invalid_type", param=path)
+        expected = "text or an object with a text" if may_be_object else "text"
+        raise InvalidRequest(f"{path} must be {expected}, not {kind_of(value)}", code="invalid_type", param=path)
     return text
 
 
@@ -135,5 +135,5 @@ def read_vector(vector: bytes) -> list[float]:
     return list(struct.unpack(f"<{len(vector) // 4}f", vector))
 
 
-def total_tokens(answers: Sequence[AnsweredOnce]) -> int:
+def total_tokens(answers: Sequence[OneShotAnswer]) -> int:
     return sum(answer.usage.prompt_tokens for answer in answers)

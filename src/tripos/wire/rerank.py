@@ -17,8 +17,8 @@ from tripos.wire.oneshot import (
     MAX_DOCUMENTS,
     TRUNCATE,
     TRUNCATE_TOKENS,
-    AnsweredOnce,
-    AskedOnce,
+    OneShotAnswer,
+    OneShotRequest,
     read_delivery,
     read_texts,
     read_truncation,
@@ -52,37 +52,40 @@ SCORE = table(
 )
 
 
-class AskedRerank(msgspec.Struct, frozen=True, kw_only=True):
-    """A decoded body and how its answer is to look."""
+class RerankRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A decoded body: its one Rerank, and how the answer is to look."""
 
-    asked: AskedOnce
-    request: Rerank
+    body: OneShotRequest
+    rerank: Rerank
     returns_documents: bool
 
 
-def decode_rerank(body: bytes) -> AskedRerank:
+def decode_rerank(body: bytes) -> RerankRequest:
     """Raises InvalidRequest naming the field."""
     found = read_json(body, RERANK)
     if (limit := found.get("max_tokens_per_doc")) is not None:
         found.setdefault("truncate_prompt_tokens", limit)
-    request = Rerank(
+    rerank = Rerank(
         query=_text(found["query"], "query"),
         documents=read_texts(found["documents"], "documents", MAX_DOCUMENTS, may_be_objects=True),
         top_n=found.get("top_n"),
         truncate_to=read_truncation(found),
     )
-    asked = AskedOnce(model=check_model(found), requests=(request,), **read_delivery(found))
-    return AskedRerank(asked=asked, request=request, returns_documents=found.get("return_documents", False))
+    return RerankRequest(
+        body=OneShotRequest(model=check_model(found), requests=(rerank,), **read_delivery(found)),
+        rerank=rerank,
+        returns_documents=found.get("return_documents", False),
+    )
 
 
-def encode_rerank(asked: AskedRerank, answer: AnsweredOnce, id: str, model: str) -> dict[str, Any]:
+def encode_rerank(request: RerankRequest, answer: OneShotAnswer, id: str, model: str) -> dict[str, Any]:
     """The documents from best to worst; of equal ones the first given comes first."""
     scores = answer.result.scores
-    order = sorted(range(len(scores)), key=lambda i: -scores[i])[: asked.request.top_n]
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])[: request.rerank.top_n]
     results: list[dict[str, Any]] = [{"index": i, "relevance_score": scores[i]} for i in order]
-    if asked.returns_documents:
+    if request.returns_documents:
         for result in results:
-            result["document"] = {"text": asked.request.documents[result["index"]]}
+            result["document"] = {"text": request.rerank.documents[result["index"]]}
     num_tokens = total_tokens([answer])
     return {
         "id": id,
@@ -94,23 +97,23 @@ def encode_rerank(asked: AskedRerank, answer: AnsweredOnce, id: str, model: str)
     }
 
 
-def decode_score(body: bytes) -> AskedOnce:
+def decode_score(body: bytes) -> OneShotRequest:
     """One Rerank for a text against many, one each for pairs. Raises InvalidRequest naming the field."""
     found = read_json(body, SCORE)
     first, second = (_texts(found[name], name) for name in ("text_1", "text_2"))
-    kept = read_truncation(found)
+    truncate_to = read_truncation(found)
     if len(first) == 1:
-        requests: tuple[Rerank, ...] = (Rerank(query=first[0], documents=second, truncate_to=kept),)
+        requests: tuple[Rerank, ...] = (Rerank(query=first[0], documents=second, truncate_to=truncate_to),)
     elif len(first) == len(second):
         pairs = zip(first, second, strict=True)
-        requests = tuple(Rerank(query=query, documents=(text,), truncate_to=kept) for query, text in pairs)
+        requests = tuple(Rerank(query=query, documents=(text,), truncate_to=truncate_to) for query, text in pairs)
     else:
         message = f"text_2 has {len(second)} texts for {len(first)} of text_1: send as many, or a single text_1"
         raise InvalidRequest(message, code="invalid_value", param="text_2")
-    return AskedOnce(model=check_model(found), requests=requests, **read_delivery(found))
+    return OneShotRequest(model=check_model(found), requests=requests, **read_delivery(found))
 
 
-def encode_score(answers: Sequence[AnsweredOnce], id: str, created: int, model: str) -> dict[str, Any]:
+def encode_score(answers: Sequence[OneShotAnswer], id: str, created: int, model: str) -> dict[str, Any]:
     scores = [score for answer in answers for score in answer.result.scores]
     num_tokens = total_tokens(answers)
     return {

@@ -15,7 +15,7 @@ from tripos.wire.decision import (
     MIN_CHOICES,
     MIN_LEVELS,
     OWN,
-    Wanted,
+    DecisionRequest,
     best,
     check_count,
     confidence,
@@ -48,9 +48,9 @@ _QUESTION = table(
 _MEANINGS = table(Field("true", "any", ""), Field("false", "any", ""))
 
 
-def decode(body: bytes) -> Wanted:
+def decode(body: bytes) -> DecisionRequest:
     """Raises InvalidRequest naming the field."""
-    found, wanted, own = read_body(body, FIELDS)
+    found, envelope, own = read_body(body, FIELDS)
     for id in found["questions"]:
         if not 0 < len(id.encode()) <= MAX_NAME_BYTES:
             message = f"an id of questions has no character, or more than {MAX_NAME_BYTES} bytes"
@@ -61,8 +61,8 @@ def decode(body: bytes) -> Wanted:
         state=text_of(found["state"]), questions=questions, instructions=found.get("instructions", ""), **own
     )
     values = tuple(tuple(each.name for each in question.options) for question in questions)
-    return Wanted(
-        request=request, names=tuple(found["questions"]), values=values, ignored=tuple(found.ignored), **wanted
+    return DecisionRequest(
+        request=request, names=tuple(found["questions"]), values=values, ignored=tuple(found.ignored), **envelope
     )
 
 
@@ -111,17 +111,17 @@ _CRITERIA: dict[str, Callable[[Any, str], tuple[Option, ...]]] = {
 }
 
 
-def encode(wanted: Wanted, model: str, decisions: Sequence[Decision], usage: Usage) -> dict[str, Any]:
+def encode(request: DecisionRequest, model: str, decisions: Sequence[Decision], usage: Usage) -> dict[str, Any]:
     answers = {}
     for id, question, values, decision in zip(
-        wanted.names, wanted.request.questions, wanted.values, decisions, strict=True
+        request.names, request.request.questions, request.values, decisions, strict=True
     ):
         answers[id] = _encode_answer(question.kind, values, decision.probabilities)
     return {
         "model": model,
         "answers": answers,
         "usage": {"input_tokens": usage.prompt_tokens, "output_tokens": usage.output_tokens},
-        "diagnostics": dict(zip(wanted.names, map(encode_diagnostics, decisions), strict=True)),
+        "diagnostics": dict(zip(request.names, map(encode_diagnostics, decisions), strict=True)),
     }
 
 

@@ -1,4 +1,4 @@
-"""Section 3.6: chat messages and tools (M). M11, what a model says in tools' language, is in tests/unit/wire/tools."""
+"""Section 3.6: chat messages and tools (M). M11, what a model says in tools' language, is in tests/unit/dialects."""
 
 from __future__ import annotations
 

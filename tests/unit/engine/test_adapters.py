@@ -58,7 +58,7 @@ async def started(executor: ScriptedExecutor | None = None, num_blocks: int = 64
         await model.stop()
     model.engine.pool.check_integrity()
     assert model.engine.pool.num_held == 0
-    assert not model._streams
+    assert not model._readers.streams
     adapters = model.adapters
     assert adapters is not None
     adapters._reap()

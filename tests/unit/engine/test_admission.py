@@ -11,7 +11,7 @@ from tripos.errors import Overloaded
 def test_requests_beyond_the_limit_are_refused_with_a_time_to_retry() -> None:
     admission = Admission(max_waiting=2, max_waiting_tokens=100)
     tickets = [admission.enter() for _ in range(2)]
-    with pytest.raises(Overloaded, match="2 requests are waiting, at most 2 may") as refusal:
+    with pytest.raises(Overloaded, match="2 requests are waiting, the limit is 2") as refusal:
         admission.enter()
     assert refusal.value.retry_after_s == 1.0
     tickets[0].release()
@@ -25,7 +25,7 @@ def test_tokens_beyond_the_limit_are_refused_and_leave_no_trace() -> None:
     first = admission.enter()
     first.set_tokens(60)
     second = admission.enter()
-    with pytest.raises(Overloaded, match="50 prompt tokens would make 110"):
+    with pytest.raises(Overloaded, match="with 50 more prompt tokens 110 would wait"):
         second.set_tokens(50)
     assert (admission.num_waiting, admission.num_waiting_tokens) == (1, 60)
     second.release()
@@ -36,7 +36,7 @@ def test_tokens_beyond_the_limit_are_refused_and_leave_no_trace() -> None:
 def test_one_long_request_alone_is_let_in_and_the_next_waits_outside() -> None:
     admission = Admission(max_waiting=9, max_waiting_tokens=100)
     admission.enter().set_tokens(500)
-    with pytest.raises(Overloaded, match="500 tokens are waiting"):
+    with pytest.raises(Overloaded, match="500 prompt tokens are waiting"):
         admission.enter()
 
 
@@ -55,7 +55,9 @@ def test_a_wait_that_would_be_too_long_is_refused_at_once() -> None:
     admission.enter().set_tokens(4000)
     for _ in range(300):
         admission.observe(10, 0.1)
-    with pytest.raises(Overloaded, match="4000 tokens wait, about 40 s of work; at most 30 s may") as refusal:
+    with pytest.raises(
+        Overloaded, match="4000 prompt tokens are waiting, about 40 s of work; the limit is 30 s"
+    ) as refusal:
         admission.enter()
     assert refusal.value.retry_after_s == pytest.approx(40.0, rel=0.02)
     admission.relax()

@@ -381,7 +381,7 @@ def test_what_a_parser_says_of_its_own_failure_is_neither_told_nor_logged(caplog
         matcher._matcher = Fails()  # type: ignore[assignment]
         assert not asks(matcher)
         assert matcher.problem is not None
-        assert matcher.problem.message == "the grammar cannot be used: its parser fails on it"
+        assert matcher.problem.message == "the grammar cannot be used: the parser fails on it"
 
     def encode(data: bytes) -> list[int]:
         raise ValueError(f"a secret: {data!r}")

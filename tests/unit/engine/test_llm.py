@@ -12,7 +12,7 @@ from contextlib import aclosing, asynccontextmanager
 import pytest
 
 from tests.unit.engine.tiny import BLOCK_SIZE, VOCAB_SIZE, call, make_model
-from tripos.engine import llm
+from tripos.engine import llm, readers
 from tripos.engine.llm import LanguageModel
 from tripos.errors import (
     ContextLengthExceeded,
@@ -48,15 +48,15 @@ async def started(
     assert model.engine.pool.num_held == 0
     assert model.engine.scheduler.admission.num_waiting == 0
     assert model.engine.scheduler.admission.num_waiting_tokens == 0
-    assert not model._streams
+    assert not model._readers.streams
     assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
-    assert not model._held
+    assert not model._readers.held
     assert set(threading.enumerate()) <= set(before)
 
 
 async def settled(model: LanguageModel) -> None:
     """Wait until the engine has nothing to do."""
-    loop = model._engine_loop
+    loop = model._readers.engine_loop
     assert loop is not None
     for _ in range(500):
         if loop.is_idle and not model.engine.has_work:
@@ -205,7 +205,7 @@ async def test_a_stream_that_is_full_of_what_is_held_back_goes_on_once_it_is_rea
         first = await anext(events)
         await settled(model)
         assert text_of([first]) == "b"
-        assert model._held
+        assert model._readers.held
         async with asyncio.timeout(10):
             rest = [event async for event in events]
     assert text_of([first, *rest]) == "b" + "a" * 59
@@ -216,9 +216,9 @@ async def test_a_reader_of_a_full_stream_may_leave() -> None:
         events = model.run(call("hello", max_tokens=230, logprobs=20))
         await anext(events)
         await settled(model)
-        assert model._held
+        assert model._readers.held
         await events.aclose()  # type: ignore[attr-defined]
-        assert not model._held
+        assert not model._readers.held
         assert not model.engine.has_work
 
 
@@ -235,7 +235,7 @@ async def test_a_model_that_stops_ends_the_streams_that_are_held() -> None:
 
 
 async def test_a_reader_that_stopped_reading_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llm, "READER_STALL_S", 0.05)
+    monkeypatch.setattr(readers, "READER_STALL_S", 0.05)
     async with started() as model:
         events = model.run(call("hello", max_tokens=230, logprobs=20))
         await anext(events)
@@ -563,7 +563,7 @@ def test_a_loop_closed_without_stop_leaves_no_work_behind() -> None:
         model._abort = lambda sequences: None  # type: ignore[method-assign,assignment]
 
     asyncio.run(leave())
-    loop = model._engine_loop
+    loop = model._readers.engine_loop
     assert loop is not None
     for _ in range(200):
         if not model.engine.has_work:

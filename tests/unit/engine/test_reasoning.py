@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -10,12 +10,11 @@ import pytest
 from tests.unit.engine.tiny import BLOCK_SIZE, call
 from tripos.engine.engine import Engine, EngineOptions
 from tripos.engine.llm import LanguageModel
-from tripos.engine.reasoning import AnswerStart, Trace, marks_of
+from tripos.engine.reasoning import Trace, mark_tokens
 from tripos.engine.scheduler import SchedulerOptions
-from tripos.models.text.tokenizer import Tokenizer
 from tripos.runtime.executor import ExecutorOptions
 from tripos.testing import ScriptedExecutor, byte_tokenizer, mix
-from tripos.types import Call, Constraint, Delta, Finish, ModelCard, Reasoning
+from tripos.types import Call, Constraint, Delta, Finish, ModelCard, ReasoningMarks
 
 MARKERS = ("<think>", "</think>")
 THINK, END_THINK = 257, 258
@@ -46,12 +45,12 @@ def model(
 
 
 def reasoning_call(prompt: str | tuple[int, ...] = "x:", max_tokens: int | None = None, **fields: Any) -> Call:
-    asked = Reasoning(start="<think>", end="</think>", max_tokens=max_tokens)
-    return call(prompt, reasoning=asked, shown_tokens=MARKERS, **{"max_tokens": 40, "ignore_eos": False, **fields})
+    marks = ReasoningMarks(start="<think>", end="</think>", max_tokens=max_tokens)
+    return call(prompt, reasoning_marks=marks, **{"max_tokens": 40, "ignore_eos": False, **fields})
 
 
 def answers(model: LanguageModel, *calls: Call) -> list[tuple[str, tuple[int, ...], Finish]]:
-    """Text, tokens and ending of each."""
+    """Text with its reasoning and marks, tokens and ending of each."""
     deltas: dict[int, list[Delta]] = {i: [] for i in range(len(calls))}
     finishes: dict[int, Finish] = {}
     for i, event in model.answer(list(calls)):
@@ -64,9 +63,22 @@ def answers(model: LanguageModel, *calls: Call) -> list[tuple[str, tuple[int, ..
     model.engine.pool.check_integrity()
     ordered = {i: sorted(each, key=lambda delta: delta.index) for i, each in deltas.items()}
     return [
-        ("".join(d.text for d in ordered[i]), tuple(t for d in ordered[i] for t in d.token_ids), finishes[i])
-        for i in range(len(calls))
+        (spelled(model, tokens), tokens, finishes[i])
+        for i, tokens in ((i, tuple(t for d in ordered[i] for t in d.token_ids)) for i in range(len(calls)))
     ]
+
+
+def spelled(model: LanguageModel, tokens: Sequence[int]) -> str:
+    """Marks as their texts, and no text for what ends."""
+    return model.tokenizer.decode([token for token in tokens if token != EOS], skip_special=False)
+
+
+def apart(text: str, is_open: bool = False) -> tuple[str, str]:
+    """A text's reasoning and answer."""
+    if not is_open and not text.lstrip().startswith("<think>"):
+        return "", text
+    reasoning, _, answer = (text if is_open else text.lstrip().removeprefix("<think>")).partition("</think>")
+    return reasoning.strip(), answer.lstrip()
 
 
 def ids(text: str) -> list[int]:
@@ -119,14 +131,23 @@ def test_reasoning_that_the_prompt_began_is_bounded(max_tokens: int) -> None:
         assert (finish.usage.reasoning_tokens, finish.usage.prompt_tokens) == (0, len(prompt) + 1)
 
 
-def test_the_reader_learns_that_the_prompt_began_the_reasoning() -> None:
-    for prompt, expected in (
-        (ids("x:<think>\n"), True),
-        (ids("x:<think>\n\n</think>\n\n"), False),
-        (ids("<think>x:"), False),
-    ):
-        deltas = [e for _, e in model(ids("abc")).answer([reasoning_call(tuple(prompt))]) if isinstance(e, Delta)]
-        assert [delta.in_reasoning for delta in deltas] == [expected] + [False] * (len(deltas) - 1)
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize(
+    ("prompt", "says", "expected"),
+    [
+        ("x:", "<think>\nabc \n</think>\n\nok", ("abc", "ok")),
+        ("x:<think>\n", "ab\nc</think>ok", ("ab\nc", "ok")),
+        ("x:<think>\n\n</think>\n\n", "abc", ("", "abc")),
+        ("<think>x:", "abc", ("", "abc")),
+    ],
+)
+def test_reasoning_and_text_come_apart(special: bool, prompt: str, says: str, expected: tuple[str, str]) -> None:
+    tokens = ids if special else lambda text: list(text.encode())
+    script = [*_skipped(prompt, tokens), *tokens(says), EOS]
+    deltas = _deltas(model(script, special=special), reasoning_call(tuple(tokens(prompt))))
+    assert "".join(delta.reasoning for delta in deltas) == expected[0]
+    assert "".join(delta.text for delta in deltas) == expected[1]
+    assert tuple(token for delta in deltas for token in delta.token_ids) == (*tokens(says), EOS)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +192,7 @@ def test_same_tokens_alone_in_a_batch_and_with_guesses() -> None:
 
 def test_a_trace_tells_marks_however_tokens_cut_them() -> None:
     tokenizer = byte_tokenizer()
-    marks = marks_of(Reasoning(start="<think>", end="</think>"), tokenizer)
+    marks = mark_tokens(ReasoningMarks(start="<think>", end="</think>"), tokenizer)
     for text, is_open, is_over, num_tokens in (
         ("\n<think>", True, False, 8),
         ("<thin", False, False, 5),
@@ -220,7 +241,9 @@ def test_stop_strings_are_looked_for_in_the_answer_alone(
     deltas = _deltas(tiny, reasoning_call(tuple(tokens(prompt)), stop=stops, n=n, max_tokens=60))
     for index in range(n):
         mine = [delta for delta in deltas if delta.index == index]
-        assert "".join(delta.text for delta in mine) == expected
+        reasoning, text = apart(expected, prompt.rstrip().endswith("<think>"))
+        assert "".join(delta.reasoning for delta in mine) == reasoning
+        assert "".join(delta.text for delta in mine) == text
         assert mine[-1].finish_reason == "stop"
         assert mine[-1].stop == stop
 
@@ -233,31 +256,8 @@ def test_a_stop_string_is_kept_where_that_is_asked_and_waits_for_min_tokens() ->
         ({"min_tokens": 2}, "<think>a\n</think>\nOne"),
     ):
         deltas = _deltas(model(says), reasoning_call(stop=("\n",), **fields))
-        assert "".join(delta.text for delta in deltas) == expected
+        assert "".join(delta.text for delta in deltas) == apart(expected)[1]
         assert deltas[-1].stop == "\n"
-
-
-def test_white_space_in_the_token_that_ends_reasoning_is_not_the_answers() -> None:
-    """A vocabulary may hold the end of a mark and a line break as one token."""
-    tokenizer = byte_tokenizer()
-    start = AnswerStart(Trace(marks_of(Reasoning(start="<a>", end="</a>"), tokenizer), _Bytes(), list(b"<a>")))
-    assert [start.push(*each) for each in ((0, "x</a"), (1, ">\n"), (2, "\n"), (3, "y\n"), (2, "\n"))] == [
-        ("x</a", ""), (">\n", ""), ("\n", ""), ("", "y\n"), ("", "\n")
-    ]  # fmt: skip
-    start = AnswerStart(Trace(marks_of(Reasoning(start="<a>", end="</a>"), tokenizer), _Bytes(), list(b"<a>")))
-    assert [start.push(*each) for each in ((0, "x</a"), (4, ">\nz\n"))] == [("x</a", ""), (">\n", "z\n")]
-
-
-class _Bytes(Tokenizer):
-    """Tokens of several characters."""
-
-    all_token_bytes = (b"x</a", b">\n", b"\n", b"y\n", b">\nz\n")  # type: ignore[assignment]
-
-    def __init__(self) -> None:
-        """Only these."""
-
-    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
-        return bytes(ids).decode()
 
 
 def _skipped(prompt: str, tokens: Callable[[str], list[int]]) -> list[int]:

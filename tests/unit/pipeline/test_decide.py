@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.unit.engine.tiny import CARD, VOCAB_SIZE, make_engine
+from tripos.dialects import stage as dialects
 from tripos.engine.llm import LanguageModel
 from tripos.errors import InvalidRequest, RequestFailed
 from tripos.models.text.token_requests import Spellings
@@ -26,7 +27,6 @@ from tripos.types import (
     Generate,
     Option,
     Question,
-    Reasoning,
     Result,
     Usage,
 )
@@ -138,7 +138,7 @@ async def test_a_model_that_reasons_is_read_behind_its_reasoning(switch: str) ->
     markers = ("<think>", "</think>")
     questions = (PREDICATE, CHOICE, SCORE, MANY)
 
-    async def read(*endings: list[int], marks: Reasoning | None = None) -> tuple[Decision, ...]:
+    async def read(*endings: list[int], reasons: bool = False) -> tuple[Decision, ...]:
         """With a template that ends as the first of `endings`, or as the second when it is told not to think."""
         tokenizer = byte_tokenizer(markers)
 
@@ -146,23 +146,28 @@ async def test_a_model_that_reasons_is_read_behind_its_reasoning(switch: str) ->
             return [*messages[0].content.encode(), *endings[args.get("enable_thinking") is False]]
 
         executor = ScriptedExecutor(tokenizer.vocab_size, ExecutorOptions(block_size=4))
-        card = replace(CARD, vocab_size=tokenizer.vocab_size, max_model_len=4096)
+        card = replace(
+            CARD,
+            vocab_size=tokenizer.vocab_size,
+            max_model_len=4096,
+            reasoning_dialect="think" if reasons else "",
+            reasoning_switch=switch,
+        )
         engine = make_engine(num_blocks=4096, executor=executor, max_model_len=4096)
         model = LanguageModel(card, tokenizer, engine, encode_chat)
-        stage = decide(marks, switch if marks else "")
         request = Decide(state=STATE, questions=questions)
         await model.start()
         try:
-            events = [e async for e in chain((stage,), model.run)(Call(id="c", route="", request=request))]
+            run = chain((decide(), dialects.stage(card)), model.run)
+            events = [e async for e in run(Call(id="c", route="", request=request))]
         finally:
             await model.stop()
         assert isinstance(events[0], Result)
         return events[0].decisions
 
     opened, off = [*b"a:", 257, *b"\n"], [*b"a:", 257, 258, *b"\n\n"]
-    marks = Reasoning(start="<think>", end="</think>")
     wanted = await read(off if switch else [*opened, 258], [])
-    assert await read(opened, off, marks=marks) == wanted
+    assert await read(opened, off, reasons=True) == wanted
     assert await read(opened, off) != wanted
 
 

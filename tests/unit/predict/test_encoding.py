@@ -42,7 +42,7 @@ async def test_others_answer_while_one_text_never_becomes_tokens(monkeypatch: py
 
     monkeypatch.setattr(stuck.tokenizer, "encode_all", encode_all)
     waiting = asyncio.create_task(events(stuck, "card " * INLINE_CHARS))
-    while not stuck._num_encoding_chars:
+    while not stuck._waiting.num_chars:
         await asyncio.sleep(0)
     assert len(await events(other, "card " * INLINE_CHARS)) == 2
     waiting.cancel()

@@ -75,10 +75,11 @@ def test_what_no_mask_can_hold_is_told_apart_from_what_is_wrong(pattern: str, ca
 @pytest.mark.parametrize(
     ("pattern", "cause"),
     [
-        ("(", "is not closed"), ("a)", "closes nothing"), ("[a", "is not closed"), ("[b-a]", "backwards"),
-        ("a{2,1}", "backwards"), ("a**", "'*' at position 2 of 'a**' has nothing to repeat"),
-        ("(?>a)", "begins no group"), ("(?s:a)", "begins no group"), (r"\z", "no escape"), (r"\e", "no escape"),
-        ("\\", "no escape"), (r"\ud800", "no character"), (r"\u{110000}", "no character"), ("^+", "to repeat"),
+        ("(", "is not closed"), ("a)", "closes no group"), ("[a", "is not closed"), ("[b-a]", "ends before it begins"),
+        ("a{2,1}", "maximum below its minimum"), ("a**", "'*' at position 2 of 'a**' has nothing to repeat"),
+        ("(?>a)", "begins no group"), ("(?s:a)", "begins no group"), (r"\z", "not an escape"), (r"\e", "not an escape"),
+        ("\\", "not an escape"), (r"\ud800", "not a Unicode character"), (r"\u{110000}", "not a Unicode character"),
+        ("^+", "to repeat"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_refused_with_its_place(pattern: str, cause: str) -> None:

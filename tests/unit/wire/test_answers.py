@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from tripos.types import Delta, Event, Finish, FinishReason, Generate, Usage
 from tripos.wire.anthropic.messages import MessageAnswer
-from tripos.wire.generation import Asked
+from tripos.wire.generation import GenerationRequest
 from tripos.wire.json import encode
 from tripos.wire.ollama.generation import ChatLines, GenerateLines
 from tripos.wire.openai.chat import ChatAnswer
 from tripos.wire.openai.generation import Identity
-from tripos.wire.openai.responses import ResponseAnswer, Wanted
+from tripos.wire.openai.responses import ResponseAnswer, ResponseRequest
 
-ASKED = Asked(model="m", requests=(Generate(prompt="x"),), stream=True)
+BODY = GenerationRequest(model="m", requests=(Generate(prompt="x"),), stream=True)
 IDENTITY = Identity(id="chatcmpl-1", created=1, model="m", system_fingerprint="fp")
 
 
@@ -66,11 +66,14 @@ def response(whole: dict[str, Any], stream: list[dict[str, Any]]) -> tuple[tuple
 
 Compare = Callable[[dict[str, Any], list[dict[str, Any]]], tuple[tuple[Any, ...], tuple[Any, ...]]]
 DIALECTS: dict[str, tuple[Callable[[], Any], Compare]] = {
-    "chat": (lambda: ChatAnswer(ASKED, IDENTITY), chat),
+    "chat": (lambda: ChatAnswer(BODY, IDENTITY), chat),
     "anthropic": (lambda: MessageAnswer("msg_1", "m"), message),
-    "ollama chat": (lambda: ChatLines(ASKED, "m", "2026"), lines),
-    "ollama generate": (lambda: GenerateLines(ASKED, "m", "2026"), lines),
-    "responses": (lambda: ResponseAnswer(Wanted(asked=ASKED, messages=()), ASKED, "resp_1", 1, "m"), response),
+    "ollama chat": (lambda: ChatLines(BODY, "m", "2026"), lines),
+    "ollama generate": (lambda: GenerateLines(BODY, "m", "2026"), lines),
+    "responses": (
+        lambda: ResponseAnswer(ResponseRequest(generation=BODY, messages=()), BODY.requests[0], "resp_1", 1, "m"),
+        response,
+    ),
 }
 
 

@@ -9,19 +9,22 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from tests.api.speaking import apart
+from tripos.dialects.hermes import HERMES
+from tripos.dialects.output import CallOutput, OutputFormat
 from tripos.types import Delta, Event, Finish, FinishReason, Generate, Usage
 from tripos.wire.anthropic.messages import MessageAnswer
-from tripos.wire.generation import Asked
+from tripos.wire.generation import GenerationRequest
 from tripos.wire.json import encode
 from tripos.wire.ollama.generation import ChatLines
 from tripos.wire.openai.chat import ChatAnswer
 from tripos.wire.openai.generation import Identity
-from tripos.wire.openai.responses import ResponseAnswer, Wanted
-from tripos.wire.tools.reader import Speech
+from tripos.wire.openai.responses import ResponseAnswer, ResponseRequest
 
-SPEECH = Speech(tool_dialect="hermes", tool_names=("f", "g"), reasoning_dialect="think", call_salt="s")
-ASKED = Asked(model="m", requests=(Generate(prompt="x"),), stream=True, speech=SPEECH)
+FORMAT = OutputFormat(dialect=HERMES, tool_names=("f", "g"), call_salt="s")
+BODY = GenerationRequest(model="m", requests=(Generate(prompt="x"),), stream=True)
 IDENTITY = Identity(id="chatcmpl-1", created=1, model="m", system_fingerprint="fp")
 PIECES = [
     "<think>", "</think>", "Hm. ", "\n\n", "Yes.", "<tool_call>", "</tool_call>", "{", "<", "🙂",
@@ -131,14 +134,14 @@ def ollama_seen(lines: list[dict[str, Any]]) -> Seen:
 
 
 PROTOCOLS: dict[str, tuple[Callable[[], Any], Callable[[Any], Seen], Callable[[Any], Seen]]] = {
-    "chat": (lambda: ChatAnswer(ASKED, IDENTITY), chat_whole, chat_built),
+    "chat": (lambda: ChatAnswer(BODY, IDENTITY), chat_whole, chat_built),
     "responses": (
-        lambda: ResponseAnswer(Wanted(asked=ASKED, messages=()), ASKED, "resp_1", 1, "m"),
+        lambda: ResponseAnswer(ResponseRequest(generation=BODY, messages=()), BODY.requests[0], "resp_1", 1, "m"),
         responses_whole,
         responses_built,
     ),
-    "anthropic": (lambda: MessageAnswer("msg_1", "m", SPEECH), anthropic_whole, anthropic_built),
-    "ollama": (lambda: ChatLines(ASKED, "m", "2026"), lambda body: ollama_seen([body]), ollama_seen),
+    "anthropic": (lambda: MessageAnswer("msg_1", "m"), anthropic_whole, anthropic_built),
+    "ollama": (lambda: ChatLines(BODY, "m", "2026"), lambda body: ollama_seen([body]), ollama_seen),
 }  # fmt: skip
 
 
@@ -151,20 +154,19 @@ def answers(draw: st.DrawFn) -> tuple[list[list[tuple[int, Event]]], list[tuple[
     reason: FinishReason = draw(st.sampled_from(["stop", "length"]))
     in_reasoning = draw(st.booleans())
     ending: list[tuple[int, Event]] = [(0, Finish(reason=reason, usage=Usage(prompt_tokens=5, output_tokens=3)))]
-    events: list[tuple[int, Event]] = [
-        (
-            0,
-            Delta(
-                text=piece, in_reasoning=in_reasoning and not i, finish_reason=reason if i == len(pieces) - 1 else None
-            ),
-        )
-        for i, piece in enumerate(pieces)
-    ]
-    at_once: list[tuple[int, Event]] = [(0, Delta(text=text, in_reasoning=in_reasoning, finish_reason=reason))]
+    events = [*_events(pieces, in_reasoning, reason), *ending]
     wakes = sorted(draw(st.sets(st.integers(1, len(events)))))
-    events += ending
     batches = [events[a:b] for a, b in zip([0, *wakes], [*wakes, len(events)], strict=True)]
-    return batches, at_once + ending
+    return batches, [*_events([text], in_reasoning, reason), *ending]
+
+
+def _events(pieces: list[str], in_reasoning: bool, reason: FinishReason) -> list[tuple[int, Event]]:
+    """What the door gets of a text that the model says in these pieces."""
+    parts = apart(pieces, in_reasoning)
+    deltas = [Delta(text=text, reasoning=reasoning) for reasoning, text in parts]
+    deltas[-1] = replace(deltas[-1], finish_reason=reason)
+    output = CallOutput(FORMAT, 1)
+    return [(0, output.parse(delta)) for delta in deltas]
 
 
 @pytest.mark.parametrize("name", list(PROTOCOLS))

@@ -8,8 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from tripos.errors import MisdirectedHost
-from tripos.wire.json import shown
+from tripos.errors import MisdirectedHost, shown
 
 _PORT = re.compile(rb":[0-9]*\Z")
 LOOPBACK = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})

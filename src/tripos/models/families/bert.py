@@ -1,4 +1,4 @@
-"""BERT and the encoders that kept its shape: RoBERTa, XLM-RoBERTa, CamemBERT and DistilBERT.
+"""BERT and the encoders of its shape: RoBERTa, XLM-RoBERTa, CamemBERT and DistilBERT.
 
 Learned positions, a norm after each sum, biases everywhere. They differ in names, token types, where positions begin,
 and in the head that scores a pair.
@@ -15,7 +15,7 @@ from tripos.plan.ops import Tracer
 
 @dataclass(frozen=True)
 class Names:
-    """What a family calls the parts of a layer."""
+    """A family's names of the parts of a layer."""
 
     layer: str
     qkv: tuple[str, str, str]

@@ -1,6 +1,6 @@
 """The parts that decoders share, written with the tracer: attention, feed-forward, head, and rope's tables.
 
-Every part normalises nothing and adds no residual: the family's layer does, so that its order is read in one place.
+No part normalises or adds a residual: the family's layer does both, so that their order stands in one place.
 """
 
 from __future__ import annotations

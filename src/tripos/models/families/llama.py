@@ -1,4 +1,4 @@
-"""Llama and the families that kept its shape: Llama 2 and 3, Mistral, SmolLM, Qwen 2 and Qwen 3.
+"""Llama and the families of its shape: Llama 2 and 3, Mistral, SmolLM, Qwen 2 and Qwen 3.
 
 They differ in biases, norms of q and k, windows and rope scaling, all of which the config says.
 """

@@ -17,7 +17,7 @@ def trace_modernbert(t: Tracer, config: EncoderConfig) -> View:
               "embeddings.norm")  # fmt: skip
     for layer in range(config.num_layers):
         name = f"layers.{layer}"
-        h = _norm(t, x, config, f"{name}.attn_norm") if layer else x  # the embeddings are normed already
+        h = _norm(t, x, config, f"{name}.attn_norm") if layer else x  # the embeddings are normalised already
         x = t.add(x, _attention(t, h, config, layer, f"{name}.attn"))
         h = _norm(t, x, config, f"{name}.mlp_norm")
         both, size = t.linear(h, f"{name}.mlp.Wi.weight", 2 * config.intermediate_size), config.intermediate_size

@@ -1,6 +1,6 @@
 """StaticEmbedding of sentence-transformers, and model2vec's form of it: a vector is the mean of its text's rows.
 
-Owns what the checkpoint calls its table. There is no config.json; the sizes are the table's.
+Owns the names of the table in checkpoints. There is no config.json; the sizes are the table's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tripos.plan.ir import Plan, View, WeightTensor
 from tripos.plan.ops import Tracer
 
 TABLE = "embedding.weight"
-MAX_TOKENS = 8192  # of a text; the table itself knows no limit, a step's memory does
+MAX_TOKENS = 8192  # of a text; the memory of a step bounds it, not the table
 _FLOATS = ("f32", "f16", "bf16")
 
 
@@ -36,7 +36,7 @@ def trace_static(t: Tracer, vocab_size: int, hidden_size: int) -> View:
 
 
 def is_static(plan: Plan) -> bool:
-    """Whether there is nothing in a plan but a table."""
+    """Whether a plan consists of a table of vectors."""
     return all(op.kind in ("embed", "pool") for op in plan.ops)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from tripos.plan.ir import Weights, let_pages_go
 
-_THREADS = 2  # hashlib lets go of the interpreter lock; memory bandwidth is the limit soon after
+_THREADS = 2  # hashlib releases the interpreter lock; more threads are bound by memory bandwidth
 
 
 def model_digest(
@@ -45,7 +45,7 @@ def _tensor_digest(weights: Weights, name: str) -> bytes:
 
 
 def _hash_fields(fields: Iterable[bytes]) -> str:
-    """Each field behind its length, so that no two lists of fields read alike."""
+    """Hash each field with its length in front, so that no two lists of fields are hashed alike."""
     total = hashlib.sha256()
     for field in fields:
         total.update(len(field).to_bytes(8, "little"))

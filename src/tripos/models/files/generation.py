@@ -1,7 +1,7 @@
-"""generation_config.json: what a model's makers recommend for its answers, with transformers' meaning.
+"""generation_config.json: a checkpoint's defaults for generation, with transformers' meaning.
 
-Owns the file's fields: those that are honoured, each in its range, and those that would change an answer and are told
-in a note. Knows nothing of requests, which may say otherwise.
+Owns the file's fields: those that are applied, each in its range, and those that would change an answer and are named
+in a note. Knows nothing of requests, which override them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MAX_SEQUENCES = 1 << 16  # of bad_words_ids or sequence_bias
 MAX_BIAS = 1e6
 Ids = tuple[int, ...]
 
-# Fields that would change an answer and are not honoured -> the values at which they change nothing.
+# Fields that would change an answer and are not applied -> the values at which they change nothing.
 _CHANGING: dict[str, tuple[Any, ...]] = {
     "num_beams": (1,), "num_beam_groups": (1,), "diversity_penalty": (0,), "penalty_alpha": (0,), "use_mtp": (),
     "typical_p": (1,), "epsilon_cutoff": (0,), "eta_cutoff": (0,), "top_h": (), "guidance_scale": (1,),
@@ -31,7 +31,7 @@ _CHANGING: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationDefaults:
-    """What the model's makers recommend, under the file's own names; None or empty where they say nothing."""
+    """Defaults under the file's own names; None or empty where the file has none."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -39,17 +39,17 @@ class GenerationDefaults:
     min_p: float | None = None
     repetition_penalty: float | None = None
     max_new_tokens: int | None = None
-    max_length: int | None = None  # of prompt and answer; max_new_tokens goes first
+    max_length: int | None = None  # of prompt and answer; max_new_tokens takes precedence
     min_new_tokens: int | None = None
     min_length: int | None = None  # as max_length
     no_repeat_ngram_size: int = 0
     suppress_tokens: Ids = ()
-    begin_suppress_tokens: Ids = ()  # at the first place of an answer
+    begin_suppress_tokens: Ids = ()  # banned as the first token of an answer
     bad_words_ids: tuple[Ids, ...] = ()
     sequence_bias: tuple[tuple[Ids, float], ...] = ()
 
     def fields(self) -> dict[str, Any]:
-        """As a generation_config.json that says the same."""
+        """The content of an equal generation_config.json."""
         silent = GenerationDefaults()
         return {name: value for name, value in vars(self).items() if value != getattr(silent, name)}
 
@@ -91,7 +91,7 @@ def parse_generation(
 
 
 def generation_notes(raw: Mapping[str, Any], file: str = "generation_config.json") -> tuple[str, ...]:
-    """Fields that would change an answer and are not honoured."""
+    """A note for each field that would change an answer and is not applied."""
     given = {key: raw[key] for key in _CHANGING if raw.get(key) is not None}
     return tuple(
         f"{file}: {key} is {str(value)[:40]!a}, which is not honoured"
@@ -108,7 +108,7 @@ def _list(fields: Fields, key: str) -> list[Any]:
 
 
 def _suppressed(fields: Fields, key: str, vocab_size: int) -> Ids:
-    """Ids that are no token rule nothing out."""
+    """Token ids; ids outside the vocabulary have no effect."""
     ids = _list(fields, key)
     if any(type(id) is not int for id in ids):
         raise fields.refuse(key, "holds something other than token ids")
@@ -134,7 +134,7 @@ def _biased(fields: Fields, value: Any, vocab_size: int) -> tuple[Ids, float]:
 
 
 def gguf_generation(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What a GGUF's general.sampling keys recommend, in the words of generation_config.json."""
+    """A GGUF's general.sampling keys under the names of generation_config.json."""
     names = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p",
              "penalty_repeat": "repetition_penalty"}  # fmt: skip
     found = {ours: metadata.get(f"general.sampling.{theirs}") for theirs, ours in names.items()}
@@ -142,7 +142,7 @@ def gguf_generation(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def gguf_generation_notes(metadata: Mapping[str, Any], file: str) -> tuple[str, ...]:
-    """Samplers that a GGUF recommends and that are not there."""
+    """A note for each sampler that a GGUF names and that is not implemented."""
     keys = ("sequence", "xtc_probability", "mirostat", "penalty_last_n")
     found = {f"general.sampling.{key}": metadata.get(f"general.sampling.{key}") for key in keys}
     return tuple(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from tripos.errors import ModelRefused
+from tripos.errors import ModelRefused, shown
 
 if TYPE_CHECKING:
     from tripos.models.files.gguf import GgufFile
@@ -83,12 +83,12 @@ def end_ids(gguf: GgufFile) -> tuple[frozenset[int], tuple[str, ...]]:
         if (id := gguf.metadata.get(key)) is None:
             continue
         if type(id) is not int or not 0 <= id < len(tokens):
-            given, most = ascii(id)[:60], len(tokens) - 1
+            given, most = shown(id), len(tokens) - 1
             raise ModelRefused(f"{gguf.file}: {key} is {given}; expected token ids from 0 to the tokenizer's {most}")
         ids.append(id)
     places = {token: id for id, token in enumerate(tokens)}
-    told = tuple(text for text in _TURN_ENDS if text in places and places[text] not in ids)
-    return frozenset(ids).union(places[text] for text in told), told
+    by_text = tuple(text for text in _TURN_ENDS if text in places and places[text] not in ids)
+    return frozenset(ids).union(places[text] for text in by_text), by_text
 
 
 def vocabulary_json(gguf: GgufFile) -> bytes:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tripos.errors import ModelRefused
+from tripos.errors import ModelRefused, shown
 from tripos.models.files.opening import name_of, open_regular, unreadable
 from tripos.models.files.safetensors import PICKLE_SUFFIXES, check_finite, parse_safetensors
 from tripos.models.files.strict_json import parse_json
@@ -183,33 +183,31 @@ class _Config:
     def _check_kind(self) -> None:
         raw = self._raw
         if raw.get("peft_type") != "LORA":
-            raise self._refuse("peft_type", f"is {_shown(raw.get('peft_type'))}; only LORA is supported")
+            raise self._refuse("peft_type", f"is {shown(raw.get('peft_type'))}; only LORA is supported")
         if raw.get("task_type") not in (None, "CAUSAL_LM"):
-            raise self._refuse("task_type", f"is {_shown(raw['task_type'])}; only CAUSAL_LM is supported")
+            raise self._refuse("task_type", f"is {shown(raw['task_type'])}; only CAUSAL_LM is supported")
         if raw.get("bias", "none") != "none":
-            raise self._refuse(
-                "bias", f"is {_shown(raw['bias'])}; train with none, or merge the adapter into the model"
-            )
+            raise self._refuse("bias", f"is {shown(raw['bias'])}; train with none, or merge the adapter into the model")
         start = raw.get("init_lora_weights")
         if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
-            reason = f"is {_shown(start)}, which changed the base model too: convert the adapter to plain LoRA (PEFT's "
+            reason = f"is {shown(start)}, which changed the base model too: convert the adapter to plain LoRA (PEFT's "
             raise self._refuse("init_lora_weights", reason + "path_initial_model_for_weight_conversion)")
         if type(raw.get("use_rslora", False)) is not bool:
             raise self._refuse("use_rslora", "is not true or false")
         for field, value in raw.items():
             if (field not in _NEUTRAL | _READ or field in _NEXT) and value not in (None, False, [], {}, ""):
                 default = "is not supported and may change what the adapter computes: merge the adapter into the model"
-                raise self._refuse(_shown(field)[1:-1], f"is set: {_NEXT[field]}" if field in _NEXT else default)
+                raise self._refuse(shown(field)[1:-1], f"is set: {_NEXT[field]}" if field in _NEXT else default)
 
     def _integer(self, field: str, value: Any) -> int:
         if type(value) is not int or not 1 <= value <= self._max_rank:
-            reason = f"is {_shown(value)}, must be a whole number from 1 to {self._max_rank} (--max-adapter-rank)"
+            reason = f"is {shown(value)}, must be a whole number from 1 to {self._max_rank} (--max-adapter-rank)"
             raise self._refuse(field, reason)
         return value
 
     def _number(self, field: str, value: Any) -> float:
         if type(value) not in (int, float) or not math.isfinite(value) or abs(value) > 1e6:
-            raise self._refuse(field, f"is {_shown(value)}, must be a number within 1e6")
+            raise self._refuse(field, f"is {shown(value)}, must be a number within 1e6")
         return float(value)
 
     def _pattern(self, field: str) -> dict[str, Any]:
@@ -219,7 +217,7 @@ class _Config:
             raise self._refuse(field, f"must be an object of at most {MAX_TARGETS} entries")
         for key in patterns:
             if len(key) > MAX_NAME_CHARS or not _PLAIN.fullmatch(key):
-                raise self._refuse(field, f"has the key {_shown(key)}, an expression: write the module names out")
+                raise self._refuse(field, f"has the key {shown(key)}, an expression: write the module names out")
         return patterns
 
     def _read_targets(self) -> tuple[str, ...] | None:
@@ -232,9 +230,9 @@ class _Config:
             raise self._refuse("target_modules", f"must be a string or a list of 1 to {MAX_TARGETS} names")
         for target in targets:
             if not isinstance(target, str) or len(target) > MAX_NAME_CHARS:
-                raise self._refuse("target_modules", f"holds {_shown(target)}, which is no module name")
+                raise self._refuse("target_modules", f"holds {shown(target)}, which is no module name")
             if not any(_names(target, module) for module in self._modules):
-                raise self._refuse("target_modules", f"names {_shown(target)}: {self._no_such(target)}")
+                raise self._refuse("target_modules", f"names {shown(target)}: {self._no_such(target)}")
         return tuple(targets)
 
     def _no_such(self, module: str) -> str:
@@ -288,8 +286,3 @@ def _stored(tensor: WeightTensor, name: str, dtype: str) -> WeightTensor:
     values = to_float32(tensor)
     with np.errstate(over="ignore"):
         return WeightTensor(name, dtype, tensor.shape, float32_to_bf16(values) if dtype == "bf16" else values)
-
-
-def _shown(value: Any) -> str:
-    text = ascii(value)
-    return text if len(text) <= 60 else text[:57] + "..."

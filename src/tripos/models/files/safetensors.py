@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tripos.errors import ModelRefused
+from tripos.errors import ModelRefused, shown
 from tripos.models.files.opening import is_there, name_of, open_regular, refuse_pointer, unreadable
 from tripos.models.files.strict_json import parse_json, read_json
 from tripos.plan.ir import WeightTensor
@@ -177,7 +177,7 @@ def _entry(name: str, entry: Any, size: int, file: str) -> tuple[str, tuple[int,
         raise refuse("expected exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise refuse(f"dtype {ascii(dtype)[:40]} is not supported; supported: {', '.join(DTYPES)}")
+        raise refuse(f"dtype {shown(dtype)} is not supported; supported: {', '.join(DTYPES)}")
     if not isinstance(shape, list) or len(shape) > MAX_RANK:
         raise refuse(f"shape must be a list of at most {MAX_RANK} dimensions")
     if any(type(dim) is not int or dim < 0 for dim in shape):
@@ -210,7 +210,7 @@ def _read_shards(folder: Path, index: Path) -> dict[str, WeightTensor]:
         raise ModelRefused(f"{index.name}: weight_map is missing or empty")
     for name, shard in weight_map.items():
         if not isinstance(shard, str) or not _SHARD.fullmatch(shard):
-            raise ModelRefused(f"{index.name}: weight_map of {ascii(name)[:60]} is not a plain .safetensors file name")
+            raise ModelRefused(f"{index.name}: weight_map of {shown(name)} is not a plain .safetensors file name")
     shards = sorted(set(weight_map.values()))
     if extra := sorted({p.name for p in folder.glob("model-*-of-*.safetensors")} - set(shards)):
         raise ModelRefused(f"{index.name}: does not list {extra[0]}, which lies beside it; remove the stale one")
@@ -221,5 +221,5 @@ def _read_shards(folder: Path, index: Path) -> dict[str, WeightTensor]:
                 raise ModelRefused(f"{shard}: holds tensor {name}, which {index.name} places elsewhere or omits")
             tensors[name] = tensor
     if missing := sorted(set(weight_map) - set(tensors)):
-        raise ModelRefused(f"{index.name}: tensor {ascii(missing[0])[:60]} is not in {weight_map[missing[0]]}")
+        raise ModelRefused(f"{index.name}: tensor {shown(missing[0])} is not in {weight_map[missing[0]]}")
     return tensors

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tripos.errors import ModelRefused
+from tripos.errors import ModelRefused, shown
 from tripos.models.fields import Family, Fields
 from tripos.models.files.opening import is_there, read_bytes
 from tripos.models.files.safetensors import Checkpoint, open_checkpoint
@@ -122,10 +122,10 @@ def parse_modules(config: Mapping[str, Any]) -> Modules:
     if raw is None:
         return Modules()
     if not isinstance(raw, Mapping):
-        raise ModelRefused(f"config.json: {MODULES} is {ascii(raw)[:40]}; expected an object")
+        raise ModelRefused(f"config.json: {MODULES} is {shown(raw)}; expected an object")
     kinds = raw.get("kinds", ["Transformer", "Pooling"])
     if not isinstance(kinds, list):
-        raise ModelRefused(f"config.json: {MODULES}.kinds is {ascii(kinds)[:40]}; expected a list")
+        raise ModelRefused(f"config.json: {MODULES}.kinds is {shown(kinds)}; expected a list")
     _check_order(kinds)
     dense = tuple(map(_dense, _inner(raw, "dense", list)))
     settings, prompts = _inner(raw, "transformer", dict), _inner(raw, "prompts", dict)
@@ -152,7 +152,7 @@ def parse_modules(config: Mapping[str, Any]) -> Modules:
 def _kind(path: Any) -> str:
     """The class of a module; only the library's own are known, whatever another one is called."""
     if not isinstance(path, str) or not path.startswith(_LIBRARY):
-        raise ModelRefused(f"modules.json: type is {ascii(path)[:60]}; only classes of sentence_transformers are known")
+        raise ModelRefused(f"modules.json: type is {shown(path)}; only classes of sentence_transformers are known")
     return path.rpartition(".")[2]
 
 
@@ -160,7 +160,7 @@ def _path(kind: str, path: Any) -> str:
     """The folder of a module, which need not exist where it has no files."""
     path = "" if path is None else path
     if not isinstance(path, str) or _FOLDER.fullmatch(path.rstrip("/")) is None or (kind == "Dense" and not path):
-        raise ModelRefused(f"modules.json: path of {kind} is {ascii(path)[:60]}; expected a folder's name")
+        raise ModelRefused(f"modules.json: path of {kind} is {shown(path)}; expected a folder's name")
     return path.rstrip("/")
 
 
@@ -172,7 +172,7 @@ def _check_order(kinds: list[Any]) -> None:
     """A transformer that scores alone; or a first module, its pooling, dense layers and perhaps the unit length."""
     for kind in kinds:
         if kind not in _KNOWN:
-            raise ModelRefused(f"modules.json: {ascii(kind)[:60]} is not supported; supported: {', '.join(_KNOWN)}")
+            raise ModelRefused(f"modules.json: {shown(kind)} is not supported; supported: {', '.join(_KNOWN)}")
     rest = [kind for kind in kinds if kind != "Dropout"]
     first = rest[:1]
     rest = rest[1:]
@@ -192,7 +192,7 @@ def _check_order(kinds: list[Any]) -> None:
 def _inner(raw: Mapping[str, Any], key: str, kind: type) -> Any:
     value = raw.get(key)
     if value is not None and not isinstance(value, kind):
-        raise ModelRefused(f"config.json: {MODULES}.{key} is {ascii(value)[:40]}; expected a {kind.__name__}")
+        raise ModelRefused(f"config.json: {MODULES}.{key} is {shown(value)}; expected a {kind.__name__}")
     return kind() if value is None else value
 
 
@@ -200,9 +200,9 @@ def _check_settings(settings: Mapping[str, Any], prompts: Mapping[str, Any]) -> 
     """What would make another model of the same weights."""
     task, output = settings.get("transformer_task"), settings.get("module_output_name")
     if task not in (None, "feature-extraction", "sequence-classification"):
-        raise ModelRefused(f"{_SETTINGS}: transformer_task {ascii(task)[:40]} is not supported")
+        raise ModelRefused(f"{_SETTINGS}: transformer_task {shown(task)} is not supported")
     if output not in (None, "token_embeddings", "scores"):
-        raise ModelRefused(f"{_SETTINGS}: module_output_name {ascii(output)[:40]} is not supported")
+        raise ModelRefused(f"{_SETTINGS}: module_output_name {shown(output)} is not supported")
     for key in ("processing_kwargs", "model_args", "config_args", "tokenizer_args"):
         if settings.get(key):
             raise ModelRefused(f"{_SETTINGS}: {key} is not supported")
@@ -215,11 +215,11 @@ def _check_settings(settings: Mapping[str, Any], prompts: Mapping[str, Any]) -> 
             or text.get("method") != usual[0]
             or text.get("method_output_name") not in usual[1]
         ):
-            raise ModelRefused(f"{_SETTINGS}: modality_config {ascii(text)[:60]} of text is not supported")
+            raise ModelRefused(f"{_SETTINGS}: modality_config {shown(text)} of text is not supported")
     kind = prompts.get("model_type")
     if kind not in (None, "SentenceTransformer", "CrossEncoder"):
         raise ModelRefused(
-            f"{_PROMPTS}: model_type {ascii(kind)[:40]} is not supported; supported: SentenceTransformer, CrossEncoder"
+            f"{_PROMPTS}: model_type {shown(kind)} is not supported; supported: SentenceTransformer, CrossEncoder"
         )
 
 
@@ -232,9 +232,7 @@ def _pooling(raw: Mapping[str, Any]) -> Pooling:
     if isinstance(mode, list) and len(mode) == 1:
         mode = mode[0]
     if not isinstance(mode, str) or mode not in _POOLINGS:
-        raise ModelRefused(
-            f"{file}: pooling_mode {ascii(mode)[:80]} is not supported; supported: {', '.join(_POOLINGS)}"
-        )
+        raise ModelRefused(f"{file}: pooling_mode {shown(mode)} is not supported; supported: {', '.join(_POOLINGS)}")
     if raw.get("include_prompt") is False:
         raise ModelRefused(f"{file}: include_prompt false is not supported")
     return _POOLINGS[mode]
@@ -243,13 +241,13 @@ def _pooling(raw: Mapping[str, Any]) -> Pooling:
 def _dense(raw: Any) -> Dense:
     path = raw.get("path") if isinstance(raw, Mapping) else None
     if not isinstance(path, str) or not path:
-        raise ModelRefused(f"config.json: {MODULES}.dense holds {ascii(raw)[:40]}; expected objects with a path")
+        raise ModelRefused(f"config.json: {MODULES}.dense holds {shown(raw)}; expected objects with a path")
     file = f"{path}/config.json"
     fields = Fields(raw, file, Family())
     kind = torch_class(raw.get("activation_function") or "torch.nn.modules.activation.Tanh")
     if kind not in _ACTIVATIONS:
         raise ModelRefused(
-            f"{file}: activation_function {ascii(raw['activation_function'])[:60]} is not supported; supported: "
+            f"{file}: activation_function {shown(raw['activation_function'])} is not supported; supported: "
             f"torch's {', '.join(_ACTIVATIONS)}"
         )
     _check_names(raw, file)
@@ -268,7 +266,7 @@ def _check_names(raw: Mapping[str, Any], file: str) -> None:
     """Every module works on the vector of the text, and leaves it there."""
     for key in ("module_input_name", "module_output_name"):
         if raw.get(key) not in (None, "sentence_embedding"):
-            raise ModelRefused(f"{file}: {key} {ascii(raw[key])[:40]} is not supported; supported: sentence_embedding")
+            raise ModelRefused(f"{file}: {key} {shown(raw[key])} is not supported; supported: sentence_embedding")
 
 
 def torch_class(path: Any) -> str | None:
@@ -280,7 +278,7 @@ def _activation(raw: Mapping[str, Any]) -> str | None:
     path = raw.get("activation_fn")
     if path is not None and torch_class(path) not in ("Sigmoid", "Identity"):
         raise ModelRefused(
-            f"{_PROMPTS}: activation_fn {ascii(path)[:60]} is not supported; supported: torch's Sigmoid, Identity"
+            f"{_PROMPTS}: activation_fn {shown(path)} is not supported; supported: torch's Sigmoid, Identity"
         )
     return path
 
@@ -291,7 +289,7 @@ def _prompts(raw: Mapping[str, Any]) -> dict[str, Any]:
         raise ModelRefused(f"{_PROMPTS}: prompts must map names to texts")
     default = raw.get("default_prompt_name")
     if default is not None and (not isinstance(default, str) or default not in prompts):
-        raise ModelRefused(f"{_PROMPTS}: default_prompt_name is {ascii(default)[:60]}, which prompts do not name")
+        raise ModelRefused(f"{_PROMPTS}: default_prompt_name is {shown(default)}, which prompts do not name")
     return {"prompts": dict(prompts), "default_prompt": default}
 
 

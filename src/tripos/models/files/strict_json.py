@@ -11,8 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tripos.errors import ModelRefused
-from tripos.models.fields import shown
+from tripos.errors import ModelRefused, shown
 from tripos.models.files.opening import read_bytes
 
 MAX_JSON_BYTES = 16 << 20

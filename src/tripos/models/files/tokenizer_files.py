@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tripos.errors import ModelRefused
+from tripos.errors import ModelRefused, shown
 from tripos.models.files.opening import is_there, read_bytes
 from tripos.models.task import task_of
 from tripos.models.text.tokenizer import Tokenizer, tokenizer_from_json
@@ -75,7 +75,7 @@ def _ids(tokenizer: Tokenizer, raw: Mapping[str, Any], key: str, file: str) -> f
     value, most = raw.get(key), tokenizer.vocab_size - 1
     ids = [] if value is None else value if isinstance(value, list) else [value]
     if not all(type(id) is int and 0 <= id <= most for id in ids):
-        raise ModelRefused(f"{file}: {key} is {ascii(value)[:60]}; expected token ids from 0 to the tokenizer's {most}")
+        raise ModelRefused(f"{file}: {key} is {shown(value)}; expected token ids from 0 to the tokenizer's {most}")
     return frozenset(ids)
 
 

@@ -1,6 +1,6 @@
 """Chat messages to the text a model was trained on, through the model's own template.
 
-Owns what a template is given, and the rule that what a caller wrote can never spell a special token. Templates come
+Owns the values that a template gets, and the rule that a caller's text never becomes a special token. Templates come
 from the model's files only, never from a request. Knows nothing of token ids.
 """
 
@@ -21,18 +21,18 @@ from tripos.types import Message
 
 MAX_ARG_CHARS = 1024
 
-# Used when a model brings no template: each message as "role: content", then the cue for the assistant.
+# For models without a template: each message as "role: content", then the generation prompt.
 PLAIN_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
 _OWN_NAMES = frozenset(("messages", "tools", "add_generation_prompt", "bos_token", "eos_token"))
-# Never template arguments: they steer other software's template functions, or would smuggle in another template.
+# Never template arguments: they are arguments of other software's template functions, or name another template.
 _REFUSED_ARGS = _OWN_NAMES | {
     "chat_template", "conversation", "documents", "tokenize", "return_dict", "return_tensors", "padding",
     "truncation", "max_length", "tokenizer_kwargs", "continue_final_message", "raise_exception", "strftime_now",
 }  # fmt: skip
-_NONCHARACTERS = tuple(map(chr, range(0xFDD0, 0xFDF0)))  # Unicode promises that text does not hold them
+_NONCHARACTERS = tuple(map(chr, range(0xFDD0, 0xFDF0)))  # Unicode excludes them from text for interchange
 
 
 class ChatTemplate:
@@ -48,7 +48,7 @@ class ChatTemplate:
     ) -> None:
         """Raises ModelRefused when the template cannot be compiled."""
         self.source = PLAIN_TEMPLATE if source is None else source
-        self.is_plain = source is None  # the model brought none
+        self.is_plain = source is None  # the model has none
         self.file = file
         self._globals = {"bos_token": bos_token, "eos_token": eos_token}
         self._special = sorted((token for token in special_tokens if token), key=len, reverse=True)
@@ -68,9 +68,9 @@ class ChatTemplate:
         template_args: Mapping[str, Any] | None = None,
         continue_final_message: bool = False,
     ) -> Rendered:
-        """The prompt's text; arguments that the template does not read change nothing. `continue_final_message`: it
-        ends with the last message's content. Raises InvalidRequest for what the template refuses, for arguments that no
-        request may give, and for a template that exceeds its budget."""
+        """The prompt's text. Arguments that the template does not read have no effect. `continue_final_message`: the
+        text ends with the last message's content. Raises InvalidRequest for messages that the template refuses, for
+        arguments that a request may not set, and for a template that exceeds its budget."""
         self._check_args(template_args or {})
         self._check_form()
         if continue_final_message:
@@ -81,7 +81,7 @@ class ChatTemplate:
             "tools": self._describe(tools) or None,
         }
         if _num_chars(values) > MAX_OUTPUT_CHARS:
-            raise ContextLengthExceeded(f"the messages hold more than {MAX_OUTPUT_CHARS} characters", param="messages")
+            raise ContextLengthExceeded(f"the messages have more than {MAX_OUTPUT_CHARS} characters", param="messages")
         values["add_generation_prompt"] = add_generation_prompt
         cut = _cut if continue_final_message else str
         text = cut(self._render_turns(values, messages))
@@ -92,7 +92,8 @@ class ChatTemplate:
         undisguise = {ord(new): chr(old) for old, new in disguise.items()}
         same_tokens = self._special_pattern.findall(disguised) == self._special_pattern.findall(text)
         same_text = disguised.translate(undisguise) == text
-        # Templates that look for "<...>" in a message write another text when it is disguised; that alone is no attack.
+        # A template that searches messages for "<...>" renders disguised ones differently: no special token is spelled
+        # then.
         if same_tokens and (same_text or not any(map(self._special_pattern.search, strings_in(values)))):
             return Rendered(text)
         return Rendered(text, self._parts(disguised, undisguise))
@@ -101,14 +102,15 @@ class ChatTemplate:
         form = self._habits.form("user")
         if not (form.as_text or form.as_parts):
             raise InvalidRequest(
-                f"the model's chat template ({self.file}) shows nothing of what a user says, neither as text nor as a "
-                "list of text parts: send a prompt to /v1/completions, or give the model a template that reads content",
+                f"the model's chat template ({self.file}) does not render the content of user messages, neither as "
+                "text nor as a list of parts: send a prompt to /v1/completions, or give the model another template",
                 code="unsupported_template",
                 param="messages",
             )
 
     def _describe(self, tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """Tools as the template takes them: one without a description gets an empty one only where it must."""
+        """Tools as the template takes them: a missing description becomes an empty one only where the template needs
+        it."""
         bare = [tool for tool in tools if "description" not in tool.get("function", {"description": ""})]
         if not bare or not self._habits.wants_description:
             return list(tools)
@@ -119,7 +121,7 @@ class ChatTemplate:
     def _check_args(self, args: Mapping[str, Any]) -> None:
         for name, value in args.items():
             if name in _REFUSED_ARGS:
-                problem = f"{name[:40]!a} may not be given to the model's template"
+                problem = f"{name[:40]!a} may not be set in a request"
             elif not isinstance(value, str | bool | int | float | None):
                 problem = f"{name} must be a string, number, boolean or null"
             elif (isinstance(value, str) and len(value) > MAX_ARG_CHARS) or (
@@ -137,15 +139,15 @@ class ChatTemplate:
             reason = f"refuses these messages: {str(problem)[:200]}"
             raise TemplateRefused(f"the model's chat template {reason}", param="messages") from None
         except BudgetExceeded as problem:
-            reason = f"went beyond its limits on these messages: {problem}"
+            reason = f"exceeds its limits on these messages: {problem}"
         except RenderingFailed as problem:
             reason = f"fails on these messages: {str(problem)[:200]}"
             raise TemplateFailed(f"the model's chat template {reason}", param="messages") from None
         raise InvalidRequest(f"the model's chat template {reason}", param="messages")
 
     def _render_turns(self, values: dict[str, Any], messages: Sequence[Message]) -> str:
-        """As `_render`. Many templates take a system message only as the first, and drop or refuse others; agents send
-        them anywhere. What such a template does not show becomes a user's text where it stands.
+        """As `_render`. Many templates accept a system message only as the first one and drop or refuse others, which
+        agents send anywhere. A system message that the template does not show becomes a user message in its place.
         """
         if not any(message.role == "system" for message in messages[1:]):
             return self._render_calls(values, messages)
@@ -161,8 +163,8 @@ class ChatTemplate:
         return self._render_calls(values, plainer)
 
     def _render_calls(self, values: dict[str, Any], messages: Sequence[Message]) -> str:
-        """As `_render`. What a template fails on is tried in its other forms of calls; `values` keeps the one that
-        went well.
+        """As `_render`, with the tool calls in one form after the other until the template renders them; `values` keeps
+        the last form.
         """
         if not any(message.tool_calls for message in messages):
             return self._render(values)
@@ -175,7 +177,7 @@ class ChatTemplate:
         raise failure
 
     def _disguise(self, values: Mapping[str, Any], text: str) -> dict[int, str]:
-        """First characters of special tokens that the caller's own text holds -> characters found nowhere in it."""
+        """First characters of special tokens that occur in the caller's text -> characters that do not occur in it."""
         first = {token[0] for token in self._special}
         held = {char for char in first if any(char in part for part in strings_in(values))}
         if not held:
@@ -183,11 +185,11 @@ class ChatTemplate:
         free = [char for char in _NONCHARACTERS if char not in text and char not in self.source]
         free = [char for char in free if not any(char in part for part in strings_in(values))]
         if len(free) < len(held):
-            raise InvalidRequest("the messages hold too many Unicode noncharacters", param="messages")
+            raise InvalidRequest("the messages contain too many Unicode noncharacters", param="messages")
         return {ord(char): new for char, new in zip(sorted(held), free, strict=False)}
 
     def _parts(self, disguised: str, undisguise: Mapping[int, str]) -> tuple[tuple[str, bool], ...]:
-        """(text, is a special token of the template's own) in order; the callers' characters are put back."""
+        """(text, whether it is a special token of the template) in order, with the caller's characters restored."""
         parts: list[tuple[str, bool]] = []
         at = 0
         for match in self._special_pattern.finditer(disguised):
@@ -199,18 +201,18 @@ class ChatTemplate:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A prompt's text. When a caller's words spell special tokens, `parts` tells the template's own from theirs."""
+    """A prompt's text. Where the caller's text spells special tokens, `parts` separates the template's own from it."""
 
     text: str
     parts: tuple[tuple[str, bool], ...] = ()  # (text, is_special)
 
 
-# Behind the content that is to go on: a noncharacter, and a space that is gone where the template trims content.
+# Put behind the content to continue: a noncharacter, and a space that shows whether the template trims content.
 _MARK = "\uffff "
 
 
 def _marked(messages: Sequence[Message]) -> list[Message]:
-    """Messages with a mark behind the last one's content. Raises InvalidRequest where there is nothing to continue."""
+    """Messages with a mark behind the last one's content. Raises InvalidRequest for one that cannot be continued."""
     last = messages[-1]
     if last.role != "assistant" or not last.content or last.tool_calls:
         message = "continue_final_message: the last message must be the assistant's, with text and no calls"
@@ -219,7 +221,7 @@ def _marked(messages: Sequence[Message]) -> list[Message]:
 
 
 def _cut(text: str) -> str:
-    """The text before the mark; without white space at its end where the template takes that away from content."""
+    """The text before the mark; without white space at its end where the template trims content."""
     before, mark, behind = text.rpartition(_MARK[0])
     if not mark:
         message = "continue_final_message: the model's chat template does not show the last message as it is"
@@ -228,7 +230,7 @@ def _cut(text: str) -> str:
 
 
 def with_one_system(messages: Sequence[Message]) -> list[Message]:
-    """Systems at the beginning as one, those behind it as text of the user; users that then stand together as one."""
+    """The first system messages as one; later ones become user messages, which are joined with their neighbours."""
     made: list[Message] = []
     for message in messages:
         role = "user" if message.role == "system" and any(each.role != "system" for each in made) else message.role
@@ -246,7 +248,7 @@ def _num_chars(values: Any) -> int:
 
 
 def _translated(value: Any, table: Mapping[int, str]) -> Any:
-    """The value with characters replaced in all that a caller wrote; keys that are words, as all fixed ones, stay."""
+    """The value with characters replaced in all strings of the caller; keys that are identifiers stay."""
     if isinstance(value, str):
         return value.translate(table)
     if isinstance(value, Mapping):

@@ -30,4 +30,4 @@ class Frame:
         return ids, types
 
 
-NO_FRAME = Frame(((), ()), ((), (0,)))  # of a text that stands alone
+NO_FRAME = Frame(((), ()), ((), (0,)))  # no special tokens

@@ -37,13 +37,13 @@ from tripos.models.text.template_budget import (
     strings_in,
 )
 
-MAX_SOURCE_CHARS = 128 << 10  # the longest public templates have 25 k; this much compiles in about a second
+MAX_SOURCE_CHARS = 128 << 10  # the longest public templates have 25 k; 128 k compile in about a second
 _FILTERS = (
     "abs", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float", "indent", "int",
     "items", "join", "last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "replace",
     "reverse", "round", "safe", "select", "selectattr", "sort", "string", "title", "tojson", "trim", "unique", "upper",
 )  # fmt: skip
-_TEXT_FILTERS = frozenset(("capitalize", "lower", "title", "trim", "upper"))  # those that begin with str(value)
+_TEXT_FILTERS = frozenset(("capitalize", "lower", "title", "trim", "upper"))  # filters that call str(value) first
 _LIST_METHODS = frozenset(("copy", "count", "get", "index", "items", "keys", "values"))
 _STR_METHODS = frozenset((
     "capitalize", "count", "endswith", "find", "format", "index", "isalnum", "isalpha", "isdigit", "islower",
@@ -53,11 +53,11 @@ _STR_METHODS = frozenset((
 
 
 class TemplateRefusal(TemplateError):
-    """raise_exception(...) in a template: it does not accept these messages."""
+    """The template called raise_exception(...): it does not accept these messages."""
 
 
 class RenderingFailed(Exception):
-    """A template did what it must not, or does not fit the messages."""
+    """A template raised an error: it did something forbidden, or does not fit the messages."""
 
 
 class _Generator(CodeGenerator):
@@ -95,7 +95,7 @@ class _Generator(CodeGenerator):
 
 
 class _GenerationTag(Extension):
-    """{% generation %}…{% endgeneration %} marks the assistant's part for training; here it is only its body."""
+    """{% generation %}…{% endgeneration %} marks the assistant's part for training; only its body is rendered."""
 
     tags = {"generation"}
 
@@ -105,8 +105,8 @@ class _GenerationTag(Extension):
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """The sandbox with a budget. Loops, calls, operators, filters and joins count; what could make much of little is
-    measured before it is done."""
+    """The sandbox with a budget. Loops, calls, operators, filters and joins count; operations with a result larger than
+    their operands are measured before they run."""
 
     code_generator_class = _Generator
     intercepted_binops = frozenset(("+", "-", "*", "/", "//", "**", "%"))
@@ -125,7 +125,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     @staticmethod
     def concat(parts: Iterator[str]) -> str:  # type: ignore[override]
-        """What jinja2 calls to join the output of a template, a macro or a block."""
+        """Called by jinja2 to join the output of a template, a macro or a block."""
         return join_bounded(parts)
 
     @staticmethod
@@ -139,13 +139,13 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     @staticmethod
     def turns(items: Any) -> Iterator[Any]:
-        """The items, each paid for."""
+        """The items; each costs a step of the budget."""
         for item in items:
             current_budget().spend()
             yield item
 
     def wrap_str_format(self, value: Any) -> None:
-        """`format` stays the bound method, which `call` then measures."""
+        """`format` stays the bound method, which `call` measures."""
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         check_operation(operator, left, right)
@@ -181,7 +181,7 @@ def _format(template: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str
     """str.format over plain text and numbers, with plain widths."""
     fields = [(field or "", spec or "") for _, field, spec, _ in string.Formatter().parse(template)]
     if any(field and not field.isalnum() and not field.isidentifier() for field, _ in fields):
-        raise SecurityError("format reaches into a value, which is not available to templates")
+        raise SecurityError("format fields with attributes or indexes are not available to templates")
     specs = [spec for _, spec in fields]
     if any("{" in spec or WIDE_FORMAT.search(spec) for spec in specs):
         raise BudgetExceeded("a format with a width or precision above 999, or from a value")
@@ -206,7 +206,7 @@ def _call_str_method(text: str, name: str, args: tuple[Any, ...], kwargs: dict[s
 
 
 def _counted(function: Callable[..., Any], takes_text: bool) -> Callable[..., Any]:
-    """A filter that pays for what it makes, and before that for what it has to read."""
+    """A filter that pays for its arguments and for its result."""
 
     @wraps(function)  # keeps jinja2's marks on the function
     def paid(*args: Any, **kwargs: Any) -> Any:
@@ -231,7 +231,7 @@ def _join(items: Any, separator: Any = "", attribute: str | int | None = None) -
 
 
 def _member(item: Any, attribute: str | int) -> Any:
-    """Only what a mapping or list holds: no attribute of a Python object."""
+    """An item of a mapping or list, never an attribute of a Python object."""
     try:
         return item[attribute]
     except (TypeError, LookupError):
@@ -262,8 +262,8 @@ def _range(*args: int) -> range:
 def _tojson(
     value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
-    """Plain JSON, without jinja2's escaping for HTML, as model templates expect. The encoder is the slow, iterating
-    one, so that a value which refers to one big string many times stops at the budget."""
+    """Plain JSON, without jinja2's escaping for HTML, as model templates expect. The encoder is the slow,
+    iterating one, so that a value with many references to one big string stops at the budget."""
     encoder = json.JSONEncoder(
         ensure_ascii=bool(ensure_ascii),
         indent=None if indent is None else min(int(indent), 16),

@@ -1,6 +1,6 @@
-"""A thread beside the event loop for texts that take long to become tokens.
+"""A thread beside the event loop, for texts that take long to encode.
 
-It is a daemon and nobody waits for it for ever: an encoding that does not end holds up neither the loop nor other
+It is a daemon, and waiting for it is bounded: an encoding that does not end blocks neither the event loop nor other
 models nor the end of the process.
 """
 
@@ -15,19 +15,19 @@ from typing import Any, TypeVar
 
 from tripos.errors import DeadlineExceeded
 
-MOST_S = 120.0  # 32 MiB, the largest request, take a quarter of it
+MOST_S = 120.0  # the largest request, 32 MiB, takes 30 s
 GRACE_S = 5.0
 Value = TypeVar("Value")
 
 
 def beside(function: Callable[[], Value]) -> Future[Value]:
-    """What a function gives or raises, run in a thread of its own that nobody waits for at the end of the process."""
+    """Run a function in a daemon thread of its own; the result or the error is in the future."""
     future: Future[Value] = Future()
 
     def run() -> None:
         try:
             future.set_result(function())
-        except BaseException as problem:  # whoever asks gets it, a panic in a library too
+        except BaseException as problem:  # goes to the caller, a panic of a library too
             future.set_exception(problem)
 
     threading.Thread(target=run, name="tripos-beside", daemon=True).start()
@@ -35,7 +35,7 @@ def beside(function: Callable[[], Value]) -> Future[Value]:
 
 
 class SideThread:
-    """Runs one function after the other, in the order in which they came. `most_s`: how long a caller waits at most."""
+    """Runs functions one after the other, in the order of their submission. `most_s`: how long `run` waits at most."""
 
     def __init__(self, most_s: float | None = MOST_S) -> None:
         self._most_s = most_s
@@ -44,24 +44,24 @@ class SideThread:
         self._thread.start()
 
     def submit(self, function: Callable[[], Value]) -> Future[Value]:
-        """Its result, or what it raises; forgotten if it is cancelled before its turn."""
+        """Queue a function. A future that is cancelled before its turn is skipped."""
         future: Future[Value] = Future()
         self._queue.put((future, function))
         return future
 
     async def run(self, function: Callable[[], Value]) -> Value:
-        """The same for a caller who waits. Raises DeadlineExceeded; the function then runs on, perhaps without end."""
-        import asyncio  # 12 ms, and in this process wherever a loop runs
+        """Run a function and wait for it. Raises DeadlineExceeded after `most_s`; the function may run on."""
+        import asyncio  # 12 ms; imported already wherever an event loop runs
 
         try:
             return await asyncio.wait_for(asyncio.wrap_future(self.submit(function)), self._most_s)
         except TimeoutError:
             raise DeadlineExceeded(
-                f"the text did not become tokens within {self._most_s or 0:.0f} s: send less"
+                f"the text could not be tokenized within {self._most_s or 0:.0f} s: send a shorter one"
             ) from None
 
     async def stop(self) -> None:
-        """End after what is there to do; waited for GRACE_S."""
+        """End the thread after the queued functions; waits at most GRACE_S."""
         import asyncio
 
         self._queue.put(None)
@@ -76,6 +76,6 @@ class SideThread:
                 continue
             try:
                 future.set_result(function())
-            except BaseException as problem:  # whoever waits gets it, a panic in a library too
+            except BaseException as problem:  # goes to the caller, a panic of a library too
                 future.set_exception(problem)
-            del task, future, function  # nothing of the last text stays while there is none
+            del task, future, function  # an idle thread holds no text

@@ -1,6 +1,6 @@
 """What one rendering of a template may use: steps, characters and CPU seconds, counted per thread.
 
-Owns the rule that nothing in a template can make much of little: what would be big is measured before it is made.
+Owns the rule that a small template cannot make a huge value: what would be big is measured before it is made.
 Knows nothing of jinja2 (sandbox.py).
 Tested in tests/unit/models/text/test_chat.py.
 """
@@ -19,7 +19,7 @@ MAX_STEPS = 500_000  # loop turns, calls, operators, filters
 MAX_CPU_S = 0.25
 MAX_ITEMS = 10_000  # in one range or repeated list
 MAX_INT_BITS = 256
-WIDE_FORMAT = re.compile(r"\d{4,}|\*")  # a width or precision that makes much of little
+WIDE_FORMAT = re.compile(r"\d{4,}|\*")  # a width or precision that makes a huge text
 
 
 class BudgetExceeded(Exception):
@@ -45,7 +45,7 @@ class Budget:
             raise BudgetExceeded(f"more than {MAX_CPU_S} s")
 
     def check_size(self, num_chars: int) -> None:
-        """Before a string of this size is made."""
+        """Pay for a string of this size before it is made."""
         if num_chars > MAX_OUTPUT_CHARS:
             raise BudgetExceeded(f"a string of more than {MAX_OUTPUT_CHARS} characters")
         self.spend(num_chars)
@@ -55,7 +55,7 @@ _local = threading.local()
 
 
 def current_budget() -> Budget:
-    """Of the rendering that runs in this thread."""
+    """The budget of the rendering that runs in this thread."""
     budget: Budget = _local.budget
     return budget
 

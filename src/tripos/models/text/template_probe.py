@@ -1,5 +1,5 @@
-"""What a chat template reads of a message, found by rendering small talks: content as text or as a list of parts, the
-arguments of calls as objects or as text, and what stands where there is no content.
+"""Which form of messages a chat template reads, found by rendering short conversations: content as text or as a list of
+parts, the arguments of tool calls as objects or as text, and the value of missing content.
 
 Knows nothing of how a template is rendered (chat.py).
 """
@@ -18,7 +18,7 @@ from tripos.types import Message, ToolCall
 # (values) → the prompt's text; raises InvalidRequest.
 Render = Callable[[Mapping[str, Any]], str]
 
-# Words that no template has of its own: what a talk says, and what only a list that was written out as it is shows.
+# Words that no template contains: the content of a test conversation, and one that only a printed list shows.
 _WORD = {role: f"wordof{role}quzz" for role in ("user", "system", "assistant", "tool")}
 _SECOND, _KEY = "secondpartquzz", "keyofpartquzz"
 _NAME, _ARGUMENT = "nameofcallquzz", "valueofcallquzz"
@@ -43,7 +43,7 @@ class Form:
 
 @dataclass(frozen=True)
 class CallForm:
-    """How a template takes an assistant's calls. `empty`: what stands for no content; "missing": not even the key."""
+    """How a template takes an assistant's tool calls. `empty`: the value of missing content; "missing": no such key."""
 
     has_objects: bool = True  # arguments as objects, else as text
     empty: str | None = "missing"
@@ -54,7 +54,7 @@ _CALL_FORMS = tuple(CallForm(has_objects, empty) for has_objects in (True, False
 
 
 class Habits:
-    """One template's. Talks are rendered when they are first of use."""
+    """The forms that one template reads. Test conversations are rendered on first use."""
 
     def __init__(self, source: str, render: Render) -> None:
         self._reads_content = "content" in source
@@ -62,7 +62,7 @@ class Habits:
         self._forms: dict[str, Form] = {}
 
     def form(self, role: str) -> Form:
-        """How content of a role is shown; as the user's where that cannot be seen."""
+        """The form of a role's content; the user's where the template shows none of the role's."""
         role = role if role in _TALKS else "user"
         if role not in self._forms:
             found = self._find_form(role) if self._reads_content else Form()
@@ -72,31 +72,33 @@ class Habits:
 
     @cached_property
     def call_forms(self) -> tuple[CallForm, ...]:
-        """All forms, the best first: that shows all of a call and its result, and nothing as Python writes it."""
+        """All forms, the best first: it shows all of a call and its result, and no value as Python prints it."""
         return tuple(sorted(_CALL_FORMS, key=lambda form: -self._score(form)))
 
     @cached_property
     def wants_description(self) -> bool:
         """Whether the template fails on a tool without a description, and not on one whose description is empty."""
-        bare, told = ([{"type": "function", "function": {"name": "f", **more, "parameters": _PARAMETERS}}]
+        bare, described = ([{"type": "function", "function": {"name": "f", **more, "parameters": _PARAMETERS}}]
                       for more in ({}, {"description": ""}))  # fmt: skip
         talk = self.as_dicts(_CALLS[:1], CallForm())
-        return self._try(talk, bare) is None and self._try(talk, told) is not None
+        return self._try(talk, bare) is None and self._try(talk, described) is not None
 
     def as_dicts(self, messages: Sequence[Message], calls: CallForm) -> list[dict[str, Any]]:
-        """Messages as the template knows them, absent parts left out."""
+        """Messages as the dicts that the template reads, without missing parts."""
         return [_as_dict(message, self.form(message.role), calls) for message in messages]
 
     def _find_form(self, role: str) -> Form:
         word = _WORD[role]
         shown = [self._talk(role, content) for content in (word, _parts(word), _parts(word, _SECOND))]
-        if not any(text is not None for text in shown):  # it refuses such a talk, and will say so to whoever asks
+        if not any(
+            text is not None for text in shown
+        ):  # the template refuses such a conversation; a request gets its error
             return Form()
         as_text, as_parts, as_several = (text is not None and word in text and _KEY not in text for text in shown)
         return Form(as_text, as_parts, as_several and _SECOND in (shown[2] or ""))
 
     def _talk(self, role: str, content: Any) -> str | None:
-        """What a talk becomes in which a role says `content`; None: the template fails on it."""
+        """A conversation, rendered, in which a role says `content`; None: the template fails on it."""
         talk = []
         for each in _TALKS[role]:
             words = _WORD[each] if each == role or self.form(each).as_text else _parts(_WORD[each])
@@ -104,7 +106,7 @@ class Habits:
         return self._try(talk)
 
     def _score(self, form: CallForm) -> int:
-        """How much of a call is seen."""
+        """How much of a call the rendered text shows."""
         text = self._try(self.as_dicts(_CALLS, form), _TOOLS)
         if text is None:
             return -1
@@ -112,7 +114,7 @@ class Habits:
         return 2 * sum(word in text for word in (_NAME, _ARGUMENT, _WORD["tool"])) - is_raw
 
     def _try(self, messages: Sequence[Mapping[str, Any]], tools: Any = None) -> str | None:
-        """What a talk renders to, in lower case; None: the template fails on it."""
+        """A conversation, rendered, in lower case; None: the template fails on it."""
         try:
             return self._render({"messages": messages, "tools": tools, "add_generation_prompt": True}).lower()
         except InvalidRequest:
@@ -129,7 +131,7 @@ def _as_dict(message: Message, form: Form, calls: CallForm) -> dict[str, Any]:
         result["name"] = message.name
     if message.tool_call_id is not None:
         result["tool_call_id"] = message.tool_call_id
-    if message.reasoning is not None:  # under every name that templates read it by
+    if message.reasoning is not None:  # under every name by which templates read it
         result |= dict.fromkeys(("reasoning_content", "reasoning", "thinking"), message.reasoning)
     if message.tool_calls:
         read = _parsed if calls.has_objects else str
@@ -141,7 +143,7 @@ def _as_dict(message: Message, form: Form, calls: CallForm) -> dict[str, Any]:
 
 
 def _content(message: Message, form: Form) -> Any:
-    """Text; or parts, where they came as such or the template reads nothing else."""
+    """Content as text; as parts where the message has parts or the template reads nothing else."""
     text = message.content or ""
     if form.as_several and len(message.parts) > 1:
         return [{"type": "text", "text": part} for part in message.parts]

@@ -1,6 +1,6 @@
 """The exact bytes of each token, from how a vocabulary writes them: byte-level, byte tokens, SentencePiece, WordPiece.
 
-And the text of a growing sequence of tokens, of which no half character is ever shown.
+Also the text of a growing sequence of tokens, in whole characters only.
 Tested in tests/unit/models/text/test_tokenizer.py.
 """
 
@@ -34,7 +34,7 @@ class Spelling:
 
 
 def spelling_of(decoder: dict[str, Any] | None, file: str) -> Spelling:
-    """What the decoder section says about bytes and spaces."""
+    """The spelling that a tokenizer.json's decoder section describes. Raises ModelRefused."""
     steps = steps_of(decoder, file, "decoder")
     kinds = {str(step.get("type")) for step in steps}
     if unknown := kinds - {"ByteLevel", "ByteFallback", "Fuse", "Replace", "Metaspace", "Strip", "WordPiece"}:
@@ -64,7 +64,7 @@ def _latin_1_of_alphabet() -> dict[int, int]:
 
 
 class BytesById(dict[int, bytes]):
-    """The exact bytes of each token, made when they are first asked for; of an id without a token none."""
+    """The exact bytes of each token, computed on first use; none for an id without a token."""
 
     def __init__(self, pieces: Mapping[int, str], added: Mapping[int, str], spelling: Spelling) -> None:
         self._pieces, self._added, self._spelling = pieces, added, spelling
@@ -81,7 +81,7 @@ class BytesById(dict[int, bytes]):
         if spelling.byte_level:
             try:
                 return piece.translate(_latin_1_of_alphabet()).encode("latin-1")
-            except UnicodeEncodeError:  # not written in the alphabet: it stands for itself
+            except UnicodeEncodeError:  # not in the alphabet: the piece is plain text
                 return piece.encode()
         if spelling.byte_tokens and (match := _BYTE_TOKEN.fullmatch(piece)):
             return bytes([int(match[1], 16)])

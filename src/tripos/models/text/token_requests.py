@@ -1,6 +1,7 @@
 """Answers requests about a tokenizer: Tokenize, Detokenize and LabelTokens, beside the calls that run the model.
 
-Owns the bound on the text that waits for the tokenizer here, which no scheduler counts.
+Owns the bound on the text that waits for the tokenizer.
+Tested in tests/api/test_tokens.py and tests/unit/pipeline/test_decide.py.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from tripos.errors import InvalidRequest, Overloaded
 from tripos.types import Detokenize, Generate, LabelTokens, Message, Request, Result, Tokenize
 
 MAX_ENCODING_CHARS = 32 * 2**20  # characters and token ids of requests that wait; one alone is always let in
-RETRY_S = 5.0
 
 
 Encode = Callable[[Generate], Awaitable[list[int]]]
@@ -32,15 +32,34 @@ class Tokenizer(Protocol):
     def token_bytes(self, id: int) -> bytes: ...
 
 
+class WaitingText:
+    """Bounds the text of one model that waits for its tokenizer, where no scheduler counts it."""
+
+    def __init__(self) -> None:
+        self.num_chars = 0
+
+    @contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Count `size` characters or token ids while they wait. Raises Overloaded."""
+        if self.num_chars and self.num_chars + size > MAX_ENCODING_CHARS:
+            waiting = f"{self.num_chars} characters wait for the tokenizer, at most {MAX_ENCODING_CHARS} may"
+            raise Overloaded(f"{waiting}: retry in a second", retry_after_s=1.0)
+        self.num_chars += size
+        try:
+            yield
+        finally:
+            self.num_chars -= size
+
+
 class TokenRequests:
     """Of one model. `encode` gives the token ids of a Generate's prompt as running it would compute them."""
 
-    def __init__(self, tokenizer: Tokenizer, vocab_size: int, encode: Encode) -> None:
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, encode: Encode, waiting: WaitingText) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._encode = encode
+        self._waiting = waiting
         self._spellings = Spellings(tokenizer)
-        self._num_waiting_chars = 0
 
     async def answer(self, request: Request) -> Result:
         """Raises InvalidRequest (also for what is no request about tokens), Overloaded."""
@@ -58,7 +77,7 @@ class TokenRequests:
         import asyncio
 
         prompt = request.generate.prompt
-        with self._waiting(_num_chars(prompt)):
+        with self._waiting.hold(_num_chars(prompt)):
             if isinstance(prompt, str):
                 ids = await asyncio.to_thread(self._tokenizer.encode, prompt, request.add_special)
             else:
@@ -73,19 +92,8 @@ class TokenRequests:
         if ids and max(ids) >= self._vocab_size:
             message = f"token id {max(ids)} is outside the vocabulary of {self._vocab_size}"
             raise InvalidRequest(message, code="out_of_range", param="tokens")
-        with self._waiting(len(ids)):
+        with self._waiting.hold(len(ids)):
             return Result(texts=(await asyncio.to_thread(self._tokenizer.decode, ids, False),))
-
-    @contextmanager
-    def _waiting(self, size: int) -> Iterator[None]:
-        if self._num_waiting_chars and self._num_waiting_chars + size > MAX_ENCODING_CHARS:
-            waiting = f"{self._num_waiting_chars} characters wait for the tokenizer, at most {MAX_ENCODING_CHARS} may"
-            raise Overloaded(f"{waiting}: retry in {RETRY_S:.0f} s", retry_after_s=RETRY_S)
-        self._num_waiting_chars += size
-        try:
-            yield
-        finally:
-            self._num_waiting_chars -= size
 
 
 class Spellings:

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
     from tripos.models.text.chat import ChatTemplate
 
-MAX_EXPANDED_BYTES = 64 << 20  # of a text as the tokenizer's own steps leave it; each costs memory sixteenfold
-QUICK_BYTES = 1 << 16  # of the same: what is encoded in some milliseconds
-_CHARS_AT_ONCE = 1 << 15  # of many texts: some milliseconds
-# What must come back unchanged at load. The long run of one letter trips regexes that backtrack without end.
+MAX_EXPANDED_BYTES = 64 << 20  # of a text after the tokenizer's own steps; each byte takes about 16 of memory
+QUICK_BYTES = 1 << 16  # of such a text: encoded in some milliseconds
+_CHARS_AT_ONCE = 1 << 15  # of a batch: encoded in some milliseconds
+# Encoded and decoded at load. The long run of one letter exposes regexes that backtrack without end.
 _SELF_TEST = ("Hello, world!", "naïve 東京 🙂\n\tx  y", "a" * 64 + "!", " ", "0123456789", "")
 
 
@@ -96,8 +96,8 @@ class Tokenizer:
         template_source: str | None,
         tool_template_source: str | None = None,
     ) -> None:
-        """What the model's other files say of its tokens. `tool_template_source`: for chats with tools, where that is
-        another. Raises ModelRefused for ids that no token has."""
+        """Set what the model's other files say of its tokens. `tool_template_source`: for chats with tools, where it
+        differs. Raises ModelRefused for ids that no token has."""
         for id in (*eos_ids, *([] if bos_id is None else [bos_id])):
             if not 0 <= id < self.vocab_size:
                 raise ModelRefused(f"bos or eos token id {id} is outside the tokenizer's 0..{self.vocab_size - 1}")
@@ -139,13 +139,13 @@ class Tokenizer:
         return str(self._backend.to_str(pretty=False)).encode()
 
     def is_quick(self, num_chars: int) -> bool:
-        """Whether a text of so many characters may be encoded at once where others wait for it."""
+        """Whether a text of so many characters may be encoded on the event loop."""
         is_short = self._growth.is_linear and self._growth.bound(num_chars) <= QUICK_BYTES
         return is_short and not self._lock.locked()
 
     def encode(self, text: str, add_special: bool = True) -> list[int]:
-        """Ids of a caller's text. Special tokens spelled in it are plain text; `add_special` adds what the model puts
-        around a text. Raises ContextLengthExceeded where it may grow too large to be encoded."""
+        """Ids of a caller's text. Special tokens spelled in it are plain text; `add_special` adds the
+        model's frame. Raises ContextLengthExceeded for a text that may grow too large to be encoded."""
         self._check_growth(text)
         with _guarded(RequestFailed, "tokenizing failed"):
             ids = self._encode(text)
@@ -161,7 +161,7 @@ class Tokenizer:
             self._check_growth(text)
         with _guarded(RequestFailed, "tokenizing failed"):
             for group in _groups(texts, _CHARS_AT_ONCE):
-                with self._lock:  # not for long: the event loop may wait for it
+                with self._lock:  # briefly: the event loop may wait for it
                     encoded = self._backend.encode_batch_fast(group, add_special_tokens=False)
                 found += [list(each.ids) for each in encoded]
         return [
@@ -220,7 +220,7 @@ class Tokenizer:
 
     @property
     def template_args(self) -> tuple[str, ...]:
-        """What a request may tell the templates."""
+        """Names of the arguments that requests may pass to the templates."""
         return tuple(sorted(self.chat_template.arg_names | self.tool_template.arg_names))
 
     @cached_property
@@ -237,8 +237,8 @@ class Tokenizer:
         return ChatTemplate(source, self.special_tokens, bos, eos, file)
 
     def _encode_parts(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
-        """Ids of (text, is a special token) in order: as of the whole text, but texts that spell special tokens do not
-        become them."""
+        """Ids of (text, is a special token) in order: as of the whole text, except that texts which spell special
+        tokens do not become them."""
         ids: list[int] = []
         for place, (text, is_special) in enumerate(parts):
             if is_special:
@@ -254,7 +254,8 @@ class Tokenizer:
 
     @cached_property
     def _begins_anew(self) -> bool:
-        """Whether text behind a special token gets what is put before a text at its beginning: a space, in some."""
+        """Whether text behind a special token is encoded as at the beginning of a text: some tokenizers prepend a
+        space."""
         plain = (
             text for text in self.special_tokens if not (self._flags[text].rstrip or self._flags[text].single_word)
         )
@@ -281,7 +282,7 @@ class Tokenizer:
         size = len(text.encode("utf-8", "replace"))
         if self._growth.bound(size) > MAX_EXPANDED_BYTES:
             most = int((MAX_EXPANDED_BYTES - self._growth.prefix) / self._growth.factor)
-            raise ContextLengthExceeded(f"a text has {size:,} bytes; this model's tokenizer takes at most {most:,}")
+            raise ContextLengthExceeded(f"a text has {size:,} bytes; the limit of this model's tokenizer is {most:,}")
 
     def _encode(self, text: str) -> list[int]:
         with self._lock:
@@ -307,7 +308,8 @@ class Tokenizer:
 
     @cached_property
     def _forbidden(self) -> frozenset[int]:
-        """Ids that plain text must never yield. The unknown token is what some vocabularies give for odd characters."""
+        """Ids that plain text must never yield. The unknown token is allowed: it stands for characters without a
+        token."""
         return self.special_ids - {self._unknown_id}
 
     def _broken(self, text: str) -> list[str]:
@@ -325,7 +327,7 @@ class Tokenizer:
                 self.decode(ids)
             for text in self.special_tokens:
                 if not self._forbidden.isdisjoint(self.encode(text, add_special=False)):
-                    raise ModelRefused(f"{file}: the text {text!r} cannot be told from the special token")
+                    raise ModelRefused(f"{file}: the text {text!r} cannot be distinguished from the special token")
 
 
 def _groups(texts: Sequence[str], num_chars: int) -> Iterator[list[str]]:
@@ -357,7 +359,7 @@ def tokenizer_from_json(data: bytes, file: str = "tokenizer.json") -> Tokenizer:
 def _backend(data: bytes, definition: Definition) -> tokenizers.Tokenizer:
     """The library's tokenizer. A BPE is made of its vocabulary and merges, which takes a third of the time that the
     library needs to read them itself; it reads all else."""
-    import tokenizers  # 30 ms, and wanted only here
+    import tokenizers  # 30 ms
 
     model = definition.model
     merges = model.bpe_merges()

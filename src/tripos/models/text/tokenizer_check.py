@@ -1,7 +1,7 @@
-"""What a tokenizer.json claims, checked before the `tokenizers` package reads it: ids, references, and how much
-longer a text can become on its way to tokens.
+"""Checks a tokenizer.json before the `tokenizers` package reads it: ids, references, and how much longer a text can
+become before it is cut into tokens.
 
-Owns the bound on that growth, of the file's own steps: none is run. Knows nothing of encoding.
+Owns the bound on that growth, computed from the file's steps without running them. Knows nothing of encoding.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tripos.errors import ModelRefused
+from tripos.errors import ModelRefused, shown
 from tripos.models.files.gguf_vocabulary import PATTERNS
 
 MAX_TOKENIZER_BYTES = 64 << 20
 MAX_TOKENS = 1 << 24
-MAX_TOKEN_BYTES = 1 << 16  # the longest of public vocabularies have some hundreds
+MAX_TOKEN_BYTES = 1 << 16  # public vocabularies have at most some hundreds
 MAX_WORD_CHARS = 1 << 10  # of WordPiece, whose work grows with their cube; BERT has 100
 MAX_GROWTH = 256.0  # bytes per byte of text: XLM-RoBERTa's may reach 66
 MAX_PREFIX_BYTES = 1 << 16
 MAX_STEPS = 128  # of a section
 MAX_DEPTH = 16  # of sequences within sequences
-_MAX_KEYS = 1 << 14  # beginnings of a character map's keys, of equal length
+_MAX_KEYS = 1 << 14  # prefixes of a character map's keys, of equal length
 _SEQUENCES = {
     "normalizer": "normalizers",
     "pre_tokenizer": "pretokenizers",
@@ -38,7 +38,7 @@ _CHARSMAP_DEPTH = 3  # bytes of a key of a character map up to which its growth 
 
 
 class Added(msgspec.Struct):
-    """An added token, with the flags that the file must give it."""
+    """An added token with its flags, all of which the file must have."""
 
     id: int
     content: str
@@ -65,12 +65,12 @@ class Model(msgspec.Struct):
     ignore_merges: bool | None = None
 
     def bpe_settings(self) -> dict[str, Any]:
-        """Those that the file gives, by name."""
+        """The settings that the file has, by name."""
         given = {name: getattr(self, name) for name in self.__struct_fields__[4:]}
         return {name: value for name, value in given.items() if value is not None}
 
     def bpe_merges(self) -> list[tuple[str, str]] | None:
-        """Pairs of pieces, the first to be merged first; None: it is no BPE, or its merges are in no usual form."""
+        """Pairs of pieces in the order of merging; None: no BPE, or merges in another form."""
         if self.type != "BPE":
             return None
         try:
@@ -87,7 +87,7 @@ class Model(msgspec.Struct):
 
 
 class Definition(msgspec.Struct):
-    """The parts of a tokenizer.json that are looked at."""
+    """The parts of a tokenizer.json that are checked."""
 
     model: Model
     added_tokens: list[Added] = []
@@ -110,7 +110,7 @@ class Growth:
 
     factor: float = 1.0
     prefix: float = 0.0
-    is_linear: bool = True  # time, too: no step searches with a regex of which nobody knows how far it goes back
+    is_linear: bool = True  # so is time: no step searches with an unknown regex, which may backtrack
 
     def then(self, next: Growth) -> Growth:
         is_linear = self.is_linear and next.is_linear
@@ -121,7 +121,7 @@ class Growth:
 
 
 def read_definition(data: bytes, file: str) -> Definition:
-    """Raises ModelRefused naming the field."""
+    """The checked parts of a tokenizer.json. Raises ModelRefused naming the field."""
     if len(data) > MAX_TOKENIZER_BYTES:
         raise ModelRefused(f"{file}: larger than {MAX_TOKENIZER_BYTES >> 20} MiB")
     try:
@@ -144,14 +144,14 @@ def without_model(data: bytes) -> bytes:
 
 
 def growth_of(definition: Definition, file: str) -> Growth:
-    """How much longer a text can become. Raises ModelRefused where that is without bound, or too much."""
+    """How much longer a text can become. Raises ModelRefused where that is unbounded or too much."""
     growth = Growth()
     for field, steps in (("normalizer", definition.normalizer), ("pre_tokenizer", definition.pre_tokenizer)):
         known = _NORMALIZERS if field == "normalizer" else _PRE_TOKENIZERS
         for step in steps_of(steps, file, field):
             kind = step.get("type")
             if not isinstance(kind, str) or kind not in known:
-                raise ModelRefused(f"{file}: {field} of type {ascii(kind)[:40]} is not supported")
+                raise ModelRefused(f"{file}: {field} of type {shown(kind)} is not supported")
             try:
                 growth = growth.then(known[kind](step))
             except (ValueError, TypeError, KeyError) as problem:
@@ -173,7 +173,7 @@ def _check_ids(definition: Definition, file: str) -> None:
         if by_id.setdefault(token.id, token.content) != token.content:
             raise ModelRefused(f"{file}: added token {token.content[:40]!a} takes id {token.id} of another token")
     if not by_id or min(by_id) < 0 or max(by_id) >= MAX_TOKENS:
-        raise ModelRefused(f"{file}: token ids must lie in 0..{MAX_TOKENS - 1}, and there must be some")
+        raise ModelRefused(f"{file}: token ids must lie in 0..{MAX_TOKENS - 1}, and there must be at least one")
     if "" in by_id.values():
         raise ModelRefused(f"{file}: a token with empty text is not allowed")
     if max(map(len, by_id.values())) > MAX_TOKEN_BYTES:
@@ -183,7 +183,7 @@ def _check_ids(definition: Definition, file: str) -> None:
 
 
 def _check_post_processor(processor: dict[str, Any] | None, file: str) -> None:
-    """A template may use only the special tokens that it lists."""
+    """Refuse a template that uses a special token which it does not list."""
     for step in steps_of(processor, file, "post_processor"):
         if step.get("type") != "TemplateProcessing":
             continue
@@ -207,7 +207,7 @@ def steps_of(section: dict[str, Any] | None, file: str, field: str) -> list[dict
 
 def _flat(step: Any, file: str, field: str, depth: int) -> list[dict[str, Any]]:
     if not isinstance(step, dict) or depth > MAX_DEPTH:
-        raise ModelRefused(f"{file}: {field} holds {ascii(step)[:40]}; expected an object, not too deep inside others")
+        raise ModelRefused(f"{file}: {field} holds {shown(step)}; expected an object, not too deep inside others")
     if step.get("type") != "Sequence":
         return [step]
     steps = step.get(_SEQUENCES[field])
@@ -300,7 +300,7 @@ def _pattern(step: Mapping[str, Any]) -> tuple[str, str]:
     for kind in ("String", "Regex"):
         if isinstance(pattern, dict) and isinstance(pattern.get(kind), str):
             return kind, pattern[kind]
-    raise ValueError(f"pattern is {ascii(pattern)[:40]}; expected a String or a Regex")
+    raise ValueError(f"pattern is {shown(pattern)}; expected a String or a Regex")
 
 
 def _constant(factor: float) -> Callable[[Mapping[str, Any]], Growth]:

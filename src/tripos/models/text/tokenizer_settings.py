@@ -1,6 +1,6 @@
 """What tokenizer_config.json adds to tokenizer.json, as transformers 5 reads both: it depends on the tokenizer's class.
 
-A class of a family's own builds its steps anew, from its arguments; the generic one takes tokenizer.json as it is.
+The class of a family builds its steps from its arguments; the generic one takes tokenizer.json as it is.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from tripos.errors import ModelRefused
+from tripos.errors import ModelRefused, shown
 
 _CLASSES = {  # model_type -> the class where none is named
     "bert": "BertTokenizer", "distilbert": "DistilBertTokenizer", "roberta": "RobertaTokenizer",
@@ -18,17 +18,22 @@ _CLASSES = {  # model_type -> the class where none is named
     "qwen3": "Qwen2Tokenizer", "gpt2": "GPT2Tokenizer", "gpt_neo": "GPT2Tokenizer",
 }  # fmt: skip
 _WITH_TYPES = ("BertTokenizer",)
-_BYTE_LEVEL = ("GPT2Tokenizer", "RobertaTokenizer", "BartTokenizer", "Qwen2Tokenizer")  # no space unless asked for
+_BYTE_LEVEL = (
+    "GPT2Tokenizer",
+    "RobertaTokenizer",
+    "BartTokenizer",
+    "Qwen2Tokenizer",
+)  # without add_prefix_space they add no space
 _METASPACE = ("XLMRobertaTokenizer", "CamembertTokenizer")
 
 
 def feeds_token_types(settings: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
-    """Whether the model sees which text of a pair a token is of; else all are of the first. Raises ModelRefused."""
+    """Whether the model reads token types; else all tokens have the type of the first text. Raises ModelRefused."""
     names = settings.get("model_input_names")
     if names is None:
         return _class(settings, config) in _WITH_TYPES
     if not isinstance(names, list):
-        raise ModelRefused(f"tokenizer_config.json: model_input_names is {ascii(names)[:40]}; expected a list")
+        raise ModelRefused(f"tokenizer_config.json: model_input_names is {shown(names)}; expected a list")
     return "token_type_ids" in names
 
 
@@ -39,15 +44,15 @@ def with_settings(data: bytes, settings: Mapping[str, Any], config: Mapping[str,
     try:
         definition = msgspec.json.decode(data)
         return msgspec.json.encode(definition) if _set_prefix_space(definition, settings, config) else data
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # whoever reads it next says why
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # read_definition raises the error
         return data
 
 
 def _set_prefix_space(definition: Any, settings: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
-    """Put add_prefix_space into the steps of a tokenizer.json; whether that changed anything. Raises ModelRefused."""
+    """Set add_prefix_space in the steps of a tokenizer.json; returns whether that changed any. Raises ModelRefused."""
     wanted, name = settings.get("add_prefix_space"), _class(settings, config)
     if wanted is not None and type(wanted) is not bool:
-        raise ModelRefused(f"tokenizer_config.json: add_prefix_space is {ascii(wanted)[:40]}; expected true or false")
+        raise ModelRefused(f"tokenizer_config.json: add_prefix_space is {shown(wanted)}; expected true or false")
     if not isinstance(definition, dict):
         return False
     changed = False

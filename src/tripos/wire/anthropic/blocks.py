@@ -9,11 +9,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from tripos.errors import InvalidRequest
-from tripos.types import Message, ToolCall
+from tripos.errors import InvalidRequest, shown
+from tripos.types import Delta, Message, ToolCall
 from tripos.wire.fields import Field, kind_of, read, table
-from tripos.wire.json import encode, shown
-from tripos.wire.tools.reader import Said
+from tripos.wire.json import encode
 
 _CACHE = Field("cache_control", "object", "Prefixes are always reused.", use="met")
 _MESSAGE = table(
@@ -200,14 +199,15 @@ class Blocks:
         self._texts: list[str] = []  # of the open block
         self._is_open = False
 
-    def add(self, said: Said) -> list[dict[str, Any]]:
+    def add(self, delta: Delta) -> list[dict[str, Any]]:
         events = []
-        if said.reasoning:
+        reasoning, text = delta.reasoning, delta.text
+        if reasoning:
             opening = {"type": "thinking", "thinking": "", "signature": ""}
-            events += self._say(opening, said.reasoning, {"type": "thinking_delta", "thinking": said.reasoning})
-        if said.text:
-            events += self._say({"type": "text", "text": ""}, said.text, {"type": "text_delta", "text": said.text})
-        for call in said.calls:
+            events += self._extend(opening, reasoning, {"type": "thinking_delta", "thinking": reasoning})
+        if text:
+            events += self._extend({"type": "text", "text": ""}, text, {"type": "text_delta", "text": text})
+        for call in delta.tool_calls:
             events += [*self._end(), *self._open({"type": "tool_use", "id": call.id, "name": call.name, "input": {}})]
             events.append(self._delta({"type": "input_json_delta", "partial_json": call.arguments}))
             self.blocks[-1]["input"] = json.loads(call.arguments)
@@ -218,7 +218,7 @@ class Blocks:
         opening = [] if self.blocks else self._open({"type": "text", "text": ""})
         return [*opening, *self._end()]
 
-    def _say(self, opening: dict[str, Any], text: str, delta: dict[str, Any]) -> list[dict[str, Any]]:
+    def _extend(self, opening: dict[str, Any], text: str, delta: dict[str, Any]) -> list[dict[str, Any]]:
         is_same = self._is_open and self.blocks[-1]["type"] == opening["type"]
         events = [] if is_same else [*self._end(), *self._open(opening)]
         self._texts.append(text)
@@ -247,6 +247,6 @@ class Blocks:
         return [stop]
 
 
-def _sign(thinking: str) -> str:
+def _sign(text: str) -> str:
     """Clients leave a block without a signature out of the history. Nobody here asks for what it says."""
-    return hashlib.sha256(thinking.encode(errors="surrogatepass")).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

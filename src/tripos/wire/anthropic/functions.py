@@ -1,16 +1,16 @@
-"""Tools and thinking in Anthropic's words → Offer and Thinking."""
+"""Tools and thinking in Anthropic's words → Tool, ToolChoice, ReasoningOptions."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from tripos.errors import InvalidRequest
+from tripos.types import ReasoningOptions, Tool
 from tripos.wire.anthropic.client_tools import describe
 from tripos.wire.fields import Field, Found, read, table
 from tripos.wire.generation import MAX_TOKENS
 from tripos.wire.ignored import Ignored
-from tripos.wire.tools.adapt import Thinking
-from tripos.wire.tools.offer import Choice, Offer, Tool, make_offer, own_tools, read_tool
+from tripos.wire.tools import Mode, Tools, make_tools, own_tools, read_tool
 
 _TOOL = table(
     Field("name", "any", ""),
@@ -35,7 +35,7 @@ _CHOICE = table(
     Field("name", "string", "", max_bytes=256),
     Field("disable_parallel_tool_use", "boolean", ""),
 )
-_MODES: dict[str, Choice] = {"auto": "auto", "any": "required", "tool": "required", "none": "none"}
+_MODES: dict[str, Mode] = {"auto": "auto", "any": "required", "tool": "required", "none": "none"}
 _THINKING = table(
     Field("type", "string", "", choices=("enabled", "disabled", "adaptive"), required=True),
     Field("budget_tokens", "integer", "", low=1, high=MAX_TOKENS),
@@ -43,7 +43,7 @@ _THINKING = table(
 )
 
 
-def read_offer(found: Found) -> Offer:
+def read_tools(found: Found) -> Tools:
     """Raises InvalidRequest naming the field."""
     own = own_tools(found.get("tools", ()), _is_own, "tools", found.ignored)
     tools = [_read_tool(value, where, found.ignored) for where, value in own]
@@ -54,7 +54,7 @@ def read_offer(found: Found) -> Offer:
         raise InvalidRequest(message, code="invalid_value", param="tool_choice.name")
     allowed = [choice["name"]] if is_named else None
     is_parallel = not choice.get("disable_parallel_tool_use", False) and not is_named
-    return make_offer(tools, _MODES[choice["type"]], allowed, is_parallel, ("tools", "tool_choice"))
+    return make_tools(tools, _MODES[choice["type"]], allowed, is_parallel, ("tools", "tool_choice"))
 
 
 def _is_own(kind: str) -> bool:
@@ -79,8 +79,8 @@ def _read_tool(value: Any, path: str, ignored: list[Ignored]) -> Tool:
     )
 
 
-def read_thinking(body: Found, max_tokens: int | None) -> Thinking:
-    """Nobody who did not ask for thinking gets any: such clients read the first block as the text."""
+def read_reasoning(body: Found, max_tokens: int | None) -> ReasoningOptions:
+    """Reasoning is off unless the client turns it on: clients that do not read the first block as the text."""
     found = read(body.get("thinking") or {"type": "disabled"}, _THINKING, "thinking", body.ignored)
     budget = found.get("budget_tokens")
     path = "thinking.budget_tokens"
@@ -91,4 +91,4 @@ def read_thinking(body: Found, max_tokens: int | None) -> Thinking:
         raise InvalidRequest(message, code="out_of_range", param=path)
     is_on = found["type"] != "disabled"
     is_hidden = found.get("display") == "omitted"
-    return Thinking(is_on=is_on, max_tokens=budget if is_on else None, is_hidden=is_hidden)
+    return ReasoningOptions(is_on=is_on, max_tokens=budget if is_on else None, is_hidden=is_hidden)

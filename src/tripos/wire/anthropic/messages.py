@@ -1,15 +1,15 @@
-"""POST /v1/messages and /v1/messages/count_tokens: body → Asked, events → a message or its events."""
+"""POST /v1/messages and /v1/messages/count_tokens: body → GenerationRequest, events → a message or its events."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from tripos.errors import InvalidRequest
+from tripos.errors import InvalidRequest, shown
 from tripos.types import Constraint, Event, Generate, Message, Sampling, Usage
 from tripos.wire import foreign
 from tripos.wire.anthropic.blocks import Blocks, read_conversation
-from tripos.wire.anthropic.functions import read_offer, read_thinking
+from tripos.wire.anthropic.functions import read_reasoning, read_tools
 from tripos.wire.constraint import read_schema_format
 from tripos.wire.fields import Field, Found, read, read_json, table
 from tripos.wire.generation import (
@@ -19,14 +19,12 @@ from tripos.wire.generation import (
     MAX_STOPS,
     MAX_TOKENS,
     MODEL,
-    Asked,
-    Single,
+    GenerationRequest,
+    SingleAnswer,
     check_model,
     read_stop,
 )
-from tripos.wire.json import shown
-from tripos.wire.tools.offer import MAX_TOOLS
-from tripos.wire.tools.reader import PLAIN, Speech
+from tripos.wire.tools import MAX_TOOLS
 
 _CACHE = "Prefixes are always reused."
 
@@ -74,7 +72,7 @@ _EDIT = table(Field("type", "string", "", required=True), Field("keep", "any", "
 _STOP_REASONS = {"length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 
 
-def decode(body: bytes) -> Asked:
+def decode(body: bytes) -> GenerationRequest:
     """Raises InvalidRequest naming the field."""
     found = read_json(body, FIELDS)
     if "thread" in found:
@@ -87,15 +85,17 @@ def decode(body: bytes) -> Asked:
         seed=found.get("seed"),
         stop=read_stop(found.get("stop_sequences", ()), "stop_sequences"),
     )
+    tools, tool_choice = read_tools(found)
     request = Generate(
         prompt=_read_prompt(found),
         max_tokens=found["max_tokens"],
+        tools=tools,
+        tool_choice=tool_choice,
+        reasoning=read_reasoning(found, found["max_tokens"]),
         sampling=sampling,
         constraint=_read_constraint(found),
     )
-    return Asked(
-        offer=read_offer(found),
-        thinking=read_thinking(found, found["max_tokens"]),
+    return GenerationRequest(
         model=check_model(found),
         requests=(request,),
         given=frozenset(found),
@@ -114,14 +114,16 @@ def _read_constraint(found: Found) -> Constraint | None:
     return read_schema_format(found, "output_format") if "output_format" in found else None
 
 
-def decode_count(body: bytes) -> Asked:
-    """What would be asked. Raises InvalidRequest."""
+def decode_count(body: bytes) -> GenerationRequest:
+    """The request whose prompt is to be counted. Raises InvalidRequest."""
     found = read_json(body, COUNT)
-    return Asked(
+    tools, tool_choice = read_tools(found)
+    request = Generate(
+        prompt=_read_prompt(found), tools=tools, tool_choice=tool_choice, reasoning=read_reasoning(found, None)
+    )
+    return GenerationRequest(
         model=check_model(found),
-        requests=(Generate(prompt=_read_prompt(found)),),
-        offer=read_offer(found),
-        thinking=read_thinking(found, None),
+        requests=(request,),
         ignored=tuple(found.ignored),
     )
 
@@ -158,17 +160,17 @@ def encode_usage(usage: Usage) -> dict[str, int]:
     }
 
 
-class MessageAnswer(Single):
+class MessageAnswer(SingleAnswer):
     """A message, or its events: start, blocks with their deltas, stop with the usage."""
 
-    def __init__(self, id: str, model: str, speech: Speech = PLAIN) -> None:
-        super().__init__(speech)
+    def __init__(self, id: str, model: str) -> None:
+        super().__init__()
         self._id, self._model = id, model
         self._is_begun = False
         self._blocks = Blocks()
 
     def take(self, events: Sequence[tuple[int, Event]]) -> list[dict[str, Any]]:
-        made = [event for said in self.collect(events) for event in self._blocks.add(said)]
+        made = [event for delta in self.collect(events) for event in self._blocks.add(delta)]
         return self._begun(made) if made else []
 
     def end(self, elapsed_s: float) -> list[dict[str, Any]]:
@@ -201,9 +203,9 @@ class MessageAnswer(Single):
 
     @property
     def _stop_sequence(self) -> str | None:
-        return self.choice.stop if isinstance(self.choice.stop, str) else None
+        return self.output.stop if isinstance(self.output.stop, str) else None
 
     @property
     def _stop_reason(self) -> str:
         ended = "stop_sequence" if self._stop_sequence is not None else "end_turn"
-        return _STOP_REASONS.get(self.heard.finish_reason or "", ended)
+        return _STOP_REASONS.get(self.output.finish_reason or "", ended)

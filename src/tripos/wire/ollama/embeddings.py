@@ -8,7 +8,7 @@ from tripos.types import Embed
 from tripos.wire.fields import Field, read_json, table
 from tripos.wire.generation import INT31
 from tripos.wire.ollama.fields import KEEP_ALIVE, NAMES, check_name
-from tripos.wire.oneshot import AnsweredOnce, AskedOnce, read_delivery, read_inputs, read_truncation, read_vector
+from tripos.wire.oneshot import OneShotAnswer, OneShotRequest, read_delivery, read_inputs, read_truncation, read_vector
 
 _OPTIONS = Field("options", "object", "An encoder has none.", use="ignored")
 EMBED = table(
@@ -22,7 +22,7 @@ EMBED = table(
 EMBEDDINGS = table(*NAMES, Field("prompt", "string", "Text. No empty one.", required=True), _OPTIONS, KEEP_ALIVE)
 
 
-def decode_embed(body: bytes) -> AskedOnce:
+def decode_embed(body: bytes) -> OneShotRequest:
     """Raises InvalidRequest naming the field."""
     found = read_json(body, EMBED)
     request = Embed(
@@ -30,17 +30,17 @@ def decode_embed(body: bytes) -> AskedOnce:
         dimensions=found.get("dimensions"),
         truncate_to=read_truncation(found, default=True),
     )
-    return AskedOnce(model=check_name(found), requests=(request,), **read_delivery(found))
+    return OneShotRequest(model=check_name(found), requests=(request,), **read_delivery(found))
 
 
-def decode_embeddings(body: bytes) -> AskedOnce:
+def decode_embeddings(body: bytes) -> OneShotRequest:
     """Raises InvalidRequest naming the field. Ollama cuts here, without asking."""
     found = read_json(body, EMBEDDINGS)
     request = Embed(inputs=read_inputs(found["prompt"], "prompt"), truncate_to=0)
-    return AskedOnce(model=check_name(found), requests=(request,), **read_delivery(found))
+    return OneShotRequest(model=check_name(found), requests=(request,), **read_delivery(found))
 
 
-def encode_embed(answer: AnsweredOnce, model: str, elapsed_s: float) -> dict[str, Any]:
+def encode_embed(answer: OneShotAnswer, model: str, elapsed_s: float) -> dict[str, Any]:
     """Durations in nanoseconds."""
     return {
         "model": model,
@@ -51,5 +51,5 @@ def encode_embed(answer: AnsweredOnce, model: str, elapsed_s: float) -> dict[str
     }
 
 
-def encode_embeddings(answer: AnsweredOnce) -> dict[str, Any]:
+def encode_embeddings(answer: OneShotAnswer) -> dict[str, Any]:
     return {"embedding": read_vector(answer.result.vectors[0])}

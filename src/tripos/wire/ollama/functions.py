@@ -6,13 +6,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from tripos.errors import InvalidRequest
-from tripos.types import Message, ToolCall
+from tripos.errors import InvalidRequest, shown
+from tripos.types import Effort, Message, ReasoningOptions, Tool, ToolCall
 from tripos.wire.fields import Field, Found, kind_of, read, table
 from tripos.wire.ignored import Ignored
-from tripos.wire.json import encode, shown
-from tripos.wire.tools.adapt import Thinking
-from tripos.wire.tools.offer import Offer, Tool, make_offer, read_tool
+from tripos.wire.json import encode
+from tripos.wire.tools import Tools, make_tools, read_tool
 
 _MESSAGE = table(
     Field("role", "string", "", choices=("system", "user", "assistant", "tool"), required=True),
@@ -41,13 +40,13 @@ _FUNCTION = table(
     Field("parameters", "any", ""),
     Field("strict", "boolean", "All of the schema is enforced, or refused; otherwise what can be enforced is."),
 )
-_LEVELS = ("low", "medium", "high", "max")
+_EFFORTS: dict[str, Effort] = {"low": "low", "medium": "medium", "high": "high", "max": "max"}
 
 
-def read_offer(found: Found) -> Offer:
+def read_tools(found: Found) -> Tools:
     """Raises InvalidRequest naming the field."""
     tools = [_read_tool(value, f"tools[{i}]", found.ignored) for i, value in enumerate(found.get("tools", ()))]
-    return make_offer(tools, "auto", None, True, ("tools", "tools"))
+    return make_tools(tools, "auto", None, True, ("tools", "tools"))
 
 
 def _read_tool(value: Any, path: str, ignored: list[Ignored]) -> Tool:
@@ -75,16 +74,16 @@ def _without_nulls(schema: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def read_thinking(value: Any) -> Thinking:
+def read_reasoning(value: Any) -> ReasoningOptions:
     """Raises InvalidRequest (invalid_value)."""
     if value is None:
-        return Thinking()
+        return ReasoningOptions()
     if isinstance(value, bool):
-        return Thinking(is_on=value, must="think" if value else "")
-    if value in _LEVELS:
-        return Thinking(is_on=True, effort=value, must="think")
+        return ReasoningOptions(is_on=value, required_by="think" if value else "")
+    if isinstance(value, str) and value in _EFFORTS:
+        return ReasoningOptions(is_on=True, effort=_EFFORTS[value], required_by="think")
     given = shown(value) if isinstance(value, str) else kind_of(value)
-    message = f"think is {given}: use true, false or one of {', '.join(_LEVELS)}"
+    message = f"think is {given}: use true, false or one of {', '.join(_EFFORTS)}"
     raise InvalidRequest(message, code="invalid_value", param="think")
 
 

@@ -1,4 +1,7 @@
-"""POST /api/chat and /api/generate: body → Asked, events → lines. Streams unless told otherwise, as Ollama does."""
+"""POST /api/chat and /api/generate: body → GenerationRequest, events → lines.
+
+An answer streams unless the client turns that off, as Ollama does.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from tripos.errors import InvalidRequest
-from tripos.types import Event, Generate, Message, Sampling, TokenLogprob
+from tripos.types import Event, Generate, Message, Sampling, TokenLogprob, ToolCall
 from tripos.wire.constraint import read_ollama_format
 from tripos.wire.fields import Field, Found, read_json, table
 from tripos.wire.generation import (
     MAX_MESSAGES,
     RECOMMENDED,
-    Asked,
-    Single,
+    GenerationRequest,
+    SingleAnswer,
     read_stop,
 )
 from tripos.wire.ollama.fields import KEEP_ALIVE, NAMES, OPTIONS, check_name
-from tripos.wire.ollama.functions import encode_calls, read_messages, read_offer, read_thinking
-from tripos.wire.tools.offer import MAX_TOOLS
-from tripos.wire.tools.reader import Said, join
+from tripos.wire.ollama.functions import encode_calls, read_messages, read_reasoning, read_tools
+from tripos.wire.tools import MAX_TOOLS
 
 _SHARED = (
     *NAMES,
@@ -53,25 +55,25 @@ GENERATE = table(
 )
 
 
-def decode_chat(body: bytes) -> Asked:
+def decode_chat(body: bytes) -> GenerationRequest:
     """No request when there are no messages. Raises InvalidRequest."""
     found = read_json(body, CHAT)
-    return _asked(found, read_messages(found.get("messages", ())))
+    return _request(found, read_messages(found.get("messages", ())))
 
 
-def decode_generate(body: bytes) -> Asked:
+def decode_generate(body: bytes) -> GenerationRequest:
     """No request when there is no prompt. Raises InvalidRequest."""
     found = read_json(body, GENERATE)
     prompt, system = found.get("prompt", ""), found.get("system")
     if found.get("raw"):
         if system is not None:
             raise InvalidRequest("raw and system exclude each other", code="invalid_value", param="system")
-        return _asked(found, prompt)
+        return _request(found, prompt)
     before = () if system is None else (Message(role="system", content=system),)
-    return _asked(found, (*before, Message(role="user", content=prompt)) if prompt else ())
+    return _request(found, (*before, Message(role="user", content=prompt)) if prompt else ())
 
 
-def _asked(found: Found, prompt: str | tuple[Message, ...]) -> Asked:
+def _request(found: Found, prompt: str | tuple[Message, ...]) -> GenerationRequest:
     if "top_logprobs" in found and not found.get("logprobs"):
         message = "top_logprobs needs logprobs: true"
         raise InvalidRequest(message, code="invalid_value", param="top_logprobs")
@@ -82,21 +84,23 @@ def _asked(found: Found, prompt: str | tuple[Message, ...]) -> Asked:
     if num_predict == 0:
         message = "options.num_predict is 0: leave prompt or messages out to load a model"
         raise InvalidRequest(message, code="out_of_range", param="options.num_predict")
+    tools, tool_choice = read_tools(found)
     request = Generate(
         prompt=prompt,
+        tools=tools,
+        tool_choice=tool_choice,
+        reasoning=read_reasoning(found.get("think")),
         max_tokens=num_predict if num_predict > 0 else None,
         constraint=read_ollama_format(found.get("format", "")),
         sampling=_read_sampling(options, found.get("top_logprobs", 0) if found.get("logprobs") else None),
     )
     given = {"repetition_penalty" if name == "repeat_penalty" else name for name in options}
-    return Asked(
+    return GenerationRequest(
         model=check_name(found),
         requests=(request,) if prompt else (),
         given=RECOMMENDED & given,
         stream=found.get("stream", True),
-        window=options.get("num_ctx", 0),
-        offer=read_offer(found),
-        thinking=read_thinking(found.get("think")),
+        min_context=options.get("num_ctx", 0),
         ignored=tuple(found.ignored),
     )
 
@@ -116,47 +120,48 @@ def _read_sampling(options: dict[str, Any], logprobs: int | None) -> Sampling:
     )
 
 
-class LineAnswer(Single):
+class LineAnswer(SingleAnswer):
     """One object, or lines of text and a last one with the timings."""
 
-    def __init__(self, asked: Asked, model: str, created_at: str) -> None:
-        super().__init__(asked.speech)
-        self._asked = asked
+    def __init__(self, body: GenerationRequest, model: str, created_at: str) -> None:
+        super().__init__()
+        self._body = body
         self._identity = {"model": model, "created_at": created_at}
 
     def take(self, events: Sequence[tuple[int, Event]]) -> list[dict[str, Any]]:
-        said = join(self.collect(events))
-        if not self._asked.stream:
+        deltas = self.collect(events)
+        if not self._body.stream:
             return []
+        text = "".join(delta.text for delta in deltas)
+        reasoning = "".join(delta.reasoning for delta in deltas)
+        calls = tuple(call for delta in deltas for call in delta.tool_calls)
         logprobs = self._logprobs()
-        if not (said.reasoning or said.text or said.calls or logprobs):
+        if not (reasoning or text or calls or logprobs):
             return []
-        return [{**self._identity, **self._text(said), "done": False, **logprobs}]
+        return [{**self._identity, **self._content(text, reasoning, calls), "done": False, **logprobs}]
 
     def end(self, elapsed_s: float) -> list[dict[str, Any]]:
-        return [{**self._identity, **self._text(Said()), **self._ending(elapsed_s)}]
+        return [{**self._identity, **self._content("", "", ()), **self._ending(elapsed_s)}]
 
     def response(self, elapsed_s: float) -> dict[str, Any]:
-        said = Said(self.heard.reasoning, self.heard.text, tuple(self.heard.calls))
-        return {
-            **self._identity, **self._text(said), **self._ending(elapsed_s), **self._logprobs()
-        }  # fmt: skip
+        content = self._content(self.output.text, self.output.reasoning, self.output.tool_calls)
+        return {**self._identity, **content, **self._ending(elapsed_s), **self._logprobs()}
 
-    def _text(self, said: Said) -> dict[str, Any]:
+    def _content(self, text: str, reasoning: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
         raise NotImplementedError
 
     def _logprobs(self) -> dict[str, Any]:
-        new = self.choice.take_logprobs()
+        new = self.output.take_logprobs()
         return {"logprobs": [_encode_logprob(token) for token in new]} if new else {}
 
     def _ending(self, elapsed_s: float) -> dict[str, Any]:
         """Wall times in nanoseconds: waiting counts to the total only."""
-        if not self._asked.requests:
+        if not self._body.requests:
             return {"done": True, "done_reason": "load"}
-        usage = self.usage
+        usage, reason = self.usage, self.output.finish_reason
         return {
             "done": True,
-            "done_reason": self.choice.finish_reason,
+            "done_reason": "stop" if reason == "tool_calls" else reason,  # Ollama has no reason for calls
             "total_duration": _ns(elapsed_s),
             "load_duration": 0,
             "prompt_eval_count": usage.prompt_tokens,
@@ -169,17 +174,17 @@ class LineAnswer(Single):
 class ChatLines(LineAnswer):
     """The answer to /api/chat."""
 
-    def _text(self, said: Said) -> dict[str, Any]:
-        thinking = {"thinking": said.reasoning} if said.reasoning else {}
-        calls = {"tool_calls": encode_calls(said.calls)} if said.calls else {}
-        return {"message": {"role": "assistant", "content": said.text, **thinking, **calls}}
+    def _content(self, text: str, reasoning: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
+        shown = {"thinking": reasoning} if reasoning else {}
+        tool_calls = {"tool_calls": encode_calls(calls)} if calls else {}
+        return {"message": {"role": "assistant", "content": text, **shown, **tool_calls}}
 
 
 class GenerateLines(LineAnswer):
     """The answer to /api/generate."""
 
-    def _text(self, said: Said) -> dict[str, Any]:
-        return {"response": said.text, **({"thinking": said.reasoning} if said.reasoning else {})}
+    def _content(self, text: str, reasoning: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
+        return {"response": text, **({"thinking": reasoning} if reasoning else {})}
 
 
 def _ns(seconds: float) -> int:

@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: body → Asked, events → chat.completion and its chunks."""
+"""POST /v1/chat/completions: body → GenerationRequest, events → chat.completion and its chunks."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from typing import Any
 
 import msgspec
 
-from tripos.errors import InvalidRequest
+from tripos.errors import InvalidRequest, shown
 from tripos.types import Delta, Generate, Message, TokenLogprob, ToolCall
 from tripos.wire import foreign
 from tripos.wire.constraint import read_constraint
 from tripos.wire.fields import Field, read, read_json, table
-from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, Asked, Heard, join_parts
-from tripos.wire.json import encode, shown
-from tripos.wire.openai.functions import CALLING, REASONING, read_chat_offer, read_thinking
+from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, Collected, GenerationRequest, join_parts
+from tripos.wire.json import encode
+from tripos.wire.openai.functions import CALLING, REASONING, read_chat_tools, read_reasoning
 from tripos.wire.openai.generation import DELIVERY, IGNORED, SAMPLING, Answer, Identity, read_delivery, read_sampling
 from tripos.wire.openai.parts import read_parts
-from tripos.wire.tools.reader import Said, Speech
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 # Of messages that need nothing but text; developer is system by its newer name.
@@ -94,7 +93,7 @@ _FUNCTION = table(
 )
 
 
-def decode(body: bytes) -> Asked:
+def decode(body: bytes) -> GenerationRequest:
     """Raises InvalidRequest naming the field."""
     found = read_json(body, FIELDS)
     _check_formats(found)
@@ -104,22 +103,20 @@ def decode(body: bytes) -> Asked:
         raise InvalidRequest(message, code="invalid_value", param="top_logprobs")
     if found.get("logprobs"):
         logprobs = found.get("top_logprobs", 0)
+    tools, tool_choice = read_chat_tools(found)
     request = Generate(
         prompt=read_messages(found["messages"]),
         max_tokens=_read_max_tokens(found),
         n=found.get("n", 1),
         sampling=read_sampling(found, logprobs),
+        tools=tools,
+        tool_choice=tool_choice,
+        reasoning=read_reasoning(found),
         template_args=read_template_args(found),
         constraint=read_constraint(found),
         cache_salt=found.get("cache_salt", ""),
     )
-    return Asked(
-        requests=(request,),
-        offer=read_chat_offer(found),
-        thinking=read_thinking(found),
-        **read_delivery(found),
-        ignored=tuple(found.ignored),
-    )
+    return GenerationRequest(requests=(request,), **read_delivery(found), ignored=tuple(found.ignored))
 
 
 def read_template_args(found: dict[str, Any]) -> dict[str, Any]:
@@ -241,10 +238,11 @@ class ChatAnswer(Answer):
     object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
-    def __init__(self, asked: Asked, identity: Identity) -> None:
-        super().__init__(asked, identity)
-        keeps_logprobs = asked.requests[0].sampling.logprobs is not None and not asked.stream  # chunks take them along
-        self._choices = [_ChatChoice(asked.speech, index, keeps_logprobs) for index in range(asked.n)]
+    def __init__(self, body: GenerationRequest, identity: Identity) -> None:
+        super().__init__(body, identity)
+        self._choices = [_ChatChoice() for _ in range(body.n)]
+        # Around the text of a chunk that brings nothing else, as nearly all do.
+        self._before_text = [b'{"index":%d,"delta":{"content":' % index for index in range(body.n)]
 
     def _opening(self) -> list[dict[str, Any]]:
         """The choices of the first chunk: who speaks."""
@@ -255,74 +253,62 @@ class ChatAnswer(Answer):
 
     def _add(self, index: int, delta: Delta) -> Any:
         choice = self._choices[index]
-        choice.take(delta)
-        return choice.encode_news(index, delta) if self.asked.stream else None
+        choice.add(delta)
+        if not self.body.stream:
+            return None
+        if not (delta.reasoning or delta.tool_calls or delta.logprobs or delta.finish_reason):
+            if not delta.text:
+                return None
+            if delta.logprobs is None:
+                return msgspec.Raw(self._before_text[index] + encode(delta.text) + _AFTER_TEXT)
+        return choice.encode_news(index, delta)
 
     def _whole_choices(self) -> list[dict[str, Any]]:
-        return [choice.encode(index) for index, choice in enumerate(self._choices)]
+        has_logprobs = self.body.requests[0].sampling.logprobs is not None
+        return [choice.encode(index, has_logprobs) for index, choice in enumerate(self._choices)]
 
 
 _AFTER_TEXT = b'},"logprobs":null,"finish_reason":null}'
 
 
-class _ChatChoice(Heard):
-    """What one choice said, and what is told of its tokens and its end."""
+class _ChatChoice(Collected):
+    """One choice, whole or in chunks."""
 
-    _stop: str | int | None = None
     _num_calls = 0  # sent in chunks
 
-    def __init__(self, speech: Speech, index: int, keeps_logprobs: bool) -> None:
-        super().__init__(speech, index)
-        self._logprobs: list[TokenLogprob] | None = [] if keeps_logprobs else None
-        # Around the text of a chunk that brings nothing else, as nearly all do.
-        self._before_text = b'{"index":%d,"delta":{"content":' % index
-
-    def take(self, delta: Delta) -> Said:
-        if self._logprobs is not None:
-            self._logprobs += delta.logprobs or ()
-        if delta.finish_reason is not None:
-            self._stop = delta.stop
-        return super().take(delta)
-
-    def encode_news(self, index: int, delta: Delta) -> Any:
-        """What the last Delta brought, as a chunk's choice; None: all of it is held back."""
-        new = self.new
-        if not (new.reasoning or new.calls or delta.logprobs or delta.finish_reason):
-            if not new.text:
-                return None
-            if delta.logprobs is None:
-                return msgspec.Raw(self._before_text + encode(new.text) + _AFTER_TEXT)
-        said: dict[str, Any] = {}
-        if new.reasoning:
-            said["reasoning_content"] = said["reasoning"] = new.reasoning
-        if new.text:
-            said["content"] = new.text
-        if new.calls:
-            said["tool_calls"] = encode_calls(new.calls, self._num_calls)
-            self._num_calls += len(new.calls)
-        logprobs = _encode_logprobs(delta.logprobs)
-        choice = {"index": index, "delta": said, "logprobs": logprobs, "finish_reason": self.finish_reason}
+    def encode_news(self, index: int, delta: Delta) -> dict[str, Any]:
+        """A Delta as the choice of a chunk, which takes its logprobs along."""
+        news: dict[str, Any] = {}
+        if delta.reasoning:
+            news["reasoning_content"] = news["reasoning"] = delta.reasoning
+        if delta.text:
+            news["content"] = delta.text
+        if delta.tool_calls:
+            news["tool_calls"] = encode_calls(delta.tool_calls, self._num_calls)
+            self._num_calls += len(delta.tool_calls)
+        logprobs = _encode_logprobs(None if delta.logprobs is None else self.take_logprobs())
+        choice = {"index": index, "delta": news, "logprobs": logprobs, "finish_reason": delta.finish_reason}
         if delta.finish_reason is not None:
             choice["stop_reason"] = delta.stop
         return choice
 
-    def encode(self, index: int) -> dict[str, Any]:
-        text, reasoning = self.text, self.reasoning
+    def encode(self, index: int, has_logprobs: bool) -> dict[str, Any]:
+        text, reasoning, calls = self.text, self.reasoning, self.tool_calls
         message: dict[str, Any] = {
             "role": "assistant",
-            "content": text if text or not (self.calls or reasoning) else None,
+            "content": text if text or not (calls or reasoning) else None,
             "refusal": None,
         }
         if reasoning:
             message["reasoning_content"] = message["reasoning"] = reasoning
-        if self.calls:
-            message["tool_calls"] = encode_calls(self.calls)
+        if calls:
+            message["tool_calls"] = encode_calls(calls)
         return {
             "index": index,
             "message": message,
-            "logprobs": _encode_logprobs(self._logprobs),
+            "logprobs": _encode_logprobs(self.logprobs if has_logprobs else None),
             "finish_reason": self.finish_reason,
-            "stop_reason": self._stop,
+            "stop_reason": self.stop,
         }
 
 

@@ -11,7 +11,7 @@ from tripos.types import Delta, Generate, TokenLogprob
 from tripos.wire import foreign
 from tripos.wire.constraint import read_constraint
 from tripos.wire.fields import Field, kind_of, read_json, table
-from tripos.wire.generation import MAX_TOKENS, Asked, Choice, read_token_ids
+from tripos.wire.generation import MAX_TOKENS, Collected, GenerationRequest, read_token_ids
 from tripos.wire.openai.generation import (
     DELIVERY,
     IGNORED,
@@ -40,7 +40,7 @@ FIELDS = table(
 )
 
 
-def decode(body: bytes) -> Asked:
+def decode(body: bytes) -> GenerationRequest:
     """Raises InvalidRequest naming the field."""
     found = read_json(body, FIELDS)
     echo, logprobs = found.get("echo", False), found.get("logprobs")
@@ -58,7 +58,7 @@ def decode(body: bytes) -> Asked:
         cache_salt=found.get("cache_salt", ""),
     )
     requests = tuple(replace(template, prompt=prompt) for prompt in read_prompts(found["prompt"]))
-    return Asked(requests=requests, **read_delivery(found), ignored=tuple(found.ignored))
+    return GenerationRequest(requests=requests, **read_delivery(found), ignored=tuple(found.ignored))
 
 
 def read_prompts(value: Any) -> list[str | tuple[int, ...]]:
@@ -95,26 +95,26 @@ class CompletionAnswer(Answer):
     object = "text_completion"
     chunk_object = "text_completion"
 
-    def __init__(self, asked: Asked, identity: Identity) -> None:
-        super().__init__(asked, identity)
-        self._choices = [Choice() for _ in range(len(asked.requests) * asked.n)]
+    def __init__(self, body: GenerationRequest, identity: Identity) -> None:
+        super().__init__(body, identity)
+        self._choices = [Collected() for _ in range(len(body.requests) * body.n)]
 
     def _opening(self) -> list[dict[str, Any]]:
         """Completions begin with text at once."""
         return []
 
     def _add(self, index: int, delta: Delta) -> dict[str, Any] | None:
-        if not self.asked.stream:
+        if not self.body.stream:
             self._choices[index].add(delta)
             return None
-        choice = Choice()
+        choice = Collected()
         choice.add(delta)
         return self._encode(index, choice)
 
     def _whole_choices(self) -> list[dict[str, Any]]:
         return [self._encode(index, choice) for index, choice in enumerate(self._choices)]
 
-    def _encode(self, index: int, choice: Choice) -> dict[str, Any]:
+    def _encode(self, index: int, choice: Collected) -> dict[str, Any]:
         return {
             "index": index,
             "text": choice.text,
@@ -123,9 +123,9 @@ class CompletionAnswer(Answer):
             "stop_reason": choice.stop,
         }
 
-    def _encode_logprobs(self, choice: Choice) -> dict[str, list[Any]] | None:
+    def _encode_logprobs(self, choice: Collected) -> dict[str, list[Any]] | None:
         """Parallel lists over the tokens; the prompt's first token has no log-probability."""
-        if self.asked.requests[0].sampling.logprobs is None:
+        if self.body.requests[0].sampling.logprobs is None:
             return None
         tokens: list[TokenLogprob | None] = [*choice.prompt_logprobs, *choice.logprobs]
         if choice.prompt_token_ids and not choice.prompt_logprobs:

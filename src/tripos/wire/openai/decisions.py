@@ -1,11 +1,11 @@
-"""POST /v1/decisions: body → Wanted, decisions → answers in the questions' order. Of OpenAI's public beta."""
+"""POST /v1/decisions: body → DecisionRequest, decisions → answers in the questions' order. Of OpenAI's public beta."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tripos.errors import InvalidRequest
+from tripos.errors import InvalidRequest, shown
 from tripos.types import Decide, Decision, Option, Question, Usage
 from tripos.wire.decision import (
     KINDS,
@@ -17,7 +17,7 @@ from tripos.wire.decision import (
     MIN_LEVELS,
     NAME,
     OWN,
-    Wanted,
+    DecisionRequest,
     best,
     check_count,
     confidence,
@@ -30,7 +30,6 @@ from tripos.wire.decision import (
 from tripos.wire.fields import Field, Table, kind_of, read, table
 from tripos.wire.generation import MAX_MESSAGES
 from tripos.wire.ignored import Ignored
-from tripos.wire.json import shown
 from tripos.wire.openai.responses import encode_usage
 
 _CACHE = "Prefixes are always reused."
@@ -84,9 +83,9 @@ _ITEMS: dict[str, Table] = {
 }
 
 
-def decode(body: bytes) -> Wanted:
+def decode(body: bytes) -> DecisionRequest:
     """Raises InvalidRequest naming the field."""
-    found, wanted, own = read_body(body, FIELDS)
+    found, envelope, own = read_body(body, FIELDS)
     questions, names, values = [], [], []
     for i, each in enumerate(found["questions"]):
         question, name, its_values = _read_question(each, f"questions[{i}]", found.ignored)
@@ -94,7 +93,9 @@ def decode(body: bytes) -> Wanted:
         names.append(name)
         values.append(its_values)
     request = Decide(state=_read_input(found["input"]), questions=tuple(questions), **own)
-    return Wanted(request=request, names=tuple(names), values=tuple(values), ignored=tuple(found.ignored), **wanted)
+    return DecisionRequest(
+        request=request, names=tuple(names), values=tuple(values), ignored=tuple(found.ignored), **envelope
+    )
 
 
 def _read_question(value: Any, path: str, ignored: list[Ignored]) -> tuple[Question, str | None, tuple[Any, ...]]:
@@ -193,10 +194,10 @@ def _read_content(value: Any, path: str, kinds: tuple[str, ...]) -> str:
     return "\n".join(texts)
 
 
-def encode(wanted: Wanted, model: str, decisions: Sequence[Decision], usage: Usage) -> dict[str, Any]:
+def encode(request: DecisionRequest, model: str, decisions: Sequence[Decision], usage: Usage) -> dict[str, Any]:
     answers = []
     for question, name, values, decision in zip(
-        wanted.request.questions, wanted.names, wanted.values, decisions, strict=True
+        request.request.questions, request.names, request.values, decisions, strict=True
     ):
         kind = question.kind if decision.probabilities else "refusal"
         answers.append({"type": kind, "name": name, **_ENCODERS[kind](values, decision.probabilities)})

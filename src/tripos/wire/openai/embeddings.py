@@ -13,8 +13,8 @@ from tripos.wire.oneshot import (
     DELIVERY,
     TRUNCATE,
     TRUNCATE_TOKENS,
-    AnsweredOnce,
-    AskedOnce,
+    OneShotAnswer,
+    OneShotRequest,
     read_delivery,
     read_inputs,
     read_truncation,
@@ -36,7 +36,7 @@ FIELDS = table(
 )
 
 
-def decode(body: bytes) -> tuple[AskedOnce, bool]:
+def decode(body: bytes) -> tuple[OneShotRequest, bool]:
     """The request, and whether vectors are wanted as base64. Raises InvalidRequest naming the field."""
     found = read_json(body, FIELDS)
     request = Embed(
@@ -45,11 +45,11 @@ def decode(body: bytes) -> tuple[AskedOnce, bool]:
         truncate_to=read_truncation(found),
         prompt_name=found.get("prompt_name"),
     )
-    asked = AskedOnce(model=check_model(found), requests=(request,), **read_delivery(found))
-    return asked, found.get("encoding_format") == "base64"
+    one_shot = OneShotRequest(model=check_model(found), requests=(request,), **read_delivery(found))
+    return one_shot, found.get("encoding_format") == "base64"
 
 
-def encode(answer: AnsweredOnce, model: str, is_base64: bool) -> dict[str, Any]:
+def encode(answer: OneShotAnswer, model: str, is_base64: bool) -> dict[str, Any]:
     def encoded(vector: bytes) -> Any:
         return base64.b64encode(vector).decode() if is_base64 else read_vector(vector)
 

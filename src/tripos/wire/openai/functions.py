@@ -1,21 +1,20 @@
-"""Tools and reasoning in OpenAI's words: chat completions' and responses' fields → Offer and Thinking."""
+"""Tools and reasoning in OpenAI's words: fields of a body → Tool, ToolChoice, ReasoningOptions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, get_args
 
 from msgspec.structs import replace
 
-from tripos.errors import InvalidRequest
+from tripos.errors import InvalidRequest, shown
+from tripos.types import Effort, ReasoningOptions, Tool
 from tripos.wire.fields import Field, Found, kind_of, read, table
 from tripos.wire.generation import MAX_TOKENS
 from tripos.wire.ignored import Ignored
-from tripos.wire.json import shown
-from tripos.wire.tools.adapt import Thinking
-from tripos.wire.tools.offer import MAX_NAME, MAX_TOOLS, Choice, Offer, Tool, make_offer, own_tools, read_tool
-from tripos.wire.tools.reasoning import EFFORTS
+from tripos.wire.tools import MAX_NAME, MAX_TOOLS, NO_TOOLS, Mode, Tools, make_tools, own_tools, read_tool
 
+EFFORTS: tuple[str, ...] = get_args(Effort)
 CALLING = (
     Field("tools", "array", "Functions that the model may call.", max_items=MAX_TOOLS),
     Field("tool_choice", "any", "none, auto, required, one function, or allowed_tools. Default: auto."),
@@ -55,26 +54,26 @@ _NAMESPACE = table(
     Field("description", "string", "Each tool has its own, which is shown.", use="met"),
     Field("tools", "array", "", required=True),
 )
-_OFFERING, _THINKING = (frozenset(field.name for field in fields) for fields in (CALLING, REASONING))
+_TOOL_FIELDS, _REASONING_FIELDS = (frozenset(field.name for field in fields) for fields in (CALLING, REASONING))
 _ReadTool = Callable[[Any, str, list[Ignored]], list[Tool]]
-_NOTHING, _BY_ITSELF = Offer(choice="none"), Thinking()
+_DEFAULT_REASONING = ReasoningOptions()
 
 
-def read_chat_offer(found: Found) -> Offer:
+def read_chat_tools(found: Found) -> Tools:
     """Raises InvalidRequest naming the field."""
-    return _read_offer(found, _read_chat_tool, ("function",), _chat_name)
+    return _read_tools(found, _read_chat_tool, ("function",), _chat_name)
 
 
-def read_offer(found: Found) -> Offer:
-    """As read_chat_offer, for responses, whose tools are not wrapped."""
-    return _read_offer(found, _read_tool, ("function", "namespace"), _name)
+def read_tools(found: Found) -> Tools:
+    """As read_chat_tools, for responses, whose tools are not wrapped."""
+    return _read_tools(found, _read_tool, ("function", "namespace"), _name)
 
 
-def read_thinking(found: Found) -> Thinking:
+def read_reasoning(found: Found) -> ReasoningOptions:
     """Of chat completions."""
-    if _THINKING.isdisjoint(found):
-        return _BY_ITSELF
-    return Thinking(
+    if _REASONING_FIELDS.isdisjoint(found):
+        return _DEFAULT_REASONING
+    return ReasoningOptions(
         effort=found.get("reasoning_effort"),
         max_tokens=found.get("thinking_token_budget"),
         is_hidden=not found.get("include_reasoning", True),
@@ -128,21 +127,21 @@ def _name(value: dict[str, Any]) -> Any:
     return value.get("name")
 
 
-def _read_offer(
+def _read_tools(
     found: Found, read_one: _ReadTool, kinds: Collection[str], called_name: Callable[[dict[str, Any]], Any]
-) -> Offer:
-    if _OFFERING.isdisjoint(found):
-        return _NOTHING
+) -> Tools:
+    if _TOOL_FIELDS.isdisjoint(found):
+        return NO_TOOLS
     own = own_tools(found.get("tools", ()), lambda kind: kind in kinds, "tools", found.ignored)
     tools = [tool for where, value in own for tool in read_one(value, where, found.ignored)]
     given = found.get("tool_choice", "auto")
-    choice, allowed = _read_choice(given, called_name)
+    mode, allowed = _read_choice(given, called_name)
     is_named = isinstance(given, dict) and given.get("type") == "function"  # asks for that one call
     is_parallel = found.get("parallel_tool_calls", True) and not is_named
-    return make_offer(tools, choice, allowed, is_parallel, ("tools", "tool_choice"))
+    return make_tools(tools, mode, allowed, is_parallel, ("tools", "tool_choice"))
 
 
-def _read_choice(value: Any, called_name: Callable[[dict[str, Any]], Any]) -> tuple[Choice, list[Any] | None]:
+def _read_choice(value: Any, called_name: Callable[[dict[str, Any]], Any]) -> tuple[Mode, list[Any] | None]:
     """The mode, and the names it is bound to (None: all)."""
     if value in ("none", "auto", "required"):
         return value, None

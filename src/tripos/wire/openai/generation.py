@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from tripos.errors import InvalidRequest
+from tripos.errors import InvalidRequest, shown
 from tripos.types import Delta, Event, Finish, Priority, Sampling, Usage
 from tripos.wire.fields import Field, Found, items, table
 from tripos.wire.generation import (
@@ -16,13 +16,13 @@ from tripos.wire.generation import (
     INT63,
     MAX_TIMEOUT_S,
     MODEL,
-    Asked,
+    GenerationRequest,
     check_model,
     read_stop,
     read_token_ids,
 )
 from tripos.wire.ignored import Ignored
-from tripos.wire.json import encode, shown
+from tripos.wire.json import encode
 
 SAMPLING = (
     Field("temperature", "number", "0: always the likeliest token. Default: the model's, else 1.", low=0, high=2),
@@ -102,7 +102,7 @@ def read_sampling(found: Found, logprobs: int | None) -> Sampling:
 
 
 def read_delivery(found: Found) -> dict[str, Any]:
-    """The fields of Asked besides `requests`. Raises InvalidRequest."""
+    """The fields of GenerationRequest besides `requests`. Raises InvalidRequest."""
     if "best_of" in found and found["best_of"] != found.get("n", 1):
         message = f"best_of is {found['best_of']} and n is {found.get('n', 1)}: only equal values are supported"
         raise InvalidRequest(message, code="invalid_value", param="best_of")
@@ -208,22 +208,22 @@ class Answer(ABC):
     _is_opened = False
     _before = _after = b""  # what every chunk of a stream begins and ends with, written once
 
-    def __init__(self, asked: Asked, identity: Identity) -> None:
-        self.asked = asked
+    def __init__(self, body: GenerationRequest, identity: Identity) -> None:
+        self.body = body
         self._identity = identity
-        self._n = asked.n
-        self._usages: list[Usage | None] = [None] * len(asked.requests)
-        self._so_far = [Usage()] * len(asked.requests)  # where every chunk tells
-        if asked.stream:
+        self._n = body.n
+        self._usages: list[Usage | None] = [None] * len(body.requests)
+        self._so_far = [Usage()] * len(body.requests)  # where every chunk tells
+        if body.stream:
             self._before = encode(self._head(self.chunk_object))[:-1] + b',"choices":['
-            self._after = b'],"usage":null}' if asked.include_usage else b"]}"
+            self._after = b'],"usage":null}' if body.include_usage else b"]}"
 
     def take(self, events: Sequence[tuple[int, Event]]) -> list[msgspec.Raw]:
         """Remember (index of the prompt, event) pairs; returns the chunks of a stream, as JSON text."""
         choices = []
         for prompt_idx, event in events:
             if type(event) is Delta:
-                if self.asked.continuous_usage:
+                if self.body.continuous_usage:
                     self._count(prompt_idx, event)
                 choice = self._add(prompt_idx * self._n + event.index, event)
                 if choice is not None:
@@ -234,7 +234,7 @@ class Answer(ABC):
             self._is_opened = True
             choices = self._opening() + choices
         after = self._after
-        if choices and self.asked.continuous_usage:
+        if choices and self.body.continuous_usage:
             after = b'],"usage":' + encode(encode_usage(self._so_far)) + b"}"
         return [msgspec.Raw(self._before + encode(choice) + after) for choice in choices]
 
@@ -246,8 +246,8 @@ class Answer(ABC):
         )
 
     def end(self, elapsed_s: float) -> list[dict[str, Any]]:
-        """The usage, if it was asked for."""
-        return [self._whole(self.chunk_object, [], elapsed_s)] if self.asked.include_usage else []
+        """The usage, if the client wants it."""
+        return [self._whole(self.chunk_object, [], elapsed_s)] if self.body.include_usage else []
 
     def response(self, elapsed_s: float) -> dict[str, Any]:
         return self._whole(self.object, self._whole_choices(), elapsed_s)

@@ -7,9 +7,8 @@ from typing import Any
 
 import msgspec
 
-from tripos.errors import InvalidRequest
+from tripos.errors import InvalidRequest, shown
 from tripos.types import Message
-from tripos.wire.json import shown
 
 MAX_LIMIT, DEFAULT_LIMIT = 100, 20
 _IGNORED = ("include", "include[]", "include_obfuscation", "starting_after")
@@ -80,7 +79,7 @@ def response_of(item_id: str) -> str:
 
 
 def _items(message: Message, suffix: str) -> list[dict[str, Any]]:
-    """A message, the calls in it, or the output of one, in the order said."""
+    """A message, the calls in it, or the output of one, in the order called."""
     done = {"status": "completed"}
     if message.role == "tool":
         output = {"type": "function_call_output", "call_id": message.tool_call_id, "output": message.content or ""}
@@ -92,6 +91,6 @@ def _items(message: Message, suffix: str) -> list[dict[str, Any]]:
             part = {"type": "output_text", "text": message.content, "annotations": [], "logprobs": []}
         items.append({"id": f"msg_{suffix}", "type": "message", "role": message.role, "content": [part], **done})
     for i, call in enumerate(message.tool_calls):
-        said = {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
-        items.append({"id": f"fc_{suffix}_{i}", **said, **done})
+        called = {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
+        items.append({"id": f"fc_{suffix}_{i}", **called, **done})
     return items

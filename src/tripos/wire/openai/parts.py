@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tripos.errors import InvalidRequest
+from tripos.errors import InvalidRequest, shown
 from tripos.wire.fields import Field, read, table
-from tripos.wire.json import shown
 
 _TYPE = Field("type", "string", "", required=True)
 _PARTS = {
@@ -18,8 +17,8 @@ _PARTS = {
     "refusal": table(_TYPE, Field("refusal", "string", "", required=True)),
 }
 _INSTEAD = {
-    "image_url": "images are not read; say what is in it as text",
-    "input_audio": "audio is not heard; send what is said as text",
+    "image_url": "images are not read; describe the image as text",
+    "input_audio": "audio is not read; send its transcript as text",
     "file": "files are not read; send what it says as text",
 }
 

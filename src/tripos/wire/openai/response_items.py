@@ -7,16 +7,15 @@ from typing import Any
 
 import msgspec
 
-from tripos.types import TokenLogprob, ToolCall
+from tripos.types import Delta, TokenLogprob, ToolCall
 from tripos.wire.json import encode
 from tripos.wire.openai.functions import own_name
-from tripos.wire.tools.reader import Said
 
 Event = tuple[str, dict[str, Any]]  # type, fields
 
 
-class Output:
-    """Grows by what the model says. An item is closed when another begins, calls at once."""
+class OutputItems:
+    """Grows with the Deltas. An item is closed when another begins, a call at once."""
 
     def __init__(self, response_id: str, namespaces: Mapping[str, str] | None = None) -> None:
         """`namespaces`: of the tools that are in one, by the name that the model knows them by."""
@@ -27,20 +26,21 @@ class Output:
         self._logprobs: list[msgspec.Raw] = []
         self._is_open = False
 
-    def add(self, said: Said, logprobs: Sequence[TokenLogprob]) -> list[Event]:
+    def add(self, delta: Delta, logprobs: Sequence[TokenLogprob]) -> list[Event]:
+        """`logprobs`: of the Delta's tokens, where the client wants them."""
         events = []
-        if said.reasoning:
+        if delta.reasoning:
             events += self._open("reasoning")
-            self._text.append(said.reasoning)
-            events.append(self._event("response.reasoning_text.delta", content_index=0, delta=said.reasoning))
-        if said.text or (logprobs and not said.reasoning and not said.calls and self._takes_text):
+            self._text.append(delta.reasoning)
+            events.append(self._event("response.reasoning_text.delta", content_index=0, delta=delta.reasoning))
+        if delta.text or (logprobs and not delta.reasoning and not delta.tool_calls and self._takes_text):
             events += self._open("message")
-            self._text.append(said.text)
+            self._text.append(delta.text)
             new = encode_logprobs(logprobs)
             self._logprobs += new
-            delta = {"content_index": 0, "delta": said.text, "logprobs": new}
-            events.append(self._event("response.output_text.delta", **delta))
-        for call in said.calls:
+            text = {"content_index": 0, "delta": delta.text, "logprobs": new}
+            events.append(self._event("response.output_text.delta", **text))
+        for call in delta.tool_calls:
             events += self._call(call)
         return events
 

@@ -1,29 +1,28 @@
-"""POST /v1/responses and /v1/responses/input_tokens: body → Wanted → Asked, events → a response or its typed events.
+"""POST /v1/responses and /v1/responses/input_tokens: body → ResponseRequest → GenerationRequest, events → a response or
+its typed events.
 
-What was said before (previous_response_id) is looked up by the door and given to `ask`.
+The door looks up the earlier turns (previous_response_id) and gives them to `to_generation`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from tripos.errors import InvalidRequest, TriposError
-from tripos.types import Event, Generate, Message, ToolCall, Usage
+from tripos.errors import InvalidRequest, TriposError, shown
+from tripos.types import Event, Generate, Message, ReasoningOptions, Usage
 from tripos.wire import foreign
 from tripos.wire.constraint import read_text_format
-from tripos.wire.fields import Field, Found, at, check, kind_of, read, read_json, table
-from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, MODEL, Asked, Single, check_model, join_parts
+from tripos.wire.fields import Field, Found, at, check, kind_of, read_json, table
+from tripos.wire.generation import MAX_TOKENS, MODEL, GenerationRequest, SingleAnswer, check_model
 from tripos.wire.ignored import Ignored
-from tripos.wire.json import shown
-from tripos.wire.openai.functions import CALLING, flat_name, read_offer
+from tripos.wire.openai.functions import CALLING, EFFORTS, read_tools
 from tripos.wire.openai.generation import DELIVERY, SAMPLING, read_delivery, read_sampling
-from tripos.wire.openai.response_items import Output
-from tripos.wire.tools.adapt import Thinking
-from tripos.wire.tools.reasoning import EFFORTS
+from tripos.wire.openai.response_input import FindItem, join_turns, read_input
+from tripos.wire.openai.response_items import OutputItems
 
 _BOOKS = "For the client's own books."
 _LOGPROBS = "message.output_text.logprobs"
@@ -76,49 +75,6 @@ FIELDS = table(
     Field("moderation", "any", "ask /v1/decisions whether a text is what you will not have", use="refused"),
     *foreign.RESPONSES,
 )
-_MESSAGE = table(
-    Field("type", "string", "", choices=("message",)),
-    Field("role", "string", "", choices=("user", "assistant", "system", "developer"), required=True),
-    Field("content", "any", "", required=True),
-    Field("id", "string", "Of an earlier answer.", max_bytes=256, use="ignored"),
-    Field("status", "string", "Of an earlier answer.", max_bytes=64, use="ignored"),
-    Field("phase", "string", "Of an earlier answer.", max_bytes=64, use="ignored"),
-)
-_CALL = table(
-    Field("type", "string", "", choices=("function_call",), required=True),
-    Field("call_id", "string", "", max_bytes=256, required=True),
-    Field("name", "string", "", max_bytes=256, required=True),
-    Field("arguments", "string", "", required=True),
-    Field("id", "string", "", max_bytes=256, use="ignored"),
-    Field("status", "string", "", max_bytes=64, use="ignored"),
-    Field("namespace", "string", "", max_bytes=256),
-    Field("caller", "any", "", use="ignored"),
-    Field("parsed_arguments", "any", "Of the client's own helpers.", use="ignored"),
-)
-_CALL_OUTPUT = table(
-    Field("type", "string", "", choices=("function_call_output",), required=True),
-    Field("name", "string", "", max_bytes=256, use="ignored"),
-    Field("namespace", "string", "", max_bytes=256, use="ignored"),
-    Field("call_id", "string", "", max_bytes=256, required=True),
-    Field("output", "any", "", required=True),
-    Field("id", "string", "", max_bytes=256, use="ignored"),
-    Field("status", "string", "", max_bytes=64, use="ignored"),
-    Field("caller", "any", "", use="ignored"),
-)
-_REASONING_ITEM = table(
-    Field("type", "string", "", choices=("reasoning",), required=True),
-    Field("content", "array", ""),
-    Field("summary", "array", "", use="ignored"),
-    Field("id", "string", "", max_bytes=256, use="ignored"),
-    Field("status", "string", "", max_bytes=64, use="ignored"),
-    Field("encrypted_content", "string", "", use="ignored"),
-)
-_REFERENCE = table(
-    Field("type", "string", "", choices=("item_reference",)), Field("id", "string", "", max_bytes=256, required=True)
-)
-_REASONING_PART = table(
-    Field("type", "string", "", choices=("reasoning_text",), required=True), Field("text", "string", "", required=True)
-)
 _REASONING = table(
     Field("effort", "string", "", choices=EFFORTS),
     Field("summary", "string", "", choices=("auto", "concise", "detailed"), use="ignored"),
@@ -126,22 +82,12 @@ _REASONING = table(
     Field("context", "string", "", choices=("auto", "current_turn", "all_turns"), use="ignored"),
     Field("mode", "string", "", max_bytes=64, use="ignored"),
 )
-_PART = table(
-    Field("type", "string", "", choices=("input_text", "output_text"), required=True),
-    Field("text", "string", "", required=True),
-    Field("annotations", "array", "Of an earlier answer.", use="ignored"),
-    Field("logprobs", "array", "Of an earlier answer.", use="ignored"),
-    Field("prompt_cache_breakpoint", "object", "Prefixes are always reused.", use="ignored"),
-)
 
 
-FindItem = Callable[[str, str], dict[str, Any]]  # (id of an item, path for errors) → the item as it was sent
+class ResponseRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A decoded body before the earlier turns are known. The Generate of `generation` has no prompt yet."""
 
-
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """A decoded body before what was said earlier is known. `asked`'s request has no prompt yet."""
-
-    asked: Asked
+    generation: GenerationRequest
     messages: tuple[Message, ...]  # of this request, without the instructions
     instructions: str | None = None
     previous_response_id: str | None = None
@@ -152,7 +98,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     text_format: dict[str, Any] = {}  # as the client wrote it
 
 
-def decode(body: bytes, find_item: FindItem) -> Wanted:
+def decode(body: bytes, find_item: FindItem) -> ResponseRequest:
     """Raises InvalidRequest naming the field, and what `find_item` raises."""
     found = read_json(body, FIELDS)
     if found.get("background"):
@@ -164,25 +110,26 @@ def decode(body: bytes, find_item: FindItem) -> Wanted:
         constraint=read_text_format(found),
         cache_salt=found.get("cache_salt", ""),
     )
-    wanted = _read_wanted(found, Asked(requests=(request,), **read_delivery(found)), find_item)
-    return replace(wanted, is_stored=found.get("store", True), metadata=_read_metadata(found.get("metadata", {})))
+    read = _read_request(found, GenerationRequest(requests=(request,), **read_delivery(found)), find_item)
+    return replace(read, is_stored=found.get("store", True), metadata=_read_metadata(found.get("metadata", {})))
 
 
-def decode_count(body: bytes, find_item: FindItem) -> Wanted:
+def decode_count(body: bytes, find_item: FindItem) -> ResponseRequest:
     """Raises as `decode`."""
     found = read_json(body, COUNT)
     read_text_format(found)
-    return _read_wanted(found, Asked(model=check_model(found), requests=(Generate(prompt=""),)), find_item)
+    generation = GenerationRequest(model=check_model(found), requests=(Generate(prompt=""),))
+    return _read_request(found, generation, find_item)
 
 
-def ask(wanted: Wanted, before: tuple[Message, ...]) -> Asked:
-    """What the model is asked: instructions, what was said `before`, this request's messages. Raises InvalidRequest."""
-    said = join_turns((*before, *wanted.messages))
-    if not said:
-        raise InvalidRequest("input says nothing: send a message", code="missing_field", param="input")
-    first = () if wanted.instructions is None else (Message(role="system", content=wanted.instructions),)
-    request = replace(wanted.asked.requests[0], prompt=(*first, *said))
-    return replace(wanted.asked, requests=(request,))
+def to_generation(request: ResponseRequest, before: tuple[Message, ...]) -> GenerationRequest:
+    """With the prompt: instructions, the turns `before`, this request's messages. Raises InvalidRequest."""
+    turns = join_turns((*before, *request.messages))
+    if not turns:
+        raise InvalidRequest("input holds no message: send one", code="missing_field", param="input")
+    first = () if request.instructions is None else (Message(role="system", content=request.instructions),)
+    generate = replace(request.generation.requests[0], prompt=(*first, *turns))
+    return replace(request.generation, requests=(generate,))
 
 
 def encode_count(num_tokens: int) -> dict[str, Any]:
@@ -193,15 +140,16 @@ def encode_deleted(response_id: str) -> dict[str, Any]:
     return {"id": response_id, "object": "response", "deleted": True}
 
 
-def _read_wanted(found: Found, asked: Asked, find_item: FindItem) -> Wanted:
-    thinking = Thinking(effort=found.inner("reasoning", _REASONING).get("effort"))
-    asked = replace(asked, offer=read_offer(found), thinking=thinking)
-    return Wanted(
-        asked=replace(asked, ignored=tuple(found.ignored)),
+def _read_request(found: Found, generation: GenerationRequest, find_item: FindItem) -> ResponseRequest:
+    reasoning = ReasoningOptions(effort=found.inner("reasoning", _REASONING).get("effort"))
+    tools, tool_choice = read_tools(found)
+    request = replace(generation.requests[0], tools=tools, tool_choice=tool_choice, reasoning=reasoning)
+    return ResponseRequest(
+        generation=replace(generation, requests=(request,), ignored=tuple(found.ignored)),
         tools=found.get("tools", []),
         tool_choice=found.get("tool_choice", "auto"),
         text_format=found.get("text", {}).get("format") or {},
-        messages=_read_input(found["input"], find_item),
+        messages=read_input(found["input"], find_item),
         instructions=found.get("instructions"),
         previous_response_id=found.get("previous_response_id"),
     )
@@ -232,108 +180,6 @@ def _read_metadata(value: dict[str, Any]) -> dict[str, str]:
     return {name: each for name, each in value.items() if each is not None}
 
 
-def _read_input(value: Any, find_item: FindItem) -> tuple[Message, ...]:
-    if isinstance(value, str):
-        return (Message(role="user", content=value),)
-    if not isinstance(value, list):
-        message = f"input must be text or an array, not {kind_of(value)}"
-        raise InvalidRequest(message, code="invalid_type", param="input")
-    if not value:
-        raise InvalidRequest("input is empty", code="missing_field", param="input")
-    if len(value) > MAX_MESSAGES:
-        message = f"input has {len(value)} items, at most {MAX_MESSAGES} may be given"
-        raise InvalidRequest(message, code="too_many_items", param="input")
-    return tuple(_read_item(_followed(each, f"input[{i}]", find_item), f"input[{i}]") for i, each in enumerate(value))
-
-
-def _followed(value: Any, path: str, find_item: FindItem) -> Any:
-    """An item, where a client sent no more than its id."""
-    if not isinstance(value, dict) or (value.get("type") or "item_reference") != "item_reference" or "role" in value:
-        return value
-    return find_item(read(value, _REFERENCE, path)["id"], f"{path}.id")
-
-
-def _read_item(value: Any, path: str) -> Message:
-    kinds = ("message", "function_call", "function_call_output", "reasoning")
-    _check_kind(value, kinds, path, "reads messages, reasoning, function calls, their outputs and references to these")
-    kind = value.get("type") if isinstance(value, dict) else None
-    if kind == "function_call":
-        found = read(value, _CALL, path)
-        name = flat_name(found.get("namespace", ""), found["name"])
-        call = ToolCall(id=found["call_id"], name=name, arguments=found["arguments"])
-        return Message(role="assistant", tool_calls=(call,))
-    if kind == "function_call_output":
-        found = read(value, _CALL_OUTPUT, path)
-        return _message("tool", found["output"], f"{path}.output", tool_call_id=found["call_id"])
-    if kind == "reasoning":
-        return Message(role="assistant", reasoning=_read_reasoning(value, path))
-    found = read(value, _MESSAGE, path)
-    role = "system" if found["role"] == "developer" else found["role"]
-    return _message(role, found["content"], f"{path}.content")
-
-
-def _message(role: str, content: Any, path: str, tool_call_id: str | None = None) -> Message:
-    parts = () if isinstance(content, str) else _read_parts(content, path)
-    return Message(role=role, content=join_parts(parts) if parts else content, parts=parts, tool_call_id=tool_call_id)
-
-
-def _read_reasoning(value: Any, path: str) -> str:
-    parts = read(value, _REASONING_ITEM, path).get("content", [])
-    return join_parts([read(part, _REASONING_PART, f"{path}.content[{i}]")["text"] for i, part in enumerate(parts)])
-
-
-def join_turns(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Items of one turn of the assistant (reasoning, text, calls) as the one message that templates know.
-
-    Raises InvalidRequest for an output that answers no call.
-    """
-    joined: list[Message] = []
-    open_ids: set[str] = set()
-    for message in messages:
-        before = joined[-1] if joined else None
-        if message.role == "tool":
-            if message.tool_call_id not in open_ids:
-                text = f"input holds an output for call {shown(message.tool_call_id or '')}, which nobody made"
-                raise InvalidRequest(text, code="invalid_value", param="input")
-            open_ids.discard(message.tool_call_id)
-        open_ids |= {call.id for call in message.tool_calls}
-        is_more = message.role == "assistant" and (message.tool_calls or message.content is not None)
-        if before is not None and before.role == "assistant" and is_more and not _is_whole(before, message):
-            joined[-1] = replace(
-                before,
-                content=before.content if message.content is None else message.content,
-                parts=before.parts if message.content is None else message.parts,
-                tool_calls=(*before.tool_calls, *message.tool_calls),
-            )
-        else:
-            joined.append(message)
-    return tuple(each for each in joined if each.content is not None or each.tool_calls)
-
-
-def _is_whole(before: Message, message: Message) -> bool:
-    """Whether a message of the assistant cannot go on with another."""
-    return message.content is not None and (before.content is not None or bool(before.tool_calls))
-
-
-def _read_parts(value: Any, path: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value:
-        message = f"{path} must be text or a list of parts that is not empty, not {kind_of(value)}"
-        raise InvalidRequest(message, code="invalid_type", param=path)
-    texts = []
-    for i, part in enumerate(value):
-        _check_kind(part, ("input_text", "output_text"), f"{path}[{i}]", "reads text only")
-        texts.append(read(part, _PART, f"{path}[{i}]")["text"])
-    return tuple(texts)
-
-
-def _check_kind(value: Any, known: tuple[str, ...], path: str, reads: str) -> None:
-    """A clear word about items and parts of kinds that are not served."""
-    kind = value.get("type") if isinstance(value, dict) else None
-    if isinstance(kind, str) and kind not in known:
-        message = f"{path}.type is {shown(kind)}: this server {reads}"
-        raise InvalidRequest(message, code="invalid_value", param=f"{path}.type")
-
-
 def encode_usage(usage: Usage) -> dict[str, Any]:
     return {
         "input_tokens": usage.prompt_tokens,
@@ -344,15 +190,17 @@ def encode_usage(usage: Usage) -> dict[str, Any]:
     }
 
 
-class ResponseAnswer(Single):
-    """A response with its output items, or the typed events that build it. `asked`: as the model gets it."""
+class ResponseAnswer(SingleAnswer):
+    """A response with its output items, or the typed events that build it. `generate`: as the model gets it."""
 
-    def __init__(self, wanted: Wanted, asked: Asked, response_id: str, created: int, model: str) -> None:
-        super().__init__(asked.speech)
-        sampling = asked.requests[0].sampling
+    def __init__(
+        self, request: ResponseRequest, generate: Generate, response_id: str, created: int, model: str
+    ) -> None:
+        super().__init__()
+        sampling = generate.sampling
         self._wants_logprobs = sampling.logprobs is not None
-        offered = wanted.asked.offer.tools
-        self._output = Output(response_id, {tool.name: tool.namespace for tool in offered if tool.namespace})
+        namespaces = {tool.name: tool.namespace for tool in generate.tools if tool.namespace}
+        self._items = OutputItems(response_id, namespaces)
         self._num_events = 0
         self._fixed = {
             "id": response_id,
@@ -360,44 +208,44 @@ class ResponseAnswer(Single):
             "created_at": created,
             "model": model,
             "background": False,
-            "instructions": wanted.instructions,
-            "max_output_tokens": asked.requests[0].max_tokens,
-            "metadata": wanted.metadata,
-            "parallel_tool_calls": wanted.asked.offer.is_parallel,
-            "previous_response_id": wanted.previous_response_id,
+            "instructions": request.instructions,
+            "max_output_tokens": generate.max_tokens,
+            "metadata": request.metadata,
+            "parallel_tool_calls": generate.tool_choice.is_parallel,
+            "previous_response_id": request.previous_response_id,
             "service_tier": "default",
-            "store": wanted.is_stored,
+            "store": request.is_stored,
             "temperature": sampling.temperature,
-            "text": {"format": wanted.text_format or {"type": "text"}},
-            "reasoning": {"effort": wanted.asked.thinking.effort, "summary": None},
-            "tool_choice": wanted.tool_choice,
-            "tools": wanted.tools,
+            "text": {"format": request.text_format or {"type": "text"}},
+            "reasoning": {"effort": generate.reasoning.effort, "summary": None},
+            "tool_choice": request.tool_choice,
+            "tools": request.tools,
             "top_p": sampling.top_p,
             "truncation": "disabled",
         }
 
     def take(self, events: Sequence[tuple[int, Event]]) -> list[dict[str, Any]]:
         made = []
-        for said in self.collect(events):
-            logprobs = self.choice.take_logprobs()
-            made += self._output.add(said, logprobs if self._wants_logprobs else [])
+        for delta in self.collect(events):
+            made += self._items.add(delta, (delta.logprobs or ()) if self._wants_logprobs else ())
+        self.output.take_logprobs()  # the items have them
         return self._numbered(made)
 
     def end(self, elapsed_s: float) -> list[dict[str, Any]]:
-        events = self._numbered([*self._output.close(self._status)])
+        events = self._numbered([*self._items.close(self._status)])
         response = self.response(elapsed_s)
         return [*(events or self._opening()), self._event(f"response.{self._status}", response=response)]
 
     def response(self, elapsed_s: float) -> dict[str, Any]:
-        self._output.close(self._status)
+        self._items.close(self._status)
         reason = {"length": "max_output_tokens", "content_filter": "content_filter"}
-        cause = reason.get(self.choice.finish_reason or "")
+        cause = reason.get(self.output.finish_reason or "")
         return {
             **self._fixed,
             "status": self._status,
             "error": None,
             "incomplete_details": {"reason": cause} if cause else None,
-            "output": self._output.items,
+            "output": self._items.items,
             "usage": encode_usage(self.usage),
         }
 
@@ -431,4 +279,4 @@ class ResponseAnswer(Single):
 
     @property
     def _status(self) -> str:
-        return "incomplete" if self.choice.finish_reason in ("length", "content_filter") else "completed"
+        return "incomplete" if self.output.finish_reason in ("length", "content_filter") else "completed"

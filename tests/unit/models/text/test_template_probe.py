@@ -62,7 +62,7 @@ def test_parts_that_spell_special_tokens_stay_text() -> None:
     ],
 )
 def test_a_template_that_shows_no_text_is_refused_by_name(source: str) -> None:
-    with pytest.raises(InvalidRequest, match=r"chat_template.*shows nothing of what a user says") as caught:
+    with pytest.raises(InvalidRequest, match=r"chat_template.*does not render the content of user messages") as caught:
         ChatTemplate(source).render([Message(role="user", content="hi")])
     assert (caught.value.code, caught.value.param) == ("unsupported_template", "messages")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tripos.errors import ModelRefused
+from tripos.errors import ModelRefused, shown
 from tripos.models.files.quantized.autoround import read_autoround
 from tripos.models.files.quantized.awq import read_awq
 from tripos.models.files.quantized.compressed import read_compressed
@@ -31,7 +31,7 @@ def read_quantized(settings: Any, weights: Weights) -> QuantizedWeights:
     method = settings.get("quant_method") if isinstance(settings, Mapping) else settings
     if not isinstance(settings, Mapping) or not isinstance(method, str) or method not in READERS:
         raise ModelRefused(
-            f"config.json: quantization_config names {ascii(method)[:40]}; read are {', '.join(READERS)}: "
+            f"config.json: quantization_config names {shown(method)}; read are {', '.join(READERS)}: "
             "choose such a checkpoint, a GGUF file or a float one with --weights"
         )
     return READERS[method](settings, weights)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tripos.errors import ModelRefused
+from tripos.errors import ModelRefused, shown
 from tripos.models.files.quantized.awq import read_awq
 from tripos.models.files.quantized.gptq import read_gptq
 from tripos.models.files.quantized.layers import QuantizedWeights
@@ -24,12 +24,12 @@ def read_autoround(settings: Mapping[str, Any], weights: Weights) -> QuantizedWe
     packing = settings.get("packing_format", "auto_round:auto_gptq")
     if packing not in PACKINGS:
         raise ModelRefused(
-            f"config.json: AutoRound packing_format {ascii(packing)[:40]} is not supported: only {', '.join(PACKINGS)}"
+            f"config.json: AutoRound packing_format {shown(packing)} is not supported: only {', '.join(PACKINGS)}"
         )
     if (data_type := settings.get("data_type", "int")) != "int":
-        raise ModelRefused(f"config.json: AutoRound data_type {ascii(data_type)[:20]} is not supported: only int")
+        raise ModelRefused(f"config.json: AutoRound data_type {shown(data_type)} is not supported: only int")
     if (bits := settings.get("act_bits", _FLOAT_BITS)) not in (None, _FLOAT_BITS, 32):
-        raise ModelRefused(f"config.json: AutoRound act_bits {ascii(bits)[:20]} is not supported: only 16")
+        raise ModelRefused(f"config.json: AutoRound act_bits {shown(bits)} is not supported: only 16")
     _check_layers(settings)
     return PACKINGS[packing](settings, weights)
 
@@ -41,12 +41,12 @@ def _check_layers(settings: Mapping[str, Any]) -> None:
         raise ModelRefused("config.json: AutoRound extra_config is no object")
     for name, layer in extra.items():
         if not isinstance(layer, Mapping):
-            raise ModelRefused(f"config.json: AutoRound extra_config of {ascii(name)[:60]} is no object")
+            raise ModelRefused(f"config.json: AutoRound extra_config of {shown(name)} is no object")
         if layer.get("bits", settings.get("bits")) == _FLOAT_BITS:
             continue
         for key in _PER_LAYER:
             if key in layer and layer[key] != settings.get(key, "int" if key == "data_type" else None):
                 raise ModelRefused(
-                    f"config.json: AutoRound extra_config gives {ascii(name)[:60]} {key} {ascii(layer[key])[:20]}; "
+                    f"config.json: AutoRound extra_config gives {shown(name)} {key} {shown(layer[key])}; "
                     "layers that are quantized in another way than the rest are not supported"
                 )

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from tripos.errors import ModelRefused
+from tripos.errors import ModelRefused, shown
 from tripos.models.files.quantized.layers import (
-    Parts,
+    Levels,
     QuantizedWeights,
     floats,
     four_bit,
@@ -32,7 +32,7 @@ _ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 def read_awq(settings: Mapping[str, Any], weights: Weights) -> QuantizedWeights:
     """Raises ModelRefused naming the setting or tensor that is not supported."""
     if settings.get("bits", 4) != 4:
-        raise ModelRefused(f"config.json: AWQ with {ascii(settings['bits'])[:20]} bits is not supported: only 4")
+        raise ModelRefused(f"config.json: AWQ with {shown(settings['bits'])} bits is not supported: only 4")
     version = str(settings.get("version", "gemm")).lower()
     if version != "gemm":
         raise ModelRefused(f"config.json: AWQ version {version[:20]!a} is not supported: only gemm")
@@ -49,7 +49,7 @@ def _linear(settings: Mapping[str, Any], weights: Weights, name: str) -> WeightT
     scales = floats(weights, f"{name}.scales", (cols // group, rows))
     zeros = stored(weights, f"{name}.qzeros", ("i32",), (cols // group, rows // 8))
 
-    def unpack() -> Parts:
+    def unpack() -> Levels:
         levels = np.ascontiguousarray(nibbles(words.data, 1, _ORDER).T)
         return levels, np.ascontiguousarray(scales.T), nibbles(zeros.data, 1, _ORDER).T.astype(np.float32)
 

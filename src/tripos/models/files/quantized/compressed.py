@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from tripos.errors import ModelRefused
+from tripos.errors import ModelRefused, shown
 from tripos.models.files.quantized.layers import (
     F32,
     DeferredTensor,
-    Parts,
+    Levels,
     QuantizedWeights,
     eight_bit,
     floats,
@@ -41,7 +41,7 @@ def read_compressed(settings: Mapping[str, Any], weights: Weights) -> QuantizedW
     """Raises ModelRefused naming the setting or tensor that is not supported."""
     form = settings.get("format")
     if form not in FORMATS:
-        raise ModelRefused(f"config.json: compressed-tensors format {ascii(form)[:40]}: read are {', '.join(FORMATS)}")
+        raise ModelRefused(f"config.json: compressed-tensors format {shown(form)}: read are {', '.join(FORMATS)}")
     if settings.get("sparsity_config") and (settings["sparsity_config"] or {}).get("format", "dense") != "dense":
         raise ModelRefused("config.json: sparse compressed-tensors checkpoints are not supported")
     if settings.get("transform_config"):
@@ -99,7 +99,7 @@ def _packed(scheme: Mapping[str, Any], weights: Weights, name: str) -> WeightTen
     if not scheme.get("symmetric", True):
         zeros = stored(weights, f"{name}.weight_zero_point", ("i32",), (-(-rows // 8), cols // group))
 
-    def unpack() -> Parts:
+    def unpack() -> Levels:
         levels = np.ascontiguousarray(nibbles(words.data, 1)[:, :cols])
         zero = np.full(scales.shape, 8.0, np.float32)
         if zeros is not None:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from tripos.errors import ModelRefused
+from tripos.errors import ModelRefused, shown
 from tripos.models.files.quantized.layers import (
-    Parts,
+    Levels,
     QuantizedWeights,
     floats,
     four_bit,
@@ -32,12 +32,12 @@ _OFFSETS = {"gptq": 1, "gptq_v2": 0}  # what the format takes off a zero point
 def read_gptq(settings: Mapping[str, Any], weights: Weights) -> QuantizedWeights:
     """Raises ModelRefused naming the setting or tensor that is not supported."""
     if settings.get("bits") != 4:
-        raise ModelRefused(f"config.json: GPTQ with {ascii(settings.get('bits'))[:20]} bits is not supported: only 4")
+        raise ModelRefused(f"config.json: GPTQ with {shown(settings.get('bits'))} bits is not supported: only 4")
     if settings.get("dynamic"):
         raise ModelRefused("config.json: GPTQ with dynamic, other bits for single layers, is not supported")
     kind = settings.get("checkpoint_format") or "gptq"
     if kind not in _OFFSETS:
-        raise ModelRefused(f"config.json: GPTQ checkpoint_format {ascii(kind)[:20]}: supported are gptq and gptq_v2")
+        raise ModelRefused(f"config.json: GPTQ checkpoint_format {shown(kind)}: supported are gptq and gptq_v2")
     tensors = {
         f"{name}.weight": _linear(settings, weights, name, _OFFSETS[kind]) for name in layers_with(weights, ".qweight")
     }
@@ -54,7 +54,7 @@ def _linear(settings: Mapping[str, Any], weights: Weights, name: str, offset: in
     zeros = stored(weights, f"{name}.qzeros", ("i32",), (cols // group, rows // 8))
     _check_order(weights, f"{name}.g_idx", cols, group)
 
-    def unpack() -> Parts:
+    def unpack() -> Levels:
         levels = np.ascontiguousarray(nibbles(words.data, 0).T)
         zero = (nibbles(zeros.data, 1) + offset) & 15
         return levels, np.ascontiguousarray(scales.T), zero.T.astype(np.float32)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tripos.errors import ModelRefused
+from tripos.errors import ModelRefused, shown
 from tripos.models.files.safetensors import Checkpoint
 from tripos.plan.formats import to_float32
 from tripos.plan.ir import Weights, WeightTensor
@@ -100,14 +100,14 @@ def group_size_of(settings: Mapping[str, Any], cols: int, where: str) -> int:
     size = settings.get("group_size")
     size = cols if size in (-1, None) else size
     if type(size) is not int or size < 1 or cols % size:
-        raise ModelRefused(f"{where}: group_size {ascii(size)[:20]} does not divide the {cols} inputs")
+        raise ModelRefused(f"{where}: group_size {shown(size)} does not divide the {cols} inputs")
     return size
 
 
-Parts = tuple[U8, F32, F32]  # levels [rows, cols]; scales and zero points [rows, groups]
+Levels = tuple[U8, F32, F32]  # levels [rows, cols]; scales and zero points [rows, groups]
 
 
-def four_bit(name: str, shape: tuple[int, int], group: int, scales: F32, unpack: Callable[[], Parts]) -> WeightTensor:
+def four_bit(name: str, shape: tuple[int, int], group: int, scales: F32, unpack: Callable[[], Levels]) -> WeightTensor:
     """q4_1 blocks where they hold the groups, else float32; `scales` only decide."""
     if group % BLOCK == 0 and shape[1] % BLOCK == 0 and float(np.abs(scales).max(initial=0)) * 16 < _MAX_HALF:
         return DeferredTensor(name, "q4_1", shape, lambda: _q4_1(*unpack()))

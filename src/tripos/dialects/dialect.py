@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tripos.wire.tools.parser import Reading, Source
+from tripos.dialects.parser import Reading, Source
 
 NAME, ARGUMENTS = object(), object()  # places in Form.call
 

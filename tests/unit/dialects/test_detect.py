@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tripos.config import settings
-from tripos.wire.tools.dialects import DIALECTS, describe, detect
+from tripos.dialects.families import DIALECTS, describe, detect
 
 WITH_TOOLS = "{% if tools %}{% for tool in tools %}{{ tool | tojson }}{% endfor %}{% endif %}"
 CASES: list[tuple[str | None, str, bool, str, str]] = [

@@ -5,8 +5,8 @@ Both are read, whichever a model writes.
 
 from __future__ import annotations
 
-from tripos.wire.tools.dialect import ARGUMENTS, NAME, Dialect, Form, Frame
-from tripos.wire.tools.parser import Reading, Source
+from tripos.dialects.dialect import ARGUMENTS, NAME, Dialect, Form, Frame
+from tripos.dialects.parser import Reading, Source
 
 BEGIN, ID, ARGS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
 _NUM_ID_CHARS = 9  # the templates refuse other ids

@@ -5,8 +5,8 @@ Both are read, whichever a model writes.
 
 from __future__ import annotations
 
-from tripos.wire.tools.dialect import ARGUMENTS, NAME, Dialect, Form, Frame
-from tripos.wire.tools.parser import Reading, Source
+from tripos.dialects.dialect import ARGUMENTS, NAME, Dialect, Form, Frame
+from tripos.dialects.parser import Reading, Source
 
 BEGIN, END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 CALL, SEP, CALL_END = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"

@@ -1,6 +1,6 @@
-"""What a client offers a model to call, whatever the protocol: tools, which may be called, and how many at once.
+"""The tools of a request and which of them may be called, whatever the protocol → Tool and ToolChoice.
 
-Owns the rules for names and parameters. Descriptions are for the prompt only.
+Owns the rules for names and parameters.
 """
 
 from __future__ import annotations
@@ -9,51 +9,19 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
-import msgspec
-
-from tripos.errors import InvalidRequest
+from tripos.errors import InvalidRequest, shown
+from tripos.schema.parameters import check_parameters
+from tripos.types import Tool, ToolChoice
 from tripos.wire.fields import kind_of, name_of
 from tripos.wire.ignored import Ignored
-from tripos.wire.json import shown
-from tripos.wire.tools.schema import check_schema
 
 MAX_TOOLS = 128
 MAX_NAME = 64  # characters
 _NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME}}}")
 
-Choice = Literal["none", "auto", "required"]
-
-
-class Tool(msgspec.Struct, frozen=True, kw_only=True):
-    """A function. `parameters` is a JSON Schema of an object; `path` is where the client wrote it."""
-
-    name: str
-    namespace: str = ""  # that the client knows it in, whose name `name` begins with
-    description: str = ""
-    parameters: dict[str, Any] = {}
-    path: str = "parameters"
-    is_strict: bool = False  # all of `parameters` is enforced, or refused; else what can be
-    arguments: Any = None  # the schema that is enforced, once it is made
-
-
-def describe_tool(tool: Tool, parameters: dict[str, Any]) -> dict[str, Any]:
-    """A tool as a model is told of it; no description where the client gave none."""
-    told = {"description": tool.description} if tool.description else {}
-    return {"name": tool.name, **told, "parameters": parameters}
-
-
-class Offer(msgspec.Struct, frozen=True, kw_only=True):
-    """`allowed`: names of the tools that may be called."""
-
-    tools: tuple[Tool, ...] = ()
-    choice: Choice = "auto"
-    allowed: tuple[str, ...] = ()
-    is_parallel: bool = True
-
-    @property
-    def is_open(self) -> bool:
-        """Whether anything may be called."""
-        return bool(self.tools) and self.choice != "none"
+Mode = Literal["none", "auto", "required"]
+Tools = tuple[tuple[Tool, ...], ToolChoice]
+NO_TOOLS: Tools = ((), ToolChoice(mode="none"))
 
 
 def read_tool(
@@ -65,7 +33,7 @@ def read_tool(
         message = f"{path} is {given}: 1 to 64 letters, digits, _ and -, not __like_this__"
         raise InvalidRequest(message, code="invalid_value", param=path)
     if parameters is not None:
-        check_schema(parameters, parameters_path)
+        check_parameters(parameters, parameters_path)
         if parameters.get("type", "object") != "object":
             message = f"{parameters_path}.type must be object: a call has named arguments"
             raise InvalidRequest(message, code="invalid_schema", param=f"{parameters_path}.type")
@@ -81,20 +49,22 @@ def read_tool(
 def own_tools(
     values: Sequence[Any], is_own: Callable[[str], bool], path: str, ignored: list[Ignored]
 ) -> list[tuple[str, Any]]:
-    """(path, tool) of those that a client runs, by their type. The others, which only another server could run or which
-    take no JSON, are left out beside them and named; a client that offers nothing else is told so.
+    """(path, tool) of the tools that a client runs, by their type. The others, which only another server could run or
+    which take no JSON, are left out and named in `ignored`.
+
+    Raises InvalidRequest (invalid_value) when no tool is left.
     """
     kinds = [value.get("type") if isinstance(value, dict) else None for value in values]
-    kept = [kind is None or (isinstance(kind, str) and is_own(kind)) for kind in kinds]
+    is_kept = [kind is None or (isinstance(kind, str) and is_own(kind)) for kind in kinds]
     for i, kind in enumerate(kinds):
-        if kept[i]:
+        if is_kept[i]:
             continue
-        if not any(kept) or not isinstance(kind, str):
+        if not any(is_kept) or not isinstance(kind, str):
             given = shown(kind) if isinstance(kind, str) else kind_of(kind)
             message = f"{path}[{i}].type is {given}: only tools that the client runs can be called"
             raise InvalidRequest(message, code="invalid_value", param=f"{path}[{i}].type")
         ignored.append(Ignored(".".join((name_of(f"{path}[{i}]", kind), *_own_names(values[i], kind))), "tool"))
-    return [(f"{path}[{i}]", value) for i, value in enumerate(values) if kept[i]]
+    return [(f"{path}[{i}]", value) for i, value in enumerate(values) if is_kept[i]]
 
 
 def _own_names(tool: dict[str, Any], kind: str) -> list[str]:
@@ -104,10 +74,10 @@ def _own_names(tool: dict[str, Any], kind: str) -> list[str]:
     return [name[:64]] if isinstance(name, str) else []
 
 
-def make_offer(
-    tools: Iterable[Tool], choice: Choice, allowed: Iterable[str] | None, is_parallel: bool, paths: tuple[str, str]
-) -> Offer:
-    """`allowed`: None for all. `paths`: of the tools and of the choice, for errors.
+def make_tools(
+    tools: Iterable[Tool], mode: Mode, allowed: Iterable[str] | None, is_parallel: bool, paths: tuple[str, str]
+) -> Tools:
+    """Tools with their choice. `allowed`: None for all. `paths`: of the tools and of the choice, for errors.
 
     Raises InvalidRequest: too_many_items, invalid_value.
     """
@@ -119,11 +89,11 @@ def make_offer(
         raise InvalidRequest(message, code="too_many_items", param=tools_path)
     if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
         raise InvalidRequest(f"two of {tools_path} are named {twice}", code="invalid_value", param=tools_path)
-    if choice == "required" and not tools:
-        message = f"{choice_path} wants a tool called, and {tools_path} holds none"
+    if mode == "required" and not tools:
+        message = f"{choice_path} requires a tool call, and {tools_path} is empty"
         raise InvalidRequest(message, code="invalid_value", param=choice_path)
     allowed = tuple(names if allowed is None else allowed)
-    if absent := next((name for name in allowed if name not in names), None):
-        message = f"{choice_path} names {shown(absent)}, which is not among {tools_path}"
+    if unknown := next((name for name in allowed if name not in names), None):
+        message = f"{choice_path} names {shown(unknown)}, which is not among {tools_path}"
         raise InvalidRequest(message, code="invalid_value", param=choice_path)
-    return Offer(tools=tools, choice=choice if allowed else "none", allowed=allowed, is_parallel=is_parallel)
+    return tools, ToolChoice(mode=mode if allowed else "none", allowed=allowed, is_parallel=is_parallel)

@@ -10,36 +10,38 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
+from tripos.dialects.arguments import Arguments
+from tripos.dialects.dialect import ARGUMENTS, NAME, Dialect, Frame
+from tripos.dialects.parser import CALL_KEY, SOME_SPACE
 from tripos.errors import InvalidRequest
-from tripos.types import Constraint
-from tripos.wire.tools.arguments import with_arguments
-from tripos.wire.tools.dialect import ARGUMENTS, NAME, Dialect, Frame
-from tripos.wire.tools.offer import Offer, Tool
-from tripos.wire.tools.parser import CALL_KEY, SOME_SPACE
+from tripos.types import Constraint, ToolChoice
 
 MAX_CALLS = 32  # in one answer
 _ANYTHING = "/(?s:.*)/"
 
 
 def constrain(
-    offer: Offer, dialect: Dialect, marker_ids: Mapping[str, int], answer: Constraint | None = None
+    arguments: Mapping[str, Arguments],
+    choice: ToolChoice,
+    dialect: Dialect,
+    marker_ids: Mapping[str, int],
+    answer: Constraint | None = None,
 ) -> Constraint:
-    """The constraint of an answer that may, or must, call what is offered.
+    """The constraint of an answer that may, or must, call the tools whose arguments are given by name.
 
     `marker_ids`: those of the dialect's markers that are special tokens, which no text spells. `answer`: what must be
     matched where nothing is called. Raises InvalidRequest for an answer that cannot be told from a call.
     """
-    tools = [tool for tool in offer.tools if tool.name in offer.allowed]
-    writer = _Writer(dialect, marker_ids, tools, is_parallel=offer.is_parallel)
-    if offer.choice == "required":
+    writer = _Writer(dialect, marker_ids, tuple(arguments), is_parallel=choice.is_parallel)
+    if choice.mode == "required":
         lines = writer.required()
     elif answer is not None:
-        frames = tuple(frame for frame in dialect.form.frames if writer.is_told(frame))
+        frames = tuple(frame for frame in dialect.form.frames if writer.is_distinct(frame))
         lines = [_answer_rule(answer, frames), *writer.answering(frames)]
     else:
         lines = writer.free()
-    for i, tool in enumerate(tools):
-        lines.append(f"arguments_{i}: %json {_schema_text(tool)}")
+    for i, each in enumerate(arguments.values()):
+        lines.append(f"arguments_{i}: %json {each.source}")
     return Constraint(kind="lark", source="\n".join(lines) + "\n", param="tools")
 
 
@@ -54,25 +56,18 @@ def _answer_rule(answer: Constraint, frames: tuple[Frame, ...]) -> str:
     return f"answer: %json {schema}"
 
 
-def _schema_text(tool: Tool) -> str:
-    """With its path as a comment, by which a refusal tells which tool it is about."""
-    if tool.arguments is None:
-        tool, _ = with_arguments(tool)
-    return json.dumps({"$comment": tool.path, **tool.arguments}, ensure_ascii=False)
-
-
 class _Writer:
     """Rules of one dialect for some tools. Texts between calls are lexemes that end where a call's mark does, so that
     a text and a mark are never in doubt."""
 
     def __init__(
-        self, dialect: Dialect, marker_ids: Mapping[str, int], tools: Sequence[Tool], *, is_parallel: bool
+        self, dialect: Dialect, marker_ids: Mapping[str, int], names: Sequence[str], *, is_parallel: bool
     ) -> None:
         self._form = dialect.form
         self._triggers = dialect.triggers
         self._first = dialect.first
         self._ids = marker_ids
-        self._tools = tools
+        self._names = names
         self._most = MAX_CALLS if is_parallel else 1
         self._marker = re.compile("|".join(f"({re.escape(marker)})" for marker in marker_ids) or r"(?!)")
 
@@ -91,18 +86,18 @@ class _Writer:
     def free(self) -> list[str]:
         """Text, or calls behind any text (at the beginning, where only that begins one)."""
         if not self._first:
-            ways, lines = self._said("text", "")
+            ways, lines = self._behind_text("text", "")
             return [f"start: {_upto(self._most, *ways)} text", *lines, *self._calls()]
         bracket = rf"(\[{SOME_SPACE})?" if self._form.lists else ""
-        said, lines = self._said("text", f" & ~(/{SOME_SPACE}{bracket}/ CALL {_ANYTHING})")
-        ways = ["text", *(f"{way} tail" for way in ("first", *said))]
+        behind, lines = self._behind_text("text", f" & ~(/{SOME_SPACE}{bracket}/ CALL {_ANYTHING})")
+        ways = ["text", *(f"{way} tail" for way in ("first", *behind))]
         for i, frame in enumerate(self._form.lists):
             ways.append(f"list{i} {self._rest(frame)}")
             lines += self._openings(f"list{i}", rf"{SOME_SPACE}{_regex(frame.opening)}{SOME_SPACE}")
         lines += self._openings("first", SOME_SPACE)
         return [f"start: {' | '.join(ways)}", *lines, *self._tail(), *self._calls()]
 
-    def is_told(self, frame: Frame) -> bool:
+    def is_distinct(self, frame: Frame) -> bool:
         """Whether a frame begins as no JSON does."""
         return self._head(frame) in self._ids or frame.opening[:1] == "<"
 
@@ -115,10 +110,10 @@ class _Writer:
             chain = f"{SOME_SPACE}{_regex(self._form.chain)}{SOME_SPACE}"
             never = f" & ~(/{chain}/ CALL {_ANYTHING})"
             ways, lines = ["chain"], self._openings("chain", chain)
-        said, rules = self._said("after", never)
-        return [f"tail: {_upto(self._most - 1, *ways, *said)} after", *lines, *rules]
+        behind, rules = self._behind_text("after", never)
+        return [f"tail: {_upto(self._most - 1, *ways, *behind)} after", *lines, *rules]
 
-    def _said(self, name: str, never: str) -> tuple[list[str], list[str]]:
+    def _behind_text(self, name: str, never: str) -> tuple[list[str], list[str]]:
         """Ways to call behind a text, and rules, among them one of this name for text that is no call. `never`: what
         neither begins with."""
         heads = {frame: head for frame in self._form.frames if (head := self._head(frame))}
@@ -138,15 +133,15 @@ class _Writer:
 
     def _calls(self) -> list[str]:
         """Every call, as the family writes it. Where no marker announces it, its name is a lexeme's end."""
-        numbers = range(len(self._tools))
+        numbers = range(len(self._names))
         lines = [f"call: {' | '.join(f'call_{i}' for i in numbers)}"]
         if not self._first:
             return [*lines, *(f"call_{i}: {self._parts(i, self._form.call)}" for i in numbers)]
         at = self._form.call.index(NAME)
         before, behind = self._form.call[:at], self._form.call[at + 1 :]
         behind = (str(behind[0]).removeprefix('"'), *behind[1:])
-        for i, tool in enumerate(self._tools):
-            quoted = _quoted(f'{tool.name}"')
+        for i, name in enumerate(self._names):
+            quoted = _quoted(f'{name}"')
             lines += [
                 f"N{i}: {quoted}",
                 f"r{i}: {self._parts(i, behind)}",
@@ -155,13 +150,13 @@ class _Writer:
         return [*lines, f"KEY: /{CALL_KEY}/", f"CALL: KEY ({' | '.join(f'N{i}' for i in numbers)})"]
 
     def _parts(self, index: int, parts: Sequence[object]) -> str:
-        places = {NAME: _quoted(self._tools[index].name), ARGUMENTS: f"arguments_{index}"}
+        places = {NAME: _quoted(self._names[index]), ARGUMENTS: f"arguments_{index}"}
         return " ".join(places.get(part) or self.text(str(part)) for part in parts)
 
     def _openings(self, name: str, before: str) -> list[str]:
         """A rule for a call that no marker announces: one lexeme up to the end of its name, which tells it from text,
         and then as the family writes it."""
-        upper, numbers = name.upper(), range(len(self._tools))
+        upper, numbers = name.upper(), range(len(self._names))
         return [
             f"{name}: {' | '.join(f'{upper}{i} r{i}' for i in numbers)}",
             *(f"{upper}{i}: {upper} N{i}" for i in numbers),

@@ -10,22 +10,23 @@ import jsonschema
 import numpy as np
 import pytest
 
+from tripos.dialects.arguments import enforceable
+from tripos.dialects.deepseek import BEGIN as BEGIN_CALLS
+from tripos.dialects.deepseek import DEEPSEEK_R1, DEEPSEEK_V31
+from tripos.dialects.deepseek import END as END_CALLS
+from tripos.dialects.dialect import ARGUMENTS, NAME, Dialect
+from tripos.dialects.families import DIALECTS
+from tripos.dialects.generic import GENERIC
+from tripos.dialects.grammar import constrain
+from tripos.dialects.hermes import HERMES
+from tripos.dialects.llama import LLAMA
+from tripos.dialects.mistral import MISTRAL_LIST
+from tripos.dialects.parser import CallParser, Part, ToolText
 from tripos.errors import InvalidRequest
 from tripos.grammar.matcher import Grammar, Vocabulary, lark_grammar
-from tripos.types import Constraint
-from tripos.wire.tools.deepseek import BEGIN as BEGIN_CALLS
-from tripos.wire.tools.deepseek import DEEPSEEK_R1, DEEPSEEK_V31
-from tripos.wire.tools.deepseek import END as END_CALLS
-from tripos.wire.tools.dialect import ARGUMENTS, NAME, Dialect
-from tripos.wire.tools.dialects import DIALECTS
-from tripos.wire.tools.generic import GENERIC
-from tripos.wire.tools.grammar import constrain
-from tripos.wire.tools.hermes import HERMES
-from tripos.wire.tools.llama import LLAMA
-from tripos.wire.tools.mistral import MISTRAL_LIST
-from tripos.wire.tools.offer import Choice, Offer, Tool
-from tripos.wire.tools.parser import Parser, Part, ToolText
-from tripos.wire.tools.schema import bare
+from tripos.schema.parameters import bare
+from tripos.types import Constraint, Tool, ToolChoice
+from tripos.wire.tools import Mode
 
 EOS = 256
 WEATHER = {
@@ -46,8 +47,17 @@ TOOLS = (
 SCHEMAS = {tool.name: tool.parameters for tool in TOOLS}
 
 
-def offer(choice: Choice = "required", *, allowed: tuple[str, ...] = tuple(SCHEMAS), is_parallel: bool = True) -> Offer:
-    return Offer(tools=TOOLS, choice=choice, allowed=allowed, is_parallel=is_parallel)
+def choice(
+    mode: Mode = "required", *, allowed: tuple[str, ...] = tuple(SCHEMAS), is_parallel: bool = True
+) -> ToolChoice:
+    return ToolChoice(mode=mode, allowed=allowed, is_parallel=is_parallel)
+
+
+def constrained(
+    chosen: ToolChoice, dialect: Dialect, marker_ids: dict[str, int], answer: Constraint | None = None
+) -> Constraint:
+    """With the arguments of the tools that may be called."""
+    return constrain(enforceable(TOOLS, chosen.allowed or ()), chosen, dialect, marker_ids, answer)
 
 
 class Walk:
@@ -88,12 +98,12 @@ def markers_of(dialect: Dialect, special: bool) -> dict[str, int]:
     return {marker: 257 + i for i, marker in enumerate(dialect.markers)} if special else {}
 
 
-def walk(dialect: Dialect, offer: Offer, *, special: bool, answer: Constraint | None = None) -> Walk:
-    return Walk(dialect, constrain(offer, dialect, markers_of(dialect, special), answer), special=special)
+def walk(dialect: Dialect, chosen: ToolChoice, *, special: bool, answer: Constraint | None = None) -> Walk:
+    return Walk(dialect, constrained(chosen, dialect, markers_of(dialect, special), answer), special=special)
 
 
 def read(dialect: Dialect, text: str) -> list[Part]:
-    parser = Parser(dialect, SCHEMAS)
+    parser = CallParser(dialect, SCHEMAS)
     return parser.push(text) + parser.flush()
 
 
@@ -105,7 +115,7 @@ KINDS = [
 @pytest.mark.parametrize(("dialect", "special"), KINDS, ids=lambda value: getattr(value, "name", str(value)))
 @pytest.mark.parametrize("is_parallel", [True, False])
 def test_what_must_call_calls_with_valid_arguments(dialect: Dialect, special: bool, is_parallel: bool) -> None:
-    texts = walk(dialect, offer(is_parallel=is_parallel), special=special)
+    texts = walk(dialect, choice(is_parallel=is_parallel), special=special)
     counts = set()
     for seed in range(40):
         text = texts.text(seed)
@@ -126,14 +136,14 @@ SAID = ("", "\n", " \n\n", "\nDone; is it?", "\n\nThen {again}:\n", " a ; b")
 
 
 @pytest.mark.parametrize(("dialect", "special"), KINDS, ids=lambda value: getattr(value, "name", str(value)))
-@pytest.mark.parametrize("choice", ["auto", "required"])
+@pytest.mark.parametrize("mode", ["auto", "required"])
 @pytest.mark.parametrize("said", SAID)
-def test_behind_a_call_a_model_says_what_it_likes(dialect: Dialect, special: bool, choice: Choice, said: str) -> None:
+def test_behind_a_call_a_model_says_what_it_likes(dialect: Dialect, special: bool, mode: Mode, said: str) -> None:
     """Nothing, white space, text, or another call: none is forced on it, and all of it is read."""
     if dialect is GENERIC:  # whose call is the whole answer
         return
-    allows = walk(dialect, offer(choice), special=special)._grammar.accepts
-    alone = walk(dialect, offer("auto", is_parallel=False), special=special)._grammar.accepts
+    allows = walk(dialect, choice(mode), special=special)._grammar.accepts
+    alone = walk(dialect, choice("auto", is_parallel=False), special=special)._grammar.accepts
     pick, now = _call(dialect, "pick", '{"on": true}'), _call(dialect, "now", "{}")
     chain = dialect.form.chain if dialect.form.chain and not said.strip() else ""
     another = now if chain or not dialect.form.chain else dialect.markers[0] + now
@@ -150,7 +160,7 @@ def test_behind_a_call_a_model_says_what_it_likes(dialect: Dialect, special: boo
 
 @pytest.mark.parametrize(("dialect", "special"), KINDS, ids=lambda value: getattr(value, "name", str(value)))
 def test_a_call_that_must_be_alone_ends_the_answer(dialect: Dialect, special: bool) -> None:
-    texts = walk(dialect, offer("required", is_parallel=False), special=special)
+    texts = walk(dialect, choice("required", is_parallel=False), special=special)
     matcher = texts._grammar.start()
     for id in _ids(dialect, special, _call(dialect, "pick", '{"on": true}')):
         assert not matcher.is_complete
@@ -165,7 +175,7 @@ DEEPSEEK_ENDS = ("", END_CALLS, "\n" + END_CALLS, END_CALLS + "\n", f"\n{END_CAL
 @pytest.mark.parametrize("special", [False, True])
 @pytest.mark.parametrize("end", DEEPSEEK_ENDS)
 def test_the_mark_at_the_end_of_calls_may_stand_anywhere_behind_them(dialect: Dialect, special: bool, end: str) -> None:
-    allows = walk(dialect, offer("auto"), special=special)._grammar.accepts
+    allows = walk(dialect, choice("auto"), special=special)._grammar.accepts
     text = _call(dialect, "pick", '{"on": true}') + end
     assert allows(_ids(dialect, special, text))
     words = ["Done."] if "Done" in end else []
@@ -174,9 +184,9 @@ def test_the_mark_at_the_end_of_calls_may_stand_anywhere_behind_them(dialect: Di
 
 def test_white_space_in_a_list_of_calls_asks_for_no_further_call() -> None:
     one = '{"name": "pick", "arguments": {"on": true}}'
-    for dialect, before, choices in ((MISTRAL_LIST, "[TOOL_CALLS][", ("auto", "required")), (GENERIC, "[", ("auto",))):
-        for choice in choices:
-            allows = walk(dialect, offer(choice), special=False)._grammar.accepts
+    for dialect, before, modes in ((MISTRAL_LIST, "[TOOL_CALLS][", ("auto", "required")), (GENERIC, "[", ("auto",))):
+        for mode in modes:
+            allows = walk(dialect, choice(mode), special=False)._grammar.accepts
             for list_ in (f"{one}]", f"{one}\n]", f"{one} , {one}\n ]", f"{one},\n{one}]"):
                 assert allows(list((before + list_).encode()))
                 assert len(read(dialect, before + list_)) == list_.count("pick")
@@ -192,7 +202,7 @@ def test_white_space_in_a_list_of_calls_asks_for_no_further_call() -> None:
     ],
 )  # fmt: skip
 def test_json_that_names_no_tool_is_an_answer(dialect: Dialect, text: str) -> None:
-    allows = walk(dialect, offer("auto"), special=False)._grammar.accepts
+    allows = walk(dialect, choice("auto"), special=False)._grammar.accepts
     assert allows(list(text.encode()))
     parts = read(dialect, text)
     assert "".join(part for part in parts if isinstance(part, str)) == text
@@ -203,7 +213,7 @@ def test_json_that_names_no_tool_is_an_answer(dialect: Dialect, text: str) -> No
     "beginning", ['{"name":"now"', '\n{ "name" : "now"', '{"type": "function", "name": "now"', '{\n"name": "now"']
 )
 def test_a_call_in_any_spacing_is_a_call(dialect: Dialect, beginning: str) -> None:
-    allows = walk(dialect, offer("auto"), special=False)._grammar.accepts
+    allows = walk(dialect, choice("auto"), special=False)._grammar.accepts
     key = "parameters" if dialect is LLAMA else "arguments"
     text = beginning + f', "{key}": {{}}}}'
     assert allows(list(text.encode()))
@@ -213,7 +223,7 @@ def test_a_call_in_any_spacing_is_a_call(dialect: Dialect, beginning: str) -> No
 
 @pytest.mark.parametrize(("dialect", "special"), KINDS, ids=lambda value: getattr(value, "name", str(value)))
 def test_what_may_call_speaks_freely_or_calls_rightly(dialect: Dialect, special: bool) -> None:
-    grammar = constrain(offer("auto"), dialect, markers_of(dialect, special))
+    grammar = constrained(choice("auto"), dialect, markers_of(dialect, special))
     allows = Walk(dialect, grammar, special=special)._grammar.accepts
     call = _written(dialect, special, "pick", '{"on": true}')
     for text in ("Hello, I am <b> free [1] of {tools} ", "", "a\n\nb", '{"answer": 42}', "[1] a"):
@@ -253,7 +263,7 @@ def _written(dialect: Dialect, special: bool, name: str, arguments: str) -> list
 
 
 def test_only_what_is_allowed_is_called() -> None:
-    texts = walk(HERMES, offer(allowed=("now", "pick")), special=False)
+    texts = walk(HERMES, choice(allowed=("now", "pick")), special=False)
     names = {part.name for seed in range(30) for part in read(HERMES, texts.text(seed)) if isinstance(part, ToolText)}
     assert names == {"now", "pick"}
 
@@ -276,8 +286,8 @@ def test_descriptions_never_reach_the_grammar() -> None:
             Tool(name=tool.name, description=_words(draw), parameters=described(tool.parameters))
             for tool in (*TOOLS, Tool(name="marked", parameters=marked))
         ]
-        asked = Offer(tools=tuple(tools), choice="auto", allowed=tuple(tool.name for tool in tools))
-        sources.add(constrain(asked, HERMES, {}).source)
+        arguments = enforceable(tools, tuple(tool.name for tool in tools))
+        sources.add(constrain(arguments, ToolChoice(), HERMES, {}).source)
     assert len(sources) == 1
     assert '"description"' in sources.pop()  # the parameter of that name
 
@@ -320,11 +330,11 @@ def test_a_schema_for_the_answer_holds_where_nothing_is_called() -> None:
     answer = Constraint(
         kind="json_schema", source='{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}'
     )
-    allows = walk(HERMES, offer("auto"), special=False, answer=answer)._grammar.accepts
+    allows = walk(HERMES, choice("auto"), special=False, answer=answer)._grammar.accepts
     assert allows(list(b'{"n": 1}'))
     assert not allows(list(b"Hello"))
     assert allows(_written(HERMES, False, "now", "{}"))
     with pytest.raises(InvalidRequest, match="cannot be told apart"):
-        constrain(offer("auto"), GENERIC, {}, answer)
+        constrained(choice("auto"), GENERIC, {}, answer)
     with pytest.raises(InvalidRequest, match="regex"):
-        constrain(offer("auto"), HERMES, {}, Constraint(kind="regex", source="a"))
+        constrained(choice("auto"), HERMES, {}, Constraint(kind="regex", source="a"))

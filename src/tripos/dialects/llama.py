@@ -1,12 +1,12 @@
 """Llama 3.x: the answer is {"name": …, "parameters": …}, behind <|python_tag|> or not; several have semicolons between.
 
-The family's templates take one at a time, so one is asked for, and more are heard when the model makes them.
+The family's templates take one at a time, so the grammar asks for one, and more are read when the model writes them.
 """
 
 from __future__ import annotations
 
-from tripos.wire.tools.dialect import ARGUMENTS, NAME, Dialect, Form, Frame
-from tripos.wire.tools.parser import FIRST_KEYS, Reading, Source
+from tripos.dialects.dialect import ARGUMENTS, NAME, Dialect, Form, Frame
+from tripos.dialects.parser import FIRST_KEYS, Reading, Source
 
 TAG, CHAIN = "<|python_tag|>", ";"
 

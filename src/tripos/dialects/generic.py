@@ -1,20 +1,20 @@
 """For models whose template knows no calls, or in a way unknown here: the whole answer is {"name": …, "arguments": …}.
-Also what there is to call, in words, for any template that does not say it.
+Also the tools in words, for any template that does not show them.
 
-A list of such objects is read; it is not asked for, because models that were shown no calls find no end of them.
+A list of such objects is read, but no grammar asks for one: models that were shown no calls do not end it.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
-from tripos.types import Message, ToolCall
-from tripos.wire.tools.dialect import ARGUMENTS, NAME, Dialect, Form, Frame
-from tripos.wire.tools.offer import Tool, describe_tool
-from tripos.wire.tools.parser import FIRST_KEYS, Reading, Source
+from tripos.dialects.dialect import ARGUMENTS, NAME, Dialect, Form, Frame
+from tripos.dialects.parser import FIRST_KEYS, Reading, Source
+from tripos.types import Message, Tool, ToolCall
 
 
 def _read(source: Source) -> Reading[bool]:
@@ -42,15 +42,21 @@ def spell_out(messages: Sequence[Message]) -> tuple[Message, ...]:
     if not any(message.tool_calls or message.role == "tool" for message in messages):
         return tuple(messages)
     names: dict[str, str] = {}
-    told = []
+    spelled = []
     for message in messages:
         names |= {call.id: call.name for call in message.tool_calls}
-        told.append(_without_tools(message, names))
-    return tuple(told)
+        spelled.append(_without_tools(message, names))
+    return tuple(spelled)
 
 
-def tell(messages: Sequence[Message], tools: Sequence[Tool], dialect: Dialect) -> tuple[Message, ...]:
-    """The conversation with the system's message saying what there is to call, and how."""
+def describe_tool(tool: Tool, parameters: dict[str, Any]) -> dict[str, Any]:
+    """A tool as a model is shown it; no description where the client gave none."""
+    description = {"description": tool.description} if tool.description else {}
+    return {"name": tool.name, **description, "parameters": parameters}
+
+
+def describe_in_words(messages: Sequence[Message], tools: Sequence[Tool], dialect: Dialect) -> tuple[Message, ...]:
+    """The conversation with a system message that describes the tools and how to call them."""
     if not tools:
         return tuple(messages)
     has_system = messages[0].role == "system"

@@ -1,4 +1,4 @@
-"""A model's text, as it comes, taken apart into text and tool calls.
+"""A model's text, as it comes, parsed into text and tool calls.
 
 A dialect says what begins a call and reads on from there, as a generator that yields when it needs more text. Owns
 what is held back: what may still become a call, and white space that may stand before one. What turns out to be no
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from tripos.wire.tools.scan import Scan
+from tripos.dialects.scan import Scan
 
 if TYPE_CHECKING:
-    from tripos.wire.tools.dialect import Dialect
+    from tripos.dialects.dialect import Dialect
 
 T = TypeVar("T")
 Reading = Generator[None, None, T]  # yields when it needs more text
@@ -139,7 +139,7 @@ class Source:
             yield
 
 
-class Parser:
+class CallParser:
     """One choice's text → text and calls. `names`: of the tools that may be called."""
 
     def __init__(self, dialect: Dialect, names: Iterable[str]) -> None:
@@ -178,7 +178,7 @@ class Parser:
                 self._reading = None
                 self._collect()
                 if not end.value:
-                    self._say("".join(self._source.taken))
+                    self._emit("".join(self._source.taken))
                 self._source.taken = []
             else:
                 self._collect()
@@ -192,39 +192,39 @@ class Parser:
             self._is_first = False
 
     def _find(self) -> bool:
-        """Say what comes before a call and take its trigger; False: none is there yet."""
+        """Emit what comes before a call and take its trigger; False: none is there yet."""
         source, dialect = self._source, self._dialect
         if self._is_first and dialect.first:
             begin = source.rest.lstrip(SPACE)
             if begin and begin[0] in dialect.first:
                 self._is_first = False
-                self._say(source.rest[: -len(begin)])
+                self._emit(source.rest[: -len(begin)])
                 source.rest = begin
                 return True
         found = [(at, -len(trigger)) for trigger in dialect.triggers if (at := source.rest.find(trigger)) >= 0]
         if found:
             at, length = min(found)
-            self._say_next(at)
+            self._emit_next(at)
             source.take(-length)
             return True
-        self._say_next(len(source.rest) - (0 if source.is_over else _num_begun(source.rest, dialect.triggers)))
+        self._emit_next(len(source.rest) - (0 if source.is_over else _num_begun(source.rest, dialect.triggers)))
         return False
 
-    def _say_next(self, num_chars: int) -> None:
+    def _emit_next(self, num_chars: int) -> None:
         source = self._source
         text, source.rest = source.rest[:num_chars], source.rest[num_chars:]
-        self._say(text)
+        self._emit(text)
 
-    def _say(self, text: str) -> None:
+    def _emit(self, text: str) -> None:
         """Text for the reader, but for white space at its end, which nobody wants before a call or behind one."""
         text = self._space + text
         if self._is_behind_call:
             text = text.lstrip(SPACE)
-        said = text.rstrip(SPACE)
-        self._space = text[len(said) :]
-        if said:
+        certain = text.rstrip(SPACE)
+        self._space = text[len(certain) :]
+        if certain:
             self._is_first = self._is_behind_call = False
-            self._parts.append(said)
+            self._parts.append(certain)
 
 
 class _Called(msgspec.Struct):

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tripos.wire.tools.deepseek import DEEPSEEK_R1, DEEPSEEK_V31
-from tripos.wire.tools.dialect import Dialect
-from tripos.wire.tools.dialects import DIALECTS
-from tripos.wire.tools.generic import GENERIC
-from tripos.wire.tools.hermes import HERMES
-from tripos.wire.tools.llama import LLAMA
-from tripos.wire.tools.mistral import MISTRAL, MISTRAL_LIST
-from tripos.wire.tools.parser import Parser, Part, ToolText
+from tripos.dialects.deepseek import DEEPSEEK_R1, DEEPSEEK_V31
+from tripos.dialects.dialect import Dialect
+from tripos.dialects.families import DIALECTS
+from tripos.dialects.generic import GENERIC
+from tripos.dialects.hermes import HERMES
+from tripos.dialects.llama import LLAMA
+from tripos.dialects.mistral import MISTRAL, MISTRAL_LIST
+from tripos.dialects.parser import CallParser, Part, ToolText
 
 NAMES = ("f", "get_weather")
 F = ToolText("f", '{"a": 1}')
@@ -108,7 +108,7 @@ IDS = [f"{dialect.name}-{i}" for i, (dialect, _, _) in enumerate(CASES)]
 
 
 def parse(dialect: Dialect, pieces: list[str]) -> list[Part]:
-    parser = Parser(dialect, NAMES)
+    parser = CallParser(dialect, NAMES)
     return joined([part for piece in pieces for part in parser.push(piece)] + parser.flush())
 
 
@@ -181,14 +181,14 @@ def test_a_text_cut_off_anywhere_has_no_broken_call(case: tuple[Dialect, str, li
     ],
 )
 def test_text_is_held_back_only_while_it_may_be_a_call(dialect: Dialect, held: str, then: str, released: str) -> None:
-    parser = Parser(dialect, NAMES)
+    parser = CallParser(dialect, NAMES)
     before = "".join(map(str, parser.push(held)))
     assert released not in before
     assert "".join(map(str, parser.push(then))).strip() == released
 
 
 def test_plain_text_passes_at_once() -> None:
-    parser = Parser(HERMES, NAMES)
+    parser = CallParser(HERMES, NAMES)
     assert [parser.push(word) for word in ("Hello", " wor", "ld", " <", "b")] == [
         ["Hello"], [" wor"], ["ld"], [], [" <b"]
     ]  # fmt: skip

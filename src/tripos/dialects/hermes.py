@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tripos.wire.tools.dialect import ARGUMENTS, NAME, Dialect, Form, Frame
-from tripos.wire.tools.parser import CALL_KEYS, Reading, Source
+from tripos.dialects.dialect import ARGUMENTS, NAME, Dialect, Form, Frame
+from tripos.dialects.parser import CALL_KEYS, Reading, Source
 
 BEGIN, END = "<tool_call>", "</tool_call>"
 

@@ -1,11 +1,13 @@
-"""JSON Schemas of arguments: what is no schema is refused here, with its path; what only people read is taken out."""
+"""JSON Schemas of tools' parameters: what is no schema is refused with its path; what only people read is left out.
+
+Tested in tests/unit/dialects/test_grammar.py.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tripos.errors import InvalidRequest
-from tripos.wire.json import shown
+from tripos.errors import InvalidRequest, shown
 
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 _MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")  # name → schema
@@ -26,7 +28,7 @@ _COMPOSING = frozenset(
 )
 
 
-def check_schema(schema: Any, path: str) -> None:
+def check_parameters(schema: Any, path: str) -> None:
     """An object whose parts are schemas and whose types exist. Raises InvalidRequest (invalid_schema)."""
     if not isinstance(schema, dict):
         raise _wrong(path, "must be a JSON Schema, an object")
@@ -55,7 +57,7 @@ def check_schema(schema: Any, path: str) -> None:
 
 def _check_inner(schema: Any, path: str) -> None:
     if not isinstance(schema, bool):  # true allows anything, false nothing
-        check_schema(schema, path)
+        check_parameters(schema, path)
 
 
 def _check_type(schema: dict[str, Any], path: str) -> None:

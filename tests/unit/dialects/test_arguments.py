@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 
+from tripos.dialects.arguments import arguments_of, enforceable
+from tripos.dialects.grammar import constrain
+from tripos.dialects.hermes import HERMES
 from tripos.errors import InvalidRequest
 from tripos.grammar.limits import MAX_SOURCE_BYTES, admit, try_out
 from tripos.grammar.matcher import Vocabulary
-from tripos.types import Constraint
-from tripos.wire.tools.arguments import enforceable, with_arguments
-from tripos.wire.tools.grammar import constrain
-from tripos.wire.tools.hermes import HERMES
-from tripos.wire.tools.offer import Offer, Tool
+from tripos.types import Constraint, Tool, ToolChoice
 
 PATH = "tools[3].function.parameters"
 VOCABULARY = Vocabulary([bytes([i]) for i in range(256)] + [b"</s>"], [256], [256])
@@ -26,12 +25,11 @@ def tool(parameters: dict[str, Any], *, is_strict: bool = False) -> Tool:
 
 def relaxed(parameters: dict[str, Any]) -> tuple[Any, list[str]]:
     """The schema, and the names of what is not enforced, without the path of the tool."""
-    made, ignored = with_arguments(tool(parameters))
-    assert {each.group for each in ignored} <= {"schema"}
-    names = [each.name for each in ignored]
+    made = arguments_of(tool(parameters))
+    names = list(made.unenforced)
     assert all(name.startswith(f"{PATH}.") for name in names)
-    try_out(VOCABULARY, admit(Constraint(kind="json_schema", source=json.dumps(made.arguments))))
-    return made.arguments, [name.removeprefix(f"{PATH}.") for name in names]
+    try_out(VOCABULARY, admit(Constraint(kind="json_schema", source=json.dumps(made.schema))))
+    return made.schema, [name.removeprefix(f"{PATH}.") for name in names]
 
 
 def of_p(schema: Any) -> dict[str, Any]:
@@ -98,7 +96,7 @@ def test_what_is_left_out_is_not_referred_to() -> None:
 )  # fmt: skip
 def test_a_strict_tool_is_refused_with_its_name_and_the_place(given: Any, keyword: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        with_arguments(tool(of_p(given), is_strict=True))
+        arguments_of(tool(of_p(given), is_strict=True))
     assert caught.value.code == "unsupported_schema"
     assert caught.value.param == PATH
     assert f"the tool 'f': the keyword '{keyword}' in {PATH}.properties.p" in caught.value.message
@@ -110,10 +108,10 @@ def test_the_largest_tools_are_not_enforced_where_all_are_too_large_together() -
         return Tool(name=name, parameters={"properties": properties}, path=f"tools.{name}", is_strict=is_strict)
 
     tools = (sized("a", 300), sized("b", 1000), sized("c", 1100, is_strict=True), sized("d", 20_000), sized("e", 9))
-    offer, ignored = enforceable(Offer(tools=tools, allowed=("a", "b", "c", "d", "e")))
-    assert [len(tool.arguments.get("properties", {})) for tool in offer.tools] == [300, 0, 1100, 0, 9]
-    assert [each.name for each in ignored] == ["tools.b", "tools.d"]
-    source = constrain(offer, HERMES, {}).source
+    arguments = enforceable(tools, ("a", "b", "c", "d", "e"))
+    assert [len(each.schema.get("properties", {})) for each in arguments.values()] == [300, 0, 1100, 0, 9]
+    assert [path for each in arguments.values() for path in each.unenforced] == ["tools.b", "tools.d"]
+    source = constrain(arguments, ToolChoice(), HERMES, {}).source
     assert len(source) < MAX_SOURCE_BYTES
     for name in ("b", "d"):
         assert f'"$comment": "tools.{name}", "type": "object"}}' in source
@@ -121,5 +119,6 @@ def test_the_largest_tools_are_not_enforced_where_all_are_too_large_together() -
 
 def test_only_what_may_be_called_is_looked_at() -> None:
     tools = (tool({"type": "object", "not": {}}, is_strict=True), Tool(name="g"))
-    offer, ignored = enforceable(Offer(tools=tools, allowed=("g",)))
-    assert (offer.tools[0].arguments, ignored) == (None, ())
+    arguments = enforceable(tools, ("g",))
+    assert list(arguments) == ["g"]
+    assert arguments["g"].unenforced == ()
