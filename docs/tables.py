@@ -14,13 +14,13 @@ from itertools import groupby
 from pathlib import Path
 
 from tripos import config
-from tripos.api.elsewhere import ELSEWHERE
+from tripos.api.not_implemented import FAMILIES
 from tripos.api.routes import ROUTES, Route
 from tripos.wire.fields import Field, Table
 
 PAGES = tuple(Path(__file__).parent / "reference" / name for name in ("http-api.md", "settings.md"))
 _BLOCK = re.compile(
-    r"<!-- ((?P<kind>fields|foreign): (?P<asked>[^>]+)|settings: (?P<settings>[^>]+)|routes|elsewhere) -->\n"
+    r"<!-- ((?P<kind>fields|foreign): (?P<asked>[^>]+)|settings: (?P<settings>[^>]+)|routes|not implemented) -->\n"
     r".*?<!-- end -->",
     re.DOTALL,
 )
@@ -36,7 +36,7 @@ def generate(page: str) -> str:
         elif match["asked"] is not None:
             lines = _fields(match["asked"], is_foreign=match["kind"] == "foreign")
         else:
-            lines = _routes() if match[1] == "routes" else _elsewhere()
+            lines = _routes() if match[1] == "routes" else _not_implemented()
         return "\n".join((f"<!-- {match[1]} -->", *lines, "<!-- end -->"))
 
     return _BLOCK.sub(table_at, page)
@@ -50,8 +50,8 @@ def _routes() -> list[str]:
     return ["| endpoint | what it does |", "|---|---|", *rows]
 
 
-def _elsewhere() -> list[str]:
-    return ["| path and all below | instead |", "|---|---|", *(f"| `{path}` | {word} |" for path, _, word in ELSEWHERE)]
+def _not_implemented() -> list[str]:
+    return ["| path and all below | instead |", "|---|---|", *(f"| `{path}` | {word} |" for path, _, word in FAMILIES)]
 
 
 def _fields(asked: str, *, is_foreign: bool) -> list[str]:

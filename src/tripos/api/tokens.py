@@ -16,31 +16,31 @@ from tripos.wire.openai.tokens import decode_detokenize, decode_tokenize, encode
 
 
 async def tokenize(exchange: Exchange, service: Service) -> None:
-    asked = decode_tokenize(await exchange.read_body())
-    card = find_card(exchange, service, asked.model)
-    report_ignored(exchange, service, (*asked.ignored, *unread_args(asked.template_args, card)))
-    generate = Generate(prompt=asked.prompt, template_args=asked.template_args)
-    request = Tokenize(generate=generate, add_special=asked.add_special, has_texts=asked.wants_texts)
+    decoded = decode_tokenize(await exchange.read_body())
+    card = find_card(exchange, service, decoded.model)
+    report_ignored(exchange, service, (*decoded.ignored, *unread_args(decoded.template_args, card)))
+    generate = Generate(prompt=decoded.prompt, template_args=decoded.template_args)
+    request = Tokenize(generate=generate, add_special=decoded.add_special, has_texts=decoded.wants_texts)
     result = await _ask(exchange, service, card, request)
-    texts = result.texts if asked.wants_texts else None
+    texts = result.texts if decoded.wants_texts else None
     exchange.answer_json(encode_tokens(result.token_ids[0], card.max_model_len, texts))
 
 
 async def detokenize(exchange: Exchange, service: Service) -> None:
-    asked = decode_detokenize(await exchange.read_body())
-    card = find_card(exchange, service, asked.model)
-    report_ignored(exchange, service, asked.ignored)
-    result = await _ask(exchange, service, card, Detokenize(token_ids=asked.tokens))
+    decoded = decode_detokenize(await exchange.read_body())
+    card = find_card(exchange, service, decoded.model)
+    report_ignored(exchange, service, decoded.ignored)
+    result = await _ask(exchange, service, card, Detokenize(token_ids=decoded.tokens))
     exchange.answer_json({"prompt": result.texts[0]})
 
 
-async def count(exchange: Exchange, service: Service, asked: GenerationRequest) -> int:
+async def count(exchange: Exchange, service: Service, decoded: GenerationRequest) -> int:
     """How many tokens the prompt of a request has. Raises InvalidRequest as running it would, Overloaded."""
-    card = find_card(exchange, service, asked.model)
-    asked = answers.adapt(service, asked, card)
-    if asked.ignored:
-        name_ignored(exchange, asked.ignored)
-    result = await _ask(exchange, service, card, Tokenize(generate=asked.requests[0]))
+    card = find_card(exchange, service, decoded.model)
+    decoded = answers.adapt(service, decoded, card)
+    if decoded.ignored:
+        name_ignored(exchange, decoded.ignored)
+    result = await _ask(exchange, service, card, Tokenize(generate=decoded.requests[0]))
     return len(result.token_ids[0])
 
 
