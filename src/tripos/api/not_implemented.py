@@ -23,7 +23,7 @@ NO_STORE = (
     "name the models when the server starts (tripos serve MODEL ...), or load them with /admin/models/load; "
     "/api/tags lists them"
 )
-NO_BACKGROUND = "responses are not made in the background; closing the connection cancels a response"
+NO_BACKGROUND = "responses are not made in the background; a client that closes the connection cancels its response"
 _BATCH = 'send the requests one by one with "priority": 1; they use what other requests leave free'
 _FILES = "put the content of the file into the messages of /v1/chat/completions or /v1/responses"
 _MEDIA = "only text is read and written: use /v1/chat/completions"
