@@ -69,6 +69,7 @@ class App:
             if self._has_cors and self._answers_preflight(exchange):
                 return
             route = self._route(exchange)
+            self._admit(exchange, route)
             await route.endpoint(exchange, self.service)
         except TriposError as error:
             if error.status == 500:
@@ -127,11 +128,7 @@ class App:
         return False
 
     def _route(self, exchange: Exchange) -> Route:
-        """The route of a request that its host and key admit.
-
-        Raises MisdirectedHost, NotFound, MethodNotAllowed, Unauthorized, PermissionDenied,
-        EngineFailed (model_loading).
-        """
+        """The route of a request. Raises MisdirectedHost, NotFound, MethodNotAllowed."""
         head = exchange.head
         route = self._router.exact.get((head.method, head.decoded_path.removesuffix("/") or "/"))
         host = exchange.fields.get(b"host")
@@ -145,11 +142,14 @@ class App:
         wire_format = exchange.wire_format = route.wire_format
         if wire_format.id_header:
             exchange.add_header(b"%b: %b\r\n" % (wire_format.id_header, exchange.request_id.encode()))
+        return route
+
+    def _admit(self, exchange: Exchange, route: Route) -> None:
+        """Raises Unauthorized, PermissionDenied, EngineFailed (model_loading)."""
         if not route.is_public:
             if self.keys.are_needed:
-                exchange.principal = self.keys.principal(head.fields, route.scope)
+                exchange.principal = self.keys.principal(exchange.head.fields, route.scope)
             elif route.scope == "admin":
                 check_local(exchange)
         if route.needs_models and self.service.is_loading:
             raise EngineFailed("the models are loading", code="model_loading", retry_after_s=RETRY_S)
-        return route

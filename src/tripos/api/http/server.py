@@ -155,7 +155,7 @@ def listen_on_path(path: str) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        reasons = {errno.EADDRINUSE: "another process uses this path: choose another one"}
+        reasons = {errno.EADDRINUSE: "the path is in use by another process: choose another one"}
         reason = reasons.get(error.errno or 0, error.strerror or str(error))
         raise EnvironmentProblem(f"cannot listen on the socket {path}: {reason}") from None
     listener.setblocking(False)
