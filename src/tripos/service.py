@@ -167,8 +167,9 @@ class Service:
         self._busy.add(route)
         meter = Meter(route.series, call)
         failure: BaseException | None = None
-        events = route.run(call)
+        events: AsyncGenerator[Event, None] | None = None
         try:
+            events = route.run(call)  # where a stage refuses the call
             async for event in events:
                 meter.see(event)
                 yield event
@@ -177,7 +178,8 @@ class Service:
             raise
         finally:
             try:
-                await events.aclose()
+                if events is not None:
+                    await events.aclose()
             except BaseException as error:  # says more than the cancellation before it
                 failure = error
                 raise
