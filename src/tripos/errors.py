@@ -35,7 +35,6 @@ TriposError
 
 from __future__ import annotations
 
-import json
 import math
 from decimal import Decimal
 
@@ -236,8 +235,8 @@ def plain(number: float) -> str:
 
 
 def shown(value: object) -> str:
-    """A value for a message, in ASCII and short: a string as JSON writes it, any other value as Python does."""
+    """A value for a message: as Python writes it, in ASCII and short."""
     if isinstance(value, str):
-        return json.dumps(value if len(value) <= 64 else value[:61] + "...")
+        return ascii(value if len(value) <= 64 else value[:61] + "...")
     text = ascii(value)
     return text if len(text) <= 64 else text[:61] + "..."

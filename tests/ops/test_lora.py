@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_refused(make: type[ReferenceExecutor] | type[Nativ
         return WeightTensor("t", dtype, shape, np.zeros(shape, np.float32 if dtype == "f32" else np.uint16))
 
     wrong: list[tuple[str, LowRank, str]] = [
-        ("a.norm", good, "no linear of the model"),
+        ("a.norm", good, "not a linear layer"),
         ("a.gate", replace(good, a=tensor("f32", 3, 23)), "trained on another model"),
         ("a.gate", replace(good, b=tensor("f32", 16, 3)), "trained on another model"),
         ("a.gate", replace(good, b=tensor("f32", 17, 2)), "trained on another model"),

@@ -65,6 +65,6 @@ def test_a_failure_is_for_the_handler(failure: BaseException) -> None:
 
 
 def test_shown_values_are_short_and_escaped() -> None:
-    assert shown("a\n\u202e" + "b" * 1000) == '"a\\n\\u202e' + "b" * 58 + '..."'
+    assert shown("a\n\u202e" + "b" * 1000) == "'a\\n\\u202e" + "b" * 58 + "...'"
     assert shown(["é"]) == "['\\xe9']"
     assert len(shown(list(range(1000)))) == 64
