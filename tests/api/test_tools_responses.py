@@ -198,7 +198,7 @@ async def test_tools_that_only_others_run_are_left_out_beside_functions_and_name
 
 async def test_a_client_with_no_function_at_all_is_told_so() -> None:
     async with running(speaking("Hello.")) as server:
-        with pytest.raises(openai.BadRequestError, match=r"tools\[0\].type is \"web_search\": only tools"):
+        with pytest.raises(openai.BadRequestError, match=r"tools\[0\].type is 'web_search': only tools"):
             await server.openai.responses.create(model="scripted", input="Hello?", tools=[{"type": "web_search"}])
 
 
