@@ -254,8 +254,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True, tag="delta"):
-    """More output of choice `index`: text, reasoning and tool calls apart. `finish_reason` is set on the choice's last
-    Delta, which may be empty. A token that ends the output is among the tokens and has no text.
+    """More output of choice `index`: reasoning, text and tool calls, in this order. `finish_reason` is set on the last
+    Delta of a choice, which may be empty. A token that ends the output is among the tokens and has no text.
     """
 
     index: int = 0

@@ -11,10 +11,10 @@ from msgspec.structs import replace
 
 from tripos.dialects.arguments import Arguments
 from tripos.dialects.dialect import Dialect
-from tripos.dialects.parser import CallParser, Part
+from tripos.dialects.parser import CallParser, Part, ToolText
 from tripos.errors import AnswerMismatch
 from tripos.schema.conformance import text_violation
-from tripos.types import Delta, Finish, FinishReason, ToolCall
+from tripos.types import Delta, Event, Finish, FinishReason, ToolCall
 
 
 @dataclass(frozen=True)
@@ -39,39 +39,45 @@ class OutputParser:
         self._num_calls = 0
         self._texts: list[str] = []  # of an answer that has a schema
 
-    def parse(self, delta: Delta) -> Delta:
-        """Raises AnswerMismatch for a call, or an answer, that does not follow its schema."""
+    def parse(self, delta: Delta) -> list[Delta]:
+        """One Delta, and a further one for each text behind a call: within a Delta the text precedes the calls.
+
+        Raises AnswerMismatch for a call, or an answer, that does not follow its schema.
+        """
         reasoning = "" if self._format.hides_reasoning else delta.reasoning
         if self._parser is None:
-            return delta if reasoning == delta.reasoning else replace(delta, reasoning=reasoning)
+            return [delta if reasoning == delta.reasoning else replace(delta, reasoning=reasoning)]
         parts = self._parser.push(delta.text)
         if delta.finish_reason is not None:
             parts += self._parser.flush()
-        calls = self._calls(parts)
-        text = "".join(part for part in parts if isinstance(part, str))
+        groups = _text_before_calls(parts)
         if self._format.answer_schema is not True:
-            self._check_answer(text, delta.finish_reason)
-        reason = None if delta.finish_reason is None else self.finish_reason(delta.finish_reason)
-        return replace(delta, text=text, reasoning=reasoning, tool_calls=calls, finish_reason=reason)
+            self._texts += [text for text, _ in groups]
+        (text, written), *behind = groups
+        deltas = [replace(delta, text=text, reasoning=reasoning, tool_calls=self._calls(written), finish_reason=None)]
+        deltas += [Delta(index=delta.index, text=text, tool_calls=self._calls(calls)) for text, calls in behind]
+        if delta.finish_reason is not None:
+            self._check_answer(delta.finish_reason)
+            reason = self.finish_reason(delta.finish_reason)
+            deltas[-1] = replace(deltas[-1], finish_reason=reason, stop=delta.stop)
+        return deltas
 
     def finish_reason(self, reason: FinishReason) -> FinishReason:
         """The reason of the choice: that of an answer which calls tools says so."""
         return "tool_calls" if self._num_calls and reason == "stop" else reason
 
-    def _check_answer(self, text: str, reason: FinishReason | None) -> None:
-        self._texts.append(text)
-        if reason == "stop" and not self._num_calls:
+    def _check_answer(self, reason: FinishReason) -> None:
+        if self._format.answer_schema is not True and reason == "stop" and not self._num_calls:
             _check(self._format.answer_schema, "".join(self._texts), "the answer does not match its schema")
 
-    def _calls(self, parts: Sequence[Part]) -> tuple[ToolCall, ...]:
+    def _calls(self, written: Sequence[ToolText]) -> tuple[ToolCall, ...]:
         calls = []
-        for part in parts:
-            if not isinstance(part, str):
-                known = self._format.arguments.get(part.name)
-                message = f"the call of {part.name} does not match its parameters"
-                _check(True if known is None else known.schema, part.arguments, message)
-                calls.append(ToolCall(id=self._id(), name=part.name, arguments=part.arguments))
-                self._num_calls += 1
+        for call in written:
+            known = self._format.arguments.get(call.name)
+            message = f"the call of {call.name} does not match its parameters"
+            _check(True if known is None else known.schema, call.arguments, message)
+            calls.append(ToolCall(id=self._id(), name=call.name, arguments=call.arguments))
+            self._num_calls += 1
         return tuple(calls)
 
     def _id(self) -> str:
@@ -88,13 +94,27 @@ class CallOutput:
     def __init__(self, format: OutputFormat, num_choices: int) -> None:
         self._parsers = [OutputParser(format, index) for index in range(num_choices)]
 
-    def parse(self, event: Any) -> Any:
-        """An event as the reader gets it. Raises AnswerMismatch."""
+    def parse(self, event: Event) -> Sequence[Event]:
+        """The events that the reader gets for one of the engine's. Raises AnswerMismatch."""
         if type(event) is Delta:
             return self._parsers[event.index].parse(event)
         if type(event) is Finish:
-            return replace(event, reason=self._parsers[0].finish_reason(event.reason))
-        return event
+            return (replace(event, reason=self._parsers[0].finish_reason(event.reason)),)
+        return (event,)
+
+
+def _text_before_calls(parts: Sequence[Part]) -> list[tuple[str, list[ToolText]]]:
+    """The parts in their order, as (text, calls behind it); at least one such pair."""
+    groups: list[tuple[str, list[ToolText]]] = [("", [])]
+    for part in parts:
+        text, calls = groups[-1]
+        if not isinstance(part, str):
+            calls.append(part)
+        elif calls:
+            groups.append((part, []))
+        else:
+            groups[-1] = (text + part, calls)
+    return groups
 
 
 def _check(schema: Any, text: str, message: str) -> None:

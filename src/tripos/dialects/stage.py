@@ -36,4 +36,5 @@ def stage(card: ModelCard) -> Stage:
 async def _parsed(events: AsyncGenerator[Event, None], output: CallOutput) -> AsyncGenerator[Event, None]:
     async with aclosing(events):
         async for event in events:
-            yield output.parse(event)
+            for parsed in output.parse(event):
+                yield parsed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from itertools import groupby
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.api.speaking import ARGUMENTS, CALL, PARAMETERS, request_of, speaking
+from tripos.dialects.lowering import lower
 from tripos.dialects.stage import stage
 from tripos.errors import InvalidRequest
 from tripos.pipeline.chain import chain
@@ -113,3 +115,20 @@ async def test_a_lowered_request_can_cross_a_process_boundary() -> None:
     assert lowered.reasoning_marks.max_tokens == 1024
     sent = msgspec.msgpack.decode(msgspec.msgpack.encode(replace(lowered, prompt="x")), type=Generate)
     assert replace(sent, prompt=lowered.prompt) == lowered
+
+
+@pytest.mark.parametrize("num_chars", [1, 7, 1000])
+def test_text_behind_a_call_keeps_its_place_however_the_text_comes(num_chars: int) -> None:
+    text = f"Look:\n{CALL}\nand then\n{CALL}\nthat was it."
+    output = lower(Generate(prompt=HELLO, tools=TOOLS), speaking("").card).output()
+    assert output is not None
+    deltas = [Delta(text=text[at : at + num_chars]) for at in range(0, len(text), num_chars)]
+    deltas.append(Delta(finish_reason="stop"))
+    kinds = [
+        kind
+        for delta in deltas
+        for parsed in output.parse(delta)
+        if isinstance(parsed, Delta)
+        for kind in (*["text"] * bool(parsed.text), *("call" for _ in parsed.tool_calls))
+    ]
+    assert [kind for kind, _ in groupby(kinds)] == ["text", "call", "text", "call", "text"]

@@ -166,7 +166,7 @@ def _events(pieces: list[str], in_reasoning: bool, reason: FinishReason) -> list
     deltas = [Delta(text=text, reasoning=reasoning) for reasoning, text in parts]
     deltas[-1] = replace(deltas[-1], finish_reason=reason)
     output = CallOutput(FORMAT, 1)
-    return [(0, output.parse(delta)) for delta in deltas]
+    return [(0, parsed) for delta in deltas for parsed in output.parse(delta)]
 
 
 @pytest.mark.parametrize("name", list(PROTOCOLS))
