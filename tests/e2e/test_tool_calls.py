@@ -106,11 +106,11 @@ def ask_all(model: LanguageModel, bodies: list[dict[str, Any]]) -> list[list[Col
     calls = [Call(id=str(i), route="m", request=each.request) for i, each in enumerate(lowered)]
     for i, event in model.answer(calls):
         output = outputs[i]
-        parsed = event if output is None or isinstance(event, TriposError) else output.parse(event)
-        if isinstance(parsed, Delta):
-            collected[i][parsed.index].add(parsed)
-        elif not isinstance(parsed, Finish):
-            raise AssertionError((bodies[i], parsed)) from parsed
+        for parsed in (event,) if output is None or isinstance(event, TriposError) else output.parse(event):
+            if isinstance(parsed, Delta):
+                collected[i][parsed.index].add(parsed)
+            elif not isinstance(parsed, Finish):
+                raise AssertionError((bodies[i], parsed)) from parsed
     return collected
 
 
