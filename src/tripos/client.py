@@ -135,7 +135,7 @@ def _message(error: Any, status: int) -> str:
     return str(error.get("message", status)) if isinstance(error, dict) else f"the server answered {status}"
 
 
-def _key(path: str, wanted: str) -> str:
+def _key(path: str, scope: str) -> str:
     try:
         with open_regular(path) as file:
             lines = file.read().decode("ascii").splitlines()
@@ -144,6 +144,6 @@ def _key(path: str, wanted: str) -> str:
         raise EnvironmentProblem(f"the API key file {path} cannot be read: {reason}") from None
     for line in lines:
         key, _, scopes = line.strip().partition(" ")
-        if key and not line.startswith("#") and wanted in (each.strip() for each in (scopes or "generate").split(",")):
+        if key and not line.startswith("#") and scope in (each.strip() for each in (scopes or "generate").split(",")):
             return key
-    raise ConfigError(f"{path} holds no key with the scope {wanted}: add a line with a key, a space and {wanted}")
+    raise ConfigError(f"{path} holds no key with the scope {scope}: add a line with a key, a space and {scope}")

@@ -113,8 +113,8 @@ class ScriptedExecutor:
         if sampling.num_logprobs[row] >= 0:
             state = self._digest(tokens)
             out.logprobs[row] = self._logprob(state, token)
-            for i in range(sampling.wanted_start[row], sampling.wanted_start[row + 1]):
-                out.wanted_logprobs[i] = self._logprob(state, int(sampling.wanted_ids[i]))
+            for i in range(sampling.requested_start[row], sampling.requested_start[row + 1]):
+                out.requested_logprobs[i] = self._logprob(state, int(sampling.requested_ids[i]))
             for k in range(int(sampling.num_logprobs[row])):
                 out.top_ids[row, k] = (token + k) % self.vocab_size
                 out.top_logprobs[row, k] = out.logprobs[row] - k

@@ -236,7 +236,7 @@ class TokenLogprob(msgspec.Struct, frozen=True):
     data: bytes  # the token's exact bytes
     logprob: float
     top: tuple[TokenLogprob, ...] = ()
-    wanted: tuple[float, ...] = ()  # of Sampling.logprob_token_ids, in their order
+    requested: tuple[float, ...] = ()  # of Sampling.logprob_token_ids, in their order
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

@@ -28,7 +28,7 @@ from tripos.runtime.plan_bytes import WeightTable, encode_plan
 ARRAYS = ("token_ids", "positions", "query_start", "seq_lens", "block_tables", "slots", "last_rows")
 SAMPLING_ARRAYS = (
     "forced_token", "num_logprobs", "history_start", "history_ids", "bias_start", "bias_ids", "mask_row",
-    "wanted_start", "wanted_ids",
+    "requested_start", "requested_ids",
 )  # fmt: skip
 
 
@@ -44,8 +44,8 @@ def small_step() -> tuple[NativeExecutor, StepInput]:
         bias_start=start.copy(),
         bias_ids=ids.copy(),
         bias_values=np.ones(75, np.float32),
-        wanted_start=start.copy(),
-        wanted_ids=ids.copy(),
+        requested_start=start.copy(),
+        requested_ids=ids.copy(),
     )
     return native(plan, weights_for(plan), num_blocks=batch.num_blocks), batch.step({0: 70, 1: 5}, sampling=sampling)
 

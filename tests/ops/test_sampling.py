@@ -64,8 +64,8 @@ def random_sampling(num_rows: int, vocab_size: int, seed: int) -> SamplingInput:
     s.mask = rng.integers(0, 2**32, (2, -(-vocab_size // 32)), dtype=np.uint32)
     s.mask_row = rng.integers(-1, 2, num_rows).astype(np.int32)
     sizes = np.where(s.num_logprobs >= 0, rng.integers(0, 30, num_rows), 0)
-    s.wanted_start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
-    s.wanted_ids = rng.integers(0, vocab_size, s.wanted_start[-1]).astype(np.int32)
+    s.requested_start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+    s.requested_ids = rng.integers(0, vocab_size, s.requested_start[-1]).astype(np.int32)
     return s
 
 
@@ -85,9 +85,9 @@ def test_draws_what_the_definition_draws(isa: str, threads: int, vocab_size: int
                 assert got.logprobs[row] == pytest.approx(want.logprob, abs=1e-5)
             np.testing.assert_array_equal(got.top_ids[row, : len(want.top_ids)], want.top_ids)
             np.testing.assert_allclose(got.top_logprobs[row, : len(want.top_ids)], want.top_logprobs, atol=1e-5)
-            wanted = got.wanted_logprobs[s.wanted_start[row] : s.wanted_start[row + 1]]
+            requested = got.requested_logprobs[s.requested_start[row] : s.requested_start[row + 1]]
             if want.ok:
-                np.testing.assert_allclose(wanted, want.wanted_logprobs, atol=1e-5)
+                np.testing.assert_allclose(requested, want.requested_logprobs, atol=1e-5)
     assert differing <= 1  # a draw within rounding of a threshold
 
 
@@ -121,7 +121,7 @@ def test_same_draws_alone_in_a_batch_and_with_more_threads(isa: str) -> None:
     logits, s = random_logits(16, 5000), random_sampling(16, 5000, 3)
     want = draw(logits, s, isa, 1)
     again = draw(logits, s, isa, 2)
-    for name in ("token_ids", "logprobs", "top_ids", "top_logprobs", "wanted_logprobs", "ok"):
+    for name in ("token_ids", "logprobs", "top_ids", "top_logprobs", "requested_logprobs", "ok"):
         np.testing.assert_array_equal(getattr(again, name), getattr(want, name))
 
 

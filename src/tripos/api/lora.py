@@ -14,9 +14,11 @@ TEXT = b"text/plain; charset=utf-8"
 
 
 async def load(exchange: Exchange, service: Service) -> None:
-    asked = decode_load(await exchange.read_body())
-    await find_repository(exchange).load_adapter(asked.name, asked.path, base=asked.base, in_place=asked.in_place)
-    exchange.answer(200, f"Success: LoRA adapter '{asked.name}' added successfully.".encode(), TEXT)
+    request = decode_load(await exchange.read_body())
+    await find_repository(exchange).load_adapter(
+        request.name, request.path, base=request.base, in_place=request.in_place
+    )
+    exchange.answer(200, f"Success: LoRA adapter '{request.name}' added successfully.".encode(), TEXT)
 
 
 async def unload(exchange: Exchange, service: Service) -> None:

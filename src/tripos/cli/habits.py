@@ -215,10 +215,10 @@ def flag_given(name: str, arguments: Iterable[str]) -> str:
 def answer_flag(name: str, known: Iterable[str]) -> str:
     """The message for a flag that a command does not have."""
     known = list(known)
-    said = FLAGS.get(name, "")
-    named = re.findall(r"(?<!\S)--[a-z-]+", said.partition("tripos ")[0])
-    if said and set(named) <= set(known):
-        return f"there is no flag {name} here: {'give ' if said.startswith('-') else ''}{said}"
+    answer = FLAGS.get(name, "")
+    named = re.findall(r"(?<!\S)--[a-z-]+", answer.partition("tripos ")[0])
+    if answer and set(named) <= set(known):
+        return f"there is no flag {name} here: {'give ' if answer.startswith('-') else ''}{answer}"
     near = (
         flag for flag in known if not set(flag.split("-")) < set(name.split("-"))
     )  # a flag with one more word is another flag

@@ -129,11 +129,11 @@ class LocalSession:
         from tripos.wire.openai.generation import Identity
 
         decode = chat.decode if kind == "chat/completions" else completions.decode
-        asked = for_model(decode(json.encode(_streamed(body, self.card.name))), self.card)
+        request = for_model(decode(json.encode(_streamed(body, self.card.name))), self.card)
         identity = Identity(id="cli", created=0, model=self.card.name, system_fingerprint="")
-        answer = self._answer(kind, asked, identity)
+        answer = self._answer(kind, request, identity)
         arrival_s = time.monotonic()
-        call = Call(id="cli", route=self.card.name, request=asked.requests[0], arrival_s=arrival_s)
+        call = Call(id="cli", route=self.card.name, request=request.requests[0], arrival_s=arrival_s)
         events: Any = self._service.run(call)
         async with contextlib.aclosing(events):
             async for event in events:
@@ -142,13 +142,13 @@ class LocalSession:
         for last in answer.end(time.monotonic() - arrival_s):
             hear(last)
 
-    def _answer(self, kind: Kind, asked: GenerationRequest, identity: Identity) -> Answer:
+    def _answer(self, kind: Kind, request: GenerationRequest, identity: Identity) -> Answer:
         from tripos.wire.openai.chat import ChatAnswer
         from tripos.wire.openai.completions import CompletionAnswer
 
         if kind == "chat/completions":
-            return ChatAnswer(asked, identity)
-        return CompletionAnswer(asked, identity)
+            return ChatAnswer(request, identity)
+        return CompletionAnswer(request, identity)
 
 
 class RemoteSession:
@@ -163,8 +163,8 @@ class RemoteSession:
         found = [each for each in served if each.get("task") == "generate" and model in ("", each["id"])]
         if not found:
             names = ", ".join(f"{each['id']} ({each.get('task') or 'of no known task'})" for each in served)
-            wanted = f"no language model{f' named {model}' if model else ''}"
-            raise NotFound(f"{url} serves {wanted}; it serves: {names or 'nothing'}")
+            missing = f"no language model{f' named {model}' if model else ''}"
+            raise NotFound(f"{url} serves {missing}; it serves: {names or 'nothing'}")
         self.name: str = found[0]["id"]
         self._context_length: int = found[0].get("max_model_len", 0)
 

@@ -100,9 +100,9 @@ class Printer:
             self.last = chunk
         for choice in chunk.get("choices", ()):
             self.finish_reason = choice.get("finish_reason") or self.finish_reason
-            said = choice.get("delta", choice)
-            self._reason(said.get("reasoning_content") or "")
-            self._say(said.get("content") or said.get("text") or "")
+            delta = choice.get("delta", choice)
+            self._reason(delta.get("reasoning_content") or "")
+            self._say(delta.get("content") or delta.get("text") or "")
 
     def _reason(self, text: str) -> None:
         """Shown faintly to people; what reads our output gets the answer alone."""

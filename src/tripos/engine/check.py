@@ -41,7 +41,7 @@ def check_request(request: Generate, vocab_size: int, max_num_tokens: int) -> No
         _check_range("prompt_logprobs", request.prompt_logprobs, 0, vocab_size)
     _check_sampling(request.sampling, vocab_size)
     for branch in request.branches:
-        _check_wanted(branch.logprob_token_ids, request.sampling, vocab_size)
+        _check_requested(branch.logprob_token_ids, request.sampling, vocab_size)
     if request.branches and request.n != 1:
         raise InvalidRequest(f"n = {request.n}: a request with several prompts must have n = 1", param="n")
     if request.constraint is not None and request.sampling.min_tokens:
@@ -79,10 +79,10 @@ def check_token_ids(param: str, ids: Sequence[int], vocab_size: int) -> None:
 def max_tokens_of(request: Generate, num_prompt_tokens: int, max_num_tokens: int, usual: int | None = None) -> int:
     """The number of tokens to generate, at most what the context length leaves; `usual` is the model's own where the
     request does not say. Raises ContextLengthExceeded."""
-    room = max_num_tokens - num_prompt_tokens
-    if request.max_tokens is not None and request.max_tokens <= room:
+    num_free = max_num_tokens - num_prompt_tokens
+    if request.max_tokens is not None and request.max_tokens <= num_free:
         return request.max_tokens
-    if room <= 0:
+    if num_free <= 0:
         raise ContextLengthExceeded(
             f"the prompt has {num_prompt_tokens} tokens and the context length is {max_num_tokens}: shorten the prompt",
             param="prompt",
@@ -94,7 +94,7 @@ def max_tokens_of(request: Generate, num_prompt_tokens: int, max_num_tokens: int
             "shorten the prompt or lower max_tokens",
             param="max_tokens",
         )
-    return room if usual is None else min(room, usual)
+    return num_free if usual is None else min(num_free, usual)
 
 
 def _check_sampling(sampling: Sampling, vocab_size: int) -> None:
@@ -102,7 +102,7 @@ def _check_sampling(sampling: Sampling, vocab_size: int) -> None:
         value = getattr(sampling, name)
         if value is not None:
             _check_range(name, value, lowest, highest)
-    _check_wanted(sampling.logprob_token_ids, sampling, vocab_size)
+    _check_requested(sampling.logprob_token_ids, sampling, vocab_size)
     if sampling.top_p == 0.0:
         raise InvalidRequest(
             "top_p = 0 leaves no token: set temperature = 0 for greedy decoding", code="out_of_range", param="top_p"
@@ -117,7 +117,7 @@ def _check_sampling(sampling: Sampling, vocab_size: int) -> None:
         raise InvalidRequest("a stop string must not be empty", param="stop")
 
 
-def _check_wanted(ids: tuple[int, ...], sampling: Sampling, vocab_size: int) -> None:
+def _check_requested(ids: tuple[int, ...], sampling: Sampling, vocab_size: int) -> None:
     if ids and sampling.logprobs is None:
         raise InvalidRequest("logprob_token_ids requires logprobs", param="logprob_token_ids")
     check_token_ids("logprob_token_ids", ids, vocab_size)

@@ -52,7 +52,7 @@ class TokenOutput:
     token_id: int
     logprob: float = 0.0
     top: tuple[tuple[int, float], ...] = ()
-    wanted: tuple[float, ...] = ()  # of Sampling.logprob_token_ids
+    requested: tuple[float, ...] = ()  # of Sampling.logprob_token_ids
 
 
 @dataclass(slots=True)
@@ -347,5 +347,5 @@ def _token_output(owner: RowOwner, row: int, sampling: SamplingInput, result: St
     if count is None:
         return TokenOutput(token_id)
     top = zip(result.top_ids[row, :count].tolist(), result.top_logprobs[row, :count].tolist(), strict=True)
-    wanted = result.wanted_logprobs[sampling.wanted_start[row] : sampling.wanted_start[row + 1]]
-    return TokenOutput(token_id, float(result.logprobs[row]), tuple(top), tuple(wanted.tolist()))
+    requested = result.requested_logprobs[sampling.requested_start[row] : sampling.requested_start[row + 1]]
+    return TokenOutput(token_id, float(result.logprobs[row]), tuple(top), tuple(requested.tolist()))

@@ -197,10 +197,10 @@ def measure(name: str, plan: Plan, weights: Weights, context_length: int, option
     )
 
 
-def measure_weights(plan: Plan, weights: Weights, asked: str) -> WeightsNeed:
-    """Bytes of a plan's weights. `asked`: the format to run in; auto: as they are stored."""
+def measure_weights(plan: Plan, weights: Weights, weights_format: str) -> WeightsNeed:
+    """Bytes of a plan's weights. `weights_format`: the format to run in; auto: as they are stored."""
     matrices = [weights[part] for part in _parts(plan, "linear")]
-    kinds = [_packed_kind(tensor, asked) for tensor in matrices]
+    kinds = [_packed_kind(tensor, weights_format) for tensor in matrices]
     packed_bytes = sum(_packed_bytes(tensor, kind) for tensor, kind in zip(matrices, kinds, strict=True))
     table_bytes = sum(_stored_bytes(weights[part]) for part in _parts(plan, "embed"))
     formats = sorted(set(kinds)) or [stored_format(plan, weights)]
@@ -248,12 +248,12 @@ def stored_format(plan: Plan, weights: Weights) -> str:
     return max(sizes, key=lambda kind: sizes[kind]).removesuffix("_group")
 
 
-def _packed_kind(tensor: WeightTensor, asked: str) -> str:
+def _packed_kind(tensor: WeightTensor, weights_format: str) -> str:
     """The format in which the kernels pack a linear's matrix."""
     if tensor.panels is not None:
         return tensor.panels.format
-    if asked != "auto":
-        return asked
+    if weights_format != "auto":
+        return weights_format
     kind = DTYPE_FORMAT[tensor.dtype]
     return "int8_group" if kind == "int8" else kind  # of blocks
 

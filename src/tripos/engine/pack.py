@@ -151,7 +151,7 @@ class Packer:
         history_start, history_ids, history_counts = self._history(adjusted, num_rows)
         bias_start, bias_ids, bias_values = self._biases(adjusted, num_rows)
         mask_row, mask, mask_rows = self._mask_rows(adjusted, num_rows)
-        wanted_start, wanted_ids = self._wanted(adjusted, num_rows)
+        requested_start, requested_ids = self._requested(adjusted, num_rows)
         sampling = SamplingInput(
             **columns,
             counter=positions,
@@ -164,8 +164,8 @@ class Packer:
             bias_values=bias_values,
             mask_row=mask_row,
             mask=mask,
-            wanted_start=wanted_start,
-            wanted_ids=wanted_ids,
+            requested_start=requested_start,
+            requested_ids=requested_ids,
         )
         return sampling, mask_rows, key
 
@@ -206,7 +206,7 @@ class Packer:
         start = _starts(num_rows, [(row, len(ids)) for row, ids, _ in biases])
         return start, np.concatenate([ids for _, ids, _ in biases]), np.concatenate([values for _, _, values in biases])
 
-    def _wanted(self, adjusted: list[tuple[int, RowOwner]], num_rows: int) -> tuple[I32, I32]:
+    def _requested(self, adjusted: list[tuple[int, RowOwner]], num_rows: int) -> tuple[I32, I32]:
         ids_of = [(row, np.array(owner.sequence.sampling.logprob_token_ids, np.int32)) for row, owner in adjusted]
         if not ids_of:
             return np.zeros(num_rows + 1, np.int32), _NO_IDS

@@ -61,8 +61,8 @@ class TokenCounts:
         row = self._row_of.setdefault(token, self.size)
         if row == self.size:
             if self.size == len(self._ids):
-                room = np.zeros(max(64, self.size), np.int32)
-                self._ids, self._counts = np.concatenate((self._ids, room)), np.concatenate((self._counts, room))
+                space = np.zeros(max(64, self.size), np.int32)
+                self._ids, self._counts = np.concatenate((self._ids, space)), np.concatenate((self._counts, space))
             self._ids[row] = token
             self.size += 1
         self._counts[row] += 1

@@ -294,10 +294,10 @@ class ChoiceText:
 
     def _logprob(self, token: TokenOutput) -> TokenLogprob:
         top = tuple(self._describe(*each) for each in token.top)
-        return self._describe(token.token_id, token.logprob, top, token.wanted)
+        return self._describe(token.token_id, token.logprob, top, token.requested)
 
     def _describe(
-        self, token_id: int, logprob: float, top: tuple[TokenLogprob, ...] = (), wanted: tuple[float, ...] = ()
+        self, token_id: int, logprob: float, top: tuple[TokenLogprob, ...] = (), requested: tuple[float, ...] = ()
     ) -> TokenLogprob:
         data = self._tokenizer.token_bytes(token_id)
-        return TokenLogprob(token_id, data.decode(errors="replace"), data, logprob, top, wanted)
+        return TokenLogprob(token_id, data.decode(errors="replace"), data, logprob, top, requested)

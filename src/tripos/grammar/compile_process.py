@@ -170,15 +170,15 @@ class CompileProcess:
         assert self._process is not None
         pipe = _pipe(self._process.stdout)
         end_s = time.monotonic() + seconds
-        data, wanted = b"", 4
-        while len(data) < wanted:
+        data, requested = b"", 4
+        while len(data) < requested:
             _wait(pipe, select.POLLIN, end_s)
-            piece = os.read(pipe.fileno(), wanted - len(data))
+            piece = os.read(pipe.fileno(), requested - len(data))
             if not piece:
                 raise EOFError
             data += piece
             if len(data) == 4:
-                wanted = 4 + int.from_bytes(data, "little")
+                requested = 4 + int.from_bytes(data, "little")
         return data[4:]
 
     def _end(self) -> int | None:

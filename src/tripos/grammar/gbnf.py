@@ -179,9 +179,9 @@ class _Parser:
     def _text(self) -> str:
         return self._tokens[self._at][1]
 
-    def _take(self, kind: str, wanted: str) -> str:
+    def _take(self, kind: str, requested: str) -> str:
         if self._kind() != kind:
-            raise self._problem(f"expected {wanted}, found {self._text()[:40]!r}")
+            raise self._problem(f"expected {requested}, found {self._text()[:40]!r}")
         self._at += 1
         return self._tokens[self._at - 1][1]
 

@@ -201,7 +201,7 @@ def _read_out(reading: Reading, tokens: dict[int, TokenLogprob]) -> Decision:
     found: dict[int, list[float]] = {}
 
     def collect(read: Read, before: float) -> None:
-        logprobs = dict(zip(read.token_ids, token_of[read.path].wanted, strict=True))
+        logprobs = dict(zip(read.token_ids, token_of[read.path].requested, strict=True))
         for token_id, label in read.leaves.items():
             found.setdefault(label, []).append(before + logprobs[token_id])
         for token_id, inner in read.inner.items():

@@ -76,8 +76,8 @@ def _uncached(op: Op) -> Op:
         return op
     if op.attrs["softcap"]:
         raise ValueError("self_attention has no softcap")
-    kept = {name: op.attrs[name] for name in ("num_heads", "num_kv_heads", "head_dim", "scale")}
-    return op.with_(kind="self_attention", attrs={**kept, "left": int(op.attrs["window"]) - 1, "right": 0})
+    retained = {name: op.attrs[name] for name in ("num_heads", "num_kv_heads", "head_dim", "scale")}
+    return op.with_(kind="self_attention", attrs={**retained, "left": int(op.attrs["window"]) - 1, "right": 0})
 
 
 def stack_linears(plan: Plan, stored: Weights) -> Plan:
@@ -111,8 +111,8 @@ def stack_linears(plan: Plan, stored: Weights) -> Plan:
         base = moved.get(view.tensor)
         return View(base.tensor, base.offset + view.offset, view.cols) if base else view
 
-    kept = (fused.get(id(op), op) for op in plan.ops if id(op) not in dropped)
-    ops_ = tuple(op.with_(inputs=tuple(map(remap, op.inputs))) for op in kept)
+    retained = (fused.get(id(op), op) for op in plan.ops if id(op) not in dropped)
+    ops_ = tuple(op.with_(inputs=tuple(map(remap, op.inputs))) for op in retained)
     return _tidy(replace(plan, ops=ops_, tensors=tuple(tensors), weights=weights))
 
 

@@ -98,7 +98,7 @@ class Batcher:
         self._step_began_s: float | None = None
 
     # -- from any thread ------------------------------------------------------------------------------------
-    def check_room(self) -> None:
+    def check_capacity(self) -> None:
         """Refuse before costly work. Raises Overloaded."""
         with self._lock:
             self._check(0)

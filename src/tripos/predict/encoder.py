@@ -126,7 +126,7 @@ class EncoderModel:
         loop, encoders = self._loop, self._encoders
         if loop is None or encoders is None:
             raise EngineFailed("the model is not started", retry_after_s=1.0)
-        self._batcher.check_room()
+        self._batcher.check_capacity()
         if num_chars(request) <= INLINE_CHARS and self.tokenizer.is_quick(num_chars(request)):
             texts = self._inputs.texts(request)
         else:

@@ -38,9 +38,9 @@ class EncoderInputs:
         if isinstance(request, Rerank):
             self._check_rerank(request)
             return request
-        wanted = {Embed: "embed", Generate: "generate text"}.get(type(request), "do that")
+        requested = {Embed: "embed", Generate: "generate text"}.get(type(request), "do that")
         able = "embeds texts and reranks documents" if task == "embed" else "scores and reranks documents"
-        raise InvalidRequest(f"{name} {able}, it cannot {wanted}: /v1/models lists what is served", param="model")
+        raise InvalidRequest(f"{name} {able}, it cannot {requested}: /v1/models lists what is served", param="model")
 
     def _check_embed(self, request: Embed) -> None:
         if not request.inputs:
@@ -59,7 +59,7 @@ class EncoderInputs:
             if isinstance(each, tuple) and max(each) >= self.card.vocab_size:
                 message = f"input[{i}]: token id {max(each)} is outside the vocabulary of {self.card.vocab_size}"
                 raise InvalidRequest(message, code="out_of_range", param=f"input[{i}]")
-        self._check_kept(request.truncate_to, self._frame.num_tokens)
+        self._check_retained(request.truncate_to, self._frame.num_tokens)
 
     def _check_rerank(self, request: Rerank) -> None:
         if not request.documents:
@@ -69,13 +69,13 @@ class EncoderInputs:
         if request.top_n is not None and request.top_n < 1:
             raise InvalidRequest(f"top_n is {request.top_n}; expected 1 or more", code="out_of_range", param="top_n")
         frame = self._frame if self.card.task == "embed" else self.tokenizer.pair_frame
-        self._check_kept(request.truncate_to, frame.num_tokens)
+        self._check_retained(request.truncate_to, frame.num_tokens)
 
-    def _check_kept(self, kept: int | None, num_special: int) -> None:
+    def _check_retained(self, retained: int | None, num_special: int) -> None:
         longest = self.options.max_length
-        if kept and not num_special < kept <= longest:
+        if retained and not num_special < retained <= longest:
             message = (
-                f"{kept} tokens are to be kept of an input, {num_special} special ones included; at most {longest}"
+                f"{retained} tokens are to be kept of an input, {num_special} special ones included; at most {longest}"
             )
             raise InvalidRequest(message, code="out_of_range", param="truncate_prompt_tokens")
 
@@ -111,8 +111,8 @@ class EncoderInputs:
                 raise InvalidRequest(message, code="invalid_value", param=where(i))
             limit = self._limit(len(framed), truncate_to, where(i))
             if len(framed) > limit:
-                kept = limit - len(frame.runs[1])
-                framed = framed[:limit] if isinstance(each, tuple) else [*framed[:kept], *frame.runs[1]]
+                retained = limit - len(frame.runs[1])
+                framed = framed[:limit] if isinstance(each, tuple) else [*framed[:retained], *frame.runs[1]]
             texts.append(Text(framed))
         return texts
 
@@ -120,22 +120,22 @@ class EncoderInputs:
         def prompt(names: tuple[str, ...]) -> str | None:
             return next((name for name in names if name in self.options.prompts), None)
 
-        kept = request.truncate_to
-        query = self._texts_to_embed([request.query], prompt(QUERY_PROMPTS), kept, lambda i: "query")
-        documents = self._texts_to_embed(request.documents, prompt(DOCUMENT_PROMPTS), kept, "documents[{}]".format)
+        retained = request.truncate_to
+        query = self._texts_to_embed([request.query], prompt(QUERY_PROMPTS), retained, lambda i: "query")
+        documents = self._texts_to_embed(request.documents, prompt(DOCUMENT_PROMPTS), retained, "documents[{}]".format)
         return query + documents
 
     def _pairs(self, request: Rerank) -> list[Text]:
-        kept = request.truncate_to
+        retained = request.truncate_to
         prompt = self.options.prompts.get(self.options.default_prompt or "", "")
-        strings = [self._bounded(prompt + request.query, kept, "query")]
-        strings += [self._bounded(each, kept, f"documents[{i}]") for i, each in enumerate(request.documents)]
+        strings = [self._bounded(prompt + request.query, retained, "query")]
+        strings += [self._bounded(each, retained, f"documents[{i}]") for i, each in enumerate(request.documents)]
         query, *documents = self.tokenizer.encode_all(list(map(self._cased, strings)))
         frame = self.tokenizer.pair_frame
         texts = []
         for i, document in enumerate(documents):
             num_tokens = len(query) + len(document) + frame.num_tokens
-            limit = self._limit(num_tokens, kept, f"documents[{i}] with the query") - frame.num_tokens
+            limit = self._limit(num_tokens, retained, f"documents[{i}] with the query") - frame.num_tokens
             first, second = _longest_first(query, document, limit)
             ids, types = frame.around(first, second)
             texts.append(Text(ids, types if self.options.num_token_types > 1 else ()))

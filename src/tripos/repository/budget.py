@@ -25,18 +25,18 @@ class Budget:
         """
         free = self.free_bytes
         usual = free if old_bytes is None else old_bytes
-        wanted = opening.fixed_bytes or max(opening.min_bytes, min(opening.max_bytes, usual))
-        if wanted <= free:
-            return wanted
+        requested = opening.fixed_bytes or max(opening.min_bytes, min(opening.max_bytes, usual))
+        if requested <= free:
+            return requested
         listed = ", ".join(f"{name} ({mib(num)})" for name, num in self.held.items() if num) or "none"
         if old_bytes is not None:
             raise Conflict(
-                f"{opening.name} needs {mib(wanted)} beside the version that serves, {mib(free)} of "
+                f"{opening.name} needs {mib(requested)} beside the version that serves, {mib(free)} of "
                 f"{mib(self.total_bytes)} are free: unload another model ({listed}), give this one less memory, "
                 "or unload it and load it again"
             )
         raise Conflict(
-            f"{opening.name} needs {mib(wanted)}, {mib(free)} of {mib(self.total_bytes)} are free: "
+            f"{opening.name} needs {mib(requested)}, {mib(free)} of {mib(self.total_bytes)} are free: "
             f"unload one of {listed}, or give it less memory"
         )
 

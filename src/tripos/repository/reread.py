@@ -17,7 +17,7 @@ class Change:
     """Models by name; routes and settings of the server by name only."""
 
     removed: tuple[str, ...]
-    kept: dict[str, ModelSpec]  # the same as before
+    retained: dict[str, ModelSpec]  # the same as before
     changed: dict[str, ModelSpec]
     added: dict[str, ModelSpec]
     routes: tuple[str, ...]
@@ -33,7 +33,7 @@ def change_of(old: Settings, new: Settings) -> Change:
     both = {name: spec for name, spec in after.items() if name in before}
     return Change(
         removed=tuple(name for name in before if name not in after),
-        kept={name: spec for name, spec in both.items() if spec == before[name]},
+        retained={name: spec for name, spec in both.items() if spec == before[name]},
         changed={name: spec for name, spec in both.items() if spec != before[name]},
         added={name: spec for name, spec in after.items() if name not in before},
         routes=tuple(name for name in {**left, **right} if left.get(name) != right.get(name)),
@@ -59,8 +59,8 @@ def plan_of(change: Change, entries: Mapping[str, Entry]) -> Plan:
     """Models that must be loaded, also those that failed before and may have been repaired."""
     states = {name: entry.state for name, entry in entries.items()}
     due = {name: spec for name, spec in change.changed.items() if states.get(name) == "ready"}
-    for name, spec in {**change.changed, **change.added, **change.kept}.items():
-        if spec.is_preloaded and (name not in change.kept or states.get(name) == "failed"):
+    for name, spec in {**change.changed, **change.added, **change.retained}.items():
+        if spec.is_preloaded and (name not in change.retained or states.get(name) == "failed"):
             due[name] = spec
     return Plan(change, due)
 

@@ -24,11 +24,11 @@ class Routes:
 
     def update(self, entries: Mapping[str, Entry], settings: Settings, *, again: bool = False) -> None:
         """Route to every model that is ready and to its adapters. `again`: also where nothing but stages changed."""
-        wanted = dict(_targets(entries, settings))
+        requested = dict(_targets(entries, settings))
         service = self._service
-        for name in (self._routed.keys() - wanted.keys()) & service.routes.keys():
+        for name in (self._routed.keys() - requested.keys()) & service.routes.keys():
             service.remove(name)
-        for name, (route, model, adapter) in wanted.items():
+        for name, (route, model, adapter) in requested.items():
             is_there = name in service.routes
             if is_there and not again and self._routed.get(name) == (model, adapter):
                 continue
@@ -37,7 +37,7 @@ class Routes:
             put = service.replace if is_there else service.add
             put(name=name, model=model, stages=stages, card=card, is_strict=route.is_strict)
         service.announce({name: entry.state for name, entry in entries.items()}, settings.aliases)
-        self._routed = {name: (model, adapter) for name, (_, model, adapter) in wanted.items()}
+        self._routed = {name: (model, adapter) for name, (_, model, adapter) in requested.items()}
 
     def check_names(
         self, name: str, spec: ModelSpec, entries: Mapping[str, Entry], settings: Settings, old: Entry | None = None

@@ -56,8 +56,8 @@ class SamplingInput:
     bias_values: F32
     mask_row: I32  # row of `mask` that allows tokens, -1: all allowed
     mask: U32  # [num_masks, ceil(vocab_size / 32)], bit set = allowed
-    wanted_start: I32  # [S + 1]
-    wanted_ids: I32  # tokens whose logprobs a row reports too; such a row has num_logprobs >= 0
+    requested_start: I32  # [S + 1]
+    requested_ids: I32  # tokens whose logprobs a row reports too; such a row has num_logprobs >= 0
 
     @staticmethod
     def greedy(num_rows: int) -> SamplingInput:
@@ -71,7 +71,7 @@ class SamplingInput:
             history_start=_i32(num_rows + 1), history_ids=_i32(), history_counts=_i32(),
             bias_start=_i32(num_rows + 1), bias_ids=_i32(), bias_values=_f32(),
             mask_row=np.full(num_rows, -1, np.int32), mask=np.zeros((0, 0), np.uint32),
-            wanted_start=_i32(num_rows + 1), wanted_ids=_i32(),
+            requested_start=_i32(num_rows + 1), requested_ids=_i32(),
         )  # fmt: skip
 
 
@@ -108,7 +108,7 @@ class StepOutput:
     top_ids: I32  # [S, K], K = largest num_logprobs of the step, likeliest first
     top_logprobs: F32  # [S, K]
     ok: npt.NDArray[np.uint8]  # [S]
-    wanted_logprobs: F32 = field(default_factory=_f32)  # of wanted_ids, under the unmodified distribution
+    requested_logprobs: F32 = field(default_factory=_f32)  # of requested_ids, under the unmodified distribution
     logits: F32 | None = None  # [S, vocab_size], only when the executor was told to keep them
 
     @staticmethod
@@ -122,7 +122,7 @@ class StepOutput:
             top_ids=np.zeros((num_rows, width), np.int32),
             top_logprobs=np.zeros((num_rows, width), np.float32),
             ok=np.zeros(num_rows, np.uint8),
-            wanted_logprobs=_f32(len(step.sampling.wanted_ids)),
+            requested_logprobs=_f32(len(step.sampling.requested_ids)),
             logits=logits,
         )
 

@@ -292,24 +292,24 @@ class NativeExecutor:
     def _call(self, step: StepInput) -> Call:
         s = step.sampling
         num_tokens, num_seqs, num_rows = len(step.token_ids), len(step.seq_lens), len(step.last_rows)
-        history, bias, wanted = len(s.history_ids), len(s.bias_ids), len(s.wanted_ids)
+        history, bias, requested = len(s.history_ids), len(s.bias_ids), len(s.requested_ids)
         num_types = num_tokens if len(step.token_types) else 0
         lengths = (
-            num_tokens, num_seqs, num_seqs + 1, num_rows, num_rows + 1, history, bias, len(s.mask), wanted, num_types
+            num_tokens, num_seqs, num_seqs + 1, num_rows, num_rows + 1, history, bias, len(s.mask), requested, num_types
         )  # fmt: skip
         keep: list[npt.NDArray[Any]] = []
         addresses = self._addresses
         native = NativeStep(
             num_tokens, num_seqs, num_rows, step.block_tables.shape[1],
             *addresses.of(step, STEP_ARRAYS, lengths), *addresses.of(s, SAMPLING_ARRAYS, lengths),
-            *s.mask.shape, history, bias, wanted, self._adapter_slots(step, keep),
+            *s.mask.shape, history, bias, requested, self._adapter_slots(step, keep),
         )  # fmt: skip
         keeps_logits = self.options.keep_logits
         out = StepOutput.zeros(step, np.zeros((num_rows, self._vocab_size), np.float32) if keeps_logits else None)
         logits = address_of(out.logits) if out.logits is not None else None
         native_out = NativeOutput(
             address_of(out.token_ids), address_of(out.logprobs), address_of(out.top_ids), address_of(out.top_logprobs),
-            address_of(out.ok), logits, address_of(out.wanted_logprobs), out.top_ids.shape[1], 0,
+            address_of(out.ok), logits, address_of(out.requested_logprobs), out.top_ids.shape[1], 0,
         )  # fmt: skip
         return Call(step, ctypes.byref(native), out, ctypes.byref(native_out), keep)
 

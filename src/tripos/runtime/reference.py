@@ -268,6 +268,6 @@ class ReferenceExecutor:
             out.token_ids[row], out.logprobs[row], out.ok[row] = draw.token_id, draw.logprob, draw.ok
             out.top_ids[row, : len(draw.top_ids)] = draw.top_ids
             out.top_logprobs[row, : len(draw.top_ids)] = draw.top_logprobs
-            first = step.sampling.wanted_start[row]
-            out.wanted_logprobs[first : first + len(draw.wanted_logprobs)] = draw.wanted_logprobs
+            first = step.sampling.requested_start[row]
+            out.requested_logprobs[first : first + len(draw.requested_logprobs)] = draw.requested_logprobs
         return out

@@ -37,7 +37,7 @@ class Draw(NamedTuple):
     top_ids: npt.NDArray[np.int32]
     top_logprobs: npt.NDArray[np.float32]
     ok: bool
-    wanted_logprobs: npt.NDArray[np.float32] = np.zeros(0, np.float32)
+    requested_logprobs: npt.NDArray[np.float32] = np.zeros(0, np.float32)
 
 
 def adjust(raw: npt.NDArray[np.float32], s: SamplingInput, row: int) -> npt.NDArray[np.float32]:
@@ -103,7 +103,7 @@ def sample_row(raw: npt.NDArray[np.float32], s: SamplingInput, row: int) -> Draw
     highest = raw.max()
     logprobs = raw - (highest + np.float32(np.log(np.exp(raw - highest, dtype=np.float32).sum(dtype=np.float64))))
     top = np.lexsort((np.arange(len(raw)), -raw))[:count].astype(np.int32) if count else empty.top_ids
-    wanted = s.wanted_ids[s.wanted_start[row] : s.wanted_start[row + 1]]
+    requested = s.requested_ids[s.requested_start[row] : s.requested_start[row + 1]]
     return Draw(
-        token_id, float(logprobs[token_id]), top, logprobs[top].astype(np.float32), True, logprobs[wanted]
+        token_id, float(logprobs[token_id]), top, logprobs[top].astype(np.float32), True, logprobs[requested]
     )  # fmt: skip

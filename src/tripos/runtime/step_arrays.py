@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tripos.runtime.executor import StepInput, StepOutput
 
 # The arrays of a step in the order of TriposStep: name, element type, and the length that C++ assumes.
-_TOKENS, _SEQS, _SEQS_1, _ROWS, _ROWS_1, _HISTORY, _BIAS, _ANY, _WANTED, _TOKENS_OR_NONE = range(10)
+_TOKENS, _SEQS, _SEQS_1, _ROWS, _ROWS_1, _HISTORY, _BIAS, _ANY, _REQUESTED, _TOKENS_OR_NONE = range(10)
 STEP_ARRAYS = (
     ("token_ids", np.int32, _TOKENS), ("positions", np.int32, _TOKENS), ("query_start", np.int32, _SEQS_1),
     ("seq_lens", np.int32, _SEQS), ("block_tables", np.int32, _SEQS), ("slots", np.int32, _TOKENS),
@@ -28,7 +28,7 @@ SAMPLING_ARRAYS: tuple[tuple[str, type[np.generic], int], ...] = (
     ("forced_token", np.int32, _ROWS), ("num_logprobs", np.int32, _ROWS), ("history_start", np.int32, _ROWS_1),
     ("history_ids", np.int32, _HISTORY), ("history_counts", np.int32, _HISTORY), ("bias_start", np.int32, _ROWS_1),
     ("bias_ids", np.int32, _BIAS), ("bias_values", np.float32, _BIAS), ("mask_row", np.int32, _ROWS),
-    ("mask", np.uint32, _ANY), ("wanted_start", np.int32, _ROWS_1), ("wanted_ids", np.int32, _WANTED),
+    ("mask", np.uint32, _ANY), ("requested_start", np.int32, _ROWS_1), ("requested_ids", np.int32, _REQUESTED),
 )  # fmt: skip
 
 
@@ -78,7 +78,7 @@ class Call:
         o = self.output
         return StepOutput(
             o.token_ids.copy(), o.logprobs.copy(), _copy(o.top_ids), _copy(o.top_logprobs), o.ok.copy(),
-            _copy(o.wanted_logprobs), None if o.logits is None else o.logits.copy(),
+            _copy(o.requested_logprobs), None if o.logits is None else o.logits.copy(),
         )  # fmt: skip
 
 

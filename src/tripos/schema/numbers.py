@@ -32,7 +32,7 @@ def exact(value: int | float | Decimal) -> Decimal:
     return value if isinstance(value, Decimal) else Decimal(repr(value))
 
 
-def is_kept(value: float) -> bool:
+def is_retained(value: float) -> bool:
     """Whether the compiler writes a constant with the digits that it was given."""
     number = exact(value)
     _, digits, exponent = number.normalize().as_tuple()
@@ -117,13 +117,13 @@ def lowered(schema: dict[str, Any]) -> dict[str, Any]:
     was_possible = _is_possible(bounds)
     inner: dict[str, Decimal] = {}
     for name, bound in bounds.items():
-        kept = inner_bound(name, _plain(bound))
-        if kept is None:
+        retained = inner_bound(name, _plain(bound))
+        if retained is None:
             raise OverflowError
-        closed = _CLOSED[name] if kept != bound else name  # a moved bound is itself allowed
+        closed = _CLOSED[name] if retained != bound else name  # a moved bound is itself allowed
         if closed in inner:
-            kept = max(kept, inner[closed]) if closed == "minimum" else min(kept, inner[closed])
-        inner[closed] = kept
+            retained = max(retained, inner[closed]) if closed == "minimum" else min(retained, inner[closed])
+        inner[closed] = retained
     if not is_integer:
         inner = _without_open_ends(inner)
     if was_possible and not _is_possible(inner):

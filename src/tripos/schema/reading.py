@@ -20,8 +20,8 @@ from tripos.schema.numbers import (
     have_multiple,
     inner_bound,
     is_countable,
-    is_kept,
     is_number,
+    is_retained,
     lowered,
 )
 from tripos.schema.parts import are_disjoint, resolve
@@ -320,7 +320,7 @@ def _check_constants(keyword: str, value: Any, path: str) -> None:
     stack = [value]
     while stack:
         part = stack.pop()
-        if is_number(part) and not is_kept(part):
+        if is_number(part) and not is_retained(part):
             raise _unsupported(keyword, path, f"{part!r} has more digits or decimals than can be represented: round it")
         stack += _parts(part)
 

@@ -55,16 +55,16 @@ def own_tools(
     Raises InvalidRequest (invalid_value) when no tool is left.
     """
     kinds = [value.get("type") if isinstance(value, dict) else None for value in values]
-    is_kept = [kind is None or (isinstance(kind, str) and is_own(kind)) for kind in kinds]
+    is_retained = [kind is None or (isinstance(kind, str) and is_own(kind)) for kind in kinds]
     for i, kind in enumerate(kinds):
-        if is_kept[i]:
+        if is_retained[i]:
             continue
-        if not any(is_kept) or not isinstance(kind, str):
+        if not any(is_retained) or not isinstance(kind, str):
             given = shown(kind) if isinstance(kind, str) else kind_of(kind)
             message = f"{path}[{i}].type is {given}: only tools that the client runs can be called"
             raise InvalidRequest(message, code="invalid_value", param=f"{path}[{i}].type")
         ignored.append(Ignored(".".join((name_of(f"{path}[{i}]", kind), *_own_names(values[i], kind))), "tool"))
-    return [(f"{path}[{i}]", value) for i, value in enumerate(values) if is_kept[i]]
+    return [(f"{path}[{i}]", value) for i, value in enumerate(values) if is_retained[i]]
 
 
 def _own_names(tool: dict[str, Any], kind: str) -> list[str]:

@@ -443,19 +443,21 @@ async def test_what_branches_share_is_computed_once_though_all_come_at_the_same_
 
 async def test_each_branch_answers_as_it_would_alone() -> None:
     texts = ["shared and one", "shared and another", "nothing in common"]
-    wanted = [(1, 2), (3,), (256, 0, 5)]
+    requested = [(1, 2), (3,), (256, 0, 5)]
     alone = []
-    for text, ids in zip(texts, wanted, strict=True):
+    for text, ids in zip(texts, requested, strict=True):
         one = call(text, max_tokens=1, temperature=0.0, logprobs=0, logprob_token_ids=ids)
         deltas = [event for _, event in make_model().answer([one]) if isinstance(event, Delta)]
-        alone += [delta.logprobs[0].wanted for delta in deltas if delta.logprobs]
+        alone += [delta.logprobs[0].requested for delta in deltas if delta.logprobs]
     branches = tuple(
-        Branch(prompt=text, logprob_token_ids=ids) for text, ids in zip(texts[1:], wanted[1:], strict=True)
+        Branch(prompt=text, logprob_token_ids=ids) for text, ids in zip(texts[1:], requested[1:], strict=True)
     )
-    together = call(texts[0], max_tokens=1, temperature=0.0, logprobs=0, logprob_token_ids=wanted[0], branches=branches)
+    together = call(
+        texts[0], max_tokens=1, temperature=0.0, logprobs=0, logprob_token_ids=requested[0], branches=branches
+    )
     async with started() as model:
         deltas = [event for event in await read(model, together) if isinstance(event, Delta)]
-    found = [delta.logprobs[0].wanted for delta in sorted(deltas, key=lambda delta: delta.index) if delta.logprobs]
+    found = [delta.logprobs[0].requested for delta in sorted(deltas, key=lambda delta: delta.index) if delta.logprobs]
     assert found == alone
     assert list(map(len, alone)) == [2, 1, 3]
 

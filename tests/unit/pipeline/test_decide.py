@@ -166,9 +166,9 @@ async def test_a_model_that_reasons_is_read_behind_its_reasoning(switch: str) ->
         return events[0].decisions
 
     opened, off = [*b"a:", 257, *b"\n"], [*b"a:", 257, 258, *b"\n\n"]
-    wanted = await read(off if switch else [*opened, 258], [])
-    assert await read(opened, off, reasons=True) == wanted
-    assert await read(opened, off) != wanted
+    requested = await read(off if switch else [*opened, 258], [])
+    assert await read(opened, off, reasons=True) == requested
+    assert await read(opened, off) != requested
 
 
 async def test_too_little_mass_on_the_labels_is_a_refusal() -> None:

@@ -165,7 +165,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     queue = batcher(Steps(), max_waiting_calls=1)
     queue.add(pending([1]))
     with pytest.raises(Overloaded) as refused:
-        queue.check_room()
+        queue.check_capacity()
     assert refused.value.retry_after_s
 
 

@@ -83,9 +83,9 @@ def inv_freq(config: ModelConfig) -> npt.NDArray[np.float32]:
 def _llama3(frequencies: npt.NDArray[np.float64], scaling: RopeScaling) -> npt.NDArray[np.float64]:
     """Long wavelengths are divided by factor, short ones kept, those between blended."""
     turns = scaling.original_max_position_embeddings * frequencies / (2 * math.pi)  # within the trained context
-    kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    kept = np.clip(kept, 0.0, 1.0)
-    return np.asarray(kept * frequencies + (1 - kept) * frequencies / scaling.factor)
+    retained = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    retained = np.clip(retained, 0.0, 1.0)
+    return np.asarray(retained * frequencies + (1 - retained) * frequencies / scaling.factor)
 
 
 def _yarn(frequencies: npt.NDArray[np.float64], scaling: RopeScaling, theta: float) -> npt.NDArray[np.float64]:

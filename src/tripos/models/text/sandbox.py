@@ -239,10 +239,10 @@ def _member(item: Any, attribute: str | int) -> Any:
 
 
 def _replace(text: Any, old: Any, new: Any, count: int | None = None) -> str:
-    held, wanted, put = as_text(text), as_text(old), as_text(new)
-    times = held.count(wanted)
+    held, requested, put = as_text(text), as_text(old), as_text(new)
+    times = held.count(requested)
     current_budget().check_size(len(held) + (times if count is None or count < 0 else min(times, count)) * len(put))
-    return held.replace(wanted, put, -1 if count is None else count)
+    return held.replace(requested, put, -1 if count is None else count)
 
 
 def _indent(text: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> str:

@@ -136,12 +136,12 @@ def _check_percent(template: str, values: Any) -> None:
 
 def join_bounded(parts: Iterator[str]) -> str:
     """The parts as one text. Raises BudgetExceeded before it is too long."""
-    budget, kept, size = current_budget(), [], 0
+    budget, retained, size = current_budget(), [], 0
     for part in parts:
         size += len(part)
         if size > MAX_OUTPUT_CHARS:
             raise BudgetExceeded(f"a text of more than {MAX_OUTPUT_CHARS} characters")
         budget.spend()
-        kept.append(part)
+        retained.append(part)
     budget.spend(size)
-    return "".join(kept)
+    return "".join(retained)

@@ -266,10 +266,10 @@ def _exact_growth(units: np.ndarray, ends: np.ndarray) -> float:
             raise ValueError("precompiled_charsmap has too many keys")
         labels = np.arange(1, 256, dtype=np.int64)
         found = (places[:, None] ^ labels).reshape(-1)
-        wanted = np.broadcast_to(labels, (len(places), 255)).reshape(-1)
+        requested = np.broadcast_to(labels, (len(places), 255)).reshape(-1)
         inside = found < len(units)
-        found, wanted = found[inside], wanted[inside]
-        is_child = (units[found] & 0x800000FF) == wanted
+        found, requested = found[inside], requested[inside]
+        is_child = (units[found] & 0x800000FF) == requested
         found = found[is_child]
         places = np.unique(found ^ _offsets(units[found]))
         leaves = (found ^ _offsets(units[found]))[(units[found] >> 8 & 1).astype(bool)]

@@ -50,19 +50,19 @@ def with_settings(data: bytes, settings: Mapping[str, Any], config: Mapping[str,
 
 def _set_prefix_space(definition: Any, settings: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
     """Set add_prefix_space in the steps of a tokenizer.json; returns whether that changed any. Raises ModelRefused."""
-    wanted, name = settings.get("add_prefix_space"), _class(settings, config)
-    if wanted is not None and type(wanted) is not bool:
-        raise ModelRefused(f"tokenizer_config.json: add_prefix_space is {shown(wanted)}; expected true or false")
+    requested, name = settings.get("add_prefix_space"), _class(settings, config)
+    if requested is not None and type(requested) is not bool:
+        raise ModelRefused(f"tokenizer_config.json: add_prefix_space is {shown(requested)}; expected true or false")
     if not isinstance(definition, dict):
         return False
     changed = False
     for step in _steps(definition.get("pre_tokenizer")):
         kind = step.get("type")
-        if kind == "ByteLevel" and name in _BYTE_LEVEL and step.get("add_prefix_space", True) is not bool(wanted):
-            step["add_prefix_space"] = bool(wanted)
+        if kind == "ByteLevel" and name in _BYTE_LEVEL and step.get("add_prefix_space", True) is not bool(requested):
+            step["add_prefix_space"] = bool(requested)
             changed = True
-        if kind == "Metaspace" and name in _METASPACE and wanted is not None:
-            scheme = "always" if wanted else "never"
+        if kind == "Metaspace" and name in _METASPACE and requested is not None:
+            scheme = "always" if requested else "never"
             for each in (step, *_steps(definition.get("decoder"))):
                 if each.get("type") == "Metaspace" and each.get("prepend_scheme") != scheme:
                     each.pop("add_prefix_space", None)  # its older name

@@ -152,8 +152,8 @@ def eight_bit(name: str, levels: npt.NDArray[np.int8], scales: F32) -> WeightTen
 def notes_on(scheme: str, tensors: Mapping[str, WeightTensor]) -> tuple[str, ...]:
     """What a person should know: what was kept as it is, and what was not."""
     plain = [name for name, tensor in tensors.items() if tensor.dtype == "f32"]
-    kept = len(tensors) - len(plain)
-    notes = [f"{kept} tensors of {scheme}: levels kept, scales as float16"] if kept else []
+    retained = len(tensors) - len(plain)
+    notes = [f"{retained} tensors of {scheme}: levels kept, scales as float16"] if retained else []
     if plain:
         notes.append(
             f"{len(plain)} tensors of {scheme} have no native form and become float32, among them {plain[0]}: "
