@@ -17,6 +17,9 @@ from tripos.library.prompts import Text, check_encodable, check_type, listed, te
 from tripos.types import Call, Embed, Rerank, Result
 
 if TYPE_CHECKING:
+    from tripos.predict.encoder import EncoderModel  # noqa: F401  # in quotes below
+
+if TYPE_CHECKING:
     pass
 
 
