@@ -1,6 +1,5 @@
 """The fakes that ship with the seams: ScriptedExecutor for runtime.Executor, ScriptedModel for types.Model; and a
 tokenizer of single bytes. All are deterministic and take no time unless told to.
-Tested in tests/unit/engine/test_engine.py.
 """
 
 from __future__ import annotations

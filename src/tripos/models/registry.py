@@ -1,7 +1,4 @@
-"""Which function traces which architecture, and how checkpoints deviate from the plan.
-
-Tested in tests/models/test_registry.py.
-"""
+"""Which function traces which architecture, and how checkpoints deviate from the plan."""
 
 from __future__ import annotations
 

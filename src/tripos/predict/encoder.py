@@ -2,7 +2,6 @@
 
 Owns the life of the model and who waits for which answer. Texts become tokens in inputs.py, steps run in batcher.py and
 steps.py, rows become answers in outputs.py. Knows nothing of HTTP.
-Tested in tests/unit/predict/test_encoding.py.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 Owns the library and the handle of an executor. Knows no kernel. runtime/plan_bytes.py writes the
 bytes of a plan, runtime/step_arrays.py those of a step.
-Tested in tests/ops/test_refusals.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Answers requests about a tokenizer: Tokenize, Detokenize and LabelTokens, beside the calls that run the model.
 
 Owns the bound on the text that waits for the tokenizer.
-Tested in tests/api/test_tokens.py and tests/unit/pipeline/test_decide.py.
 """
 
 from __future__ import annotations
