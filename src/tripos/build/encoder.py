@@ -20,7 +20,7 @@ from tripos.models.text.tokenizer import Tokenizer
 from tripos.plan.ir import Plan
 from tripos.predict.batcher import BatcherOptions
 from tripos.predict.encoder import EncoderModel
-from tripos.predict.options import EncoderOptions
+from tripos.predict.outputs import EncoderOptions
 from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
 from tripos.runtime.machine import num_cores
 from tripos.types import ModelCard
