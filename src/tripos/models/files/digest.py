@@ -37,7 +37,7 @@ def model_digest(
     parts = [b"tripos model 1", canonical.encode(), tokenizer, b"" if template is None else b"t" + template.encode()]
     if tool_template is not None:
         parts.append(b"u" + tool_template.encode())
-    return _hash_fields([*parts, *tensors])
+    return hash_fields([*parts, *tensors])
 
 
 def _tensor_digest(weights: Weights, name: str) -> bytes:
@@ -49,9 +49,10 @@ def _tensor_digest(weights: Weights, name: str) -> bytes:
     return hashlib.sha256(facts.encode() + b"\0" + content).digest()
 
 
-def _hash_fields(fields: Iterable[bytes]) -> str:
-    """Hash each field with its length in front, so that no two lists of fields are hashed alike."""
-    total = hashlib.sha256()
+def hash_fields(fields: Iterable[bytes], prefix: bytes = b"") -> str:
+    """Hash each field with its length in front, so that no two lists of fields are hashed alike: 64 hexadecimal
+    digits."""
+    total = hashlib.sha256(prefix)
     for field in fields:
         total.update(len(field).to_bytes(8, "little"))
         total.update(field)
