@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from tests.recorded import models
+
 TRIPOS = (sys.executable, "-m", "tripos")
 GREETING = "Hello! How can I help you?"
 
@@ -403,3 +405,21 @@ def answering(listed: bytes, events: bytes) -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+WEATHER = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
+
+
+def test_generate_writes_a_call_of_a_tool_as_a_line_of_json(tmp_path: Path) -> None:
+    model = models.write_scripted(tmp_path, "thinking-caller")
+    tools = tmp_path / "tools.json"
+    tools.write_text(json.dumps([{"type": "function", "function": {"name": "get_weather", "parameters": WEATHER}}]))
+    done = run("generate", str(model), "Weather?", "--temperature", "0", "--tools", str(tools))
+    text, call = done.stdout.decode().split("\n", 1)
+    assert (done.returncode, text) == (0, "A moment."), done.stderr
+    assert json.loads(call) == {"name": "get_weather", "arguments": models.ARGUMENTS}
+    named = run("generate", str(model), "Weather?", "--tools", str(tools), "--tool-choice", "nobody")
+    assert (named.returncode, b"nobody" in named.stderr) == (1, True)
+    tools.write_text("{}")
+    wrong = run("generate", str(model), "Weather?", "--tools", str(tools))
+    assert (wrong.returncode, b"JSON list of tools" in wrong.stderr) == (2, True)

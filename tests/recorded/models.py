@@ -152,6 +152,12 @@ def write_adapter(folder: Path, maker: ModuleType, seed: int) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(config))
 
 
+def write_scripted(root: Path, name: str) -> Path:
+    """One of the scripted models, in a folder of its name."""
+    scripted_model().write(root / name, *SCRIPTS[name], NUM_POSITIONS)
+    return root / name
+
+
 def write_all(root: Path) -> None:
     """Models, adapters, keys, and the service files open.toml and keyed.toml in `root`."""
     maker = scripted_model()

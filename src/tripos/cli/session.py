@@ -17,8 +17,7 @@ from tripos.cli.terminal import Startup, show_status
 from tripos.errors import ConfigError, NotFound
 
 if TYPE_CHECKING:
-    from tripos.wire.generation import GenerationRequest
-    from tripos.wire.openai.generation import Answer, Identity
+    pass
 
 Kind = Literal["chat/completions", "completions"]
 Hear = Callable[[dict[str, Any]], None]
@@ -45,6 +44,7 @@ class Usage(TypedDict):
 class ChunkDelta(TypedDict, total=False):
     content: str | None
     reasoning_content: str | None
+    tool_calls: list[dict[str, Any]] | None
 
 
 class ChunkChoice(TypedDict, total=False):
@@ -123,32 +123,22 @@ class LocalSession:
 
         from msgspec import json
 
-        from tripos.types import Call
-        from tripos.wire.generation import for_model
+        from tripos import answers
         from tripos.wire.openai import chat, completions
         from tripos.wire.openai.generation import Identity
 
         decode = chat.decode if kind == "chat/completions" else completions.decode
-        request = for_model(decode(json.encode(_streamed(body, self.card.name))), self.card)
+        request = answers.adapt(self._service, decode(json.encode(_streamed(body, self.card.name))), self.card)
         identity = Identity(id="cli", created=0, model=self.card.name, system_fingerprint="")
-        answer = self._answer(kind, request, identity)
-        arrival_s = time.monotonic()
-        call = Call(id="cli", route=self.card.name, request=request.requests[0], arrival_s=arrival_s)
-        events: Any = self._service.run(call)
-        async with contextlib.aclosing(events):
-            async for event in events:
-                for chunk in answer.take(((0, event),)):
+        encoder_of = chat.ChatAnswer if kind == "chat/completions" else completions.CompletionAnswer
+        encoder, arrival_s = encoder_of(request, identity), time.monotonic()
+        calls = answers.make_calls(request, request.requests, request_id="cli", arrival_s=arrival_s)
+        async with contextlib.aclosing(answers.run(self._service, calls)) as batches:
+            async for batch in batches:
+                for chunk in encoder.take(batch):
                     hear(json.decode(chunk))
-        for last in answer.end(time.monotonic() - arrival_s):
+        for last in encoder.end(time.monotonic() - arrival_s):
             hear(last)
-
-    def _answer(self, kind: Kind, request: GenerationRequest, identity: Identity) -> Answer:
-        from tripos.wire.openai.chat import ChatAnswer
-        from tripos.wire.openai.completions import CompletionAnswer
-
-        if kind == "chat/completions":
-            return ChatAnswer(request, identity)
-        return CompletionAnswer(request, identity)
 
 
 class RemoteSession:

@@ -20,6 +20,19 @@ from tripos.errors import ConfigError, InvalidRequest
 MAX_STDIN_CHARS = 4 * 2**20  # the limit of a prompt
 
 
+def tool_options(command: Any) -> Any:
+    """The options of tools, which are the same for one answer and for a conversation."""
+    command = click.option(
+        "--tool-choice", default="auto", show_default=True, help="none, auto, required, or the name of one tool."
+    )(command)
+    return click.option(
+        "--tools",
+        default=None,
+        metavar="FILE",
+        help="Tools to call: a JSON list, as OpenAI's clients send it.",
+    )(command)
+
+
 @click.command()
 @click.argument("model")
 @click.argument("prompt", nargs=-1, required=False)
@@ -37,6 +50,7 @@ MAX_STDIN_CHARS = 4 * 2**20  # the limit of a prompt
 @click.option("--stop", multiple=True, help="Stop before this text (may be repeated).")
 @click.option("--json-schema", default=None, metavar="JSON", help="The answer is JSON that follows this schema.")
 @click.option("--regex", default=None, metavar="PATTERN", help="The answer matches this pattern.")
+@tool_options
 @click.option("--stats", is_flag=True, help="Tell on standard error how fast it went.")
 @settings(*MODEL_SETTINGS)
 def generate(
@@ -52,6 +66,8 @@ def generate(
     stop: tuple[str, ...],
     json_schema: str | None,
     regex: str | None,
+    tools: str | None,
+    tool_choice: str,
     stats: bool,
     **flags: Flags,
 ) -> None:
@@ -77,11 +93,13 @@ def generate(
         "structured_outputs": _constraint(json_schema, regex),
         "max_tokens": max_tokens,
     }
-    body = {name: value for name, value in body.items() if value is not None}
+    body = {name: value for name, value in body.items() if value is not None} | _tools(tools, tool_choice)
     with LocalSession(model, given(flags)) as session:
         is_chat = session.has_template and not raw
         if system and not is_chat:
             raise ConfigError("--system needs a chat template, which this model does not have")
+        if tools and not is_chat:
+            raise ConfigError("--tools needs a conversation: a model with a chat template, and no --raw")
         kind: Kind = "chat/completions" if is_chat else "completions"
         if is_chat:
             body["messages"] = [{"role": "system", "content": system}] * bool(system) + [
@@ -104,6 +122,7 @@ def generate(
 @click.option(
     "--temperature", type=click.FloatRange(0, 2), default=None, help="0: the likeliest. [default: the model's]"
 )
+@tool_options
 @click.option("--stats", is_flag=True, help="Tell after each answer how fast it went.")
 @settings("api_key_file", *MODEL_SETTINGS)
 def chat(
@@ -112,6 +131,8 @@ def chat(
     system: str,
     max_tokens: int | None,
     temperature: float | None,
+    tools: str | None,
+    tool_choice: str,
     stats: bool,
     **flags: Flags,
 ) -> None:
@@ -122,6 +143,7 @@ def chat(
     """
     require_utf8(system, "--system")
     body = {name: each for name, each in (("max_tokens", max_tokens), ("temperature", temperature)) if each is not None}
+    body |= _tools(tools, tool_choice)
     session: Session
     if url:
         settings_given = given(flags)
@@ -135,6 +157,28 @@ def chat(
         session = LocalSession(model or config.DEFAULT_MODEL, given(flags))
     with session:
         Conversation(session, body, system, has_stats=stats).hold()
+
+
+def _tools(file: str | None, choice: str) -> dict[str, Any]:
+    """The fields of a body for --tools and --tool-choice. Raises ConfigError."""
+    from tripos.models.files.opening import open_regular
+    from tripos.wire.json import parse
+
+    if not file:
+        return {}
+    try:
+        with open_regular(file) as opened:
+            tools = parse(opened.read())
+    except (OSError, InvalidRequest) as error:
+        reason = error.message if isinstance(error, InvalidRequest) else error.strerror
+        raise ConfigError(f"--tools {file}: {reason}") from None
+    if not isinstance(tools, list):
+        raise ConfigError(f"--tools {file}: expected a JSON list of tools, as OpenAI's clients send them")
+    is_mode = choice in ("none", "auto", "required")
+    return {
+        "tools": tools,
+        "tool_choice": choice if is_mode else {"type": "function", "function": {"name": choice}},
+    }
 
 
 def _read_prompt(prompt: tuple[str, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -100,6 +101,8 @@ class Printer:
             delta = choice.get("delta", choice)
             self._reason(delta.get("reasoning_content") or "")
             self._say(delta.get("content") or delta.get("text") or "")
+            for call in delta.get("tool_calls") or ():
+                self._call(call)
 
     def _reason(self, text: str) -> None:
         """Shown faintly to people; what reads our output gets the answer alone."""
@@ -114,6 +117,11 @@ class Printer:
         if text:
             self.text += text
             click.echo(text, nl=False)
+
+    def _call(self, call: dict[str, Any]) -> None:
+        """A whole call of a tool, as a line of JSON."""
+        self._say("\n" * bool(self.text and not self.text.endswith("\n")))
+        self._say(json.dumps(call["function"], ensure_ascii=False) + "\n")
 
     def end(self) -> None:
         """The line after the answer."""

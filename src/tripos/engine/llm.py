@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from functools import cached_property
 from typing import Any, cast
 
@@ -230,15 +230,31 @@ class LanguageModel:
         For offline use, from any number of threads at once: their calls share steps. Raises InvalidRequest for the
         first call that is wrong, before any work; EngineFailed when closed; EnvironmentProblem in a fork.
         """
+        yield from self._callers.answer([self._open_now(call) for call in calls])
+
+    def stream(self, call: Call) -> Generator[Event, None, None]:
+        """Answer one call as `answer` does, but each event as it comes. Closing the generator ends the work. Raises the
+        call's error.
+        """
+        yield from self._callers.stream(self._open_now(call))
+
+    async def stream_async(self, call: Call) -> AsyncGenerator[Event, None]:
+        """As `stream`, in an event loop that goes on meanwhile."""
+        import asyncio
+
+        stream = await asyncio.to_thread(self._open_now, call)
+        async with contextlib.aclosing(self._callers.stream_async(stream)) as events:
+            async for event in events:
+                yield event
+
+    def _open_now(self, call: Call) -> Stream:
+        """A call's stream, made without an event loop. Raises as `answer`."""
         if self._readers.engine_loop is not None:
             raise RequestFailed("the model is started: use run()")
         self._birthplace.check()
-        streams = []
-        for call in calls:
-            request = self._check(call)
-            constraint = self._grammars.compile(request.constraint) if request.constraint is not None else None
-            streams.append(self._open(call, request, self._encode_now(request), constraint, None))
-        yield from self._callers.answer(streams)
+        request = self._check(call)
+        constraint = self._grammars.compile(request.constraint) if request.constraint is not None else None
+        return self._open(call, request, self._encode_now(request), constraint, None)
 
     def _check(self, call: Call) -> Generate:
         """Check all that needs no tokens of the prompt."""
