@@ -2,7 +2,6 @@
 
 Owns the routes, the count of calls in flight and the last ModelInfo of each model. Every door calls `run`. Routes may
 be added and removed while calls run: a call keeps its route. Knows nothing of how models are loaded.
-Tested in tests/api/test_every_call.py, tests/api/test_draining.py and tests/unit/metering/test_usage.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 """The fakes that ship with the seams: ScriptedExecutor for runtime.Executor, ScriptedModel for types.Model; and a
 tokenizer of single bytes. All are deterministic and take no time unless told to.
-Tested in tests/unit/engine/test_engine.py.
 """
 
 from __future__ import annotations
@@ -17,17 +16,14 @@ from tripos.models.text.token_bytes import byte_alphabet
 from tripos.models.text.tokenizer import Tokenizer, tokenizer_from_json
 from tripos.plan.ir import Adapter, Plan, Weights
 from tripos.runtime.executor import ExecutorInfo, ExecutorOptions, Progress, StepInput, StepOutput, ignore_progress
+from tripos.runtime.sampling import GOLDEN, MASK
+from tripos.runtime.sampling import mix as splitmix
 from tripos.types import Call, Delta, Event, Finish, ModelCard, ModelInfo, Usage
-
-_MASK = (1 << 64) - 1
 
 
 def mix(state: int, value: int) -> int:
     """One SplitMix64 step (Steele et al. 2014): the arithmetic behind scripted tokens."""
-    z = (state + 0x9E3779B97F4A7C15 * (value + 1)) & _MASK
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
-    return z ^ (z >> 31)
+    return splitmix((state + GOLDEN * (value + 1)) & MASK)
 
 
 class ScriptedExecutor:

@@ -2,7 +2,6 @@
 
 Owns no behaviour; what a chat is made of is defined in messages.py. Imports the standard library and msgspec only, so
 that any layer may import it.
-Tested in tests/unit/wire/test_answers.py.
 """
 
 from __future__ import annotations

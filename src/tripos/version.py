@@ -1,7 +1,4 @@
-"""The version, where every layer may read it. pyproject.toml says the same; a test compares.
-
-Tested in tests/repo/test_imports.py.
-"""
+"""The version, where every layer may read it. pyproject.toml says the same; a test compares."""
 
 from __future__ import annotations
 

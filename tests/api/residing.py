@@ -42,13 +42,12 @@ class TinyOpening:
     def rows(self, memory_bytes: int) -> Table:
         return [("will it fit?", self.name)]
 
-    def load_model(self, memory_bytes: int, progress: Callable[[str, float], None]) -> LoadedModel:
+    def load(self, memory_bytes: int, progress: Callable[[str, float], None]) -> LoadedModel:
         if self.options.source.endswith("gated"):
             assert self._store.gate.wait(10)
         if self.options.source.endswith("damaged"):
             raise ModelRefused(f"{self.options.source}: tensor 3 is damaged")
-        model = self._store.make(self.name)
-        return LoadedModel(model, model.close)
+        return self._store.make(self.name)
 
     def close(self) -> None:
         self.is_closed = True
@@ -82,8 +81,8 @@ class GivenOpening(TinyOpening):
         super().__init__(options, TinyStore())
         self._given = model
 
-    def load_model(self, memory_bytes: int, progress: Callable[[str, float], None]) -> LoadedModel:
-        return LoadedModel(self._given, self._given.close)
+    def load(self, memory_bytes: int, progress: Callable[[str, float], None]) -> LoadedModel:
+        return self._given
 
 
 @asynccontextmanager

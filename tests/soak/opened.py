@@ -36,14 +36,14 @@ def load(spec: str) -> None:
     opening = open_any(ModelOptions(source=spec, threads=1, token_budget=32, max_sequences=2))
     try:
         opening.rows(MEMORY_BYTES)
-        loaded = opening.load_model(MEMORY_BYTES, lambda phase, done: None)
+        model = opening.load(MEMORY_BYTES, lambda phase, done: None)
     finally:
         opening.close()
     try:
         with contextlib.suppress(InvalidRequest):  # what a template or a short window says to these messages
-            use(loaded.model)
+            use(model)
     finally:
-        loaded.close()
+        model.close()
 
 
 def use(model: Any) -> None:

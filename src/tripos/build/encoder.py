@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from tripos.build.opened import Opened, Rows
+from tripos.build.opened import Opened
 from tripos.build.opened import make_executor as make_default_executor
 from tripos.config import ModelOptions
 from tripos.engine.memory import WeightsNeed, measure_weights, mib
@@ -20,7 +20,8 @@ from tripos.models.text.tokenizer import Tokenizer
 from tripos.plan.ir import Plan
 from tripos.predict.batcher import BatcherOptions
 from tripos.predict.encoder import EncoderModel
-from tripos.predict.options import EncoderOptions
+from tripos.predict.outputs import EncoderOptions
+from tripos.repository import Table
 from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
 from tripos.runtime.machine import num_cores
 from tripos.types import ModelCard
@@ -68,7 +69,7 @@ class EncoderKind:
             )
         return self.min_bytes
 
-    def rows(self, memory_bytes: int) -> Rows:
+    def rows(self, memory_bytes: int) -> Table:
         self.held_bytes(memory_bytes)
         return [
             ("will it fit?", self.source_name),
@@ -79,7 +80,7 @@ class EncoderKind:
             ("limit", f"{mib(memory_bytes)} (--memory)"),
         ]
 
-    def doctor_rows(self, info: ExecutorInfo) -> Rows:
+    def doctor_rows(self, info: ExecutorInfo) -> Table:
         return []
 
     def runnable(self, plan: Plan) -> Plan:

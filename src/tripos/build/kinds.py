@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tripos.build.language import open_model
-from tripos.build.opened import Opened, Progress, ignore_progress, make_executor
+from tripos.build.opened import Opened, ignore_progress, make_executor
 from tripos.config import ModelOptions
 from tripos.engine.memory import mib
 from tripos.errors import ConfigError
 from tripos.models.files.packed import WEIGHTS_FILE, Packing, write_packed
 from tripos.models.files.source import Source, open_source
 from tripos.models.task import task_of
-from tripos.repository import Opening
+from tripos.repository import Opening, Progress
 from tripos.runtime.guard import guarded
 from tripos.runtime.machine import available_memory_bytes
 from tripos.runtime.peaks import machine_rows

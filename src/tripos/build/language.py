@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from tripos.build.opened import Opened, Progress, Rows, ignore_progress, make_executor
+from tripos.build.opened import Opened, ignore_progress, make_executor
 from tripos.config import ModelOptions
 from tripos.dialects.families import describe
 from tripos.engine.adapter_slots import SPARE_SLOTS, Adapters
@@ -32,6 +32,7 @@ from tripos.models.task import task_of
 from tripos.models.text.tokenizer import Tokenizer
 from tripos.plan.ir import Plan, Weights
 from tripos.plan.lora import Place, places, with_adapters
+from tripos.repository import Progress, Table
 from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
 from tripos.runtime.guard import guarded
 from tripos.runtime.machine import available_memory_bytes, num_cores
@@ -78,10 +79,10 @@ class LanguageKind:
     def held_bytes(self, memory_bytes: int) -> int:
         return self.need.within(memory_bytes).held_bytes
 
-    def rows(self, memory_bytes: int) -> Rows:
+    def rows(self, memory_bytes: int) -> Table:
         return self.need.within(memory_bytes).rows()
 
-    def doctor_rows(self, info: ExecutorInfo) -> Rows:
+    def doctor_rows(self, info: ExecutorInfo) -> Table:
         dialects = dialects_of(self.source.tokenizer, self.options)
         return [
             ("cache", f"{info.kv_cache}, {info.kv_bytes_per_token:,} bytes per token"),

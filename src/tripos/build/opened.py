@@ -14,29 +14,20 @@ from tripos.errors import EnvironmentProblem
 from tripos.models.files.source import Source
 from tripos.plan.ir import Plan, Weights
 from tripos.plan.passes import optimize
-from tripos.repository import LoadedModel
+from tripos.repository import LoadedModel, Progress, Table
 from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
 from tripos.runtime.executor import ignore_progress as unheard
 from tripos.runtime.guard import guarded
 from tripos.runtime.machine import give_back_freed_memory
-from tripos.types import Model, ModelCard
-
-Progress = Callable[[str, float], None]
-Rows = list[tuple[str, ...]]
+from tripos.types import ModelCard
 
 
 def ignore_progress(phase: str, done: float) -> None:
     """For callers that show none."""
 
 
-class Loaded(Model, Protocol):
-    """A model in this process, which holds an executor."""
-
-    def close(self) -> None: ...
-
-
-M = TypeVar("M", bound=Loaded)
-MadeOf = TypeVar("MadeOf", bound=Loaded, covariant=True)
+M = TypeVar("M", bound=LoadedModel)
+MadeOf = TypeVar("MadeOf", bound=LoadedModel, covariant=True)
 
 
 class Kind(Protocol[MadeOf]):
@@ -49,8 +40,8 @@ class Kind(Protocol[MadeOf]):
     @property
     def executor_options(self) -> ExecutorOptions: ...
     def held_bytes(self, memory_bytes: int) -> int: ...
-    def rows(self, memory_bytes: int) -> Rows: ...
-    def doctor_rows(self, info: ExecutorInfo) -> Rows:
+    def rows(self, memory_bytes: int) -> Table: ...
+    def doctor_rows(self, info: ExecutorInfo) -> Table:
         """For people: what the loaded executor means for this kind."""
 
     def runnable(self, plan: Plan) -> Plan:
@@ -96,7 +87,7 @@ class Opened(Generic[M]):
         """What is taken of the memory that may be. Raises ModelRefused when it is too little."""
         return self.kind.held_bytes(memory_bytes)
 
-    def rows(self, memory_bytes: int) -> Rows:
+    def rows(self, memory_bytes: int) -> Table:
         """A table for people: what the model needs and gets. Raises ModelRefused."""
         return [*self.kind.rows(memory_bytes), *(("note", note) for note in self.notes)]
 
@@ -130,11 +121,6 @@ class Opened(Generic[M]):
             raise
         progress("ready", 1.0)
         return model
-
-    def load_model(self, memory_bytes: int, progress: Progress) -> LoadedModel:
-        """As repository.Opening wants it."""
-        model = self.load(memory_bytes, progress)
-        return LoadedModel(model, model.close)
 
     def close(self) -> None:
         """Let go of the files, if the model was not loaded."""

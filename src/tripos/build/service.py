@@ -8,7 +8,7 @@ from typing import Any
 
 from tripos.build.kinds import open_any
 from tripos.build.language import free_memory_bytes
-from tripos.build.opened import Progress, ignore_progress
+from tripos.build.opened import ignore_progress
 from tripos.config import (
     LIVE_SETTINGS,
     LimitsStage,
@@ -24,7 +24,7 @@ from tripos.controls.priority import priority
 from tripos.dialects import stage as dialects
 from tripos.errors import Conflict
 from tripos.pipeline.decide import decide
-from tripos.repository import ModelRepository, ModelSpec, Opening, RouteSpec, Settings
+from tripos.repository import ModelRepository, ModelSpec, Opening, Progress, RouteSpec, Settings
 from tripos.service import Service
 from tripos.types import ModelCard, Priority, Stage
 

@@ -1,7 +1,4 @@
-"""Output in a terminal: progress of loading, tables, and answers.
-
-Tested in tests/e2e/test_chat.py.
-"""
+"""Output in a terminal: progress of loading, tables, and answers."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 Owns the slots. A slot is given again only when no call and no sequence uses what was in it; whoever came before an
 unload or a reload is answered by what it came for. Knows nothing of files: `read` does that.
-Tested in tests/unit/engine/test_adapters.py.
 """
 
 from __future__ import annotations

@@ -93,10 +93,6 @@ class BlockPool:
     def num_held(self) -> int:
         return self._num_held
 
-    @property
-    def num_cached(self) -> int:
-        return len(self._cached)
-
     def num_blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
 

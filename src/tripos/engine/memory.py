@@ -1,14 +1,12 @@
-"""How much memory each model needs and gets, and how a model's part is divided into weights and cache.
+"""How much memory a model needs, and how its part is divided into weights and cache.
 
 Owns the arithmetic and its table; measures no machine and loads nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol
 
 from tripos.errors import ConfigError, ModelRefused
 from tripos.plan.dump import cost
@@ -46,19 +44,6 @@ class MemoryOptions:
     kv_cache: str = "auto"
     max_adapters: int = 0
     max_adapter_rank: int = 16
-
-
-class Sharing(Protocol):
-    """One of several models that share memory."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def min_bytes(self) -> int: ...
-    @property
-    def max_bytes(self) -> int: ...
-    @property
-    def fixed_bytes(self) -> int: ...  # 0: it takes its share
 
 
 @dataclass(frozen=True)
@@ -210,26 +195,6 @@ def measure_weights(plan: Plan, weights: Weights, weights_format: str) -> Weight
 def _parts(plan: Plan, kind: str) -> list[str]:
     """The weights of all ops of a kind, each once."""
     return list({part: None for op in plan.ops if op.kind == kind for part in plan.weights[op.weights[0]].parts})
-
-
-def share(total_bytes: int, needs: Sequence[Sharing]) -> list[int]:
-    """How much of `total_bytes` each of several models may take.
-
-    Fixed amounts come first, then the least that each model needs. The rest goes to the caches, in proportion to what
-    each could still use, so that a large model with long sequences does not starve a small one. Raises ModelRefused
-    with all numbers.
-    """
-    least = [need.fixed_bytes or need.min_bytes for need in needs]
-    left = total_bytes - sum(least)
-    if left < 0:
-        each = ", ".join(f"{need.name} {mib(num)}" for need, num in zip(needs, least, strict=True))
-        raise ModelRefused(
-            f"the models need {mib(sum(least))} at least ({each}) and may take {mib(total_bytes)}: serve fewer of "
-            "them, lower their max_model_len, choose smaller weights, or give more --memory"
-        )
-    wants = [0 if need.fixed_bytes else need.max_bytes - need.min_bytes for need in needs]
-    scale = min(1.0, left / max(1, sum(wants)))
-    return [num + int(scale * want) for num, want in zip(least, wants, strict=True)]
 
 
 def cache_format(weights_format: str) -> str:

@@ -1,7 +1,6 @@
 """Hands the Outputs of an engine to the streams of one event loop, and holds sequences whose output nobody reads.
 
 Owns the engine's thread while the model is started, and which streams are unfinished. Knows nothing of requests.
-Tested in tests/unit/engine/test_llm.py.
 """
 
 from __future__ import annotations

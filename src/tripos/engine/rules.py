@@ -2,7 +2,6 @@
 
 Read from generation_config.json, with transformers' meaning. The bias at a position depends on the tokens before it
 alone: an answer is the same in any batch and with any drafts.
-Tested in tests/unit/models/files/test_generation.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """A sequence: its known tokens, how many are computed, and the blocks it holds. Steps let computed catch up with known.
 
 Owns no policy; scheduler, packer and engine each change their own fields.
-Tested in tests/unit/engine/test_engine.py.
 """
 
 from __future__ import annotations

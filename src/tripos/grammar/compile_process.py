@@ -2,7 +2,6 @@
 
 Owns that process and the pipe to it, and starts another when it has ended. A frame is its length in 4 bytes and a
 MessagePack message; the first one holds the vocabulary.
-Tested in tests/unit/grammar/test_compiler.py.
 """
 
 from __future__ import annotations

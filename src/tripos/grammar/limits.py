@@ -1,7 +1,6 @@
 """The checks of a constraint before its grammar is used: limits on its source, and no keyword that is not enforced.
 
 Runs in the compiling process (compile_process.py): it may take long or end the process.
-Tested in tests/unit/grammar/test_compiler.py.
 """
 
 from __future__ import annotations

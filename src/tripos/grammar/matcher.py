@@ -2,7 +2,6 @@
 
 Owns the guard around its panics, the limits of every parser, and the matcher that follows one sequence. Knows nothing
 of requests, processes or caches; the compiling process imports this module, so it does not import numpy.
-Tested in tests/unit/engine/test_constrained.py.
 """
 
 from __future__ import annotations

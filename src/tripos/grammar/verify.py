@@ -1,7 +1,6 @@
 """Checks a constrained answer against its constraint again when it ends, and where a stop string would end it.
 
 Replays the tokens that were reported, not the state that chose them, and reads JSON with another reader.
-Tested in tests/unit/engine/test_constrained.py.
 """
 
 from __future__ import annotations

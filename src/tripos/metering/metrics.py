@@ -2,7 +2,6 @@
 
 Label values come from closed sets only (registered model names, finish reasons, error codes, paths of the route table),
 so that no client can grow the number of series. Gauges of an engine show what it last reported.
-Tested in tests/api/test_metrics.py.
 """
 
 from __future__ import annotations

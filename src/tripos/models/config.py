@@ -1,7 +1,6 @@
 """config.json, read strictly into a ModelConfig: every number is checked before anything is allocated.
 
 Owns the names that checkpoints use for their sizes, and their silent defaults. Knows nothing of weights or plans.
-Tested in tests/models/test_config.py.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ Tested in tests/models/test_encoder_golden.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from tripos.errors import ModelRefused, shown
@@ -20,9 +20,9 @@ from tripos.models.families.modernbert import trace_modernbert, trace_modernbert
 from tripos.models.families.static import MAX_TOKENS, trace_static
 from tripos.models.fields import Family, Fields
 from tripos.models.files.sentence_transformers import Dense, Modules, parse_modules, torch_class
-from tripos.models.registry import adapt_weights, trace
+from tripos.models.registry import RenamedWeights, adapt_weights, trace
 from tripos.models.task import SCORES, STATIC, task_of
-from tripos.plan.ir import Plan, View, Weights, WeightTensor
+from tripos.plan.ir import Plan, View, Weights
 from tripos.plan.ops import Tracer
 from tripos.plan.passes import embedding
 from tripos.types import Task
@@ -76,7 +76,7 @@ def open_encoder(config: Mapping[str, Any], weights: Weights, file: str = "confi
         has_sigmoid=_has_sigmoid(config, modules),
         num_token_types=sizes.type_vocab_size if modules.feeds_token_types else 0,
     )
-    return encoder, EncoderWeights(weights, _TOP[sizes.family])
+    return encoder, RenamedWeights(weights, {name.removeprefix(_TOP[sizes.family]): name for name in weights})
 
 
 def _trace(config: EncoderConfig, modules: Modules) -> Plan:
@@ -166,24 +166,6 @@ def _has_sigmoid(config: Mapping[str, Any], modules: Modules) -> bool:
             f"config.json: activation_fn {shown(named)} is not supported; supported: torch's Sigmoid, Identity"
         )
     return kind == "Sigmoid"
-
-
-class EncoderWeights(Weights):
-    """A checkpoint's tensors without the prefix of the encoder in models that have a head."""
-
-    def __init__(self, weights: Weights, prefix: str) -> None:
-        self._weights = weights
-        self._stored = {name.removeprefix(prefix): name for name in weights}
-
-    def __getitem__(self, name: str) -> WeightTensor:
-        tensor = self._weights[self._stored[name]]
-        return tensor if tensor.name == name else replace(tensor, name=name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._stored)
-
-    def __len__(self) -> int:
-        return len(self._stored)
 
 
 def is_expected_leftover(name: str) -> bool:

@@ -1,7 +1,6 @@
 """Fields of a model's JSON files, each checked as it is read: type, range, choice.
 
 Owns the error texts, which name the file and the file's own key. Knows no field by name.
-Tested in tests/models/test_config.py.
 """
 
 from __future__ import annotations

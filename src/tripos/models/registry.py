@@ -1,12 +1,9 @@
-"""Which function traces which architecture, and how checkpoints deviate from the plan.
-
-Tested in tests/models/test_registry.py.
-"""
+"""Which function traces which architecture, and how checkpoints deviate from the plan."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -89,24 +86,38 @@ def _is_same(head: WeightTensor, table: WeightTensor) -> bool:
     return np.array_equal(to_float32(head), to_float32(table))
 
 
-class AdaptedWeights(Weights):
-    """A view of a checkpoint; see adapt_weights."""
+class RenamedWeights(Weights):
+    """A checkpoint under other names. `stored_names`: the new name -> the checkpoint's."""
 
-    def __init__(self, architecture: Architecture, is_tied: bool, weights: Weights) -> None:
+    def __init__(self, weights: Weights, stored_names: Mapping[str, str]) -> None:
         self._weights = weights
-        self._transposed = architecture.transposed
-        prefix = "" if any(name.startswith(architecture.prefix) for name in weights) else architecture.prefix
-        self._stored_names = {
-            name if name == HEAD else prefix + name: name for name in weights if not name.endswith(BUFFERS)
-        }
-        if is_tied and (head := self._stored_names.pop(HEAD, None)):
-            # a tied head is the embedding
-            self._stored_names.setdefault(architecture.prefix + architecture.embedding, head)
+        self._stored_names = stored_names
 
     def __getitem__(self, name: str) -> WeightTensor:
         tensor = self._weights[self._stored_names[name]]
-        if tensor.name != name:
-            tensor = replace(tensor, name=name)
+        return tensor if tensor.name == name else replace(tensor, name=name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored_names)
+
+    def __len__(self) -> int:
+        return len(self._stored_names)
+
+
+class AdaptedWeights(RenamedWeights):
+    """A view of a checkpoint; see adapt_weights."""
+
+    def __init__(self, architecture: Architecture, is_tied: bool, weights: Weights) -> None:
+        self._transposed = architecture.transposed
+        prefix = "" if any(name.startswith(architecture.prefix) for name in weights) else architecture.prefix
+        stored = {name if name == HEAD else prefix + name: name for name in weights if not name.endswith(BUFFERS)}
+        if is_tied and (head := stored.pop(HEAD, None)):
+            # a tied head is the embedding
+            stored.setdefault(architecture.prefix + architecture.embedding, head)
+        super().__init__(weights, stored)
+
+    def __getitem__(self, name: str) -> WeightTensor:
+        tensor = super().__getitem__(name)
         if tensor.panels is not None or not name.endswith(self._transposed):
             return tensor
         if len(tensor.shape) != 2 or tensor.dtype not in ("f32", "f16", "bf16"):
@@ -115,12 +126,6 @@ class AdaptedWeights(Weights):
             )
         data = np.ascontiguousarray(tensor.data.reshape(tensor.shape).T)
         return replace(tensor, shape=data.shape, data=data)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._stored_names)
-
-    def __len__(self) -> int:
-        return len(self._stored_names)
 
 
 def check_weights(plan: Plan, weights: Weights) -> tuple[str, ...]:

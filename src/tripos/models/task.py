@@ -1,7 +1,4 @@
-"""The task of a checkpoint, from its config alone.
-
-Tested in tests/unit/models/files/test_sentence_transformers.py.
-"""
+"""The task of a checkpoint, from its config alone."""
 
 from __future__ import annotations
 

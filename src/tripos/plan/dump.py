@@ -1,7 +1,4 @@
-"""A plan as text: one line an op, with the arithmetic and the bytes that a roofline needs.
-
-Tested in tests/unit/plan/test_passes.py.
-"""
+"""A plan as text: one line an op, with the arithmetic and the bytes that a roofline needs."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 Owns the data structures only. What an op means is written in plan/ops.py (shapes) and runtime/reference.py
 (values); how it is fused and placed, in plan/passes.py.
-Tested in tests/unit/plan/test_passes.py.
 """
 
 from __future__ import annotations

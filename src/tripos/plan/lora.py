@@ -2,7 +2,6 @@
 
 Every linear but the head may carry one. The pass works on a plan that is already optimized, so that a stacked linear
 (q, k and v) gets one `shrink` for all its parts. A plan without the pass is untouched.
-Tested in tests/ops/test_lora.py.
 """
 
 from __future__ import annotations

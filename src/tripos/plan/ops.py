@@ -27,7 +27,6 @@ that with the adapter's b before its epilogue.
 Every value is float32 between ops. Checkpoints whose rope interleaves are unpermuted when they are read. `attention`
 lets a query see positions <= its own, no further back than window-1 (0: all), scores capped by softcap (0: not).
 `self_attention` lets a query at i see keys from i - left to i + right (-1: all; causal: right = 0).
-Tested in tests/ops/test_op_table.py.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """EncoderModel: the Model at the end of an embed or rerank route. Calls in, one Result and a Finish out.
 
-Owns the life of the model and who waits for which answer. Texts become tokens in inputs.py, steps run in batcher.py and
-steps.py, rows become answers in outputs.py. Knows nothing of HTTP.
-Tested in tests/unit/predict/test_encoding.py.
+Owns the life of the model and who waits for which answer. Texts become tokens in inputs.py, steps run in batcher.py,
+rows become answers in outputs.py. Knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -24,9 +23,7 @@ from tripos.models.text.token_requests import TokenRequests, WaitingText
 from tripos.models.text.tokenizer import Tokenizer
 from tripos.predict.batcher import Batcher, BatcherOptions, PendingCall
 from tripos.predict.inputs import EncoderInputs, num_chars
-from tripos.predict.options import EncoderOptions
-from tripos.predict.outputs import EncoderOutputs
-from tripos.predict.steps import run_step
+from tripos.predict.outputs import EncoderOptions, EncoderOutputs, run_step
 from tripos.runtime.executor import Executor
 from tripos.runtime.machine import Birthplace
 from tripos.types import (

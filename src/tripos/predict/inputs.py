@@ -13,7 +13,7 @@ from tripos.errors import InvalidRequest
 from tripos.models.text.frame import NO_FRAME, Frame
 from tripos.models.text.tokenizer import Tokenizer
 from tripos.predict.batcher import Text
-from tripos.predict.options import EncoderOptions
+from tripos.predict.outputs import EncoderOptions
 from tripos.types import Call, Embed, Generate, ModelCard, Rerank
 
 CHARS_PER_TOKEN = 64  # a longer text is cut or refused without being encoded

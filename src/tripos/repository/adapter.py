@@ -1,7 +1,4 @@
-"""LoRA adapters: each is served under its own name by the model that loaded it.
-
-Tested in tests/api/test_adapters.py.
-"""
+"""LoRA adapters: each is served under its own name by the model that loaded it."""
 
 from __future__ import annotations
 

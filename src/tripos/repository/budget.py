@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tripos.engine.memory import mib, share
-from tripos.errors import Conflict
+from tripos.engine.memory import mib
+from tripos.errors import Conflict, ModelRefused
 from tripos.repository.entry import Opening
 
 
@@ -46,3 +46,23 @@ def shares(total_bytes: int, openings: Sequence[Opening]) -> list[int]:
     if len(openings) == 1:  # whose own error says more
         return [openings[0].fixed_bytes or total_bytes]
     return share(total_bytes, openings)
+
+
+def share(total_bytes: int, needs: Sequence[Opening]) -> list[int]:
+    """How much of `total_bytes` each of several models may take.
+
+    Fixed amounts come first, then the least that each model needs. The rest goes to the caches, in proportion to what
+    each could still use, so that a large model with long sequences does not starve a small one. Raises ModelRefused
+    with all numbers.
+    """
+    least = [need.fixed_bytes or need.min_bytes for need in needs]
+    left = total_bytes - sum(least)
+    if left < 0:
+        each = ", ".join(f"{need.name} {mib(num)}" for need, num in zip(needs, least, strict=True))
+        raise ModelRefused(
+            f"the models need {mib(sum(least))} at least ({each}) and may take {mib(total_bytes)}: serve fewer of "
+            "them, lower their max_model_len, choose smaller weights, or give more --memory"
+        )
+    wants = [0 if need.fixed_bytes else need.max_bytes - need.min_bytes for need in needs]
+    scale = min(1.0, left / max(1, sum(wants)))
+    return [num + int(scale * want) for num, want in zip(least, wants, strict=True)]

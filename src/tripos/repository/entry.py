@@ -25,12 +25,11 @@ Table = list[tuple[str, ...]]
 Value = TypeVar("Value")
 
 
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model in memory. `close` frees it, once it is stopped."""
+class LoadedModel(Model, Protocol):
+    """A model in the memory of this process."""
 
-    model: Model
-    close: Callable[[], None]
+    def close(self) -> None:
+        """Free it, once it is stopped."""
 
 
 class Opening(Protocol):
@@ -46,7 +45,7 @@ class Opening(Protocol):
     def fixed_bytes(self) -> int: ...  # what its options say; 0: a share
     def held_bytes(self, memory_bytes: int) -> int: ...
     def rows(self, memory_bytes: int) -> Table: ...
-    def load_model(self, memory_bytes: int, progress: Progress) -> LoadedModel: ...
+    def load(self, memory_bytes: int, progress: Progress) -> LoadedModel: ...
     def close(self) -> None:
         """Close the files, if the model was not loaded."""
 
@@ -58,7 +57,7 @@ class Entry:
     name: str
     spec: ModelSpec
     state: State = "unloaded"
-    loaded: LoadedModel | None = None
+    model: LoadedModel | None = None
     adapters: dict[str, Adapter] = field(default_factory=dict)  # by name
     held_bytes: int = 0
     error: str = ""
@@ -67,14 +66,10 @@ class Entry:
     def enter(self, state: State, error: str = "") -> None:
         self.state, self.error, self.since_s = state, error, time.time()
 
-    @property
-    def model(self) -> Model | None:
-        return self.loaded.model if self.loaded is not None else None
-
-    def put(self, loaded: LoadedModel) -> None:
+    def put(self, model: LoadedModel) -> None:
         """Note the loaded model and the adapters that were loaded with it."""
-        self.loaded = loaded
-        for info in loaded.model.card.adapters:
+        self.model = model
+        for info in model.card.adapters:
             self.put_adapter(info)
 
     def put_adapter(self, info: AdapterInfo) -> None:

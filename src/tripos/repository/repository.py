@@ -74,7 +74,7 @@ class ModelRepository:
         progress("open", 0.0)
         for opening, num_bytes in self.open_all(show):
             entry = self.entries[opening.name]
-            entry.put(opening.load_model(num_bytes, progress))
+            entry.put(opening.load(num_bytes, progress))
             entry.held_bytes = opening.held_bytes(num_bytes)
             entry.enter("ready")
             self.service.announce(self.states(), self.settings.aliases)
@@ -335,10 +335,10 @@ class ModelRepository:
     async def _start(self, entry: Entry, opening: Opening, memory_bytes: int) -> None:
         """Load and start. On failure everything is freed."""
         with closing_on_error(opening):
-            loaded = await self._work(run_loader, opening.load_model, memory_bytes, ignore_progress)
-        entry.put(loaded)
+            model = await self._work(run_loader, opening.load, memory_bytes, ignore_progress)
+        entry.put(model)
         try:
-            await loaded.model.start()
+            await model.start()
         except BaseException:
             await self._end(entry)
             raise
@@ -362,14 +362,14 @@ class ModelRepository:
 
     async def _end(self, entry: Entry) -> None:
         """Stop the model and free its memory and its files."""
-        loaded, entry.loaded = entry.loaded, None
+        model, entry.model = entry.model, None
         entry.adapters = {}
-        if loaded is None:
+        if model is None:
             return
-        await loaded.model.stop()
+        await model.stop()
         try:
             async with asyncio.timeout(CUT_OFF_S):
-                await self.service.wait_idle(loaded.model)
+                await self.service.wait_idle(model)
         except TimeoutError:
             log.warning("%s: calls are still in flight after it was stopped", entry.name)
-        await self._work(loaded.close)
+        await self._work(model.close)

@@ -1,7 +1,4 @@
-"""The executor contract: load a plan, reserve cache blocks, run one step of a ragged batch at a time.
-
-Tested in tests/ops/test_ops.py.
-"""
+"""The executor contract: load a plan, reserve cache blocks, run one step of a ragged batch at a time."""
 
 from __future__ import annotations
 

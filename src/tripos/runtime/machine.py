@@ -51,12 +51,6 @@ def available_memory_bytes() -> int:
     return available
 
 
-def peak_memory_bytes() -> int:
-    """The largest resident memory of this process so far."""
-    peak = [line.split()[1] for line in _read(Path("/proc/self/status")).splitlines() if line.startswith("VmHWM:")]
-    return int(peak[0]) * 1024 if peak else 0
-
-
 def give_back_freed_memory() -> None:
     """Return to the system the free memory that glibc's allocator holds: 90 MB after reading a tokenizer of 152k
     tokens. Without effect with other allocators. Takes milliseconds."""

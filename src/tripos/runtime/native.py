@@ -2,13 +2,13 @@
 
 Owns the library and the handle of an executor. Knows no kernel. runtime/plan_bytes.py writes the
 bytes of a plan, runtime/step_arrays.py those of a step.
-Tested in tests/ops/test_refusals.py.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,6 @@ from tripos.runtime.plan_bytes import (
     read_ops,
     tables_of,
 )
-from tripos.runtime.relay import relay
 from tripos.runtime.step_arrays import (
     SAMPLING_ARRAYS,
     STEP_ARRAYS,
@@ -227,7 +226,7 @@ class NativeExecutor:
         encoded = encode_plan(plan, table, ops(), ABI)
         entries = (NativeWeight * len(table.entries))(*table.entries)
         raised: list[BaseException] = []
-        reporter = relay(progress, raised)
+        reporter = _relay(progress, raised)
         next(reporter)
         # A callback waits for the interpreter lock, which another thread may hold: none without a progress function.
         go_on = _Progress() if progress is ignore_progress else _Progress(reporter.send)
@@ -363,3 +362,21 @@ class NativeExecutor:
 def _profile(facts: dict[str, str]) -> dict[str, tuple[float, float]]:
     times = {key.removeprefix("profile."): value.split() for key, value in facts.items() if key.startswith("profile.")}
     return {name: (float(run), float(wait)) for name, (run, wait) in times.items()}
+
+
+def _relay(progress: Progress, raised: list[BaseException]) -> Generator[int, float, None]:
+    """Reports the progress of a load from C++ and carries exceptions around C++, which they may not pass through.
+
+    Receives the part of a load that is done and yields 1 to go on, 0 to end it; `raised` then holds the exception.
+
+    A generator, because an interrupt is raised at the first instruction of the Python code that C++ calls: in a
+    function that is before any try, in a generator it is inside.
+    """
+    try:
+        while True:
+            progress((yield 1))
+    except GeneratorExit:
+        return
+    except BaseException as error:
+        raised.append(error)
+    yield 0

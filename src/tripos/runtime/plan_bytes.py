@@ -2,7 +2,6 @@
 
 Numbers of ops, attributes, enum values and formats are the library's: it prints its names in order, and they are
 matched with ours by name.
-Tested in tests/ops/test_refusals.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The reference executor: the meaning of every op in plain numpy, float32. Readable, and slow.
 
 Every other executor is compared with this one, op by op (tests/ops).
-Tested in tests/ops/test_ops.py.
 """
 
 from __future__ import annotations

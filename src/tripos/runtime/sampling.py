@@ -13,20 +13,20 @@ import numpy.typing as npt
 
 from tripos.runtime.executor import SamplingInput
 
-_MASK = (1 << 64) - 1
-_GOLDEN = 0x9E3779B97F4A7C15
+MASK = (1 << 64) - 1
+GOLDEN = 0x9E3779B97F4A7C15
 
 
-def _mix(z: int) -> int:
+def mix(z: int) -> int:
     """The finalizer of SplitMix64 (Steele, Lea, Flood 2014)."""
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
     return z ^ (z >> 31)
 
 
 def uniform(seed: int, counter: int) -> float:
     """A number in [0, 1) with 53 random bits, fixed by (seed, counter): drawing again gives it again."""
-    return (_mix((_mix((seed + _GOLDEN) & _MASK) + (counter + 1) * _GOLDEN) & _MASK) >> 11) * 2.0**-53
+    return (mix((mix((seed + GOLDEN) & MASK) + (counter + 1) * GOLDEN) & MASK) >> 11) * 2.0**-53
 
 
 class Draw(NamedTuple):

@@ -1,7 +1,4 @@
-"""JSON Schemas of tools' parameters: what is no schema is refused with its path; what only people read is left out.
-
-Tested in tests/unit/dialects/test_grammar.py.
-"""
+"""JSON Schemas of tools' parameters: what is no schema is refused with its path; what only people read is left out."""
 
 from __future__ import annotations
 

@@ -21,8 +21,9 @@ class Transcribe(Request, frozen=True, kw_only=True, tag="transcribe"):
 class Transcriber:
     """Implements types.Model: it hears how long a recording is."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, source: Source) -> None:
         self.card = ModelCard(name=name, task="transcribe", digest="0" * 64)
+        self._source = source
         self._is_started = False
 
     async def start(self) -> None:
@@ -30,6 +31,9 @@ class Transcriber:
 
     async def stop(self) -> None:
         self._is_started = False
+
+    def close(self) -> None:
+        self._source.close()
 
     async def info(self) -> ModelInfo:
         return ModelInfo(is_progressing=self._is_started)
@@ -57,8 +61,8 @@ class OpenedTranscriber:
     def rows(self, memory_bytes: int) -> list[tuple[str, ...]]:
         return [("will it fit?", self.name)]
 
-    def load_model(self, memory_bytes: int, progress: Callable[[str, float], None]) -> LoadedModel:
-        return LoadedModel(Transcriber(self.name), self._source.close)
+    def load(self, memory_bytes: int, progress: Callable[[str, float], None]) -> LoadedModel:
+        return Transcriber(self.name, self._source)
 
     def close(self) -> None:
         self._source.close()

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from tests.ops.executors import native
 from tests.ops.steps import random_blocks
-from tripos.engine.memory import MemoryOptions, Need, WeightsNeed, cache_format, measure, mib, share
+from tripos.engine.memory import MemoryOptions, Need, WeightsNeed, cache_format, measure, mib
 from tripos.errors import ModelRefused
 from tripos.plan.formats import FORMATS, float32_to_bf16
 from tripos.plan.ir import WeightTensor
 from tripos.plan.ops import Tracer
+from tripos.repository.budget import share
 
 
 @dataclass

@@ -14,7 +14,6 @@ from tripos.runtime import machine
 def test_cores_and_memory_are_positive_and_within_the_machine() -> None:
     assert machine.num_cores() >= 1
     assert 0 < machine.available_memory_bytes() < 2**50
-    assert machine.peak_memory_bytes() > 2**20
     assert machine.cpu_name()
 
 

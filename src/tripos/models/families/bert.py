@@ -36,6 +36,13 @@ _DISTILBERT = Names(
 )  # fmt: skip
 
 
+_HEADS = {  # family -> the layer over the first token, its activation, and the layer that gives the score
+    "bert": ("pooler.dense", "tanh", "classifier"),
+    "distilbert": ("pre_classifier", "relu", "classifier"),
+    "roberta": ("classifier.dense", "tanh", "classifier.out_proj"),
+}
+
+
 def trace_bert(t: Tracer, config: EncoderConfig) -> View:
     """The last layer's output for every token: [T, hidden_size]."""
     names = _DISTILBERT if config.family == "distilbert" else _BERT
@@ -57,14 +64,9 @@ def trace_bert(t: Tracer, config: EncoderConfig) -> View:
 
 def trace_bert_head(t: Tracer, first: View, config: EncoderConfig) -> View:
     """The score of a pair, read from its first token: [S, 1]."""
-    if config.family == "bert":
-        pooled = t.act(linear(t, first, "pooler.dense", config.hidden_size), act="tanh")
-        return linear(t, pooled, "classifier", config.num_labels)
-    if config.family == "distilbert":
-        pooled = t.act(linear(t, first, "pre_classifier", config.hidden_size), act="relu")
-        return linear(t, pooled, "classifier", config.num_labels)
-    pooled = t.act(linear(t, first, "classifier.dense", config.hidden_size), act="tanh")
-    return linear(t, pooled, "classifier.out_proj", config.num_labels)
+    dense, act, score = _HEADS[config.family]
+    pooled = t.act(linear(t, first, dense, config.hidden_size), act=act)
+    return linear(t, pooled, score, config.num_labels)
 
 
 def linear(t: Tracer, x: View, name: str, out_features: int) -> View:

@@ -1,7 +1,6 @@
 """The vocabulary inside a GGUF, written as a tokenizer.json: byte-level BPE ("gpt2") and SentencePiece ("llama").
 
 Owns the names of pre-tokenizers and what each splits; knows nothing of the `tokenizers` package.
-Tested in tests/unit/models/text/test_tokenizer.py.
 """
 
 from __future__ import annotations

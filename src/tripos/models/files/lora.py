@@ -8,7 +8,6 @@ read into memory, of bounded size, before a byte is believed: the files may chan
 from __future__ import annotations
 
 import difflib
-import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from tripos.errors import ModelRefused, shown
+from tripos.models.files.digest import hash_fields
 from tripos.models.files.opening import name_of, open_regular, unreadable
 from tripos.models.files.safetensors import PICKLE_SUFFIXES, check_finite, parse_safetensors
 from tripos.models.files.strict_json import parse_json
@@ -29,7 +29,6 @@ from tripos.plan.lora import Place
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 MAX_CONFIG_BYTES = 1 << 20
 MAX_TARGETS, MAX_NAME_CHARS = 4096, 512
-ALL_LINEAR = "all-linear"
 
 _TENSOR = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 _PLAIN = re.compile(r"\^?[A-Za-z0-9_.-]+")
@@ -81,7 +80,7 @@ def read_adapter(folder: Path, places: Mapping[str, Place], *, max_rank: int, dt
     modules = {f"{module}.weight": config.low_rank(module, *pair, dtype) for module, pair in sorted(pairs.items())}
     check_finite({each.name: each for low in modules.values() for each in (low.a, low.b)})
     return ReadAdapter(
-        digest=_digest(config_bytes, data),
+        digest=hash_fields((config_bytes, data), b"tripos adapter 1"),
         rank=max(low.rank for low in modules.values()),
         num_parameters=sum(low.a.data.size + low.b.data.size for low in modules.values()),
         modules=modules,
@@ -115,14 +114,6 @@ def _most_bytes(places: Mapping[str, Place], max_rank: int) -> int:
     """Float32 matrices of the largest rank for every linear, and a header of two names for each."""
     values = sum(max_rank * sum(place.shape) for place in places.values())
     return 4 * values + 2048 * len(places) + (1 << 16)
-
-
-def _digest(*parts: bytes) -> str:
-    total = hashlib.sha256(b"tripos adapter 1")
-    for part in parts:
-        total.update(len(part).to_bytes(8, "little"))
-        total.update(part)
-    return total.hexdigest()
 
 
 def _pairs(tensors: Mapping[str, WeightTensor]) -> dict[str, tuple[WeightTensor, WeightTensor]]:

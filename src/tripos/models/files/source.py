@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 from tripos.errors import ConfigError, EnvironmentProblem, ModelRefused
 from tripos.models.config import CODE_KEYS
 from tripos.models.encoder_config import is_encoder
-from tripos.models.files.digest import model_digest
+from tripos.models.files.digest import FileState, check_unchanged, model_digest, states_of
 from tripos.models.files.generation import (
     GenerationDefaults,
     generation_notes,
@@ -32,7 +32,6 @@ from tripos.models.files.packed import MANIFEST, PackedWeights, open_packed
 from tripos.models.files.safetensors import PICKLE_SUFFIXES, check_finite, open_checkpoint
 from tripos.models.files.strict_json import read_json
 from tripos.models.files.tokenizer_files import TEMPLATE_FILE, TOOL_USE, checked, gguf_tokenizer, read_tokenizer
-from tripos.models.files.unchanged import FileState, check_unchanged, states_of
 from tripos.models.task import MODULES, STATIC, task_of
 from tripos.models.text.side_thread import beside
 from tripos.models.text.tokenizer import Tokenizer

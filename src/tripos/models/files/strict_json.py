@@ -1,7 +1,4 @@
-"""JSON files of models, read strictly: bounded in size and depth, UTF-8, no key twice, only finite numbers.
-
-Tested in tests/models/test_config.py.
-"""
+"""JSON files of models, read strictly: bounded in size and depth, UTF-8, no key twice, only finite numbers."""
 
 from __future__ import annotations
 

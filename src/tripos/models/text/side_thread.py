@@ -23,14 +23,7 @@ Value = TypeVar("Value")
 def beside(function: Callable[[], Value]) -> Future[Value]:
     """Run a function in a daemon thread of its own; the result or the error is in the future."""
     future: Future[Value] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function())
-        except BaseException as problem:  # goes to the caller, a panic of a library too
-            future.set_exception(problem)
-
-    threading.Thread(target=run, name="tripos-beside", daemon=True).start()
+    threading.Thread(target=_complete, args=(future, function), name="tripos-beside", daemon=True).start()
     return future
 
 
@@ -74,8 +67,12 @@ class SideThread:
             future, function = task
             if not future.set_running_or_notify_cancel():
                 continue
-            try:
-                future.set_result(function())
-            except BaseException as problem:  # goes to the caller, a panic of a library too
-                future.set_exception(problem)
+            _complete(future, function)
             del task, future, function  # an idle thread holds no text
+
+
+def _complete(future: Future[Value], function: Callable[[], Value]) -> None:
+    try:
+        future.set_result(function())
+    except BaseException as problem:  # goes to the caller, a panic of a library too
+        future.set_exception(problem)

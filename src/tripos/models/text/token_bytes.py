@@ -1,7 +1,6 @@
 """The exact bytes of each token, from how a vocabulary writes them: byte-level, byte tokens, SentencePiece, WordPiece.
 
 Also the text of a growing sequence of tokens, in whole characters only.
-Tested in tests/unit/models/text/test_tokenizer.py.
 """
 
 from __future__ import annotations

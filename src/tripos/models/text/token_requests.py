@@ -1,35 +1,20 @@
 """Answers requests about a tokenizer: Tokenize, Detokenize and LabelTokens, beside the calls that run the model.
 
 Owns the bound on the text that waits for the tokenizer.
-Tested in tests/api/test_tokens.py and tests/unit/pipeline/test_decide.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 from tripos.errors import InvalidRequest, Overloaded
+from tripos.models.text.tokenizer import Tokenizer
 from tripos.types import Detokenize, Generate, LabelTokens, Message, Request, Result, Tokenize
 
 MAX_ENCODING_CHARS = 32 * 2**20  # characters and token ids of requests that wait; one alone is always let in
 
-
 Encode = Callable[[Generate], Awaitable[list[int]]]
-
-
-class Tokenizer(Protocol):
-    """What is asked of models.text.tokenizer.Tokenizer."""
-
-    @property
-    def all_token_bytes(self) -> tuple[bytes, ...]: ...
-
-    special_ids: frozenset[int]
-
-    def encode(self, text: str, add_special: bool = True) -> list[int]: ...
-    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str: ...
-    def token_bytes(self, id: int) -> bytes: ...
 
 
 class WaitingText:

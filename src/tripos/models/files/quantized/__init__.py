@@ -1,4 +1,4 @@
-"""Checkpoints that others quantized, read as WeightTensors: one file per scheme, chosen by config.json's own words.
+"""Checkpoints that others quantized, read as WeightTensors: the scheme chosen by config.json's own words.
 
 Tested in tests/unit/models/files/test_quantized.py.
 """
@@ -9,10 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tripos.errors import ModelRefused, shown
-from tripos.models.files.quantized.autoround import read_autoround
-from tripos.models.files.quantized.awq import read_awq
 from tripos.models.files.quantized.compressed import read_compressed
-from tripos.models.files.quantized.gptq import read_gptq
+from tripos.models.files.quantized.grouped import read_autoround, read_awq, read_gptq
 from tripos.models.files.quantized.layers import QuantizedWeights
 from tripos.plan.ir import Weights
 
