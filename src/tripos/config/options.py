@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any, Literal
 
 PREFIX = "TRIPOS_"
@@ -260,14 +261,18 @@ def flags(struct: type) -> tuple[str, ...]:
 def tables() -> dict[str, dict[str, Rule]]:
     """Every table of tripos.toml → its settings, in the order of the documentation."""
     stages = {f"stage {name}": rules(struct) for name, struct in STAGES.items()}
-    found = {"server": rules(ServerOptions), "models.NAME": rules(ModelOptions), "routes.NAME": rules(RouteOptions)}
-    del found["models.NAME"]["name"]  # which the table's own key gives
+    models = {
+        name: rule for name, rule in rules(ModelOptions).items() if name != "name"
+    }  # the table's own key gives it
+    found = {"server": rules(ServerOptions), "models.NAME": models, "routes.NAME": rules(RouteOptions)}
     return {**found, "routes.NAME.need": rules(NeedOptions), **stages}
 
 
+@cache
 def settings() -> dict[str, Rule]:
-    """Every setting that is a flag and a variable too."""
-    return {name: rules(struct)[name] for struct in (ModelOptions, ServerOptions) for name in flags(struct)}
+    """Every setting that is a flag and a variable too. Callers must not change them."""
+    every = (*rules(ModelOptions).items(), *rules(ServerOptions).items())
+    return {name: rule for name, rule in every if rule["is_flag"]}
 
 
 def variable(name: str) -> str:
