@@ -108,7 +108,7 @@ class Driver:
         module = f"benchmarks.peers.{engine.driver}"
         with self._log.open("w") as errors:
             self._process = subprocess.Popen(
-                [places.program(engine.environment), "-m", module, json.dumps(asdict(setup))],
+                [places.program(engine.environment), "-P", "-m", module, json.dumps(asdict(setup))],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
