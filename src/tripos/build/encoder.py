@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from tripos.build.opened import Opened
+from tripos.build.opened import Kind, Opened
 from tripos.build.opened import make_executor as make_default_executor
 from tripos.config import ModelOptions
 from tripos.engine.memory import WeightsNeed, measure_weights, mib
@@ -22,7 +22,7 @@ from tripos.predict.batcher import BatcherOptions
 from tripos.predict.encoder import EncoderModel
 from tripos.predict.outputs import EncoderOptions
 from tripos.repository import Table
-from tripos.runtime.executor import Executor, ExecutorInfo, ExecutorOptions
+from tripos.runtime.executor import Executor, ExecutorOptions
 from tripos.runtime.machine import num_cores
 from tripos.types import ModelCard
 
@@ -31,8 +31,8 @@ LIVE_TENSORS = 4  # as wide as the widest, at most, at any time of a step
 
 
 @dataclass(frozen=True)
-class EncoderKind:
-    """Implements opened.Kind. An encoder takes its weights and the activations of a full step, whatever it may take."""
+class EncoderKind(Kind[EncoderModel]):
+    """An encoder takes its weights and the activations of a full step, whatever it may take."""
 
     options: ModelOptions
     source_name: str
@@ -79,12 +79,6 @@ class EncoderKind:
             ("inputs", f"up to {self.max_length:,} tokens each"),
             ("limit", f"{mib(memory_bytes)} (--memory)"),
         ]
-
-    def doctor_rows(self, info: ExecutorInfo) -> Table:
-        return []
-
-    def runnable(self, plan: Plan) -> Plan:
-        return plan
 
     @property
     def executor_options(self) -> ExecutorOptions:

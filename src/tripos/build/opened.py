@@ -43,9 +43,11 @@ class Kind(Protocol[MadeOf]):
     def rows(self, memory_bytes: int) -> Table: ...
     def doctor_rows(self, info: ExecutorInfo) -> Table:
         """For people: what the loaded executor means for this kind."""
+        return []
 
     def runnable(self, plan: Plan) -> Plan:
         """The fused plan, with what the options add to it."""
+        return plan
 
     def card(self, card: ModelCard) -> ModelCard:
         """The card with what only this kind knows."""

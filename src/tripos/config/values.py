@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tripos.config.options import Rule, settings
@@ -117,54 +117,36 @@ def _named(pairs: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
-def _typed_text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("is not text: put it in quotes")
-    return _text(value)
-
-
-def _typed_count(value: Any) -> int:
-    if type(value) is not int:  # bool is an int in Python
-        raise ValueError("is not a whole number")
+def _require(value: Any, kinds: tuple[type, ...], what: str) -> Any:
+    """The value, where it is of one of these types: bool is an int in Python, and no whole number here."""
+    if type(value) not in kinds:
+        raise ValueError(f"is not {what}")
     return value
 
 
+def _typed_text(value: Any) -> str:
+    return _text(_require(value, (str,), "text: put it in quotes"))
+
+
 def _typed_seconds(value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if not math.isfinite(_require(value, (int, float), "a number of seconds")):
         raise ValueError("is not a number of seconds")
     return float(value)
 
 
-def _typed_bytes(value: Any) -> int:
+def _typed_bytes(value: Any) -> Any:
     if isinstance(value, str):
         return parse_bytes(value)
-    if type(value) is not int:
-        raise ValueError('is not a size such as 1073741824 or "4GiB"')
-    return value
+    return _require(value, (int,), 'a size such as 1073741824 or "4GiB"')
 
 
-def _typed_switch(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("is not true or false")
-    return value
-
-
-def _typed_paths(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise ValueError("is not a list of paths")
-    return tuple(_typed_text(each) for each in value)
-
-
-def _typed_names(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise ValueError("is not a list of names")
-    return tuple(_typed_text(each) for each in value)
+def _typed_list(value: Any, what: str) -> tuple[str, ...]:
+    return tuple(map(_typed_text, _require(value, (list,), f"a list of {what}")))
 
 
 def _typed_named_paths(value: Any) -> tuple[tuple[str, str], ...]:
-    if not isinstance(value, dict):
-        raise ValueError('is not a table of paths such as {name = "path"}')
-    return _named([(_text(name), _typed_text(path)) for name, path in value.items()])
+    table = _require(value, (dict,), 'a table of paths such as {name = "path"}')
+    return _named([(_text(name), _typed_text(path)) for name, path in table.items()])
 
 
 _PARSERS = {
@@ -178,14 +160,14 @@ _PARSERS = {
     "bytes": parse_bytes,
     "switch": _switch,
 }
-_CHECKS = {
+_CHECKS: dict[str, Callable[[Any], Any]] = {
     "text": _typed_text,
     "path": _typed_text,
-    "paths": _typed_paths,
+    "paths": lambda value: _typed_list(value, "paths"),
     "named_paths": _typed_named_paths,
-    "names": _typed_names,
-    "count": _typed_count,
+    "names": lambda value: _typed_list(value, "names"),
+    "count": lambda value: _require(value, (int,), "a whole number"),
     "seconds": _typed_seconds,
     "bytes": _typed_bytes,
-    "switch": _typed_switch,
+    "switch": lambda value: _require(value, (bool,), "true or false"),
 }
