@@ -49,7 +49,9 @@ def adapt(service: Service, request: GenerationRequest, card: ModelCard) -> Gene
     Raises InvalidRequest, also for an unknown field on a strict route.
     """
     adapted = for_model(request, card)
-    unenforced = [Ignored(path, "schema") for each in adapted.requests for path in lowering.unenforced(each)]
+    unenforced = [
+        Ignored(path, "schema") for each in adapted.requests if each.tools for path in lowering.unenforced(each)
+    ]
     if unenforced:
         adapted = replace(adapted, ignored=(*adapted.ignored, *unenforced))
     if adapted.ignored:

@@ -48,8 +48,8 @@ class Service:
         self._busy: set[_Route] = set()  # with calls in flight, also when they were removed
         self._went_idle = asyncio.Event()
         self._num_waiting = 0  # for that
-        self._is_started = False
-        self._is_draining = False
+        self.is_started = False
+        self.is_draining = False
 
     # -- routes -----------------------------------------------------------------------------------------------------
     def add(
@@ -115,19 +115,6 @@ class Service:
         """Each once, though several routes may lead to it."""
         return list(dict.fromkeys(route.model for route in self._routes.values()))
 
-    @property
-    def is_draining(self) -> bool:
-        return self._is_draining
-
-    @property
-    def is_started(self) -> bool:
-        return self._is_started
-
-    @property
-    def is_loading(self) -> bool:
-        """Not started yet: the first models are on their way."""
-        return not self._is_started and not self._is_draining
-
     def states(self) -> dict[str, str]:
         """Of every model, loaded or not."""
         return {card.name: "ready" for card in self.cards} if self._states is None else dict(self._states)
@@ -158,9 +145,9 @@ class Service:
     async def run(self, call: Call) -> AsyncGenerator[Event, None]:
         """The call's events. Raises NotFound, Overloaded (draining) and what the stages and the model raise."""
         route = self._routes.get(call.route) or self._route(call.route)
-        if self._is_draining:
+        if self.is_draining:
             raise Overloaded("the server is shutting down: ask another", code="draining", retry_after_s=RETRY_S)
-        if not self._is_started:
+        if not self.is_started:
             raise EngineFailed("the models are loading", code="model_loading", retry_after_s=RETRY_S)
         route.num_calls += 1
         self._busy.add(route)
@@ -227,9 +214,9 @@ class Service:
 
     def unready(self) -> str | None:
         """Why new calls would not be answered, or None: every model is started and moved on when last asked."""
-        if self._is_draining:
+        if self.is_draining:
             return "draining"
-        if not self._is_started:
+        if not self.is_started:
             return "model_loading"
         is_stuck = any(not self._infos[model].is_progressing for model in self.models if model in self._infos)
         return "engine_restarting" if is_stuck else None
@@ -238,11 +225,11 @@ class Service:
     async def start(self) -> None:
         for model in self.models:
             await model.start()
-        self._is_started, self._is_draining = True, False
+        self.is_started, self.is_draining = True, False
 
     def close(self) -> None:
         """Refuse new calls from now on; those in flight go on."""
-        self._is_draining = True
+        self.is_draining = True
 
     async def drain(self, grace_s: float) -> bool:
         """Refuse new calls, wait for those in flight. False when some were left after `grace_s` seconds."""
@@ -258,7 +245,7 @@ class Service:
     async def stop(self) -> None:
         """End every model now; calls in flight get an error. Idempotent."""
         self.close()
-        self._is_started = False
+        self.is_started = False
         for model in reversed(self.models):
             await model.stop()
 

@@ -102,7 +102,7 @@ def ask_all(model: LanguageModel, bodies: list[dict[str, Any]]) -> list[list[Col
     asked = [for_model(chat.decode(json.dumps({"model": "m", **body}).encode()), model.card) for body in bodies]
     lowered = [lower(each.requests[0], model.card) for each in asked]
     outputs = [each.output() for each in lowered]
-    collected = [[Collected() for _ in range(each.n)] for each in asked]
+    collected = [[Collected() for _ in range(each.requests[0].n)] for each in asked]
     calls = [Call(id=str(i), route="m", request=each.request) for i, each in enumerate(lowered)]
     for i, event in model.answer(calls):
         output = outputs[i]

@@ -151,5 +151,6 @@ class App:
                 exchange.principal = self.keys.principal(exchange.head.fields, route.scope)
             elif route.scope == "admin":
                 check_local(exchange)
-        if route.needs_models and self.service.is_loading:
+        service = self.service
+        if not service.is_started and not service.is_draining and route.needs_models:
             raise EngineFailed("the models are loading", code="model_loading", retry_after_s=RETRY_S)

@@ -99,6 +99,8 @@ def _answer_schema(constraint: Constraint | None) -> Any:
 def _show_tools(request: Generate, tools: tuple[Tool, ...], dialect: Dialect, has_prompt: bool) -> Generate:
     """The tools in the prompt: through the template, or in words for a template that shows none."""
     messages: tuple[Message, ...] = request.prompt  # type: ignore[assignment]
+    if not tools and not any(message.tool_calls or message.role == "tool" for message in messages):
+        return request
     if not has_prompt:
         described = describe_in_words(spell_out(messages) if dialect is GENERIC else messages, tools, dialect)
         return request if described is messages else replace(request, prompt=described)

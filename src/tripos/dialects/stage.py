@@ -27,8 +27,7 @@ def stage(card: ModelCard) -> Stage:
         lowered = lower(request, card)
         if lowered.request is not request:
             call = replace(call, request=lowered.request)
-        output = lowered.output()
-        return run(call) if output is None else _parsed(run(call), output)
+        return run(call) if lowered.format is None else _parsed(run(call), CallOutput(lowered.format, request.n))
 
     return lowering
 

@@ -59,10 +59,6 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     min_context: int = 0  # tokens of context that the client wants at least
     ignored: tuple[Ignored, ...] = ()  # what the client sent and is not heeded; each step may add to it
 
-    @property
-    def n(self) -> int:
-        return self.requests[0].n
-
 
 def for_model(body: GenerationRequest, card: ModelCard) -> GenerationRequest:
     """The body with the model's values for what the client left out. A context is as large as the model's at most."""

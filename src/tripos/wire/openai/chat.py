@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from tripos.errors import InvalidRequest, shown
 from tripos.types import Delta, Generate, Message, TokenLogprob, ToolCall
 from tripos.wire import foreign
 from tripos.wire.constraint import read_constraint
-from tripos.wire.fields import Field, read, read_json, table
+from tripos.wire.fields import Field, Found, read, read_json, table
 from tripos.wire.generation import MAX_MESSAGES, MAX_TOKENS, Collected, GenerationRequest, join_parts
 from tripos.wire.json import encode
 from tripos.wire.openai.functions import CALLING, REASONING, read_chat_tools, read_reasoning
@@ -68,6 +69,8 @@ FIELDS = table(
     *foreign.CHAT,
 )
 
+# What most bodies have none of: read together, when one is there.
+_EXTRAS = frozenset(("response_format", "structured_outputs", *(field.name for field in (*CALLING, *REASONING))))
 _MESSAGE = table(
     Field("role", "any", "One of " + ", ".join(ROLES)),
     Field("content", "any", "Text, or a list of {type: text, text}."),
@@ -103,20 +106,29 @@ def decode(body: bytes) -> GenerationRequest:
         raise InvalidRequest(message, code="invalid_value", param="top_logprobs")
     if found.get("logprobs"):
         logprobs = found.get("top_logprobs", 0)
-    tools, tool_choice = read_chat_tools(found)
     request = Generate(
         prompt=read_messages(found["messages"]),
         max_tokens=_read_max_tokens(found),
         n=found.get("n", 1),
         sampling=read_sampling(found, logprobs),
+        template_args=read_template_args(found),
+        cache_salt=found.get("cache_salt", ""),
+    )
+    if not _EXTRAS.isdisjoint(found):
+        request = _with_extras(request, found)
+    return GenerationRequest(requests=(request,), **read_delivery(found), ignored=tuple(found.ignored))
+
+
+def _with_extras(request: Generate, found: Found) -> Generate:
+    """With tools, reasoning and what the answer must match. Raises InvalidRequest."""
+    tools, tool_choice = read_chat_tools(found)
+    return replace(
+        request,
         tools=tools,
         tool_choice=tool_choice,
         reasoning=read_reasoning(found),
-        template_args=read_template_args(found),
         constraint=read_constraint(found),
-        cache_salt=found.get("cache_salt", ""),
     )
-    return GenerationRequest(requests=(request,), **read_delivery(found), ignored=tuple(found.ignored))
 
 
 def read_template_args(found: dict[str, Any]) -> dict[str, Any]:
@@ -240,9 +252,9 @@ class ChatAnswer(Answer):
 
     def __init__(self, body: GenerationRequest, identity: Identity) -> None:
         super().__init__(body, identity)
-        self._choices = [_ChatChoice() for _ in range(body.n)]
+        self._choices = [_ChatChoice() for _ in range(self._n)]
         # Around the text of a chunk that brings nothing else, as nearly all do.
-        self._before_text = [b'{"index":%d,"delta":{"content":' % index for index in range(body.n)]
+        self._before_text = [b'{"index":%d,"delta":{"content":' % index for index in range(self._n)]
 
     def _opening(self) -> list[dict[str, Any]]:
         """The choices of the first chunk: who speaks."""

@@ -97,7 +97,7 @@ class CompletionAnswer(Answer):
 
     def __init__(self, body: GenerationRequest, identity: Identity) -> None:
         super().__init__(body, identity)
-        self._choices = [Collected() for _ in range(len(body.requests) * body.n)]
+        self._choices = [Collected() for _ in range(len(body.requests) * self._n)]
 
     def _opening(self) -> list[dict[str, Any]]:
         """Completions begin with text at once."""

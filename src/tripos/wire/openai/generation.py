@@ -211,7 +211,7 @@ class Answer(ABC):
     def __init__(self, body: GenerationRequest, identity: Identity) -> None:
         self.body = body
         self._identity = identity
-        self._n = body.n
+        self._n = body.requests[0].n
         self._usages: list[Usage | None] = [None] * len(body.requests)
         self._so_far = [Usage()] * len(body.requests)  # where every chunk tells
         if body.stream:
