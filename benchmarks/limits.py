@@ -2,7 +2,7 @@
 that follow from them.
 
 A host may have several states that come and go within seconds, so rates of another minute say nothing of a round
-(docs/decisions/0040-limits-beside-each-round.md).
+(docs/decisions/0025-limits-beside-each-round.md).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from tests.api.corpus.row import MIB, Ask, chat, row
 
 CHAT = "/v1/chat/completions"
 BAD, ENCODING = "400 invalid_json", "400 invalid_encoding"
-NAMED = "accepted, and named in a header (decision 53)"
+NAMED = "accepted, and named in a header (decision 38)"
 GOOD = json.dumps(chat().body).encode()
 MEDIA = "415 unsupported_media_type"
 

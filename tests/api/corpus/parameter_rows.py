@@ -77,7 +77,7 @@ ROWS: list[Any] = [
     *each("P15 S", "prompt", ["\0\x01\x02"], "200", param=None),
     row("P16 S", "echo, no token, logprobs", completion(echo=True, max_tokens=0, logprobs=1), "200"),
     row("P17", "stream_options without stream", completion(stream_options={"include_usage": True}), VALUE, param="stream_options"),
-    row("P17", "stream_options with an unknown key", completion(stream=True, stream_options={"x": 1}), "200", deviates="accepted, and named in a header (decision 53)"),
+    row("P17", "stream_options with an unknown key", completion(stream=True, stream_options={"x": 1}), "200", deviates="accepted, and named in a header (decision 38)"),
     *each("P18", "priority", [-1, 2**63], RANGE),
     *each("P18", "user", ["u" * MIB], "200", param=None),
     *each("P19", "timeout", [-1, 0, 1e12], RANGE),

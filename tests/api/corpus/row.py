@@ -1,7 +1,7 @@
 """One row of the corpus of bad inputs: what is sent, and what must come back.
 
 Ids are those of the reliability document, sections 3.1 to 3.7. An outcome is a status and, for an error, its code:
-"200", "400 invalid_json". Where it is not what the document asks, the row says why (docs/decisions/0035).
+"200", "400 invalid_json". Where it is not what the document asks, the row says why (docs/decisions/0022).
 """
 
 from __future__ import annotations
